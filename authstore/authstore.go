@@ -1,0 +1,246 @@
+package authstore
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+)
+
+// Store is what stability.Manager needs; *Container implements it.
+type Store interface {
+	store.DeviceContainer
+	// Device is the account's paired device, or a new unpaired one. It
+	// belongs to f's term and is never used in another. A read error is an
+	// error, never a new device.
+	Device(ctx context.Context, f Fence) (*store.Device, error)
+	// Info says what is known without I/O, or reads if nothing is known yet.
+	Info(ctx context.Context) (Info, error)
+	// Close flushes what was deferred and ends the device.
+	Close(ctx context.Context) error
+}
+
+// Info describes what a Container holds.
+type Info struct {
+	Exists      bool      // there is a paired device
+	JID         types.JID // of the paired device, or of the deleted one
+	KeyCount    int       // entries in memory; -1 before Device was called
+	LastWriteAt time.Time // of this process; zero before the first
+	Deleted     bool      // there is a deleted device that can be restored
+	DeletedAt   time.Time
+	Reason      string // why it was deleted, if that was told
+}
+
+// Container keeps one account's device and all its Signal state in a KV. It is
+// safe for concurrent use.
+type Container struct {
+	kv  KV
+	cfg config
+
+	sem chan struct{} // held while the current device changes
+
+	mu      sync.Mutex
+	current *deviceStore
+	head    *head // as last read or written
+	reason  string
+	closed  bool
+}
+
+var _ Store = (*Container)(nil)
+
+// New makes a Container over kv. Nothing is read before Device or Info.
+func New(kv KV, opts ...Option) *Container {
+	c := &Container{kv: kv, sem: make(chan struct{}, 1)}
+	c.cfg.callTimeout = 10 * time.Second
+	c.cfg.outagePatience = 30 * time.Second
+	c.cfg.windowWait = 3 * time.Second
+	c.cfg.senderKeyCache = defaultSenderKeyCache
+	c.cfg.log = slog.New(slog.DiscardHandler)
+	for _, o := range opts {
+		o(&c.cfg)
+	}
+	return c
+}
+
+// PutDevice saves a device of this Container.
+func (c *Container) PutDevice(ctx context.Context, d *store.Device) error {
+	s, err := c.storeOf(d)
+	if err != nil {
+		return err
+	}
+	return s.PutDevice(ctx, d)
+}
+
+// DeleteDevice marks a device of this Container as deleted.
+func (c *Container) DeleteDevice(ctx context.Context, d *store.Device) error {
+	s, err := c.storeOf(d)
+	if err != nil {
+		return err
+	}
+	return s.DeleteDevice(ctx, d)
+}
+
+// storeOf finds what is behind d, also when a host has put its own
+// DeviceContainer in front.
+func (c *Container) storeOf(d *store.Device) (*deviceStore, error) {
+	if s, ok := d.Container.(*deviceStore); ok && s.c == c {
+		return s, nil
+	}
+	if s, ok := d.Sessions.(*deviceStore); ok && s.c == c {
+		return s, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current != nil && c.current.device == d {
+		return c.current, nil
+	}
+	return nil, ErrUnknownDevice
+}
+
+// SetDeleteReason says why the next deletion happens; whatsmeow deletes a
+// device by itself and does not tell. It is kept with the deleted device.
+func (c *Container) SetDeleteReason(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reason = reason
+}
+
+func (c *Container) takeReason() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reason
+	c.reason = ""
+	return r
+}
+
+func (c *Container) lock(ctx context.Context) error {
+	select {
+	case c.sem <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Device loads the account's device for f's term. Every earlier Device of this
+// Container is over from then on.
+func (c *Container) Device(ctx context.Context, f Fence) (*store.Device, error) {
+	if err := c.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-c.sem }()
+	c.mu.Lock()
+	old, closed := c.current, c.closed
+	c.mu.Unlock()
+	if closed {
+		return nil, ErrSuperseded
+	}
+	if old != nil {
+		old.retireAfterFlush(ErrSuperseded)
+	}
+	s, err := c.load(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.current = s
+	c.mu.Unlock()
+	s.purgeInBackground()
+	return s.device, nil
+}
+
+// Info answers from memory once a device was loaded.
+func (c *Container) Info(ctx context.Context) (Info, error) {
+	c.mu.Lock()
+	s := c.current
+	c.mu.Unlock()
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		info := s.head.info()
+		info.KeyCount, info.LastWriteAt = s.im.count(), s.lastWrite
+		return info, nil
+	}
+	h, err := c.readHead(ctx)
+	if err != nil {
+		return Info{}, err
+	}
+	info := h.info()
+	info.KeyCount = -1
+	return info, nil
+}
+
+func (h head) info() Info {
+	i := Info{Exists: h.State == statePaired, Deleted: h.State == stateDeleted, DeletedAt: h.DeletedAt, Reason: h.Reason}
+	if h.JID != "" {
+		i.JID, _ = types.ParseJID(h.JID)
+	}
+	return i
+}
+
+// Restore makes the deleted device the account's again. It is possible until
+// another one is paired. The service may have logged it out meanwhile. Ask for
+// Device afterwards: a new one that was given out before is over.
+func (c *Container) Restore(ctx context.Context, f Fence) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.sem }()
+	h, err := c.readHead(ctx)
+	if err == nil && h.State != stateDeleted {
+		err = ErrNothingDeleted // and a device that waits to be paired goes on
+	}
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	old := c.current
+	c.current = nil
+	c.mu.Unlock()
+	if old != nil {
+		old.retireAfterFlush(ErrSuperseded)
+		// It may have been paired in the meantime.
+		if h, err = c.readHead(ctx); err != nil {
+			return err
+		}
+		if h.State != stateDeleted {
+			return ErrNothingDeleted
+		}
+	}
+	h.State, h.DeletedAt, h.Reason = statePaired, time.Time{}, ""
+	return c.putHead(ctx, f, nil, h)
+}
+
+// Close flushes what was deferred, ends the device and waits for everything
+// that runs in the background. It gives up when ctx ends.
+func (c *Container) Close(ctx context.Context) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.sem }()
+	c.mu.Lock()
+	s := c.current
+	c.closed = true
+	c.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		if s != nil {
+			err = s.retireAfterFlush(ErrSuperseded)
+		}
+		c.cfg.background.Wait()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		if s != nil {
+			s.retire(ErrSuperseded)
+		}
+		return context.Cause(ctx)
+	}
+}

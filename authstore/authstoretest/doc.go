@@ -1,0 +1,14 @@
+// Package authstoretest is the conformance suite of authstore.KV.
+//
+// A backend that passes Run keeps what authstore relies on: a batch is applied
+// whole or not at all, only the newest epoch writes, what was committed is
+// read, and a repeated batch changes nothing. Fencing cannot be tested without
+// a lock, so the suite takes the KV together with the lock.Store whose epochs
+// fence it.
+//
+// Faulty wraps any KV with faults: requests that never arrive, replies that
+// are lost after the write was applied, latency, calls that hang. It counts
+// what passes, which makes it the meter for "how many commits per message" too.
+//
+// Counts go through stabilitytest.Pick: WASTABILITY_FULL=1 runs the large size.
+package authstoretest

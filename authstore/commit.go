@@ -1,0 +1,387 @@
+package authstore
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The commit pipeline of one device. Commits are serial, so memory is always
+// what the disk is, plus what is marked dirty. A write is durable before it is
+// applied to memory and before its caller goes on. What waits at the same
+// moment shares a round trip; what may wait rides along.
+
+// request is one write that waits for its durability.
+type request struct {
+	op      string
+	changes []change
+	raw     Batch // beside the tables: quarantined rows, purges
+	done    chan error
+	err     error
+}
+
+// submit makes changes durable, then visible.
+func (s *deviceStore) submit(op string, changes []change, raw Batch) error {
+	if err := s.gate.check(op); err != nil {
+		return err
+	}
+	r := &request{op: op, changes: changes, raw: raw, done: make(chan error, 1)}
+	s.mu.Lock()
+	s.queue = append(s.queue, r)
+	s.mu.Unlock()
+	for {
+		select {
+		case err := <-r.done:
+			return err
+		case s.commitSem <- struct{}{}:
+		}
+		s.lead()
+		<-s.commitSem
+	}
+}
+
+// lead commits what waits. The caller holds commitSem.
+func (s *deviceStore) lead() {
+	s.mu.Lock()
+	reqs := s.queue
+	s.queue = nil
+	s.mu.Unlock()
+	if len(reqs) == 0 {
+		return
+	}
+	err := s.commitTogether(reqs, true, true)
+	if err != nil && s.gate.check(reqs[0].op) == nil {
+		// Permanent, so somebody's own fault, or too much for one batch:
+		// each for itself, and the riders last.
+		for _, r := range reqs {
+			r.err = s.commitTogether([]*request{r}, false, false)
+		}
+		err = s.commitTogether(nil, true, false)
+		if err != nil && s.gate.check(reqs[0].op) == nil {
+			s.flushAlone()
+			err = nil
+		}
+		for _, r := range reqs {
+			if r.err == nil && len(r.changes) == 0 {
+				r.err = err
+			}
+		}
+	} else {
+		for _, r := range reqs {
+			r.err = err
+		}
+	}
+	for _, r := range reqs {
+		r.done <- r.err
+	}
+}
+
+// errTooMuch: the requests together do not fit into one batch.
+var errTooMuch = fmt.Errorf("%w: together", ErrTooLarge)
+
+// commitTogether writes reqs, with or without riders, in one batch if oneBatch
+// is set. A single request that is too large for that is written in several.
+func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) error {
+	op := "flush"
+	if len(reqs) > 0 {
+		op = reqs[0].op
+	}
+	s.mu.Lock()
+	clear(s.late)
+	changes := make(map[logicalID]change)
+	var raw Batch
+	for _, r := range reqs {
+		for _, c := range r.changes {
+			if c.table == tSeen && c.bucket == "" {
+				c.bucket = s.im.seenAt[c.id]
+			}
+			changes[logicalID{c.table, c.id}] = c
+		}
+		raw.Put = append(raw.Put, r.raw.Put...)
+		raw.Delete = append(raw.Delete, r.raw.Delete...)
+	}
+	rows := make(map[row]struct{})
+	for _, c := range changes {
+		rows[s.im.rowOf(c)] = struct{}{}
+	}
+	var took map[row]struct{}
+	if riders {
+		took, s.dirty = s.dirty, make(map[row]struct{})
+		for r := range took {
+			rows[r] = struct{}{}
+		}
+		s.stopTimerLocked()
+	}
+	rendered := make([]renderedRow, 0, len(rows))
+	aside := make(map[Key][]Entry)
+	for r := range rows {
+		data, ok := s.im.render(r, changes)
+		rendered = append(rendered, renderedRow{r, data, ok})
+		// A damaged row is kept before something else takes its place.
+		key, _, _ := s.keyOf(r)
+		if e, ok := s.asides[key]; ok {
+			aside[key] = e
+			raw.Put = append(raw.Put, e...)
+			delete(s.asides, key)
+		}
+	}
+	if riders {
+		for key, e := range s.asides {
+			aside[key] = e
+			raw.Put = append(raw.Put, e...)
+			raw.Delete = append(raw.Delete, key)
+		}
+		clear(s.asides)
+	}
+	s.mu.Unlock()
+
+	landed, err := s.commitRows(op, rendered, raw, oneBatch && (len(reqs) > 1 || len(took) > 0))
+	s.mu.Lock()
+	for id, c := range changes {
+		if _, newer := s.late[id]; newer {
+			continue // deferred meanwhile: memory is ahead
+		}
+		if _, ok := landed[s.im.rowOf(c)]; ok || err == nil {
+			if c.table == tSenderKey {
+				s.wroteSenderKeyLocked(c)
+			} else {
+				s.im.apply(c)
+			}
+		}
+	}
+	if err != nil {
+		maps.Copy(s.asides, aside)
+		for r := range took {
+			if _, ok := landed[r]; !ok {
+				s.dirty[r] = struct{}{}
+			}
+		}
+	} else {
+		s.lastWrite = time.Now()
+		s.forgetLazyLocked()
+	}
+	s.mu.Unlock()
+	return err
+}
+
+// flushAlone writes the dirty rows one by one after a batch was refused for
+// good: one poisonous row must not hold up the others. What is refused alone
+// too stays in memory until the term ends.
+func (s *deviceStore) flushAlone() {
+	s.mu.Lock()
+	took := s.dirty
+	s.dirty = make(map[row]struct{})
+	s.mu.Unlock()
+	for r := range took {
+		s.mu.Lock()
+		data, ok := s.im.render(r, nil)
+		s.mu.Unlock()
+		if _, err := s.commitRows("flush", []renderedRow{{r, data, ok}}, Batch{}, false); err != nil && s.gate.check("flush") == nil {
+			s.cfg.incident(Incident{Kind: IncidentRefused, Row: specOf(r.table).kind, Err: err})
+		}
+	}
+}
+
+type renderedRow struct {
+	row  row
+	data []byte
+	ok   bool // false: remove
+}
+
+type write struct {
+	row     row
+	entry   Entry
+	del     bool
+	landing int
+}
+
+func (w write) size() int { return len(w.entry.Key.Kind) + len(w.entry.Key.ID) + len(w.entry.Value) }
+
+// commitRows encodes, splits and commits. landed says which rows are durable
+// when an error breaks off a write that took several batches.
+func (s *deviceStore) commitRows(op string, rows []renderedRow, raw Batch, oneBatch bool) (landed map[row]struct{}, err error) {
+	lim := s.gate.kv.Limits()
+	s.learnSplits()
+	var parts, main []write
+	var stale []Key
+	splits := make(map[Key]*manifest)
+	for _, r := range rows {
+		sp := specOf(r.row.table)
+		key, longID, hashed := s.keyOf(r.row)
+		if old, ok := s.splits[key]; ok {
+			stale = append(stale, partKeys(key, old)...)
+			splits[key] = nil
+		}
+		if !r.ok {
+			main = append(main, write{r.row, Entry{Key: key}, true, sp.landing})
+			continue
+		}
+		var value []byte
+		encode := func() (err error) { value, err = s.cfg.codec.encode(key, longID, hashed, r.data); return err }
+		if err := s.seal(op, encode); err != nil {
+			return nil, err
+		}
+		if lim.MaxValue > 0 && len(value) > lim.MaxValue {
+			var pieces []Entry
+			var m manifest
+			cut := func() (err error) { pieces, m, value, err = s.cfg.codec.cut(lim, key, value); return err }
+			if err := s.seal(op, cut); err != nil {
+				return nil, err
+			}
+			for _, e := range pieces {
+				parts = append(parts, write{entry: e})
+			}
+			splits[key] = &m
+		}
+		main = append(main, write{r.row, Entry{key, value}, false, sp.landing})
+	}
+	for _, e := range raw.Put {
+		main = append(main, write{entry: e, landing: -1})
+	}
+	for _, k := range raw.Delete {
+		main = append(main, write{entry: Entry{Key: k}, del: true, landing: 10})
+	}
+	if len(main) == 0 {
+		return nil, nil
+	}
+	batches := chunk(lim, slices.Concat(parts, main))
+	if len(batches) > 1 {
+		if oneBatch {
+			return nil, errTooMuch
+		}
+		slices.SortStableFunc(main, func(a, b write) int { return cmp.Compare(a.landing, b.landing) })
+		batches = append(chunk(lim, parts), chunk(lim, s.withPrologue(main))...)
+	}
+	landed = make(map[row]struct{})
+	for _, b := range batches {
+		if err := s.gate.commit(op, toBatch(b)); err != nil {
+			return landed, err
+		}
+		for _, w := range b {
+			landed[w.row] = struct{}{}
+		}
+	}
+	for k, m := range splits {
+		if m == nil {
+			delete(s.splits, k)
+		} else {
+			s.splits[k] = *m
+		}
+	}
+	s.drop(op, stale)
+	return landed, nil
+}
+
+// learnSplits takes over which rows were found to stand in parts while they
+// were read, so that the parts go when the row does.
+func (s *deviceStore) learnSplits() {
+	s.mu.Lock()
+	found := s.found
+	s.found = nil
+	s.mu.Unlock()
+	for _, f := range found {
+		if _, ok := s.splits[f.key]; !ok {
+			s.splits[f.key] = f.m
+		}
+	}
+}
+
+// withPrologue is for an app-state collection that does not fit into one
+// batch: its version goes first, so that a crash on the way leaves version 0,
+// which means a full sync, and never a version with the MACs of another.
+func (s *deviceStore) withPrologue(main []write) []write {
+	var first []write
+	for _, w := range main {
+		if w.row.table == tAppState && !w.del {
+			first = append(first, write{row: row{}, entry: Entry{Key: w.entry.Key}, del: true, landing: -2})
+		}
+	}
+	return append(first, main...)
+}
+
+// drop removes parts that nothing refers to any more.
+func (s *deviceStore) drop(op string, stale []Key) {
+	var ws []write
+	for _, k := range stale {
+		ws = append(ws, write{entry: Entry{Key: k}, del: true})
+	}
+	for _, b := range chunk(s.gate.kv.Limits(), ws) {
+		if s.gate.commit(op, toBatch(b)) != nil {
+			return // found again and removed when the device is next loaded
+		}
+	}
+}
+
+// seal runs an encoding that may ask a key service.
+func (s *deviceStore) seal(op string, f func() error) error {
+	if s.cfg.codec.aead == nil {
+		return f()
+	}
+	return s.gate.run(op, true, func(context.Context) error { return f() })
+}
+
+func toBatch(ws []write) Batch {
+	var b Batch
+	for _, w := range ws {
+		if w.del {
+			b.Delete = append(b.Delete, w.entry.Key)
+		} else {
+			b.Put = append(b.Put, w.entry)
+		}
+	}
+	return b
+}
+
+// chunk cuts ws into batches within lim, in order. A key stands once in a
+// batch.
+func chunk(lim Limits, ws []write) [][]write {
+	var out [][]write
+	var cur []write
+	size := 0
+	seen := make(map[Key]bool)
+	for _, w := range ws {
+		n := w.size()
+		full := lim.MaxKeys > 0 && len(cur) == lim.MaxKeys || lim.MaxBatch > 0 && size+n > lim.MaxBatch || seen[w.entry.Key]
+		if full && len(cur) > 0 {
+			out = append(out, cur)
+			cur, size = nil, 0
+			clear(seen)
+		}
+		cur = append(cur, w)
+		seen[w.entry.Key] = true
+		size += n
+	}
+	if len(cur) > 0 {
+		out = append(out, cur)
+	}
+	return out
+}
+
+func partKeys(k Key, m manifest) []Key {
+	gen, _, _ := strings.Cut(k.ID, "/")
+	out := make([]Key, m.count)
+	sum := crc32.Checksum([]byte(string(k.Kind)+"\x00"+k.ID), castagnoli)
+	for i := range out {
+		out[i] = Key{kindPart, fmt.Sprintf("%s/%s-%08x-%s/%d", gen, k.Kind, sum, m.nonce, i)}
+	}
+	return out
+}
+
+func (s *deviceStore) genOf(sp spec) string {
+	if sp.global {
+		return globalGen
+	}
+	return s.gen
+}
+
+// keyOf is where a row stands.
+func (s *deviceStore) keyOf(r row) (k Key, longID string, hashed bool) {
+	sp := specOf(r.table)
+	id, hashed := keyID(r.bucket)
+	return Key{sp.kind, s.genOf(sp) + "/" + id}, r.bucket, hashed
+}

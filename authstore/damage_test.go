@@ -1,0 +1,374 @@
+package authstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/stability/stabilitytest"
+)
+
+// fill puts something into every table.
+func fill(t testing.TB, d *store.Device) {
+	t.Helper()
+	user := types.NewJID("1", types.DefaultUserServer)
+	lid := types.NewJID("900", types.HiddenUserServer)
+	for i := range 3 {
+		a := fmt.Sprintf("%d:0", i)
+		require.NoError(t, d.Sessions.PutSession(bg, a, validSession(t, uint32(i))))
+		require.NoError(t, d.Identities.PutIdentity(bg, a, [32]byte{byte(i)}))
+		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g@g.us", a, validSenderKey([]byte{1})))
+	}
+	_, err := d.PreKeys.GetOrGenPreKeys(bg, 70)
+	require.NoError(t, err)
+	require.NoError(t, d.AppStateKeys.PutAppStateSyncKey(bg, []byte{0, 1}, store.AppStateSyncKey{Data: []byte("d"), Timestamp: 3}))
+	require.NoError(t, d.AppState.PutAppStateVersion(bg, "regular", 4, [128]byte{1}))
+	require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 4, []store.AppStateMutationMAC{{IndexMAC: make([]byte, 32), ValueMAC: make([]byte, 32)}}))
+	_, _, err = d.Contacts.PutPushName(bg, user, "Bob")
+	require.NoError(t, err)
+	require.NoError(t, d.ChatSettings.PutPinned(bg, user, true))
+	require.NoError(t, d.PrivacyTokens.PutPrivacyTokens(bg, store.PrivacyToken{User: user, Token: []byte("t"), Timestamp: time.Unix(9, 0)}))
+	require.NoError(t, d.LIDs.PutLIDMapping(bg, lid, user))
+	require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{1}, []byte("secret text"), time.Unix(1, 0)))
+	require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{2}, []byte("secret text"), time.Unix(1, 0)))
+	require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, [32]byte{2}))
+	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, user, user, "ID", []byte("msg secret")))
+	require.NoError(t, storeOf(d).AddOutgoingEvent(bg, user, "OUT", "fmt", []byte("outgoing")))
+	require.NoError(t, storeOf(d).PutNCTSalt(bg, []byte("salt")))
+}
+
+func storeOf(d *store.Device) *deviceStore { return d.Sessions.(*deviceStore) }
+
+// useAll reads every table.
+func useAll(t testing.TB, d *store.Device) {
+	t.Helper()
+	user := types.NewJID("1", types.DefaultUserServer)
+	for i := range 3 {
+		a := fmt.Sprintf("%d:0", i)
+		_, err := d.Sessions.GetManySessions(bg, []string{a})
+		require.NoError(t, err)
+		_, err = d.Identities.IsTrustedIdentity(bg, a, [32]byte{byte(i)})
+		require.NoError(t, err)
+		_, err = d.SenderKeys.GetSenderKey(bg, "g@g.us", a)
+		require.NoError(t, err)
+	}
+	for _, err := range []error{
+		second(d.PreKeys.GetOrGenPreKeys(bg, 2)), second(d.PreKeys.GetPreKey(bg, 1)), second(d.PreKeys.UploadedPreKeyCount(bg)),
+		second(d.AppStateKeys.GetAppStateSyncKey(bg, []byte{0, 1})), second(d.AppStateKeys.GetLatestAppStateSyncKeyID(bg)),
+		second(d.AppState.GetAppStateMutationMAC(bg, "regular", make([]byte, 32))),
+		second(d.Contacts.GetContact(bg, user)), second(d.Contacts.GetAllContacts(bg)), second(d.ChatSettings.GetChatSettings(bg, user)),
+		second(d.PrivacyTokens.GetPrivacyToken(bg, user)), second(d.LIDs.GetLIDForPN(bg, user)),
+		second(d.EventBuffer.GetBufferedEvent(bg, [32]byte{1})), second(d.EventBuffer.GetBufferedEvent(bg, [32]byte{2})),
+		second(storeOf(d).GetNCTSalt(bg)),
+	} {
+		require.NoError(t, err)
+	}
+	_, _, err := d.AppState.GetAppStateVersion(bg, "regular")
+	require.NoError(t, err)
+	_, _, err = d.MsgSecrets.GetMessageSecret(bg, user, user, "ID")
+	require.NoError(t, err)
+	_, _, err = storeOf(d).GetOutgoingEvent(bg, user, types.EmptyJID, "OUT")
+	require.NoError(t, err)
+	require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
+	require.NoError(t, d.EventBuffer.DeleteOldBufferedHashes(bg))
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func filled(t testing.TB, opts ...Option) *mapKV {
+	t.Helper()
+	kv := newMapKV()
+	c, d, _ := open(t, kv, opts...)
+	fill(t, d)
+	require.NoError(t, c.Close(bg))
+	return kv
+}
+
+// Each row in turn is damaged in each way. The account goes on; the row is
+// reported and kept, the credentials are an error and left as they are.
+func TestOneDamagedRowNeverStopsTheAccount(t *testing.T) {
+	kv := filled(t)
+	kinds := make(map[Kind]bool)
+	for key, good := range kv.data {
+		kinds[key.Kind] = true
+		for how, bad := range map[string]string{
+			"truncated": good[:len(good)/2], "empty": "", "flipped": good[:len(good)-1] + string(good[len(good)-1]^1), "garbage": "\x01\x00garbage",
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				hurt := newMapKV()
+				for k, v := range kv.data {
+					hurt.data[k] = v
+				}
+				hurt.data[key] = bad
+				var mu sync.Mutex
+				var seen []Incident
+				c := New(hurt, WithOnIncident(func(i Incident) { mu.Lock(); defer mu.Unlock(); seen = append(seen, i) }))
+				defer func() { _ = c.Close(bg) }()
+				d, err := c.Device(bg, newFence(1))
+				if key.Kind == "account" || key.Kind == "device" {
+					require.ErrorIs(t, err, ErrCorrupt, "%s %s", key.Kind, how)
+					require.NoError(t, c.Close(bg))
+					require.Equal(t, bad, hurt.data[key], "left untouched")
+					require.Zero(t, hurt.commits.Load())
+					return
+				}
+				require.NoError(t, err, "%s %s", key.Kind, how)
+				useAll(t, d)
+				fill2 := validSession(t, 3)
+				require.NoError(t, d.Sessions.PutSession(bg, "1:0", fill2))
+				require.NoError(t, c.Close(bg))
+				require.NotEmpty(t, seen, "%s %s", key.Kind, how)
+				require.ErrorIs(t, seen[0].Err, ErrCorrupt)
+				require.Equal(t, 1, hurt.count(kindQuarantine), "%s %s", key.Kind, how)
+			})
+		}
+	}
+	require.Len(t, kinds, int(numTables), "every table has a row")
+}
+
+func TestANewerFormatIsNeverOverwritten(t *testing.T) {
+	kv := filled(t)
+	for key, good := range kv.data {
+		if specOfKind(key.Kind).lazy {
+			continue // found when it is read
+		}
+		newer := newMapKV()
+		for k, v := range kv.data {
+			newer.data[k] = v
+		}
+		newer.data[key] = "\x02" + good[1:]
+		c := New(newer)
+		_, err := c.Device(bg, newFence(1))
+		require.ErrorIs(t, err, ErrNewerFormat, key.Kind)
+		require.NoError(t, c.Close(bg))
+		require.Zero(t, newer.commits.Load())
+	}
+}
+
+func specOfKind(k Kind) spec {
+	for t := range numTables {
+		if sp := specOf(t); sp.kind == k {
+			return sp
+		}
+	}
+	panic(k)
+}
+
+// A session whose envelope is fine and whose content libsignal refuses would
+// keep that peer from every message.
+func TestASessionThatDoesNotParseIsSetAside(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", []byte("no session")))
+	_, d, _ = reopen(t, kv, c)
+	has, err := d.Sessions.HasSession(bg, "1:0")
+	require.NoError(t, err)
+	require.False(t, has)
+	require.Equal(t, 1, kv.count(kindQuarantine))
+	require.Zero(t, kv.count("session"))
+	require.NoError(t, sendStep(t, d, []string{"1:0"}, 0), "and is built again")
+}
+
+func TestSealedDataShowsNothingAndCannotBeMoved(t *testing.T) {
+	key := NewAESGCM([32]byte{1})
+	kv := filled(t, WithAEAD(key))
+	for k, v := range kv.data {
+		for _, secret := range []string{"secret text", "msg secret", "outgoing", "noiseKey", "Bob", "salt"} {
+			require.NotContains(t, v, secret, k.Kind)
+		}
+	}
+	kv.setEpoch(2)
+	c, d, _ := open(t, kv, WithAEAD(key))
+	useAll(t, d)
+	require.NoError(t, c.Close(bg))
+
+	_, err := New(kv).Device(bg, newFence(2))
+	require.ErrorIs(t, err, ErrSealed)
+	_, err = New(kv, WithAEAD(NewAESGCM([32]byte{2}))).Device(bg, newFence(2))
+	require.ErrorIs(t, err, ErrWrongKey)
+
+	a, b := Key{"session", "d0/1:0"}, Key{"session", "d0/2:0"}
+	kv.data[a] = kv.data[b]
+	_, d, _ = open(t, kv, WithAEAD(key))
+	v, err := d.Sessions.GetSession(bg, "1:0")
+	require.NoError(t, err)
+	require.Nil(t, v, "another's session is damage")
+}
+
+func TestPlainDataIsRefusedWhereSealingIsRequired(t *testing.T) {
+	kv := filled(t)
+	key := NewAESGCM([32]byte{1})
+	_, err := New(kv, WithAEAD(key)).Device(bg, newFence(1))
+	require.ErrorIs(t, err, ErrNotSealed)
+	c, d, _ := open(t, kv, WithAEAD(key), WithPlaintextAllowed())
+	useAll(t, d)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 5)))
+	require.NoError(t, c.Close(bg))
+	raw := kv.data[Key{"session", "d0/1:0"}]
+	require.EqualValues(t, flagSealed, raw[1]&flagSealed, "what is written is sealed")
+}
+
+// Ids from strangers, of any content and length.
+func TestAnyIDIsHarmless(t *testing.T) {
+	for _, sealed := range []bool{false, true} {
+		var opts []Option
+		if sealed {
+			opts = append(opts, WithAEAD(NewAESGCM([32]byte{3})))
+		}
+		kv := newMapKV()
+		c, d, _ := open(t, kv, opts...)
+		odd := []string{"~x", "a/b:0", "ü:0", "\x00:0", strings.Repeat("x", 5000) + ":0", " ", "a b", "\xff\xfe", "~" + strings.Repeat("0", 64)}
+		for i, a := range odd {
+			require.NoError(t, d.Sessions.PutSession(bg, a, validSession(t, uint32(i+1))))
+			require.NoError(t, d.SenderKeys.PutSenderKey(bg, a, a, validSenderKey([]byte{byte(i)})))
+			require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, types.NewJID(a, a), types.NewJID(a, a), types.MessageID(a), []byte{byte(i)}))
+			require.NoError(t, d.AppState.PutAppStateVersion(bg, a, uint64(i+1), [128]byte{}))
+			require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, a, 1, []store.AppStateMutationMAC{{IndexMAC: []byte(a), ValueMAC: []byte(a)}}))
+			require.NoError(t, d.LIDs.PutLIDMapping(bg, types.NewJID("l"+a, types.HiddenUserServer), types.NewJID(a, types.DefaultUserServer)))
+		}
+		_, d, _ = reopen(t, kv, c, opts...)
+		for i, a := range odd {
+			v, err := d.Sessions.GetSession(bg, a)
+			require.NoError(t, err)
+			require.EqualValues(t, i+1, sessionCounter(t, v), "%q", a)
+			k, err := d.SenderKeys.GetSenderKey(bg, a, a)
+			require.NoError(t, err)
+			require.Equal(t, validSenderKey([]byte{byte(i)}), k)
+			secret, _, err := d.MsgSecrets.GetMessageSecret(bg, types.NewJID(a, a), types.NewJID(a, a), types.MessageID(a))
+			require.NoError(t, err)
+			require.Equal(t, []byte{byte(i)}, secret, "%q", a)
+			mac, err := d.AppState.GetAppStateMutationMAC(bg, a, []byte(a))
+			require.NoError(t, err)
+			require.Equal(t, []byte(a), mac, "%q", a)
+			lid, err := d.LIDs.GetLIDForPN(bg, types.NewJID(a, types.DefaultUserServer))
+			require.NoError(t, err)
+			require.Equal(t, "l"+a, lid.User)
+		}
+	}
+}
+
+// Values and batches beyond the KV's limits, with a crash after every commit.
+func TestWhatIsTooLargeIsSplitAndACrashOnTheWayIsHarmless(t *testing.T) {
+	for crashAt := int64(0); crashAt < stabilitytest.Pick[int64](25, 60); crashAt++ {
+		synctest.Test(t, func(t *testing.T) {
+			kv := newMapKV()
+			kv.limits = Limits{MaxValue: 4096, MaxBatch: 10_000, MaxKeys: 20}
+			c, d, f := open(t, kv)
+			require.NoError(t, d.Sessions.PutSession(bg, "900_1:0", validSession(t, 0)))
+			_, err := d.PreKeys.GetOrGenPreKeys(bg, 812)
+			require.NoError(t, err)
+			require.NoError(t, storeOf(d).flush("t"))
+			f.setUntil(time.Now().Add(time.Second))
+			left := crashAt
+			kv.before = func(op string, _ Batch) error {
+				if op == "commit" {
+					if left == 0 {
+						return errDown
+					}
+					left--
+				}
+				return nil
+			}
+			plain := bytes.Repeat([]byte("0123456789abcdef"), 6000)
+			hash := [32]byte{9}
+			err = d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+				v, _ := d.Sessions.GetSession(ctx, "900_1:0")
+				_ = d.Sessions.PutSession(ctx, "900_1:0", validSession(t, sessionCounter(t, v)+1))
+				_ = d.PreKeys.RemovePreKey(ctx, 3)
+				return d.EventBuffer.PutBufferedEvent(ctx, hash, plain, time.Unix(1, 0))
+			})
+			kv.before = nil
+			_ = c.Close(bg)
+			kv.setEpoch(2)
+			_, d, _ = open(t, kv)
+			synctest.Wait()
+			e, gerr := d.EventBuffer.GetBufferedEvent(bg, hash)
+			require.NoError(t, gerr)
+			v, gerr := d.Sessions.GetSession(bg, "900_1:0")
+			require.NoError(t, gerr)
+			pk, gerr := d.PreKeys.GetPreKey(bg, 3)
+			require.NoError(t, gerr)
+			if err == nil {
+				require.NotNil(t, e)
+			}
+			if e != nil {
+				require.Equal(t, plain, e.Plaintext)
+			} else {
+				require.Zero(t, sessionCounter(t, v), "the event lands before the session")
+				require.Zero(t, kv.count(kindPart), "orphans are removed")
+			}
+			if sessionCounter(t, v) == 0 {
+				require.NotNil(t, pk, "the prekey goes after the session")
+			}
+			// Overwritten and removed, its parts go too.
+			require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, hash))
+			require.NoError(t, storeOf(d).flush("t"))
+			require.Zero(t, kv.count(kindPart))
+		})
+	}
+}
+
+func TestHugeBatchesAreSplit(t *testing.T) {
+	kv := newMapKV()
+	kv.limits = Limits{MaxValue: 60_000, MaxBatch: 100_000, MaxKeys: 50}
+	c, d, _ := open(t, kv)
+	sessions := make(map[string][]byte)
+	for i := range 1000 {
+		sessions[fmt.Sprintf("%d_1:0", i)] = validSession(t, uint32(i+1))
+	}
+	require.NoError(t, d.Sessions.PutManySessions(bg, sessions))
+	var secrets []store.MessageSecretInsert
+	var lids []store.LIDMapping
+	for i := range 2000 {
+		secrets = append(secrets, store.MessageSecretInsert{Chat: testJID(1), Sender: testJID(2), ID: fmt.Sprint(i), Secret: []byte{1}})
+		lids = append(lids, store.LIDMapping{LID: types.NewJID(fmt.Sprint("9", i), types.HiddenUserServer), PN: types.NewJID(fmt.Sprint(i), types.DefaultUserServer)})
+	}
+	require.NoError(t, d.MsgSecrets.PutMessageSecrets(bg, secrets))
+	require.NoError(t, d.LIDs.PutManyLIDMappings(bg, lids))
+	_, d, _ = reopen(t, kv, c)
+	got, err := d.Sessions.GetManySessions(bg, []string{"0_1:0", "999_1:0"})
+	require.NoError(t, err)
+	require.EqualValues(t, 1000, sessionCounter(t, got["999_1:0"]))
+	secret, sender, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), "1999")
+	require.NoError(t, err)
+	require.Equal(t, []byte{1}, secret)
+	require.Equal(t, testJID(2).ToNonAD(), sender)
+}
+
+// Random writes under random limits read back the same, before and after a
+// restart.
+func TestAnySizeReadsBackUnderAnyLimits(t *testing.T) {
+	for seed := range stabilitytest.Pick(20, 300) {
+		r := rand.New(rand.NewPCG(uint64(seed), 3))
+		kv := newMapKV()
+		kv.limits = Limits{MaxValue: 1500 + r.IntN(3000), MaxBatch: 5000 + r.IntN(8000), MaxKeys: 3 + r.IntN(20)}
+		c, d, _ := open(t, kv)
+		want := make(map[string][]byte)
+		for range 30 {
+			id := fmt.Sprintf("%d:0", r.IntN(6))
+			v := make([]byte, r.IntN(20_000))
+			for i := range v {
+				v[i] = byte(r.Uint32())
+			}
+			v = validSenderKey(v)
+			want[id] = v
+			require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", id, v))
+		}
+		_, d, _ = reopen(t, kv, c)
+		for id, v := range want {
+			got, err := d.SenderKeys.GetSenderKey(bg, "g", id)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(v, got))
+		}
+	}
+}

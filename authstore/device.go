@@ -1,0 +1,390 @@
+package authstore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"go.mau.fi/whatsmeow/proto/waAdv"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/util/keys"
+	waLog "go.mau.fi/whatsmeow/util/log"
+)
+
+// head says which generation of rows is the account's device. Everything else
+// of a device stands under its generation, so two devices never mix and a
+// purge can be taken up again.
+type head struct {
+	Gen       string    `json:"gen"`
+	Next      int       `json:"next"` // of the next generation
+	State     string    `json:"state"`
+	JID       string    `json:"jid,omitempty"`
+	DeletedAt time.Time `json:"deletedAt,omitzero"`
+	Reason    string    `json:"reason,omitempty"`
+	Purge     []string  `json:"purge,omitempty"` // generations whose rows are to go
+
+	unknown map[string]json.RawMessage // what a newer library wrote beside
+}
+
+const (
+	statePaired  = "paired"
+	stateDeleted = "deleted"
+	statePurged  = "purged" // there was one, and nothing of it can be restored
+
+	headID   = "head"
+	deviceID = "device"
+)
+
+// savedDevice is the stored form of a store.Device. Public keys are derived.
+type savedDevice struct {
+	JID             string                     `json:"jid"`
+	LID             string                     `json:"lid,omitempty"`
+	RegistrationID  uint32                     `json:"registrationId"`
+	NoiseKey        []byte                     `json:"noiseKey"`
+	IdentityKey     []byte                     `json:"identityKey"`
+	SignedPreKey    []byte                     `json:"signedPreKey"`
+	SignedPreKeyID  uint32                     `json:"signedPreKeyId"`
+	SignedPreKeySig []byte                     `json:"signedPreKeySig"`
+	AdvSecretKey    []byte                     `json:"advSecretKey"`
+	AccountDetails  []byte                     `json:"accountDetails,omitempty"`
+	AccountSig      []byte                     `json:"accountSig,omitempty"`
+	AccountSigKey   []byte                     `json:"accountSigKey,omitempty"`
+	DeviceSig       []byte                     `json:"deviceSig,omitempty"`
+	Platform        string                     `json:"platform,omitempty"`
+	BusinessName    string                     `json:"businessName,omitempty"`
+	PushName        string                     `json:"pushName,omitempty"`
+	FacebookUUID    string                     `json:"facebookUuid,omitempty"`
+	LIDMigration    int64                      `json:"lidMigrationTimestamp,omitempty"`
+	More            map[string]json.RawMessage `json:"more,omitempty"` // fields of Device that this library does not know
+	unknown         map[string]json.RawMessage
+}
+
+// knownFields are the fields of store.Device that savedDevice names, or that
+// are no data.
+func knownFields() []string {
+	return []string{"Log", "NoiseKey", "IdentityKey", "SignedPreKey", "RegistrationID", "AdvSecretKey", "ID", "LID", "Account",
+		"Platform", "BusinessName", "PushName", "LIDMigrationTimestamp", "FacebookUUID", "Initialized", "Deleted"}
+}
+
+// eachUnknownField visits exported string, []byte and integer fields that came
+// into store.Device after this library was written.
+func eachUnknownField(d any, visit func(name string, f reflect.Value)) {
+	v := reflect.ValueOf(d).Elem()
+	known := knownFields()
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		if !field.IsExported() || slices.Contains(known, field.Name) {
+			continue
+		}
+		switch k := field.Type.Kind(); {
+		case k == reflect.String, k >= reflect.Int && k <= reflect.Uint64,
+			k == reflect.Slice && field.Type.Elem().Kind() == reflect.Uint8:
+			visit(field.Name, v.Field(i))
+		}
+	}
+}
+
+func encodeDevice(d *store.Device, before savedDevice) ([]byte, error) {
+	s := savedDevice{
+		JID: d.ID.String(), RegistrationID: d.RegistrationID,
+		NoiseKey: d.NoiseKey.Priv[:], IdentityKey: d.IdentityKey.Priv[:],
+		SignedPreKey: d.SignedPreKey.Priv[:], SignedPreKeyID: d.SignedPreKey.KeyID, SignedPreKeySig: d.SignedPreKey.Signature[:],
+		AdvSecretKey: d.AdvSecretKey, Platform: d.Platform, BusinessName: d.BusinessName, PushName: d.PushName,
+		LIDMigration: d.LIDMigrationTimestamp, More: before.More, unknown: before.unknown,
+	}
+	if !d.LID.IsEmpty() {
+		s.LID = d.LID.String()
+	}
+	if a := d.Account; a != nil {
+		s.AccountDetails, s.AccountSig = a.Details, a.AccountSignature
+		s.AccountSigKey, s.DeviceSig = a.AccountSignatureKey, a.DeviceSignature
+	}
+	if d.FacebookUUID != uuid.Nil {
+		s.FacebookUUID = d.FacebookUUID.String()
+	}
+	var err error
+	more := make(map[string]json.RawMessage)
+	for k, v := range before.More {
+		more[k] = v
+	}
+	eachUnknownField(d, func(name string, f reflect.Value) {
+		delete(more, name)
+		if f.IsZero() {
+			return
+		}
+		b, e := json.Marshal(f.Interface())
+		if e != nil {
+			err = e
+		}
+		more[name] = b
+	})
+	if err != nil {
+		return nil, fmt.Errorf("authstore: encode the device: %w", err)
+	}
+	s.More = more
+	return marshalWith(s, s.unknown)
+}
+
+// errBadDevice is never the host's to fix by pairing again without a thought:
+// what stands there is left untouched.
+func badDevice(what string) error {
+	return fmt.Errorf("%w: the device's %s: it is left untouched: restore a backup, or delete the device's data to pair again", ErrCorrupt, what)
+}
+
+func decodeDevice(b []byte) (savedDevice, error) {
+	var s savedDevice
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, badDevice("record does not parse")
+	}
+	s.unknown = unknownOf(b, s)
+	switch {
+	case len(s.NoiseKey) != 32:
+		return s, badDevice("noise key is missing or short")
+	case len(s.IdentityKey) != 32:
+		return s, badDevice("identity key is missing or short")
+	case len(s.SignedPreKey) != 32 || len(s.SignedPreKeySig) != 64:
+		return s, badDevice("signed prekey is missing or short")
+	}
+	if _, err := types.ParseJID(s.JID); err != nil || s.JID == "" {
+		return s, badDevice("JID does not parse")
+	}
+	return s, nil
+}
+
+// fill makes d the device that was saved.
+func (s savedDevice) fill(d *store.Device) error {
+	jid, err := types.ParseJID(s.JID)
+	if err != nil {
+		return badDevice("JID does not parse")
+	}
+	d.ID = &jid
+	if s.LID != "" {
+		if d.LID, err = types.ParseJID(s.LID); err != nil {
+			return badDevice("LID does not parse")
+		}
+	}
+	if s.FacebookUUID != "" {
+		if d.FacebookUUID, err = uuid.Parse(s.FacebookUUID); err != nil {
+			return badDevice("Facebook id does not parse")
+		}
+	}
+	d.RegistrationID, d.AdvSecretKey = s.RegistrationID, s.AdvSecretKey
+	d.NoiseKey = keys.NewKeyPairFromPrivateKey([32]byte(s.NoiseKey))
+	d.IdentityKey = keys.NewKeyPairFromPrivateKey([32]byte(s.IdentityKey))
+	d.SignedPreKey = &keys.PreKey{
+		KeyPair: *keys.NewKeyPairFromPrivateKey([32]byte(s.SignedPreKey)), KeyID: s.SignedPreKeyID,
+		Signature: (*[64]byte)(s.SignedPreKeySig),
+	}
+	d.Account = &waAdv.ADVSignedDeviceIdentity{
+		Details: s.AccountDetails, AccountSignature: s.AccountSig,
+		AccountSignatureKey: s.AccountSigKey, DeviceSignature: s.DeviceSig,
+	}
+	d.Platform, d.BusinessName, d.PushName = s.Platform, s.BusinessName, s.PushName
+	d.LIDMigrationTimestamp = s.LIDMigration
+	eachUnknownField(d, func(name string, f reflect.Value) {
+		if raw, ok := s.More[name]; ok && err == nil {
+			if json.Unmarshal(raw, f.Addr().Interface()) != nil {
+				err = badDevice("field " + name + " does not parse")
+			}
+		}
+	})
+	return err
+}
+
+// newDevice is an unpaired device with fresh keys, as sqlstore makes one.
+// Nothing is written.
+func newDevice(log waLog.Logger) *store.Device {
+	var reg [4]byte
+	_, _ = rand.Read(reg[:])
+	adv := make([]byte, 32)
+	_, _ = rand.Read(adv)
+	d := &store.Device{
+		Log: log, NoiseKey: keys.NewKeyPair(), IdentityKey: keys.NewKeyPair(),
+		RegistrationID: binary.LittleEndian.Uint32(reg[:]), AdvSecretKey: adv,
+	}
+	d.SignedPreKey = d.IdentityKey.CreateSignedPreKey(1)
+	return d
+}
+
+// install puts s behind every store of d.
+func (s *deviceStore) install(d *store.Device) {
+	if newer, ok := any(d).(interface {
+		SetAllStores(store.AllSessionSpecificStores)
+	}); ok {
+		newer.SetAllStores(s)
+	}
+	d.Identities, d.Sessions, d.PreKeys, d.SenderKeys = s, s, s, s
+	d.AppStateKeys, d.AppState, d.Contacts, d.ChatSettings = s, s, s, s
+	d.MsgSecrets, d.PrivacyTokens, d.EventBuffer, d.LIDs = s, s, s, s
+	// Stores that this library does not know by name.
+	v := reflect.ValueOf(d).Elem()
+	self := reflect.ValueOf(s)
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if v.Type().Field(i).IsExported() && f.Kind() == reflect.Interface && f.IsNil() &&
+			v.Type().Field(i).Name != "Log" && f.Type().NumMethod() > 0 && self.Type().Implements(f.Type()) {
+			f.Set(self)
+		}
+	}
+	d.Container = s
+	d.Initialized = true
+}
+
+// marshalWith adds to the JSON of v what was read and not understood.
+func marshalWith(v any, unknown map[string]json.RawMessage) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil || len(unknown) == 0 {
+		return b, err
+	}
+	all := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(b, &all); err != nil {
+		return nil, err
+	}
+	for k, raw := range unknown {
+		if _, ok := all[k]; !ok {
+			all[k] = raw
+		}
+	}
+	return json.Marshal(all)
+}
+
+// unknownOf is what stands in b under names that v's type does not have.
+func unknownOf(b []byte, v any) map[string]json.RawMessage {
+	all := make(map[string]json.RawMessage)
+	if json.Unmarshal(b, &all) != nil {
+		return nil
+	}
+	t := reflect.TypeOf(v)
+	for i := range t.NumField() {
+		name := t.Field(i).Tag.Get("json")
+		for j := range len(name) {
+			if name[j] == ',' {
+				name = name[:j]
+				break
+			}
+		}
+		delete(all, name)
+	}
+	return all
+}
+
+func (h head) encode() ([]byte, error) { return marshalWith(h, h.unknown) }
+
+func decodeHead(b []byte) (head, error) {
+	var h head
+	if err := json.Unmarshal(b, &h); err != nil || h.Gen == "" || h.State != statePaired && h.State != stateDeleted && h.State != statePurged {
+		return head{}, fmt.Errorf("%w: the record that names the account's device does not parse: it is left untouched: restore a backup", ErrCorrupt)
+	}
+	h.unknown = unknownOf(b, h)
+	return h, nil
+}
+
+// PutDevice saves d. The first save of a new device makes it the account's:
+// what an earlier one left is purged.
+func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
+	const op = "save device"
+	if d.ID == nil {
+		return ErrDeviceIDMustBeSet
+	}
+	if err := s.acquire(ctx, op, s.saveSem); err != nil {
+		return err
+	}
+	defer func() { <-s.saveSem }()
+	if !d.Initialized {
+		// Also when the write fails: whatsmeow goes on using the stores.
+		defer s.install(d)
+	}
+	s.mu.Lock()
+	h, gen := s.head, s.gen
+	s.mu.Unlock()
+	var before savedDevice
+	if gen != "" {
+		if v, ok := s.get(ctx, tDevice, deviceID); ok {
+			before, _ = decodeDevice(v)
+		}
+	}
+	value, err := encodeDevice(d, before)
+	if err != nil {
+		return err
+	}
+	if gen != "" && h.JID == d.ID.String() {
+		if old, ok := s.get(context.Background(), tDevice, deviceID); same(old, ok, value) {
+			return s.gate.check(op)
+		}
+		return s.submit(op, []change{put(tDevice, deviceID, value)}, Batch{})
+	}
+	return s.adopt(op, d, h, value)
+}
+
+// adopt begins a generation with d. Nothing else of it exists yet.
+func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) error {
+	if h.Gen != "" {
+		h.Purge = append(slices.Clone(h.Purge), h.Gen)
+	}
+	h.Gen, h.Next, h.State = fmt.Sprintf("d%d", h.Next), h.Next+1, statePaired
+	h.JID, h.DeletedAt, h.Reason = d.ID.String(), time.Time{}, ""
+	encoded, err := h.encode()
+	if err != nil {
+		return err
+	}
+	if err := s.flushBefore(op); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.resetLocked(h.Gen)
+	s.mu.Unlock()
+	if err := s.submit(op, []change{put(tDevice, deviceID, value), put(tHead, headID, encoded)}, Batch{}); err != nil {
+		s.mu.Lock()
+		s.gen = ""
+		s.mu.Unlock()
+		return err
+	}
+	s.mu.Lock()
+	s.head = h
+	s.mu.Unlock()
+	s.purgeInBackground()
+	return nil
+}
+
+// DeleteDevice marks the device as deleted. Its rows stay until another device
+// is paired. Everything that still comes through d fails.
+func (s *deviceStore) DeleteDevice(ctx context.Context, d *store.Device) error {
+	const op = "delete device"
+	if d.ID == nil {
+		return ErrDeviceIDMustBeSet
+	}
+	if err := s.acquire(ctx, op, s.saveSem); err != nil {
+		return err
+	}
+	defer func() { <-s.saveSem }()
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	s.stageAll()
+	s.mu.Lock()
+	h := s.head
+	s.mu.Unlock()
+	if h.JID != d.ID.String() {
+		return nil // nothing of that name, as in a database
+	}
+	h.State, h.DeletedAt, h.Reason = stateDeleted, time.Now().UTC(), s.c.takeReason()
+	encoded, err := h.encode()
+	if err != nil {
+		return err
+	}
+	if err := s.submit(op, []change{put(tHead, headID, encoded)}, Batch{}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.head = h
+	s.mu.Unlock()
+	s.retire(ErrDeviceDeleted)
+	return nil
+}

@@ -1,0 +1,120 @@
+package authstore
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"time"
+
+	"go.mau.fi/whatsmeow/store"
+)
+
+// The event buffer. A decrypted event is a row of its own until the host's
+// handlers are done with it; then its hash joins others of its age in one row.
+// All hashes are in memory, so a hash that was never seen costs no read.
+
+// eventTTL is how long the service keeps what was not acknowledged.
+const eventTTL = 14 * 24 * time.Hour
+
+var errEventExists = errors.New("authstore: this event is in the buffer already")
+
+func eventID(hash [32]byte) string { return hex.EncodeToString(hash[:]) }
+
+// An event is stored as insert time (Unix ms), server time (Unix s) and
+// plaintext, a finished one without the plaintext.
+func eventValue(inserted, server int64) []byte {
+	return fieldsOf(inserted, server)
+}
+
+func parseEvent(b []byte) (inserted, server int64, plaintext []byte, err error) {
+	f := fields{b: b}
+	inserted, server = f.varint(), f.varint()
+	return inserted, server, f.b, f.err
+}
+
+func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*store.BufferedEvent, error) {
+	if err := s.ready("get buffered event"); err != nil {
+		return nil, err
+	}
+	id := eventID(hash)
+	open := true
+	v, ok := s.get(ctx, tEvent, id)
+	if !ok {
+		open = false
+		if v, ok = s.get(ctx, tSeen, id); !ok {
+			return nil, nil
+		}
+	}
+	inserted, server, plaintext, err := parseEvent(v)
+	if err != nil {
+		return nil, s.setAside(tEvent, id, v, err)
+	}
+	e := &store.BufferedEvent{InsertTime: time.UnixMilli(inserted), ServerTime: time.Unix(server, 0)}
+	if open {
+		e.Plaintext = copyOf(plaintext)
+	}
+	return e, nil
+}
+
+func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plaintext []byte, serverTimestamp time.Time) error {
+	id := eventID(hash)
+	for _, t := range []tableID{tEvent, tSeen} {
+		if _, ok := s.get(ctx, t, id); ok {
+			return errEventExists
+		}
+	}
+	value := append(eventValue(time.Now().UnixMilli(), serverTimestamp.Unix()), plaintext...)
+	return s.write(ctx, "put buffered event", put(tEvent, id, value))
+}
+
+// ClearBufferedEventPlaintext marks an event as finished. It rides: lost in a
+// crash it means that the event is handed over once more.
+func (s *deviceStore) ClearBufferedEventPlaintext(ctx context.Context, hash [32]byte) error {
+	id := eventID(hash)
+	return s.update(ctx, "clear buffered event", soon, func(get func(tableID, string) ([]byte, bool)) []change {
+		v, ok := get(tEvent, id)
+		if !ok {
+			return nil
+		}
+		inserted, server, _, err := parseEvent(v)
+		if err != nil {
+			return []change{del(tEvent, id)}
+		}
+		done := put(tSeen, id, eventValue(inserted, server))
+		done.bucket = s.seenBucketLocked(ctx)
+		return []change{del(tEvent, id), done}
+	})
+}
+
+// seenBucketLocked is the row that takes the next finished event. In a
+// transaction, which does not hold mu, it is a row of its own.
+func (s *deviceStore) seenBucketLocked(ctx context.Context) string {
+	if s.txnOf(ctx) != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	if s.seenRow == "" || len(s.im.packed[tSeen][s.seenRow]) >= seenChunk {
+		s.seenNext++
+		s.seenRow = strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + strconv.Itoa(s.seenNext)
+	}
+	return s.seenRow
+}
+
+// DeleteOldBufferedHashes forgets what the service cannot deliver again.
+func (s *deviceStore) DeleteOldBufferedHashes(ctx context.Context) error {
+	const op = "delete old buffered events"
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	limit := time.Now().Add(-eventTTL).UnixMilli()
+	var changes []change
+	for _, t := range []tableID{tEvent, tSeen} {
+		s.each(ctx, t, func(id string, v []byte) {
+			if inserted, _, _, err := parseEvent(v); err != nil || inserted < limit {
+				changes = append(changes, del(t, id))
+			}
+		})
+	}
+	return s.write(ctx, op, changes...)
+}

@@ -1,0 +1,199 @@
+package authstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// gate stands between one Device and the KV. It gives every call a deadline,
+// waits through an outage, and ends the term when the outage lasts: Cut first,
+// then every method fails in the one way that leaves messages with the server.
+type gate struct {
+	kv    KV
+	fence Fence
+	cfg   *config
+
+	gone atomic.Pointer[goneCause]
+	once sync.Once
+	over chan struct{} // closed when gone is set
+}
+
+type goneCause struct{ err error }
+
+func newGate(kv KV, f Fence, cfg *config) *gate {
+	return &gate{kv: kv, fence: f, cfg: cfg, over: make(chan struct{})}
+}
+
+// end makes every later call fail with cause. The first cause stays.
+func (g *gate) end(cause error) { g.finish(cause, func(error) {}) }
+
+// cut ends the term as well: nothing more goes out on the socket when it
+// returns, and only then do calls begin to fail.
+func (g *gate) cut(cause error) { g.finish(cause, g.fence.Cut) }
+
+func (g *gate) finish(cause error, first func(error)) {
+	g.once.Do(func() {
+		first(cause)
+		g.gone.Store(&goneCause{cause})
+		close(g.over)
+	})
+}
+
+// check fails once the device is over.
+func (g *gate) check(op string) error {
+	if c := g.gone.Load(); c != nil {
+		return &goneError{op: op, cause: c.err}
+	}
+	return nil
+}
+
+// commit applies b, repeating it until its outcome is known.
+func (g *gate) commit(op string, b Batch) error {
+	return g.run(op, true, func(ctx context.Context) error {
+		return g.kv.Commit(ctx, g.fence.Epoch(), b)
+	})
+}
+
+// run calls f until it succeeds, fails for good, or the term must be given up.
+// A write is never started while an earlier attempt of it is still running: a
+// KV that ignores its context could land it after something newer.
+func (g *gate) run(op string, write bool, f func(context.Context) error) error {
+	var (
+		began   = time.Now()
+		trouble time.Time // when it began; zero while all is well
+		lastErr error
+		policy  = backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(20*time.Millisecond), backoff.WithMaxInterval(2*time.Second), backoff.WithMaxElapsedTime(0))
+	)
+	for {
+		if err := g.check(op); err != nil {
+			return err
+		}
+		now := time.Now()
+		if write && !g.fence.Held() {
+			lastErr = fmt.Errorf("the lock is not held: %w", ErrFenced)
+			if !now.Before(g.fence.TrustedUntil()) {
+				g.cut(lastErr)
+				continue
+			}
+		} else {
+			err, returned := g.attempt(op, write, trouble, f)
+			if err == nil {
+				return nil
+			}
+			if !returned { // hung until the end of our patience
+				g.cut(fmt.Errorf("%w: %s: no answer: %w", ErrUnavailable, op, err))
+				continue
+			}
+			if errors.Is(err, ErrFenced) {
+				g.cut(fmt.Errorf("authstore: %s: %w", op, err))
+				continue
+			}
+			if permanent(err) {
+				return fmt.Errorf("authstore: %s: %w", op, err)
+			}
+			lastErr = err
+		}
+		if trouble.IsZero() {
+			trouble = now
+		}
+		wait := policy.NextBackOff()
+		if left := time.Until(g.patience(trouble)); left <= 0 {
+			g.cut(fmt.Errorf("%w: %s: gave up after %s: %w", ErrUnavailable, op, time.Since(began).Round(time.Millisecond), lastErr))
+			continue
+		} else if wait > left {
+			wait = left
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-g.over:
+			t.Stop()
+		}
+	}
+}
+
+// patience is when an outage that began then ends the term. It may move, since
+// the lock is renewed meanwhile.
+func (g *gate) patience(began time.Time) time.Time {
+	end := began.Add(g.cfg.outagePatience)
+	if trust := g.fence.TrustedUntil(); trust.Before(end) {
+		end = trust
+	}
+	return end
+}
+
+// attempt makes one call under its own deadline. returned is false when the
+// call has not come back although its context is over and patience too.
+func (g *gate) attempt(op string, write bool, trouble time.Time, f func(context.Context) error) (err error, returned bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.callTimeout)
+	defer cancel()
+	if trouble.IsZero() {
+		trouble = time.Now()
+	}
+	done := make(chan error, 1)
+	g.cfg.background.Add(1)
+	go func() {
+		defer g.cfg.background.Done()
+		done <- f(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err, true
+	case <-ctx.Done():
+	}
+	timeout := fmt.Errorf("%s: no answer for %s: %w", op, g.cfg.callTimeout, context.DeadlineExceeded)
+	// The context is over. A read that takes no notice may be repeated beside
+	// itself, after a moment; a write is waited for.
+	grace := time.Now().Add(time.Second)
+	for {
+		limit := g.patience(trouble)
+		if !write {
+			limit = earlier(limit, grace)
+		}
+		t := time.NewTimer(max(time.Until(limit), 0))
+		select {
+		case err := <-done:
+			t.Stop()
+			return err, true
+		case <-g.over:
+			t.Stop()
+			return timeout, true
+		case <-t.C:
+			if !write {
+				return timeout, true
+			}
+			if !time.Now().Before(g.patience(trouble)) {
+				return timeout, false
+			}
+		}
+	}
+}
+
+// call is one attempt outside any term, for loading and for what the Container
+// does itself: an error is an error.
+func (c *config) call(ctx context.Context, op string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.callTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	c.background.Add(1)
+	go func() {
+		defer c.background.Done()
+		done <- f(ctx)
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("authstore: %s: %w", op, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("authstore: %s: no answer: %w", op, context.Cause(ctx))
+	}
+}

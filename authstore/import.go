@@ -1,0 +1,346 @@
+package authstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.mau.fi/whatsmeow/types"
+)
+
+// Moving a device. Import writes it under a generation of its own, which
+// nothing loads; compares what then stands there with the source, read again;
+// and only then lets the head name it, in one commit:
+//
+//	             manifest ──> rows under "i…" ──> compared ──> head names it
+//	a kill here:    │              │                 │             │
+//	                └── the target is as it was: the next ────┘    └── moved
+//	                    Import of the device goes on
+//
+// Every row is written only if it is not there already, and one too many is
+// removed. So a resumed import is an import.
+
+var (
+	// ErrSourceInUse reports a source that is, or may be, in use. A device that
+	// is used in two places loses messages in both.
+	ErrSourceInUse = errors.New("authstore: the source may be in use: stop whatever uses it first")
+
+	// ErrSourceChanged reports a source that changed during the import.
+	ErrSourceChanged = errors.New("authstore: the source changed during the import: stop whatever uses it and import again")
+
+	// ErrTargetPaired reports a target that has a paired device already.
+	ErrTargetPaired = errors.New("authstore: the target has a paired device already")
+
+	// ErrNoDevice reports a source without the device that was asked for.
+	ErrNoDevice = errors.New("authstore: no such device in the source")
+
+	// ErrNotVerified reports rows that read back differ from what was written.
+	// The target is as it was before.
+	ErrNotVerified = errors.New("authstore: the imported rows differ from the source")
+)
+
+// Source is where a device comes from: FromSQL, FromKV, FromContainer.
+type Source interface {
+	String() string
+	// usable refuses a source that somebody may be using.
+	usable(o *importConfig) error
+	open(ctx context.Context) (view, error)
+}
+
+// view is a look at a source that holds still.
+type view interface {
+	jid() types.JID
+	table(ctx context.Context, t tableID) (*image, error) // that table alone
+	warnings() []string
+	close()
+}
+
+// ImportOption changes an Import or Restore.
+type ImportOption func(*importConfig)
+
+type importConfig struct {
+	dryRun, stopped, overwrite, unchanged, retire bool
+	progress                                      func(Progress)
+}
+
+// DryRun reads and counts; nothing is written.
+func DryRun() ImportOption { return func(o *importConfig) { o.dryRun = true } }
+
+// SourceStopped confirms that nothing uses the source, nor will. It is asked
+// for where the source has no lock that could tell: an SQL database.
+func SourceStopped() ImportOption { return func(o *importConfig) { o.stopped = true } }
+
+// ReplaceDevice lets the import take the place of a paired device.
+func ReplaceDevice() ImportOption { return func(o *importConfig) { o.overwrite = true } }
+
+// RetireSource marks the device of a KV as deleted once it has moved, so that
+// nothing logs in with it there. Its rows stay: Container.Restore undoes it,
+// should the move be given up before the device was used in its new place. A
+// database is never written to.
+func RetireSource() ImportOption { return func(o *importConfig) { o.retire = true } }
+
+// OnProgress is told of every step, from the goroutine of the caller. It must
+// not call the Container.
+func OnProgress(f func(Progress)) ImportOption { return func(o *importConfig) { o.progress = f } }
+
+// Progress is where an import stands.
+type Progress struct {
+	Phase       string // "copy" or "verify"
+	Kind        Kind
+	Table       int // of Tables
+	Tables      int
+	Done, Total int // rows of this kind
+}
+
+// Report is what an import found and did.
+type Report struct {
+	From     string
+	JID      types.JID
+	DryRun   bool
+	Resumed  bool         // an earlier, unfinished one was completed
+	Entries  map[Kind]int // what the source has; a LID mapping counts twice
+	Rows     int          // as they stand in the target
+	Written  int          // rows written by this call
+	Kept     int          // rows that stood there already
+	Verified int          // rows read back and compared
+	Bytes    int64        // written, before sealing
+	Took     time.Duration
+	Warnings []string // what the reader should know
+}
+
+const (
+	kindImport   Kind = "import" // the manifest of an unfinished import
+	importRowID       = "manifest"
+	importRows        = 200 // rows handed to one write
+	importTables      = int(numTables) - 1
+)
+
+func importKey() Key { return Key{kindImport, globalGen + "/" + importRowID} }
+
+// importManifest names the generation that an unfinished import fills.
+type importManifest struct {
+	Gen     string    `json:"gen"`
+	JID     string    `json:"jid"`
+	Started time.Time `json:"started"`
+	State   string    `json:"state"` // "unfinished"; a finished one is removed with the commit that names it
+}
+
+// Import moves a whole device from a source into to, under f's term: the
+// credentials, all Signal state, everything else. The account then logs in
+// without pairing, and peers notice nothing. Afterwards the source must never
+// be used again: see RetireSource. A deleted device that the target could still
+// restore is purged, as by pairing another.
+//
+// It can be stopped at any point and called again; until it is complete, and
+// has compared the target with the source, the target is what it was. An error
+// leaves it so. A Device that to has given out before is over.
+//
+// One table is held in memory at a time.
+func Import(ctx context.Context, from Source, to *Container, f Fence, opts ...ImportOption) (Report, error) {
+	var o importConfig
+	for _, opt := range opts {
+		opt(&o)
+	}
+	began := time.Now()
+	r := Report{From: from.String(), DryRun: o.dryRun, Entries: make(map[Kind]int)}
+	err := importInto(ctx, from, to, f, &o, &r)
+	r.Took = time.Since(began)
+	if err != nil {
+		return r, fmt.Errorf("authstore: import from %s: %w", from, err)
+	}
+	return r, nil
+}
+
+func importInto(ctx context.Context, from Source, to *Container, f Fence, o *importConfig, r *Report) error {
+	if err := from.usable(o); err != nil {
+		return err
+	}
+	if f == nil || !o.dryRun && !f.Held() {
+		return fmt.Errorf("the target's lock is not held: %w", ErrFenced)
+	}
+	if err := to.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-to.sem }()
+	h, err := to.readHead(ctx)
+	if err != nil {
+		return err
+	}
+	if h.State == statePaired && !o.overwrite {
+		return fmt.Errorf("%w (%s): pass ReplaceDevice if it is to be replaced", ErrTargetPaired, h.JID)
+	}
+	v, err := from.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { v.close() }()
+	r.JID = v.jid()
+	if o.dryRun {
+		return count(ctx, v, o, r)
+	}
+	m, err := to.readManifest(ctx)
+	if err != nil {
+		return err
+	}
+	if err := to.endCurrent(); err != nil {
+		return err
+	}
+	s := newDeviceStore(to, f)
+	defer s.retire(ErrSuperseded)
+	s.head = h
+	if r.Resumed = m.Gen != ""; !r.Resumed {
+		// Not a number: a device that is paired meanwhile takes the next one.
+		m = importManifest{Gen: fmt.Sprintf("i%x", time.Now().UnixNano())}
+	}
+	m.JID, m.State, m.Started = v.jid().String(), "unfinished", time.Now().UTC()
+	s.gen = m.Gen
+	if err := s.putManifest(m); err != nil {
+		return err
+	}
+	im := &importer{s: s, o: o, r: r, sums: make(map[tableID][32]byte)}
+	if err := im.copyAll(ctx, v); err != nil {
+		return err
+	}
+	v.close()
+	again, err := from.open(ctx)
+	if err != nil {
+		return err
+	}
+	v = again
+	if again.jid() != r.JID {
+		return ErrSourceChanged
+	}
+	if err := im.verifyAll(ctx, v); err != nil {
+		return err
+	}
+	r.Warnings = append(r.Warnings, v.warnings()...)
+	if err := from.usable(o); err != nil {
+		return err
+	}
+	if err := s.adoptImport(h, m, r.JID); err != nil {
+		return err
+	}
+	if k, ok := from.(kvSource); ok && o.retire {
+		if err := k.retire(ctx); err != nil {
+			return fmt.Errorf("the device has moved, but the source could not be marked: never use it again: %w", err)
+		}
+	}
+	return nil
+}
+
+// endCurrent ends the device that was given out.
+func (c *Container) endCurrent() error {
+	c.mu.Lock()
+	old, closed := c.current, c.closed
+	c.current = nil
+	c.mu.Unlock()
+	if closed {
+		return ErrSuperseded
+	}
+	if old != nil {
+		return old.retireAfterFlush(ErrSuperseded)
+	}
+	return nil
+}
+
+func (c *Container) readManifest(ctx context.Context) (m importManifest, err error) {
+	key := importKey()
+	var answer result[map[Key][]byte]
+	err = c.cfg.call(ctx, "read the import's manifest", func(ctx context.Context) error {
+		return answer.of(c.kv.Get(ctx, key))
+	})
+	if err != nil {
+		return m, err
+	}
+	raw, ok := answer.get()[key]
+	if !ok {
+		return m, nil
+	}
+	rec, err := c.cfg.codec.decode(key, importRowID, raw)
+	if err == nil {
+		if json.Unmarshal(rec.data, &m) != nil || !strings.HasPrefix(m.Gen, "i") {
+			err = fmt.Errorf("%w: it does not parse", ErrCorrupt)
+		}
+	}
+	if err != nil {
+		return m, fmt.Errorf("the manifest of an unfinished import: %w", err)
+	}
+	return m, nil
+}
+
+func (s *deviceStore) putManifest(m importManifest) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	key := importKey()
+	value, err := s.cfg.codec.encode(key, importRowID, false, body)
+	if err != nil {
+		return err
+	}
+	_, err = s.commitRows("begin import", nil, Batch{Put: []Entry{{key, value}}}, false)
+	return err
+}
+
+// adoptImport makes the imported generation the account's device.
+func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error {
+	if h.Gen != "" {
+		h.Purge = append(slices.Clone(h.Purge), h.Gen)
+	}
+	h.Gen, h.State, h.JID = m.Gen, statePaired, jid.String()
+	h.DeletedAt, h.Reason = time.Time{}, ""
+	encoded, err := h.encode()
+	if err != nil {
+		return err
+	}
+	_, err = s.commitRows("finish import", []renderedRow{{row{tHead, headID}, encoded, true}}, Batch{Delete: []Key{importKey()}}, true)
+	return err
+}
+
+// DropImport removes what an unfinished import has left. The device, if there
+// is one, is not touched.
+func DropImport(ctx context.Context, to *Container, f Fence) error {
+	if err := to.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-to.sem }()
+	m, err := to.readManifest(ctx)
+	if err != nil || m.Gen == "" {
+		return err
+	}
+	s := newDeviceStore(to, f)
+	defer s.retire(ErrSuperseded)
+	kinds := []Kind{kindPart}
+	for t := range numTables {
+		if sp := specOf(t); !sp.global {
+			kinds = append(kinds, sp.kind)
+		}
+	}
+	for _, kind := range kinds {
+		var answer result[[]Entry]
+		err := s.gate.run("drop import", false, func(ctx context.Context) error {
+			return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, m.Gen+"/")))
+		})
+		if err != nil {
+			return err
+		}
+		for rows := range slices.Chunk(answer.get(), importRows) {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			var b Batch
+			for _, e := range rows {
+				b.Delete = append(b.Delete, e.Key)
+			}
+			if _, err := s.commitRows("drop import", nil, b, false); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = s.commitRows("drop import", nil, Batch{Delete: []Key{importKey()}}, false)
+	return err
+}

@@ -1,0 +1,236 @@
+package authstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// importer carries one import from table to table.
+type importer struct {
+	s    *deviceStore
+	o    *importConfig
+	r    *Report
+	sums map[tableID][32]byte // of the source's tables, as copied
+}
+
+// importOrder: the LID map last, since it is the account's and joins what the
+// target knows already.
+func importOrder() []tableID {
+	var out []tableID
+	for t := range numTables {
+		if t != tHead && t != tLID {
+			out = append(out, t)
+		}
+	}
+	return append(out, tLID)
+}
+
+// rowsIn gives a table as rows, the way it stands in a KV.
+func (im *image) rowsIn(t tableID) map[string][]byte {
+	if !im.specs[t].packed {
+		return im.flat[t]
+	}
+	out := make(map[string][]byte, len(im.packed[t]))
+	for bucket := range im.packed[t] {
+		if data, ok := im.render(row{t, bucket}, nil); ok {
+			out[bucket] = data
+		}
+	}
+	return out
+}
+
+func sumOf(rows map[string][]byte) [32]byte {
+	h := sha256.New()
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		var n [16]byte
+		binary.LittleEndian.PutUint64(n[:], uint64(len(id)))
+		binary.LittleEndian.PutUint64(n[8:], uint64(len(rows[id])))
+		h.Write(n[:])
+		h.Write([]byte(id))
+		h.Write(rows[id])
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+func count(ctx context.Context, v view, o *importConfig, r *Report) error {
+	for i, t := range importOrder() {
+		im, err := v.table(ctx, t)
+		if err != nil {
+			return err
+		}
+		kind := specOf(t).kind
+		n := len(im.rowsIn(t))
+		r.Rows += n
+		if c := im.count(); c > 0 {
+			r.Entries[kind] = c
+		}
+		if o.progress != nil {
+			o.progress(Progress{"copy", kind, i + 1, importTables, n, n})
+		}
+	}
+	r.Warnings = append(r.Warnings, v.warnings()...)
+	return nil
+}
+
+// target reads a table of the generation that is being filled.
+func (m *importer) target(t tableID) (map[string][]byte, error) {
+	rows, err := m.s.scanTable(func(op string, f func(context.Context) error) error {
+		return m.s.gate.run(op, false, f)
+	}, "import", t, "")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]byte, len(rows))
+	for _, r := range rows {
+		if r.err == nil {
+			out[r.row.bucket] = r.data
+		} else if t == tLID {
+			return nil, r.err // not ours to replace
+		} else {
+			out[r.row.bucket] = nil // differs from everything, so it is written anew
+		}
+	}
+	for _, f := range m.s.found {
+		m.s.splits[f.key] = f.m // so that what it replaces goes with it
+	}
+	m.s.found = nil
+	return out, nil
+}
+
+func (m *importer) copyAll(ctx context.Context, v view) error {
+	for i, t := range importOrder() {
+		im, err := v.table(ctx, t)
+		if err != nil {
+			return err
+		}
+		kind := specOf(t).kind
+		if c := im.count(); c > 0 {
+			m.r.Entries[kind] = c
+		}
+		want := im.rowsIn(t)
+		m.sums[t] = sumOf(want)
+		have, err := m.target(t)
+		if err != nil {
+			return err
+		}
+		if t == tLID {
+			if want, err = mergeLIDs(have, im); err != nil {
+				return err
+			}
+		}
+		if err := m.copyTable(ctx, t, i+1, want, have); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *importer) copyTable(ctx context.Context, t tableID, n int, want, have map[string][]byte) error {
+	kind := specOf(t).kind
+	var todo []renderedRow
+	for _, id := range slices.Sorted(maps.Keys(want)) {
+		if old, ok := have[id]; ok && old != nil && bytes.Equal(old, want[id]) {
+			m.r.Kept++
+			continue
+		}
+		todo = append(todo, renderedRow{row{t, id}, want[id], true})
+	}
+	for id := range have {
+		if _, ok := want[id]; !ok {
+			todo = append(todo, renderedRow{row: row{t, id}})
+		}
+	}
+	m.r.Rows += len(want)
+	done := len(want) - len(todo)
+	m.tell("copy", t, n, max(done, 0), len(want))
+	for rows := range slices.Chunk(todo, importRows) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if _, err := m.s.commitRows("import "+string(kind), rows, Batch{}, false); err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.ok {
+				m.r.Written++
+				m.r.Bytes += int64(len(r.data))
+			}
+		}
+		done += len(rows)
+		m.tell("copy", t, n, min(max(done, 0), len(want)), len(want))
+	}
+	return nil
+}
+
+func (m *importer) tell(phase string, t tableID, n, done, total int) {
+	if m.o.progress != nil {
+		m.o.progress(Progress{phase, specOf(t).kind, n, importTables, done, total})
+	}
+}
+
+// verifyAll reads source and target again and compares.
+func (m *importer) verifyAll(ctx context.Context, v view) error {
+	for i, t := range importOrder() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		im, err := v.table(ctx, t)
+		if err != nil {
+			return err
+		}
+		want := im.rowsIn(t)
+		if sumOf(want) != m.sums[t] {
+			return fmt.Errorf("%w (%s)", ErrSourceChanged, specOf(t).kind)
+		}
+		have, err := m.target(t)
+		if err != nil {
+			return err
+		}
+		if t == tLID {
+			merged, err := mergeLIDs(have, im)
+			if err != nil {
+				return err
+			}
+			want = merged // nothing left to merge
+		}
+		if len(have) != len(want) {
+			return fmt.Errorf("%w: %d rows of kind %s instead of %d", ErrNotVerified, len(have), specOf(t).kind, len(want))
+		}
+		for id, value := range want {
+			if got, ok := have[id]; !ok || got == nil && len(value) > 0 || !bytes.Equal(got, value) {
+				return fmt.Errorf("%w: a row of kind %s", ErrNotVerified, specOf(t).kind)
+			}
+			m.r.Verified++
+		}
+		m.tell("verify", t, i+1, len(want), len(want))
+	}
+	return nil
+}
+
+// mergeLIDs adds the source's LID map to the rows that the target has; where
+// they disagree the source is right. A LID and a number stand in it once.
+func mergeLIDs(have map[string][]byte, from *image) (map[string][]byte, error) {
+	im := newImage()
+	for id, data := range have {
+		if err := im.load(row{tLID, id}, data); err != nil {
+			return nil, err
+		}
+	}
+	from.each(tLID, func(id string, v []byte) {
+		back := "p"
+		if strings.HasPrefix(id, "p") {
+			back = "l"
+		}
+		if old, ok := im.get(tLID, id); ok && !bytes.Equal(old, v) {
+			im.apply(del(tLID, back+string(old)))
+		}
+	})
+	from.each(tLID, func(id string, v []byte) { im.apply(put(tLID, id, v)) })
+	return im.rowsIn(tLID), nil
+}

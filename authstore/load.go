@@ -1,0 +1,402 @@
+package authstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	waLog "go.mau.fi/whatsmeow/util/log"
+)
+
+func headKey() Key { return Key{specOf(tHead).kind, globalGen + "/" + headID} }
+
+// readHead reads which device is the account's. No record: the zero head.
+func (c *Container) readHead(ctx context.Context) (head, error) {
+	key := headKey()
+	var answer result[map[Key][]byte]
+	err := c.cfg.call(ctx, "read the account", func(ctx context.Context) error {
+		return answer.of(c.kv.Get(ctx, key))
+	})
+	if err != nil {
+		return head{}, err
+	}
+	raw, ok := answer.get()[key]
+	if !ok {
+		return head{}, nil
+	}
+	rec, err := c.cfg.codec.decode(key, headID, raw)
+	if err != nil {
+		return head{}, fmt.Errorf("authstore: the record that names the account's device: %w", err)
+	}
+	return decodeHead(rec.data)
+}
+
+// load reads a device in two round trips: the head, then every table at once.
+func (c *Container) load(ctx context.Context, f Fence) (*deviceStore, error) {
+	h, err := c.readHead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := newDeviceStore(c, f)
+	s.head = h
+	s.device = newDevice(slogAdapter{c.cfg.log})
+	s.device.Container = s
+	if h.State == statePaired {
+		s.gen = h.Gen
+	}
+	if err := s.loadTables(ctx); err != nil {
+		s.retire(err)
+		return nil, err
+	}
+	if s.gen == "" {
+		return s, nil
+	}
+	v, ok := s.im.get(tDevice, deviceID)
+	if !ok {
+		return nil, badDevice("record is missing")
+	}
+	saved, err := decodeDevice(v)
+	if err == nil {
+		err = saved.fill(s.device)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.install(s.device)
+	return s, nil
+}
+
+// loadedRow is a stored row, opened. A damaged one has raw and err instead.
+type loadedRow struct {
+	row  row
+	key  Key
+	data []byte
+	raw  []byte
+	err  error
+}
+
+func (s *deviceStore) loadTables(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+		rows  []loadedRow
+		parts map[Key][]byte
+	)
+	start := func(f func() error) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := f(); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+				cancel()
+			}
+		}()
+	}
+	call := func(op string, f func(context.Context) error) error { return s.cfg.call(ctx, op, f) }
+	for t := range numTables {
+		if sp := specOf(t); !sp.lazy && t != tHead && (sp.global || s.gen != "") {
+			start(func() error {
+				got, err := s.scanTable(call, "load "+string(sp.kind), t, "")
+				mu.Lock()
+				defer mu.Unlock()
+				rows = append(rows, got...)
+				return err
+			})
+		}
+	}
+	if s.gen != "" {
+		start(func() (err error) {
+			parts, err = s.scanParts(call)
+			return err
+		})
+	}
+	wg.Wait()
+	if len(errs) > 0 {
+		return errors.Join(errs[0])
+	}
+	var bad []loadedRow
+	for _, r := range rows {
+		if r.err == nil {
+			r.err = s.im.load(r.row, r.data)
+		}
+		if r.err == nil {
+			continue
+		}
+		if r.row.table == tDevice || !errors.Is(r.err, ErrCorrupt) {
+			return fmt.Errorf("authstore: load the device: %w", r.err)
+		}
+		bad = append(bad, r)
+	}
+	for name, bucket := range s.im.packed[tSeen] {
+		if len(bucket) < seenChunk {
+			s.seenRow = name
+		}
+	}
+	s.quarantine(bad)
+	s.dropOrphans(parts)
+	return nil
+}
+
+type caller func(op string, f func(context.Context) error) error
+
+// scan reads rows of a table for a reader who is under way: it waits through
+// an outage, and sets damaged rows aside.
+func (s *deviceStore) scan(op string, t tableID, idPrefix string) ([]loadedRow, error) {
+	rows, err := s.scanTable(func(op string, f func(context.Context) error) error { return s.gate.run(op, false, f) }, op, t, idPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var good, bad []loadedRow
+	for _, r := range rows {
+		switch {
+		case r.err == nil:
+			good = append(good, r)
+		case errors.Is(r.err, ErrCorrupt):
+			bad = append(bad, r)
+		default:
+			return nil, r.err
+		}
+	}
+	s.quarantine(bad)
+	return good, nil
+}
+
+// scanTable reads and opens the rows of t whose ids begin with idPrefix.
+func (s *deviceStore) scanTable(call caller, op string, t tableID, idPrefix string) ([]loadedRow, error) {
+	sp := specOf(t)
+	prefix := s.genOf(sp) + "/"
+	var answer result[[]Entry]
+	err := call(op, func(ctx context.Context) error {
+		return answer.of(scanAll(s.gate.kv.Scan(ctx, sp.kind, prefix+idPrefix)))
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries := answer.get()
+	out := make([]loadedRow, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, s.openRow(call, op, t, e, strings.TrimPrefix(e.Key.ID, prefix)))
+	}
+	for _, r := range out {
+		if r.err != nil && !permanent(r.err) {
+			return nil, r.err
+		}
+	}
+	return out, nil
+}
+
+func (s *deviceStore) openRow(call caller, op string, t tableID, e Entry, id string) loadedRow {
+	r := loadedRow{row: row{t, id}, key: e.Key, raw: e.Value}
+	rec, err := s.cfg.codec.decode(e.Key, id, e.Value)
+	if err == nil && rec.split != nil {
+		m := *rec.split
+		var raw []byte
+		if raw, err = join(s.gate.kv, s.cfg.codec, call, op, e.Key, m); err == nil {
+			if rec, err = s.cfg.codec.decode(e.Key, id, raw); err == nil && rec.split != nil {
+				err = fmt.Errorf("%w: a split value in a split value", ErrCorrupt)
+			}
+		}
+		s.mu.Lock()
+		s.found = append(s.found, foundSplit{e.Key, m})
+		s.mu.Unlock()
+	}
+	r.row.bucket, r.data, r.err = rec.id, rec.data, err
+	if err != nil {
+		r.row.bucket = id
+	} else {
+		r.raw = nil
+	}
+	return r
+}
+
+type foundSplit struct {
+	key Key
+	m   manifest
+}
+
+// join reads the parts of a split value.
+func join(kv KV, cd codec, call caller, op string, k Key, m manifest) ([]byte, error) {
+	keys := partKeys(k, m)
+	var answer result[map[Key][]byte]
+	err := call(op, func(ctx context.Context) error { return answer.of(kv.Get(ctx, keys...)) })
+	if err != nil {
+		return nil, err
+	}
+	got := answer.get()
+	var b bytes.Buffer
+	for _, pk := range keys {
+		raw, ok := got[pk]
+		if !ok {
+			return nil, fmt.Errorf("%w: a part of a value of kind %s is missing", ErrCorrupt, k.Kind)
+		}
+		rec, err := cd.decode(pk, pk.ID, raw)
+		if err != nil {
+			return nil, err
+		}
+		b.Write(rec.data)
+	}
+	if b.Len() != m.size {
+		return nil, fmt.Errorf("%w: the parts of a value of kind %s do not add up", ErrCorrupt, k.Kind)
+	}
+	return b.Bytes(), nil
+}
+
+// scanParts lists the parts of split values, those of the account included.
+func (s *deviceStore) scanParts(call caller) (map[Key][]byte, error) {
+	var answer result[[]Key]
+	err := call("load parts", func(ctx context.Context) error {
+		var keys []Key
+		for e, err := range s.gate.kv.Scan(ctx, kindPart, "") {
+			if err != nil {
+				return err
+			}
+			keys = append(keys, e.Key)
+		}
+		return answer.of(keys, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	parts := make(map[Key][]byte)
+	for _, k := range answer.get() {
+		gen, _, _ := strings.Cut(k.ID, "/")
+		if gen == s.gen || gen == globalGen { // others are being purged
+			parts[k] = nil
+		}
+	}
+	return parts, nil
+}
+
+// dropOrphans finds parts that a crash left without a manifest. Whether those
+// of tables that are read on demand are such shows a look at the table, in the
+// background: there are hardly ever any.
+func (s *deviceStore) dropOrphans(parts map[Key][]byte) {
+	s.learnSplits()
+	for k, m := range s.splits {
+		for _, pk := range partKeys(k, m) {
+			delete(parts, pk)
+		}
+	}
+	lazy := make(map[string]tableID)
+	for t := range numTables {
+		if sp := specOf(t); sp.lazy {
+			lazy[string(sp.kind)] = t
+		}
+	}
+	for k := range parts {
+		_, id, _ := strings.Cut(k.ID, "/")
+		kind, _, _ := strings.Cut(id, "-")
+		if t, ok := lazy[kind]; ok {
+			if s.doubtful[t] == nil {
+				s.doubtful[t] = make(map[Key]struct{})
+			}
+			s.doubtful[t][k] = struct{}{}
+		} else {
+			s.orphans = append(s.orphans, k)
+		}
+	}
+}
+
+// lazyOrphans gives those of the doubtful parts to which no row refers.
+// They are of earlier terms, so nobody can still be about to.
+func (s *deviceStore) lazyOrphans(t tableID, doubtful map[Key]struct{}) ([]Key, error) {
+	const op = "look for orphaned parts"
+	sp := specOf(t)
+	var answer result[[]Key]
+	err := s.gate.run(op, false, func(ctx context.Context) error {
+		left := maps.Clone(doubtful)
+		for e, err := range s.gate.kv.Scan(ctx, sp.kind, s.genOf(sp)+"/") {
+			if err != nil {
+				return err
+			}
+			if len(e.Value) < headerSize || e.Value[1]&flagSplit == 0 {
+				continue
+			}
+			_, id, _ := strings.Cut(e.Key.ID, "/")
+			rec, err := s.cfg.codec.decode(e.Key, id, e.Value)
+			if err != nil || rec.split == nil {
+				return answer.of(nil, nil) // it might be the owner
+			}
+			for _, pk := range partKeys(e.Key, *rec.split) {
+				delete(left, pk)
+			}
+		}
+		return answer.of(slices.Collect(maps.Keys(left)), nil)
+	})
+	return answer.get(), err
+}
+
+// retire ends the device. Nothing more is written through it.
+func (s *deviceStore) retire(cause error) {
+	s.mu.Lock()
+	s.closed = true
+	s.stopTimerLocked()
+	for _, st := range s.staged {
+		if st.timer != nil && st.timer.Stop() {
+			s.cfg.background.Done()
+		}
+		st.timer = nil
+	}
+	s.mu.Unlock()
+	s.gate.end(cause)
+}
+
+// retireAfterFlush ends the device and keeps what was deferred: what comes
+// after the last look is refused, not forgotten.
+func (s *deviceStore) retireAfterFlush(cause error) error {
+	var err error
+	for range 3 {
+		if s.gate.check("") != nil {
+			break
+		}
+		if err = s.flush("flush"); err != nil {
+			break
+		}
+		s.mu.Lock()
+		s.closed = len(s.dirty)+len(s.asides)+len(s.staged) == 0
+		done := s.closed
+		s.mu.Unlock()
+		if done {
+			break
+		}
+	}
+	if err == nil && s.gate.check("") == nil {
+		s.mu.Lock()
+		late := !s.closed
+		s.closed = true // somebody defers without end
+		s.mu.Unlock()
+		if late {
+			err = s.flush("flush")
+		}
+	}
+	s.retire(cause)
+	return err
+}
+
+// slogAdapter is the logger of a Device.
+type slogAdapter struct{ l *slog.Logger }
+
+func (a slogAdapter) Debugf(msg string, args ...any) {
+	a.l.Debug("whatsmeow store", "text", fmt.Sprintf(msg, args...))
+}
+func (a slogAdapter) Infof(msg string, args ...any) {
+	a.l.Debug("whatsmeow store", "text", fmt.Sprintf(msg, args...))
+}
+func (a slogAdapter) Warnf(msg string, args ...any) {
+	a.l.Warn("whatsmeow store", "text", fmt.Sprintf(msg, args...))
+}
+func (a slogAdapter) Errorf(msg string, args ...any) {
+	a.l.Error("whatsmeow store", "text", fmt.Sprintf(msg, args...))
+}
+func (a slogAdapter) Sub(string) waLog.Logger { return a }

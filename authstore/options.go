@@ -1,0 +1,111 @@
+package authstore
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Option changes a Container. Zero values give the default.
+type Option func(*config)
+
+type config struct {
+	codec          codec
+	callTimeout    time.Duration
+	outagePatience time.Duration
+	windowWait     time.Duration
+	senderKeyCache int
+	onIncident     func(Incident)
+	log            *slog.Logger
+
+	background sync.WaitGroup
+}
+
+// WithCallTimeout bounds every single call of the KV. Default 10 s. The
+// contexts that whatsmeow gives have no deadline.
+func WithCallTimeout(d time.Duration) Option { return func(c *config) { setIf(&c.callTimeout, d) } }
+
+// WithOutagePatience is how long a store that does not answer is waited for
+// before the connection is cut, if the lock is trusted that long. Default 30 s.
+func WithOutagePatience(d time.Duration) Option {
+	return func(c *config) { setIf(&c.outagePatience, d) }
+}
+
+// WithWindowWait is how long a received message waits for a send that holds
+// its session. Then the send fails with ErrWindowBroken. Default 3 s.
+func WithWindowWait(d time.Duration) Option { return func(c *config) { setIf(&c.windowWait, d) } }
+
+// WithSenderKeyCache is how many bytes of group sender keys stay in memory,
+// those that were used last. The others are read again when they are used.
+// Default 8 MiB, which is some 20,000 keys.
+func WithSenderKeyCache(bytes int) Option {
+	return func(c *config) {
+		if bytes > 0 {
+			c.senderKeyCache = bytes
+		}
+	}
+}
+
+// WithAEAD seals every value with a, bound to its key. Values that are not
+// sealed are refused: see WithPlaintextAllowed.
+func WithAEAD(a AEAD) Option { return func(c *config) { c.codec.aead, c.codec.opener = a, a } }
+
+// WithSealingRemoved turns sealing off: what a sealed is read, and what is
+// written is plain. Container.Reseal rewrites everything; afterwards the key
+// is not needed any more.
+func WithSealingRemoved(a AEAD) Option {
+	return func(c *config) { c.codec.aead, c.codec.opener = nil, a }
+}
+
+// WithPlaintextAllowed turns sealing on for existing data: beside sealed
+// values, plain ones are read that were stored before WithAEAD was used. What
+// is written is sealed, and Container.Reseal seals everything; leave the
+// option out afterwards.
+func WithPlaintextAllowed() Option { return func(c *config) { c.codec.allowPlain = true } }
+
+// WithOnIncident is told of damage that was found and contained. It is called
+// under no lock and must not block.
+func WithOnIncident(f func(Incident)) Option { return func(c *config) { c.onIncident = f } }
+
+// WithLogger takes log lines. Default none.
+func WithLogger(l *slog.Logger) Option {
+	return func(c *config) {
+		if l != nil {
+			c.log = l
+		}
+	}
+}
+
+func setIf(d *time.Duration, v time.Duration) {
+	if v > 0 {
+		*d = v
+	}
+}
+
+// IncidentKind says what was found.
+type IncidentKind string
+
+const (
+	// IncidentCorrupt: a row did not parse. It was set aside and counts as
+	// missing, so the protocol rebuilds it.
+	IncidentCorrupt IncidentKind = "corrupt"
+	// IncidentRefused: the KV refused a row for good; its change is in memory
+	// only and ends with the term.
+	IncidentRefused IncidentKind = "refused"
+)
+
+// Incident is damage that was contained.
+type Incident struct {
+	Kind IncidentKind
+	Row  Kind // what kind of row
+	Err  error
+	At   time.Time
+}
+
+func (c *config) incident(i Incident) {
+	i.At = time.Now()
+	c.log.Error("stored data set aside", "kind", i.Kind, "row", i.Row, "error", i.Err)
+	if c.onIncident != nil {
+		c.onIncident(i)
+	}
+}

@@ -1,0 +1,191 @@
+package authstore
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"go.mau.fi/whatsmeow/util/keys"
+)
+
+// One-time prekeys. The id counter is a row of its own and only goes up, so an
+// id that was ever offered is not offered again with another key; it wraps
+// where the wire's 24 bits end and then steps over what still exists.
+
+const (
+	firstPreKey = 1
+	lastPreKey  = 1<<24 - 2 // 2^24-1 means "no prekey" to libsignal
+	nextPreKey  = "next_prekey"
+
+	preKeyFresh    = 0 // not uploaded
+	preKeyUploaded = 1
+	preKeyHeld     = 2 // from a backup: it decrypts, but is neither offered nor counted
+)
+
+func preKeyID(id uint32) string { return fmt.Sprintf("%06x", id) }
+
+type storedPreKey struct {
+	id       uint32
+	uploaded bool
+	value    []byte
+}
+
+// preKeys lists what there is, oldest first, and the next id.
+func (s *deviceStore) preKeys(ctx context.Context) (list []storedPreKey, next uint32) {
+	next = firstPreKey
+	if v, ok := s.get(ctx, tMisc, nextPreKey); ok && len(v) == 4 {
+		next = binary.LittleEndian.Uint32(v)
+	}
+	s.each(ctx, tPreKey, func(id string, v []byte) {
+		n, err := strconv.ParseUint(id, 16, 32)
+		if err == nil && len(v) == 33 {
+			list = append(list, storedPreKey{uint32(n), v[0] != preKeyFresh, v})
+		}
+	})
+	// Ids at or above next are from before the wrap, so they are the oldest.
+	slices.SortFunc(list, func(a, b storedPreKey) int { return cmp.Compare(rank(a.id, next), rank(b.id, next)) })
+	return list, next
+}
+
+func rank(id, next uint32) uint64 {
+	if id >= next {
+		return uint64(id)
+	}
+	return uint64(id) + 1<<32
+}
+
+func (k storedPreKey) key() *keys.PreKey {
+	return &keys.PreKey{KeyPair: *keys.NewKeyPairFromPrivateKey([32]byte(k.value[1:])), KeyID: k.id}
+}
+
+func preKeyValue(key *keys.PreKey, state byte) []byte {
+	return append([]byte{state}, key.Priv[:]...)
+}
+
+// generate makes n new keys and the changes that store them.
+func generate(list []storedPreKey, next uint32, n int, state byte) (out []*keys.PreKey, changes []change, err error) {
+	taken := make(map[uint32]struct{}, len(list))
+	for _, k := range list {
+		taken[k.id] = struct{}{}
+	}
+	if len(list)+n > lastPreKey {
+		return nil, nil, fmt.Errorf("authstore: %d prekeys asked for, %d exist: there are not that many ids", n, len(list))
+	}
+	for len(out) < n {
+		if next > lastPreKey || next < firstPreKey {
+			next = firstPreKey
+		}
+		if _, ok := taken[next]; !ok {
+			key := keys.NewPreKey(next)
+			out = append(out, key)
+			changes = append(changes, put(tPreKey, preKeyID(next), preKeyValue(key, state)))
+		}
+		next++
+	}
+	if len(changes) > 0 {
+		changes = append(changes, put(tMisc, nextPreKey, binary.LittleEndian.AppendUint32(nil, next)))
+	}
+	return out, changes, nil
+}
+
+// GetOrGenPreKeys gives count keys that are not uploaded, the ones that exist
+// first.
+func (s *deviceStore) GetOrGenPreKeys(ctx context.Context, count uint32) ([]*keys.PreKey, error) {
+	const op = "get prekeys"
+	if err := s.acquire(ctx, op, s.prekeySem); err != nil {
+		return nil, err
+	}
+	defer func() { <-s.prekeySem }()
+	list, next := s.preKeys(ctx)
+	out := make([]*keys.PreKey, 0, count)
+	for _, k := range list {
+		if !k.uploaded && len(out) < int(count) {
+			out = append(out, k.key())
+		}
+	}
+	fresh, changes, err := generate(list, next, int(count)-len(out), preKeyFresh)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.write(ctx, op, changes...); err != nil {
+		return nil, err
+	}
+	return append(out, fresh...), nil
+}
+
+// GenOnePreKey makes one key for a retry receipt; it counts as uploaded.
+func (s *deviceStore) GenOnePreKey(ctx context.Context) (*keys.PreKey, error) {
+	const op = "generate prekey"
+	if err := s.acquire(ctx, op, s.prekeySem); err != nil {
+		return nil, err
+	}
+	defer func() { <-s.prekeySem }()
+	list, next := s.preKeys(ctx)
+	fresh, changes, err := generate(list, next, 1, preKeyUploaded)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.write(ctx, op, changes...); err != nil {
+		return nil, err
+	}
+	return fresh[0], nil
+}
+
+func (s *deviceStore) GetPreKey(ctx context.Context, id uint32) (*keys.PreKey, error) {
+	if err := s.ready("get prekey"); err != nil {
+		return nil, err
+	}
+	v, ok := s.get(ctx, tPreKey, preKeyID(id))
+	if !ok || len(v) != 33 {
+		return nil, nil
+	}
+	return storedPreKey{id: id, value: v}.key(), nil
+}
+
+func (s *deviceStore) RemovePreKey(ctx context.Context, id uint32) error {
+	const op = "remove prekey"
+	if _, ok := s.get(ctx, tPreKey, preKeyID(id)); !ok {
+		return s.ready(op)
+	}
+	return s.write(ctx, op, del(tPreKey, preKeyID(id)))
+}
+
+// MarkPreKeysAsUploaded marks upToID and all that are older.
+func (s *deviceStore) MarkPreKeysAsUploaded(ctx context.Context, upToID uint32) error {
+	const op = "mark prekeys as uploaded"
+	if err := s.acquire(ctx, op, s.prekeySem); err != nil {
+		return err
+	}
+	defer func() { <-s.prekeySem }()
+	list, next := s.preKeys(ctx)
+	limit := rank(upToID, next)
+	if wrapped := len(list) > 0 && list[0].id >= next; !wrapped {
+		limit = uint64(upToID) + 1<<32
+	}
+	var changes []change
+	for _, k := range list {
+		if !k.uploaded && rank(k.id, next) <= limit {
+			changes = append(changes, put(tPreKey, preKeyID(k.id), append([]byte{preKeyUploaded}, k.value[1:]...)))
+		}
+	}
+	if len(changes) == 0 {
+		return s.ready(op)
+	}
+	return s.write(ctx, op, changes...)
+}
+
+func (s *deviceStore) UploadedPreKeyCount(ctx context.Context) (int, error) {
+	if err := s.ready("count prekeys"); err != nil {
+		return 0, err
+	}
+	n := 0
+	s.each(ctx, tPreKey, func(_ string, v []byte) {
+		if len(v) > 0 && v[0] == preKeyUploaded {
+			n++
+		}
+	})
+	return n, nil
+}

@@ -1,0 +1,239 @@
+package authstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.mau.fi/whatsmeow/types"
+)
+
+// quarantine sets damaged rows aside: the next commit copies them to a kind of
+// their own and removes them from where they stand, or writes over them.
+func (s *deviceStore) quarantine(bad []loadedRow) {
+	for _, r := range bad {
+		s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: r.key.Kind, Err: r.err})
+		kept, err := s.aside(r.key, r.raw, r.err)
+		if err != nil {
+			continue // it stays where it is until it is written over
+		}
+		s.mu.Lock()
+		s.asides[r.key] = kept
+		s.armLocked(soon)
+		s.mu.Unlock()
+	}
+}
+
+// asideOverhead is more than what a row that was set aside has beside its
+// bytes: key, cause, sum, seal.
+const asideOverhead = 3 << 10
+
+const maxCause = 300
+
+// aside is the rows under which a damaged one is kept: several, when one would
+// be beyond the KV's limits.
+func (s *deviceStore) aside(k Key, raw []byte, cause error) ([]Entry, error) {
+	lim := s.gate.kv.Limits()
+	step := len(raw)
+	if lim.MaxValue > 0 {
+		step = min(step, max(lim.MaxValue-asideOverhead, lim.MaxValue/4, 1))
+	}
+	if lim.MaxBatch > 0 {
+		step = min(step, max(lim.MaxBatch-2*asideOverhead, lim.MaxBatch/4, 1))
+	}
+	pieces := slices.Collect(slices.Chunk(raw, max(step, 1)))
+	if len(pieces) == 0 {
+		pieces = [][]byte{nil}
+	}
+	why := cause.Error()
+	why = why[:min(len(why), maxCause)]
+	epoch := s.gate.fence.Epoch()
+	var out []Entry
+	for i, piece := range pieces {
+		body := fieldsOf(time.Now().UnixMilli(), epoch, int64(i), int64(len(raw)))
+		body = appendBytes(appendBytes(appendBytes(body, []byte(k.Kind)), []byte(k.ID)), []byte(why))
+		full := string(k.Kind) + "/" + k.ID + "/" + strconv.FormatInt(epoch, 36) + "/" + strconv.Itoa(i)
+		id, hashed := keyID(full)
+		qk := Key{kindQuarantine, id}
+		value, err := s.cfg.codec.encode(qk, full, hashed, append(body, piece...))
+		if err != nil {
+			return nil, err
+		}
+		if lim.MaxValue > 0 && len(value) > lim.MaxValue {
+			return nil, ErrTooLarge // a KV whose limit is hardly more than a key
+		}
+		out = append(out, Entry{qk, value})
+	}
+	return out, nil
+}
+
+// setAside is for a value whose envelope was fine and whose content is not.
+// The row counts as missing from now on.
+func (s *deviceStore) setAside(t tableID, id string, value []byte, cause error) error {
+	s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: specOf(t).kind, Err: cause})
+	s.mu.Lock()
+	k, _, _ := s.keyOf(s.im.rowOf(change{table: t, id: id}))
+	s.mu.Unlock()
+	var b Batch
+	if kept, err := s.aside(k, value, cause); err == nil {
+		b.Put = kept
+	}
+	return s.submit("set aside a damaged row", []change{del(t, id)}, b)
+}
+
+// Quarantine is what is kept and not in use.
+type Quarantine struct {
+	Rows   []QuarantinedRow // damaged rows that were set aside, oldest first
+	Device *DeletedDevice   // nil: none that could be restored
+}
+
+// QuarantinedRow is a row that did not parse and counts as missing.
+type QuarantinedRow struct {
+	Kind  Kind
+	ID    string // may contain a phone number
+	Cause string
+	At    time.Time
+	Size  int // bytes
+}
+
+// DeletedDevice is a device that Restore would bring back.
+type DeletedDevice struct {
+	JID    types.JID
+	At     time.Time
+	Reason string
+}
+
+// Quarantined lists what was set aside. It reads, needs no lock, and leaves
+// out what it cannot open.
+func (c *Container) Quarantined(ctx context.Context) (Quarantine, error) {
+	h, err := c.readHead(ctx)
+	if err != nil {
+		return Quarantine{}, err
+	}
+	var q Quarantine
+	if info := h.info(); info.Deleted {
+		q.Device = &DeletedDevice{info.JID, info.DeletedAt, info.Reason}
+	}
+	entries, err := c.asides(ctx)
+	if err != nil {
+		return Quarantine{}, err
+	}
+	for _, e := range entries {
+		rec, err := c.cfg.codec.decode(e.Key, e.Key.ID, e.Value)
+		if err != nil {
+			continue
+		}
+		f := fields{b: rec.data}
+		at, _, piece, size := f.varint(), f.varint(), f.varint(), f.varint()
+		r := QuarantinedRow{Kind: Kind(f.bytes()), ID: string(f.bytes()), Cause: string(f.bytes()), At: time.UnixMilli(at), Size: int(size)}
+		if f.err == nil && piece == 0 {
+			q.Rows = append(q.Rows, r)
+		}
+	}
+	slices.SortFunc(q.Rows, func(a, b QuarantinedRow) int { return a.At.Compare(b.At) })
+	return q, nil
+}
+
+func (c *Container) asides(ctx context.Context) ([]Entry, error) {
+	var answer result[[]Entry]
+	err := c.cfg.call(ctx, "list what was set aside", func(ctx context.Context) error {
+		return answer.of(scanAll(c.kv.Scan(ctx, kindQuarantine, "")))
+	})
+	return answer.get(), err
+}
+
+// PurgeRows removes for good the damaged rows that were set aside. It may run
+// beside the device of f's term.
+func (c *Container) PurgeRows(ctx context.Context, f Fence) error {
+	entries, err := c.asides(ctx)
+	if err != nil {
+		return err
+	}
+	return c.deleteAll(ctx, f, entries)
+}
+
+func (c *Container) deleteAll(ctx context.Context, f Fence, entries []Entry) error {
+	ws := make([]write, 0, len(entries))
+	for _, e := range entries {
+		ws = append(ws, write{entry: Entry{Key: e.Key}, del: true})
+	}
+	for some := range slices.Chunk(ws, 200) {
+		if err := c.commitAll(ctx, f, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PurgeDevice removes for good the deleted device that Restore would bring
+// back. After an error it may be repeated, and Restore is no longer possible.
+// ErrNothingDeleted when there is none.
+func (c *Container) PurgeDevice(ctx context.Context, f Fence) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.sem }()
+	c.mu.Lock()
+	s := c.current
+	c.mu.Unlock()
+	if s != nil { // an unpaired device, which may be about to be paired
+		select {
+		case s.saveSem <- struct{}{}:
+			defer func() { <-s.saveSem }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	h, err := c.readHead(ctx)
+	if err != nil {
+		return err
+	}
+	if h.State == stateDeleted {
+		h.Purge = append(slices.Clone(h.Purge), h.Gen)
+		h.State, h.JID, h.DeletedAt, h.Reason = statePurged, "", time.Time{}, ""
+		if err := c.putHead(ctx, f, s, h); err != nil {
+			return err
+		}
+	} else if h.State != statePurged || len(h.Purge) == 0 {
+		return ErrNothingDeleted
+	}
+	for _, gen := range h.Purge {
+		for _, kind := range deviceKinds() {
+			var answer result[[]Entry]
+			err := c.cfg.call(ctx, "purge the deleted device", func(ctx context.Context) error {
+				return answer.of(scanAll(c.kv.Scan(ctx, kind, gen+"/")))
+			})
+			if err == nil {
+				err = c.deleteAll(ctx, f, answer.get())
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	h.Purge = nil
+	return c.putHead(ctx, f, s, h)
+}
+
+func (c *Container) putHead(ctx context.Context, f Fence, s *deviceStore, h head) error {
+	encoded, err := h.encode()
+	if err != nil {
+		return err
+	}
+	key := headKey()
+	value, err := c.cfg.codec.encode(key, headID, false, encoded)
+	if err != nil {
+		return err
+	}
+	if err := c.commitAll(ctx, f, []write{{entry: Entry{key, value}}}); err != nil {
+		return fmt.Errorf("authstore: the record that names the account's device: %w", err)
+	}
+	if s != nil {
+		s.mu.Lock()
+		s.head = h
+		s.mu.Unlock()
+	}
+	return nil
+}

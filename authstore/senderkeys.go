@@ -1,0 +1,232 @@
+package authstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.mau.fi/libsignal/groups/state/record"
+	"go.mau.fi/whatsmeow/store"
+)
+
+// Sender keys are one for each member of each group who ever wrote: too many to
+// hold. They are read when they are first used, and what was used lately stays
+// in memory, in two halves: when the younger one is full, it becomes the older
+// one, and what was in that is forgotten. So a group that is written in costs
+// no read. That a key is missing is remembered as well.
+
+const (
+	defaultSenderKeyCache = 8 << 20
+	maxAbsent             = 4096
+)
+
+type senderKeys struct {
+	older   map[string][]byte   // the younger half is the image's
+	size    int                 // bytes in the younger half
+	absent  map[string]struct{} // known to be missing
+	changes int                 // how often a key was written
+}
+
+// senderKeyID begins with the sender, so that a user's keys share a prefix.
+func senderKeyID(group, sender string) string {
+	if strings.Contains(sender, "/") {
+		return sender + "\x00" + group
+	}
+	return sender + "/" + group
+}
+
+// PutSenderKey is durable before it returns. Unchanged it costs nothing.
+func (s *deviceStore) PutSenderKey(ctx context.Context, group, sender string, session []byte) error {
+	const op = "put sender key"
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	id := senderKeyID(group, sender)
+	// libsignal has read it before it writes, so this reads nothing. Should it
+	// not have: what stands there might be of a newer format.
+	old, ok, err := s.senderKey(ctx, op, id)
+	if err != nil || same(old, ok, session) {
+		return err
+	}
+	return s.write(ctx, op, put(tSenderKey, id, copyOf(session)))
+}
+
+// GetSenderKey reads from the KV what was not used lately.
+func (s *deviceStore) GetSenderKey(ctx context.Context, group, sender string) ([]byte, error) {
+	const op = "get sender key"
+	if err := s.ready(op); err != nil {
+		return nil, err
+	}
+	v, ok, err := s.senderKey(ctx, op, senderKeyID(group, sender))
+	if err != nil || !ok {
+		return nil, err
+	}
+	return copyOf(v), nil
+}
+
+// knownSenderKey answers without I/O, if it can: known.
+func (s *deviceStore) knownSenderKey(ctx context.Context, id string) (v []byte, ok, known bool) {
+	if tx := s.txnOf(ctx); tx != nil {
+		tx.mu.Lock()
+		c, changed := tx.changes[logicalID{tSenderKey, id}]
+		tx.mu.Unlock()
+		if changed {
+			return c.value, !c.del, true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.im.get(tSenderKey, id); ok {
+		return v, true, true
+	}
+	if v, ok := s.keys.older[id]; ok {
+		s.keepSenderKeyLocked(id, v)
+		return v, true, true
+	}
+	_, absent := s.keys.absent[id]
+	return nil, false, absent
+}
+
+func (s *deviceStore) senderKey(ctx context.Context, op, id string) ([]byte, bool, error) {
+	for {
+		s.mu.Lock()
+		before := s.keys.changes
+		s.mu.Unlock()
+		if v, ok, known := s.knownSenderKey(ctx, id); known {
+			return v, ok, nil
+		}
+		v, ok, err := s.readRow(op, row{tSenderKey, id})
+		if err != nil {
+			return nil, false, err
+		}
+		if ok {
+			if err := parseSenderKey(v); err != nil {
+				if err := s.setAside(tSenderKey, id, v, err); err != nil {
+					return nil, false, err
+				}
+				continue
+			}
+		}
+		s.mu.Lock()
+		current := before == s.keys.changes // else what was read may be old
+		if current && ok {
+			s.keepSenderKeyLocked(id, v)
+		} else if current {
+			if len(s.keys.absent) >= maxAbsent {
+				clear(s.keys.absent)
+			}
+			s.keys.absent[id] = struct{}{}
+		}
+		s.mu.Unlock()
+		if current {
+			return v, ok, nil
+		}
+	}
+}
+
+// readRow reads one row of a table that is not packed.
+func (s *deviceStore) readRow(op string, r row) ([]byte, bool, error) {
+	s.mu.Lock()
+	key, _, _ := s.keyOf(r)
+	_, damaged := s.asides[key]
+	s.mu.Unlock()
+	if damaged {
+		return nil, false, nil // it is on its way out
+	}
+	call := func(op string, f func(context.Context) error) error { return s.gate.run(op, false, f) }
+	var answer result[map[Key][]byte]
+	err := call(op, func(ctx context.Context) error { return answer.of(s.gate.kv.Get(ctx, key)) })
+	if err != nil {
+		return nil, false, err
+	}
+	raw, ok := answer.get()[key]
+	if !ok {
+		return nil, false, nil
+	}
+	got := s.openRow(call, op, r.table, Entry{key, raw}, r.bucket)
+	if errors.Is(got.err, ErrCorrupt) {
+		s.quarantine([]loadedRow{got})
+		return nil, false, nil
+	}
+	return got.data, got.err == nil, got.err
+}
+
+func (s *deviceStore) keepSenderKeyLocked(id string, v []byte) {
+	if old, ok := s.im.flat[tSenderKey][id]; ok {
+		s.keys.size -= len(id) + len(old)
+	}
+	s.im.flat[tSenderKey][id] = v
+	s.keys.size += len(id) + len(v)
+	delete(s.keys.older, id)
+	if s.keys.size > s.cfg.senderKeyCache/2 {
+		s.keys.older, s.keys.size = s.im.flat[tSenderKey], 0
+		s.im.flat[tSenderKey] = make(map[string][]byte)
+	}
+}
+
+// wroteSenderKeyLocked follows a change that is durable.
+func (s *deviceStore) wroteSenderKeyLocked(c change) {
+	s.keys.changes++
+	delete(s.keys.absent, c.id)
+	if !c.del {
+		s.keepSenderKeyLocked(c.id, c.value)
+		return
+	}
+	if old, ok := s.im.flat[tSenderKey][c.id]; ok {
+		s.keys.size -= len(c.id) + len(old)
+	}
+	delete(s.im.flat[tSenderKey], c.id)
+	delete(s.keys.older, c.id)
+}
+
+// senderKeysOf lists the sender keys whose ids begin with prefix, as ctx sees
+// them.
+func (s *deviceStore) senderKeysOf(ctx context.Context, op, prefix string) (map[string][]byte, error) {
+	rows, err := s.scan(op, tSenderKey, prefix)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]byte)
+	for _, r := range rows {
+		// What was written meanwhile, or in the transaction, is newer.
+		v, ok, known := s.knownSenderKey(ctx, r.row.bucket)
+		if !known {
+			v, ok = r.data, true
+		}
+		if ok {
+			out[r.row.bucket] = v
+		}
+	}
+	s.each(ctx, tSenderKey, func(id string, v []byte) {
+		if strings.HasPrefix(id, prefix) {
+			out[id] = v
+		}
+	})
+	return out, nil
+}
+
+func (s *deviceStore) anySenderKey(prefix string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, half := range []map[string][]byte{s.im.flat[tSenderKey], s.keys.older} {
+		for id := range half {
+			if strings.HasPrefix(id, prefix) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func parseSenderKey(b []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: a sender key does not parse: %v", ErrCorrupt, p)
+		}
+	}()
+	if _, err := record.NewSenderKeyFromBytes(b, store.SignalProtobufSerializer.SenderKeyRecord, store.SignalProtobufSerializer.SenderKeyState); err != nil {
+		return fmt.Errorf("%w: a sender key does not parse: %w", ErrCorrupt, err)
+	}
+	return nil
+}

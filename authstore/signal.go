@@ -1,0 +1,349 @@
+package authstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"go.mau.fi/libsignal/state/record"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+)
+
+// Sessions, identities and sender keys.
+
+// PutIdentity stores the identity key of address. Unchanged it costs nothing;
+// changed it rides on the commit of the session that it belongs to.
+func (s *deviceStore) PutIdentity(ctx context.Context, address string, key [32]byte) error {
+	return s.update(ctx, "put identity", soon, func(get func(tableID, string) ([]byte, bool)) []change {
+		if old, ok := get(tIdentity, address); same(old, ok, key[:]) {
+			return nil
+		}
+		return []change{put(tIdentity, address, copyOf(key[:]))}
+	})
+}
+
+// IsTrustedIdentity is true for an address that is not known yet.
+func (s *deviceStore) IsTrustedIdentity(ctx context.Context, address string, key [32]byte) (bool, error) {
+	if err := s.ready("check identity"); err != nil {
+		return false, err
+	}
+	old, ok := s.get(ctx, tIdentity, address)
+	return !ok || string(old) == string(key[:]), nil
+}
+
+func (s *deviceStore) DeleteIdentity(ctx context.Context, address string) error {
+	return s.update(ctx, "delete identity", soon, func(get func(tableID, string) ([]byte, bool)) []change {
+		if _, ok := get(tIdentity, address); !ok {
+			return nil
+		}
+		return []change{del(tIdentity, address)}
+	})
+}
+
+// DeleteAllIdentities removes the identities of all devices of a user, under
+// the phone number and the LID alike.
+func (s *deviceStore) DeleteAllIdentities(ctx context.Context, user string) error {
+	const op = "delete identities"
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	ours := s.devicesOf(ctx, user)
+	var changes []change
+	s.each(ctx, tIdentity, func(addr string, _ []byte) {
+		if ours(addr) {
+			changes = append(changes, del(tIdentity, addr))
+		}
+	})
+	return s.write(ctx, op, changes...)
+}
+
+// devicesOf matches the addresses of a user given by the bare user part of a
+// JID, which may be a phone number or a LID, and of its other name.
+func (s *deviceStore) devicesOf(ctx context.Context, user string) func(addr string) bool {
+	users := map[string]struct{}{user: {}, user + "_1": {}}
+	if lid, ok := s.lidOf(ctx, user); ok {
+		users[lid+"_1"] = struct{}{}
+	}
+	if pn, ok := s.pnOf(ctx, strings.TrimSuffix(user, "_1")); ok {
+		users[pn] = struct{}{}
+	}
+	return func(addr string) bool {
+		i := strings.LastIndexByte(addr, ':')
+		if i < 0 {
+			return false
+		}
+		_, ok := users[addr[:i]]
+		return ok
+	}
+}
+
+// GetSession opens a window on address.
+func (s *deviceStore) GetSession(ctx context.Context, address string) ([]byte, error) {
+	const op = "get session"
+	if err := s.ready(op); err != nil {
+		return nil, err
+	}
+	if err := s.touch(ctx, op, address); err != nil {
+		return nil, err
+	}
+	return s.session(ctx, address)
+}
+
+// session reads a session and sets it aside if libsignal cannot parse it: a
+// row that stays would keep that peer from getting any message.
+func (s *deviceStore) session(ctx context.Context, address string) ([]byte, error) {
+	v, ok := s.get(ctx, tSession, address)
+	if !ok {
+		return nil, nil
+	}
+	s.mu.Lock()
+	_, checked := s.checked[address]
+	s.mu.Unlock()
+	if !checked {
+		if err := parseSession(v); err != nil {
+			return nil, s.setAside(tSession, address, v, err)
+		}
+		s.trust(address)
+	}
+	return copyOf(v), nil
+}
+
+// trust notes that the session of address is whatsmeow's own or was parsed.
+func (s *deviceStore) trust(addresses ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range addresses {
+		s.checked[a] = struct{}{}
+	}
+}
+
+func parseSession(b []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: a session does not parse: %v", ErrCorrupt, p)
+		}
+	}()
+	if _, err := record.NewSessionFromBytes(b, store.SignalProtobufSerializer.Session, store.SignalProtobufSerializer.State); err != nil {
+		return fmt.Errorf("%w: a session does not parse: %w", ErrCorrupt, err)
+	}
+	return nil
+}
+
+func (s *deviceStore) HasSession(ctx context.Context, address string) (bool, error) {
+	const op = "has session"
+	if err := s.ready(op); err != nil {
+		return false, err
+	}
+	if s.txnOf(ctx) != nil {
+		if err := s.touch(ctx, op, address); err != nil {
+			return false, err
+		}
+	}
+	v, err := s.session(ctx, address)
+	return v != nil, err
+}
+
+// GetManySessions opens a send's window. Every address is in the result, with
+// nil for a missing session.
+func (s *deviceStore) GetManySessions(ctx context.Context, addresses []string) (map[string][]byte, error) {
+	const op = "get sessions"
+	if err := s.ready(op); err != nil {
+		return nil, err
+	}
+	if len(addresses) == 0 {
+		return nil, nil
+	}
+	var err error
+	if tx := s.txnOf(ctx); tx != nil {
+		err = s.win.open(ctx, tx.claim, addresses)
+	} else if err = s.win.readMany(ctx, addresses); err == nil {
+		err = s.stillCurrent(ctx, addresses)
+	}
+	if err = s.windowErr(op, err); err != nil {
+		return nil, err
+	}
+	out := make(map[string][]byte, len(addresses))
+	for _, a := range addresses {
+		if out[a], err = s.session(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// stillCurrent fails for a send that chose a number's address before that
+// number's sessions moved to its LID. A session made under the old address
+// would be lost to the answers. Sent again, the message goes to the LID.
+func (s *deviceStore) stillCurrent(ctx context.Context, addresses []string) error {
+	for _, a := range addresses {
+		i := strings.LastIndexByte(a, ':')
+		if i < 0 {
+			continue
+		}
+		s.mu.Lock()
+		_, moved := s.migrated[a[:i]]
+		s.mu.Unlock()
+		if !moved {
+			continue
+		}
+		if _, ok := s.lidOf(ctx, a[:i]); ok {
+			return fmt.Errorf("%w (its address moved to the LID)", ErrWindowBroken)
+		}
+	}
+	return nil
+}
+
+// PutSession fails with ErrWindowBroken when what address was read as has
+// changed since.
+func (s *deviceStore) PutSession(ctx context.Context, address string, session []byte) error {
+	return s.putSessions(ctx, "put session", map[string][]byte{address: session}, false)
+}
+
+// PutManySessions writes all or nothing and ends the send's window.
+func (s *deviceStore) PutManySessions(ctx context.Context, sessions map[string][]byte) error {
+	return s.putSessions(ctx, "put sessions", sessions, true)
+}
+
+func (s *deviceStore) putSessions(ctx context.Context, op string, sessions map[string][]byte, many bool) error {
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	addrs := make([]string, 0, len(sessions))
+	changes := make([]change, 0, len(sessions))
+	for a, v := range sessions {
+		addrs = append(addrs, a)
+		changes = append(changes, put(tSession, a, copyOf(v)))
+	}
+	s.trust(addrs...)
+	if tx := s.txnOf(ctx); tx != nil {
+		if err := s.win.open(ctx, tx.claim, addrs); err != nil {
+			return s.windowErr(op, err)
+		}
+		tx.add(changes)
+		return nil
+	}
+	finish, err := s.win.beginWrite(ctx, addrs, many)
+	if err != nil {
+		return s.windowErr(op, err)
+	}
+	defer finish()
+	return s.write(ctx, op, changes...)
+}
+
+func (s *deviceStore) DeleteSession(ctx context.Context, address string) error {
+	return s.deleteSessions(ctx, "delete session", func(a string) bool { return a == address }, address)
+}
+
+// DeleteAllSessions removes the sessions of all devices of a user, under the
+// phone number and the LID alike.
+func (s *deviceStore) DeleteAllSessions(ctx context.Context, user string) error {
+	return s.deleteSessions(ctx, "delete sessions", s.devicesOf(ctx, user))
+}
+
+func (s *deviceStore) deleteSessions(ctx context.Context, op string, match func(string) bool, addrs ...string) error {
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	find := func() (changes []change) {
+		s.each(ctx, tSession, func(a string, _ []byte) {
+			if match(a) {
+				changes = append(changes, del(tSession, a))
+				addrs = append(addrs, a)
+			}
+		})
+		return changes
+	}
+	if tx := s.txnOf(ctx); tx != nil {
+		changes := find()
+		if err := s.win.open(ctx, tx.claim, addrs); err != nil {
+			return s.windowErr(op, err)
+		}
+		tx.add(changes)
+		return nil
+	}
+	c, err := s.win.exclusive(ctx, match)
+	if err != nil {
+		return s.windowErr(op, err)
+	}
+	defer s.win.close(c)
+	return s.write(ctx, op, find()...)
+}
+
+// MigratePNToLID moves sessions, identities and sender keys of every device of
+// pn to lid, in one step, over what stands there. It is done once per user and
+// term; a failure is tried again.
+func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) error {
+	const op = "migrate to LID"
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	from, to := pn.SignalAddressUser(), lid.SignalAddressUser()
+	s.mu.Lock()
+	_, done := s.migrated[from]
+	s.mu.Unlock()
+	if done || from == to {
+		return nil
+	}
+	oldPrefix, newPrefix := from+":", to+":"
+	var senderKeys map[string][]byte
+	find := func() (changes []change) {
+		var known []string // to parse, under the new address as under the old
+		move := func(t tableID, id string, v []byte) {
+			rest, ok := strings.CutPrefix(id, oldPrefix)
+			if !ok {
+				return
+			}
+			changes = append(changes, put(t, newPrefix+rest, v), del(t, id))
+			if _, ok := s.checked[id]; ok && t == tSession {
+				known = append(known, newPrefix+rest)
+			}
+		}
+		for _, t := range []tableID{tSession, tIdentity} {
+			s.each(ctx, t, func(id string, v []byte) { move(t, id, v) })
+		}
+		for id, v := range senderKeys {
+			move(tSenderKey, id, v)
+		}
+		s.trust(known...)
+		return changes
+	}
+	// Sender keys came through a session and have its identity beside them:
+	// without one there are none, and nothing is read.
+	if len(find()) > 0 || s.anySenderKey(oldPrefix) {
+		var err error
+		if senderKeys, err = s.senderKeysOf(ctx, op, oldPrefix); err != nil {
+			return err
+		}
+	}
+	if tx := s.txnOf(ctx); tx != nil {
+		changes := find()
+		var addrs []string
+		for _, c := range changes {
+			if c.table == tSession {
+				addrs = append(addrs, c.id)
+			}
+		}
+		if err := s.win.open(ctx, tx.claim, addrs); err != nil {
+			return s.windowErr(op, err)
+		}
+		tx.add(find())
+		return nil // remembered when it is found done
+	}
+	// Also when there is nothing to move: a send that is making a session under
+	// the number would leave it there, where no answer to it is ever decrypted.
+	c, err := s.win.exclusive(ctx, func(a string) bool {
+		return strings.HasPrefix(a, oldPrefix) || strings.HasPrefix(a, newPrefix)
+	})
+	if err := s.windowErr(op, err); err != nil {
+		return err
+	}
+	defer s.win.close(c)
+	if err := s.write(ctx, op, find()...); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.migrated[from] = struct{}{}
+	s.mu.Unlock()
+	return nil
+}

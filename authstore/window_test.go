@@ -1,0 +1,380 @@
+package authstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/stability/stabilitytest"
+)
+
+// A send as whatsmeow does it: read many, ask the network, write what changed.
+func sendStep(t testing.TB, d *store.Device, addrs []string, network time.Duration) error {
+	got, err := d.Sessions.GetManySessions(bg, addrs)
+	if err != nil {
+		return err
+	}
+	time.Sleep(network)
+	out := make(map[string][]byte)
+	for a, v := range got {
+		out[a] = validSession(t, sessionCounter(t, v)+1)
+	}
+	return d.Sessions.PutManySessions(bg, out)
+}
+
+// A receive: one transaction.
+func receiveStep(t testing.TB, d *store.Device, addr string, work time.Duration) error {
+	return d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+		if _, err := d.Sessions.HasSession(ctx, addr); err != nil {
+			return err
+		}
+		v, err := d.Sessions.GetSession(ctx, addr)
+		if err != nil {
+			return err
+		}
+		time.Sleep(work)
+		return d.Sessions.PutSession(ctx, addr, validSession(t, sessionCounter(t, v)+1))
+	})
+}
+
+// A retry receipt: one session, no transaction.
+func retryStep(t testing.TB, d *store.Device, addr string, work time.Duration) error {
+	v, err := d.Sessions.GetSession(bg, addr)
+	if err != nil {
+		return err
+	}
+	time.Sleep(work)
+	return d.Sessions.PutSession(bg, addr, validSession(t, sessionCounter(t, v)+1))
+}
+
+// slowKV makes every commit take up to most, in the bubble's time.
+func slowKV(most time.Duration) *mapKV {
+	kv := newMapKV()
+	kv.before = func(op string, _ Batch) error {
+		time.Sleep(rand.N(most))
+		return nil
+	}
+	return kv
+}
+
+// Every step that was accepted counts exactly once: that is what "no lost
+// update" means. Sends are serial, as under whatsmeow's lock; receives and
+// retry receipts are not.
+func TestNoUpdateIsLostBetweenSendsReceivesAndRetries(t *testing.T) {
+	for seed := range stabilitytest.Pick(15, 1000) {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(uint64(seed), 7))
+			kv := slowKV(5 * time.Millisecond)
+			c, d, f := open(t, kv)
+			addrs := []string{"1_1:0", "2_1:0", "3_1:0"}
+			var mu sync.Mutex
+			accepted := make(map[string]uint32)
+			broken := 0
+			note := func(err error, addrs ...string) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					for _, a := range addrs {
+						accepted[a]++
+					}
+				case errors.Is(err, ErrWindowBroken):
+					broken++
+				default:
+					t.Errorf("a step failed: %v", err)
+				}
+			}
+			var wg sync.WaitGroup
+			run := func(n int, step func(r *rand.Rand)) {
+				r := rand.New(rand.NewPCG(rng.Uint64(), 1))
+				wg.Go(func() {
+					for range n {
+						step(r)
+						time.Sleep(time.Duration(r.Int64N(int64(20 * time.Millisecond))))
+					}
+				})
+			}
+			sendLock := make(chan struct{}, 1)
+			for range 2 {
+				run(15, func(r *rand.Rand) {
+					sendLock <- struct{}{}
+					defer func() { <-sendLock }()
+					to := addrs[:1+r.IntN(3)]
+					network := time.Duration(r.Int64N(int64(10 * time.Millisecond)))
+					if r.IntN(5) == 0 {
+						network = time.Duration(r.Int64N(int64(10 * time.Second))) // a slow prekey fetch
+					}
+					note(sendStep(t, d, to, network), to...)
+				})
+			}
+			run(60, func(r *rand.Rand) {
+				a := addrs[r.IntN(3)]
+				note(receiveStep(t, d, a, time.Duration(r.Int64N(int64(5*time.Millisecond)))), a)
+			})
+			for range 2 {
+				run(20, func(r *rand.Rand) {
+					a := addrs[r.IntN(3)]
+					work := time.Duration(r.Int64N(int64(5 * time.Millisecond)))
+					if r.IntN(8) == 0 {
+						work = time.Duration(r.Int64N(int64(6 * time.Second)))
+					}
+					note(retryStep(t, d, a, work), a)
+				})
+			}
+			wg.Wait()
+			for _, a := range addrs {
+				v, err := d.Sessions.GetSession(bg, a)
+				require.NoError(t, err)
+				require.Equal(t, accepted[a], sessionCounter(t, v), "%s, seed %d, %d broken", a, seed, broken)
+			}
+			require.Zero(t, f.cuts.Load())
+			_, again, _ := reopen(t, kv, c)
+			for _, a := range addrs {
+				v, err := again.Sessions.GetSession(bg, a)
+				require.NoError(t, err)
+				require.Equal(t, accepted[a], sessionCounter(t, v), "on disk")
+			}
+		})
+	}
+}
+
+func TestAReceiveWaitsForASendAndThenBreaksIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		var sent error
+		var wg sync.WaitGroup
+		wg.Go(func() { sent = sendStep(t, d, []string{"1:0", "2:0"}, time.Minute) })
+		synctest.Wait()
+		start := time.Now()
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		require.Equal(t, 3*time.Second, time.Since(start))
+		wg.Wait()
+		require.ErrorIs(t, sent, ErrWindowBroken)
+		require.NotErrorIs(t, sent, context.Canceled)
+		v, err := d.Sessions.GetSession(bg, "2:0")
+		require.NoError(t, err)
+		require.Nil(t, v, "all or nothing")
+		require.NoError(t, sendStep(t, d, []string{"1:0", "2:0"}, 0), "the next send works")
+	})
+}
+
+func TestASendThatEndsInTimeIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		var wg sync.WaitGroup
+		wg.Go(func() { require.NoError(t, sendStep(t, d, []string{"1:0"}, 2*time.Second)) })
+		synctest.Wait()
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		wg.Wait()
+		v, err := d.Sessions.GetSession(bg, "1:0")
+		require.NoError(t, err)
+		require.EqualValues(t, 2, sessionCounter(t, v))
+	})
+}
+
+// A send that fails before PutManySessions leaves its window open. Nobody
+// waits for it longer than once, and the next send not at all.
+func TestAnAbandonedSendHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		var wg sync.WaitGroup
+		abandon := func(ctx context.Context) {
+			wg.Go(func() { _, _ = d.Sessions.GetManySessions(ctx, []string{"1:0"}) })
+			wg.Wait()
+		}
+		abandon(bg)
+		start := time.Now()
+		require.NoError(t, sendStep(t, d, []string{"1:0"}, 0))
+		require.Zero(t, time.Since(start))
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		require.Zero(t, time.Since(start))
+
+		ctx, cancel := context.WithCancel(bg)
+		abandon(ctx)
+		cancel()
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		require.Zero(t, time.Since(start), "a cancelled send is over")
+
+		abandon(bg)
+		time.Sleep(10 * time.Minute)
+		start = time.Now()
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		require.Zero(t, time.Since(start), "an old one too")
+	})
+}
+
+func TestADeleteBreaksASendAndNothingIsResurrected(t *testing.T) {
+	for name, do := range map[string]func(d *store.Device) error{
+		"DeleteSession":     func(d *store.Device) error { return d.Sessions.DeleteSession(bg, "1:0") },
+		"DeleteAllSessions": func(d *store.Device) error { return d.Sessions.DeleteAllSessions(bg, "1") },
+		"MigratePNToLID": func(d *store.Device) error {
+			return d.Sessions.MigratePNToLID(bg, types.NewJID("1", types.DefaultUserServer), types.NewJID("900", types.HiddenUserServer))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, d, _ := open(t, newMapKV())
+				require.NoError(t, sendStep(t, d, []string{"1:0"}, 0))
+				var sent error
+				var wg sync.WaitGroup
+				wg.Go(func() { sent = sendStep(t, d, []string{"1:0"}, time.Second) })
+				synctest.Wait()
+				start := time.Now()
+				require.NoError(t, do(d))
+				require.Zero(t, time.Since(start), "without waiting")
+				wg.Wait()
+				require.ErrorIs(t, sent, ErrWindowBroken)
+				v, err := d.Sessions.GetSession(bg, "1:0")
+				require.NoError(t, err)
+				require.Nil(t, v)
+			})
+		})
+	}
+}
+
+// whatsmeow deletes an untrusted session in the middle of its own send.
+func TestADeleteInsideOnesOwnSendBreaksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		require.NoError(t, sendStep(t, d, []string{"1:0"}, 0))
+		_, err := d.Sessions.GetManySessions(bg, []string{"1:0"})
+		require.NoError(t, err)
+		require.NoError(t, d.Sessions.DeleteSession(bg, "1:0"))
+		require.NoError(t, d.Sessions.PutManySessions(bg, map[string][]byte{"1:0": validSession(t, 9)}))
+	})
+}
+
+// The write that is already on its way to the disk is not broken any more.
+func TestACommitUnderWayIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, _ := open(t, kv)
+		kv.before = func(op string, b Batch) error { time.Sleep(9 * time.Second); return nil }
+		var wg sync.WaitGroup
+		wg.Go(func() { require.NoError(t, sendStep(t, d, []string{"1:0"}, 0)) })
+		synctest.Wait()
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		wg.Wait()
+		v, err := d.Sessions.GetSession(bg, "1:0")
+		require.NoError(t, err)
+		require.EqualValues(t, 2, sessionCounter(t, v))
+	})
+}
+
+// The receive waits for the send, and the send for an answer from the network
+// that comes only when the receive is through.
+func TestASendThatWaitsForTheReceiveDoesNotDeadlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		through := make(chan struct{})
+		var sent error
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := d.Sessions.GetManySessions(bg, []string{"1:0"})
+			require.NoError(t, err)
+			<-through
+			sent = d.Sessions.PutManySessions(bg, map[string][]byte{"1:0": validSession(t, 1)})
+		})
+		synctest.Wait()
+		require.NoError(t, receiveStep(t, d, "1:0", 0))
+		close(through)
+		wg.Wait()
+		require.ErrorIs(t, sent, ErrWindowBroken)
+	})
+}
+
+// A stream of receives on some member must not keep a send to a large group
+// waiting for the moment in which all are free.
+func TestAGroupSendIsNotStarvedByReceives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := slowKV(20 * time.Millisecond)
+		_, d, _ := open(t, kv)
+		var addrs []string
+		for i := range 256 {
+			addrs = append(addrs, fmt.Sprintf("%d_1:0", i))
+		}
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				for i := w; ; i += 4 {
+					select {
+					case <-stop:
+						return
+					default:
+						require.NoError(t, receiveStep(t, d, addrs[i%256], time.Millisecond))
+					}
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		start := time.Now()
+		require.NoError(t, sendStep(t, d, addrs, 0))
+		require.Less(t, time.Since(start), time.Second)
+		close(stop)
+		wg.Wait()
+	})
+}
+
+func TestWaitingForASessionEndsWithTheContextAndWithTheTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, f := open(t, newMapKV())
+		hold := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+				_, err := d.Sessions.GetSession(ctx, "1:0")
+				<-hold
+				return err
+			})
+		})
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		_, err := d.Sessions.GetManySessions(ctx, []string{"1:0"})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		var waited error
+		wg.Go(func() { _, waited = d.Sessions.GetManySessions(bg, []string{"1:0"}) })
+		synctest.Wait()
+		f.lost.Store(true)
+		f.setUntil(time.Now())
+		_ = d.Sessions.PutSession(bg, "5:0", nil) // finds the term over
+		close(hold)
+		wg.Wait()
+		require.ErrorIs(t, waited, context.Canceled)
+	})
+}
+
+// Two first messages that cross: while a send makes a session under the phone
+// number, a message arrives that tells the LID. Left under the number, the
+// session would be lost to every answer.
+func TestNoSessionIsMadeUnderANumberThatMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		pn, lid := types.NewJID("1", types.DefaultUserServer), types.NewJID("900", types.HiddenUserServer)
+		var sent error
+		var wg sync.WaitGroup
+		wg.Go(func() { sent = sendStep(t, d, []string{"1:0"}, time.Second) }) // fetches a bundle
+		synctest.Wait()
+		require.NoError(t, d.LIDs.PutLIDMapping(bg, lid, pn))
+		require.NoError(t, d.Sessions.MigratePNToLID(bg, pn, lid), "nothing to move yet")
+		require.NoError(t, receiveStep(t, d, "900_1:0", 0))
+		wg.Wait()
+		require.ErrorIs(t, sent, ErrWindowBroken)
+		// Nor by a send that chose the address before and reads only now.
+		_, err := d.Sessions.GetManySessions(bg, []string{"2:0", "1:0"})
+		require.ErrorIs(t, err, ErrWindowBroken)
+		require.NoError(t, receiveStep(t, d, "2:0", 0), "and it holds nothing")
+		require.NoError(t, sendStep(t, d, []string{"900_1:0"}, 0))
+	})
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// The tests below run this test binary again as the program that they kill.
+const roleVariable = "WASTABILITY_BOT_ROLE"
+
+type role struct {
+	Simulate bool
+	Dir      string
+	Pace     time.Duration
+	Service  wasim.Endpoint
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(roleVariable); text != "" {
+		var r role
+		err := json.Unmarshal([]byte(text), &r)
+		if err == nil {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			err = r.run(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func (r role) run(ctx context.Context) error {
+	if r.Simulate {
+		s := newSimulation(r.Dir, os.Stdout)
+		s.pace = r.Pace
+		return s.run(ctx)
+	}
+	transport, err := r.Service.Transport("bot")
+	if err != nil {
+		return err
+	}
+	return serve(ctx, filepath.Join(r.Dir, "bot.db"), stability.WithTransport(transport),
+		stability.WithPolicy(reconnect.Policy{InitialDelay: 50 * time.Millisecond}),
+		stability.WithLogger(slog.New(slog.DiscardHandler)),
+		stability.WithQR(func(q stability.QR) { fmt.Println("code", q.Code) }),
+		stability.WithObserver(func(e stability.Event) { fmt.Println("event", e) }))
+}
+
+// process is a running child and what it printed.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  screen
+	line chan string
+}
+
+func (r role) start(t *testing.T) *process {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot be sent Ctrl-C there")
+	}
+	text, err := json.Marshal(r)
+	require.NoError(t, err)
+	p := &process{t: t, cmd: exec.Command(os.Args[0]), line: make(chan string, 1<<16)}
+	p.cmd.Env = append(os.Environ(), roleVariable+"="+string(text))
+	p.cmd.Stderr = &p.out
+	pipe, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	var read sync.WaitGroup
+	read.Go(func() {
+		defer close(p.line)
+		for in := bufio.NewScanner(io.TeeReader(pipe, &p.out)); in.Scan(); {
+			p.line <- in.Text()
+		}
+	})
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		read.Wait()
+		_ = p.cmd.Wait()
+	})
+	return p
+}
+
+// await reads on until a line with one of the texts, and returns it.
+func (p *process) await(texts ...string) string {
+	p.t.Helper()
+	patience := time.After(time.Minute)
+	for {
+		select {
+		case l, ok := <-p.line:
+			require.True(p.t, ok, "it ended before %q:\n%s", texts, &p.out)
+			for _, text := range texts {
+				if strings.Contains(l, text) {
+					return l
+				}
+			}
+		case <-patience:
+			require.Fail(p.t, "never came", "%q\n%s", texts, &p.out)
+		}
+	}
+}
+
+// end sends a signal and returns all that was printed.
+func (p *process) end(s syscall.Signal) string {
+	p.t.Helper()
+	require.NoError(p.t, p.cmd.Process.Signal(s))
+	for range p.line { // until the pipe is closed
+	}
+	err := p.cmd.Wait()
+	if s != syscall.SIGKILL {
+		require.NoError(p.t, err, p.out.String())
+	}
+	return p.out.String()
+}
+
+// The service and Ada live on while the bot is killed, so every message can be
+// accounted for.
+func TestKilledAtAnyMomentTheBotNeedsNoNewCodeAndLosesNoMessage(t *testing.T) {
+	kills := stabilitytest.Pick(3, 20)
+	service := wasim.New(wasim.WithTB(t))
+	require.NoError(t, service.Listen())
+	account := service.NewAccount(botNumber)
+	ada, err := service.NewContact(t.Context(), adaNumber)
+	require.NoError(t, err)
+	r := role{Dir: t.TempDir(), Service: service.Endpoint()}
+
+	p := r.start(t)
+	_, code, _ := strings.Cut(p.await("code "), " ")
+	require.NoError(t, account.Phone().Scan(code))
+	p.await("event connected")
+
+	ctx, hush := context.WithCancel(t.Context())
+	var sent []string
+	var talking sync.WaitGroup
+	talking.Go(func() {
+		for n := 1; pause(ctx, 10*time.Millisecond); n++ {
+			text := fmt.Sprintf("message %d", n)
+			if _, err := ada.Send(context.WithoutCancel(ctx), account.JID(), text); err != nil {
+				t.Errorf("Ada could not write: %v", err)
+				return
+			}
+			sent = append(sent, text)
+		}
+	})
+	for range kills {
+		time.Sleep(rand.N(400 * time.Millisecond)) // the moment of the kill
+		p.end(syscall.SIGKILL)
+		p = r.start(t)
+		require.NotContains(t, p.await("code ", "event connected"), "code ", "it has a session")
+	}
+	hush()
+	talking.Wait()
+
+	answers := map[string]int{}
+	require.Eventually(t, func() bool {
+		clear(answers)
+		for _, text := range ada.Texts() {
+			answers[strings.TrimPrefix(text, "You said: ")]++
+		}
+		return len(answers) >= len(sent)
+	}, time.Minute, 10*time.Millisecond, "%d sent, %d answered", len(sent), len(answers))
+	require.NotContains(t, p.end(syscall.SIGTERM), "code ")
+
+	twice := 0
+	for _, text := range sent {
+		require.Positive(t, answers[text], "%q was lost", text)
+		twice += answers[text] - 1
+	}
+	t.Logf("%d messages, %d kills, %d answered twice", len(sent), kills, twice)
+	require.LessOrEqual(t, twice, kills, "a kill can repeat the one message that was being answered")
+}
+
+// Here everything dies at once: bot, service and Ada. What was told as sent is
+// answered afterwards, or was answered to an Ada who is no more.
+func TestTheWholeSimulationCanBeKilledAtAnyMoment(t *testing.T) {
+	kills := stabilitytest.Pick(2, 20)
+	r := role{Simulate: true, Dir: t.TempDir(), Pace: 200 * time.Millisecond}
+	p := r.start(t)
+	p.await("is connected")
+	var screens []string
+	for range kills {
+		p.await("You said: ")
+		time.Sleep(rand.N(1200 * time.Millisecond)) // the moment of the kill
+		screens = append(screens, p.end(syscall.SIGKILL))
+		p = r.start(t)
+		require.Contains(t, p.await("code to scan", "is connected"), "logged in without a code")
+	}
+	p.await("You said: ")
+	screens = append(screens, p.end(syscall.SIGINT))
+	require.Contains(t, screens[kills], "has handed the lock over")
+
+	answered, unanswered := map[string]int{}, 0
+	all := strings.Join(screens, "\n")
+	for _, m := range answerLine.FindAllStringSubmatch(all, -1) {
+		answered[m[1]]++
+	}
+	told := map[string]bool{}
+	for _, m := range toldLine.FindAllStringSubmatch(all, -1) {
+		require.False(t, told[m[1]], "%q was told twice: the saved service was older than what was told", m[1])
+		told[m[1]] = true
+		if answered[m[1]] == 0 {
+			unanswered++
+		}
+	}
+	require.NotEmpty(t, told)
+	t.Logf("%d told, %d not seen answered, %d kills", len(told), unanswered, kills)
+	require.LessOrEqual(t, unanswered, 2*kills+1, all)
+	service, loaded, err := wasim.Open(filepath.Join(r.Dir, simulatedService))
+	require.NoError(t, err)
+	require.True(t, loaded)
+	defer service.Close()
+	bot := service.AccountOf(botNumber).Devices()
+	require.Len(t, bot, 1, "it was paired once")
+	require.GreaterOrEqual(t, len(bot[0].AckedMessages())+len(bot[0].Pending()), len(told), "each was taken by the bot, or still waits for it")
+
+	left, err := filepath.Glob(filepath.Join(r.Dir, simulatedService+".*"))
+	require.NoError(t, err)
+	require.Empty(t, left, "nothing is left of a save that was killed")
+}

@@ -1,0 +1,259 @@
+// Command import moves a WhatsApp device, with everything that belongs to it,
+// from whatsmeow's SQL store or from another file of ours into a file of ours.
+// The account then logs in without pairing, and the people it talks to notice
+// nothing.
+//
+//	import -from sqlite:wa.db -to local:account.db -stopped
+//	import -from postgres:"host=/run/postgresql dbname=wa" -device 15550001:1@s.whatsapp.net -to local:account.db -stopped
+//	import -from local:old.db -to local:new.db
+//	import -from sqlite:wa.db -to local:account.db -dry-run
+//
+// Stop the program that uses the source first, and never start it on the
+// source again: a device that runs in two places loses messages in both. A
+// database does not tell whether it is in use, hence -stopped; of our own
+// files the lock is taken, and the device is marked as deleted when it has
+// moved.
+//
+// It can be stopped at any time and started again. What was imported is used
+// only after all of it was read back and compared with the source.
+//
+// A dry run reads the source, counts, and says whether the target would take
+// it. Of a target file that exists it takes the lock, which counts a term in
+// the file; one that does not exist is not made.
+package main
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	_ "github.com/lib/pq"
+	"go.mau.fi/whatsmeow/types"
+	_ "modernc.org/sqlite"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/memorybackend"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "import:", err)
+		}
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
+	flags := flag.NewFlagSet("import", flag.ContinueOnError)
+	flags.SetOutput(usage)
+	from := flags.String("from", "", "sqlite:PATH, postgres:DSN or local:PATH")
+	to := flags.String("to", "", "local:PATH")
+	device := flags.String("device", "", "JID of the device, if the database has several")
+	stopped := flags.Bool("stopped", false, "nothing uses the source database any more, nor will")
+	replace := flags.Bool("replace", false, "take the place of a device that the target has")
+	dryRun := flags.Bool("dry-run", false, "read and count; import nothing")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var jid types.JID
+	if *device != "" {
+		if jid, err = types.ParseJID(*device); err != nil {
+			return fmt.Errorf("-device: %w", err)
+		}
+	}
+	source, closeSource, err := openSource(ctx, *from, jid)
+	if err != nil {
+		return fmt.Errorf("-from %s: %w", scheme(*from), err)
+	}
+	defer func() { err = errors.Join(err, closeSource()) }()
+	target, err := openTarget(ctx, *to, *dryRun)
+	if err != nil {
+		return fmt.Errorf("-to: %w", err)
+	}
+	defer func() { err = errors.Join(err, target.close()) }()
+
+	p := &printer{out: out, last: time.Now()}
+	opts := []authstore.ImportOption{authstore.OnProgress(p.show), authstore.RetireSource()}
+	for _, o := range []struct {
+		on  bool
+		opt authstore.ImportOption
+	}{{*stopped, authstore.SourceStopped()}, {*replace, authstore.ReplaceDevice()}, {*dryRun, authstore.DryRun()}} {
+		if o.on {
+			opts = append(opts, o.opt)
+		}
+	}
+	container := authstore.New(target.backend.Auth)
+	report, err := authstore.Import(ctx, source, container, target.fence, opts...)
+	if err == nil {
+		err = container.Close(ctx)
+	}
+	if err != nil {
+		if errors.Is(err, authstore.ErrSourceInUse) && !*stopped && !strings.HasPrefix(*from, "local:") {
+			return fmt.Errorf("%w (here: -stopped)", err)
+		}
+		return err
+	}
+	p.summary(report)
+	return nil
+}
+
+// scheme is what may be printed: a DSN has passwords in it.
+func scheme(arg string) string {
+	kind, _, _ := strings.Cut(arg, ":")
+	return kind
+}
+
+func openSource(ctx context.Context, arg string, jid types.JID) (authstore.Source, func() error, error) {
+	kind, rest, _ := strings.Cut(arg, ":")
+	switch {
+	case rest == "":
+	case kind == "sqlite":
+		path, err := filepath.Abs(rest)
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if path = filepath.ToSlash(path); path[0] != '/' {
+			path = "/" + path // a drive
+		}
+		dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)"}
+		return openSQL(ctx, "sqlite", dsn.String(), jid)
+	case kind == "postgres":
+		return openSQL(ctx, "postgres", rest, jid)
+	case kind == "local":
+		if _, err := os.Stat(rest); err != nil {
+			return nil, nil, err
+		}
+		a, err := openLocal(ctx, rest)
+		if err != nil {
+			return nil, nil, err
+		}
+		return authstore.FromKV("a local file", a.backend.Auth, a.fence), a.close, nil
+	}
+	return nil, nil, errors.New("pass sqlite:PATH, postgres:DSN or local:PATH")
+}
+
+func openSQL(ctx context.Context, driver, dsn string, jid types.JID) (authstore.Source, func() error, error) {
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	db.SetMaxOpenConns(1)
+	if err := db.PingContext(ctx); err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return authstore.FromSQL(db, jid), db.Close, nil
+}
+
+// account is a backend whose lock is held.
+type account struct {
+	backend stability.Backend
+	term    lock.Term
+	fence   authstore.Fence
+}
+
+// fence ties the import to the term. There is no connection to cut.
+type fence struct{ lock.Term }
+
+func (fence) Cut(error) {}
+
+func openTarget(ctx context.Context, arg string, dryRun bool) (*account, error) {
+	path, ok := strings.CutPrefix(arg, "local:")
+	if !ok || path == "" {
+		return nil, errors.New("pass local:PATH")
+	}
+	if _, err := os.Stat(path); dryRun && errors.Is(err, os.ErrNotExist) {
+		return hold(ctx, memorybackend.New().Backend(), path)
+	}
+	return openLocal(ctx, path)
+}
+
+func openLocal(ctx context.Context, path string) (*account, error) {
+	backend, err := localbackend.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return hold(ctx, backend, path)
+}
+
+func hold(ctx context.Context, backend stability.Backend, path string) (*account, error) {
+	lease, err := lock.New(backend.Lock, fmt.Sprintf("import-%d-%d", os.Getpid(), time.Now().UnixNano()),
+		lock.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil, errors.Join(err, backend.Close())
+	}
+	term, granted, err := lease.TryAcquire(ctx)
+	if err == nil && !granted {
+		err = fmt.Errorf("%s is in use: stop the program that uses it", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, backend.Close())
+	}
+	return &account{backend, term, fence{term}}, nil
+}
+
+func (a *account) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return errors.Join(a.term.Release(ctx), a.backend.Close())
+}
+
+// printer shows a line for each table when it is done, and now and then on
+// the way.
+type printer struct {
+	out  io.Writer
+	last time.Time
+}
+
+func (p *printer) show(g authstore.Progress) {
+	if g.Done < g.Total && time.Since(p.last) < time.Second {
+		return
+	}
+	if p.last = time.Now(); g.Total > 0 {
+		fmt.Fprintf(p.out, "%-6s  %2d/%d  %-10s  %d/%d rows\n", g.Phase, g.Table, g.Tables, g.Kind, g.Done, g.Total)
+	}
+}
+
+func (p *printer) summary(r authstore.Report) {
+	fmt.Fprintf(p.out, "\ndevice %s from %s:\n", r.JID, r.From)
+	kinds := slices.SortedFunc(maps.Keys(r.Entries), func(a, b authstore.Kind) int { return cmp.Compare(a, b) })
+	for _, k := range kinds {
+		fmt.Fprintf(p.out, "  %-10s  %d\n", k, r.Entries[k])
+	}
+	for _, w := range r.Warnings {
+		fmt.Fprintln(p.out, "note:", w)
+	}
+	if r.DryRun {
+		fmt.Fprintf(p.out, "dry run: %d rows would be written; nothing was\n", r.Rows)
+		return
+	}
+	if r.Resumed {
+		fmt.Fprintf(p.out, "went on with an unfinished import: %d rows stood there already\n", r.Kept)
+	}
+	fmt.Fprintf(p.out, "%d rows written, %d bytes; %d rows read back and equal to the source; %s\n",
+		r.Written, r.Bytes, r.Verified, r.Took.Round(time.Millisecond))
+	fmt.Fprintln(p.out, "Done. Do not use the source again.")
+}

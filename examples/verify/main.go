@@ -1,0 +1,78 @@
+// Command verify makes happen what the library was asked for in the first
+// place, on real parts, and checks it:
+//
+//	DoD-WA-1  every field of status-now, over HTTP
+//	DoD-WA-2  backoff: retryCount and nextRetryAt follow the table
+//	DoD-WA-3  logged out: NEEDS_PAIRING, no timer, an incident with a runbook
+//	DoD-WA-4  disconnected for too long: one incident, refreshed, resolved
+//	DoD-WA-5  a reconnect loop: incident, lock released, exit code 1; then it works again
+//
+// The client is the real one; the service is simulated, and minutes are
+// shortened by public options. With -url and -token it runs the part that only
+// reads against a service of yours.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	url := flag.String("url", "", "check this running service, read-only, for example https://bot.example.com")
+	token := flag.String("token", os.Getenv("WASTABILITY_ADMIN_TOKEN"), "its admin token; default: $WASTABILITY_ADMIN_TOKEN")
+	backend := flag.String("backend", "local", "where the account lives: local or memory")
+	flag.Parse()
+	if os.Getenv(envChild) != "" {
+		os.Exit(child(context.Background()))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r := &report{out: os.Stdout}
+	if *url != "" {
+		remote(ctx, r, *url, *token)
+	} else {
+		all(ctx, r, parts{backend: *backend})
+	}
+	os.Exit(r.summary())
+}
+
+// all runs every check, one after the other.
+func all(ctx context.Context, r *report, p parts) {
+	for _, c := range []struct {
+		id, title string
+		run       func(context.Context, *report, parts) error
+	}{
+		{"DoD-WA-1", "every field of status-now, over HTTP", statusNow},
+		{"DoD-WA-2", "backoff follows the table, in status and in logs", backoff},
+		{"DoD-WA-3", "logged out: pairing is needed, no timer runs, an incident says what to do", loggedOut},
+		{"DoD-WA-4", "disconnected for too long: one incident, refreshed, resolved on return", stuck},
+		{"DoD-WA-5", "a reconnect loop: incident, lock released, exit code 1, in this order; restarted, it works", loop},
+	} {
+		if p.only != "" && p.only != c.id {
+			continue
+		}
+		r.begin(c.id, c.title)
+		if err := c.run(ctx, r, p); err != nil {
+			r.check("it could be tried", false, err.Error())
+		}
+		if ctx.Err() != nil {
+			r.check("not interrupted", false, "")
+			return
+		}
+	}
+}
+
+// summary prints the last line and returns the exit code.
+func (r *report) summary() int {
+	fmt.Fprintf(r.out, "\n%d checks, %d passed, %d failed\n", r.passed+r.failed, r.passed, r.failed)
+	if r.failed > 0 || r.passed == 0 {
+		fmt.Fprintln(r.out, "❌ not as asked for")
+		return 1
+	}
+	fmt.Fprintln(r.out, "✅ all as asked for")
+	return 0
+}

@@ -1,0 +1,27 @@
+// Package guard raises incidents, once, and resolves them.
+//
+// An [Incident] is one trouble that somebody should know of. It has one id per
+// type, so however often and by whomever it is seen, it is one document. An
+// [IncidentStore] keeps them; a [Guard] decides, purely, from [Facts].
+//
+//	          it is so                 it is over (for ClearAfter, if it flaps)
+//	(none) ------------> active ------------------------------> resolved
+//	                     |    ^                                   |
+//	                     +----+  every Refresh: LastCheckedAt     |
+//	                       ^-------------- it is so again --------+
+//
+// What can be wrong, when it is, and when it is over, stands in one table
+// (trouble.go). Not being seen is not being cured: a loop is over when the
+// connection is back, a logout when a device is paired, a ban when an attempt
+// has shown that it is. A trouble that has an incident of its own (a ban, an
+// outdated client, another copy of the session, the host's own disconnect) is
+// not reported as a stuck connection too.
+//
+// Incidents about the connection are the holder's. An instance that loses the
+// lock forgets them without resolving; the next holder adopts what the store
+// says is active, and resolves what is over. The others (backend, lock,
+// instance id) anybody may raise.
+//
+// A raise that got lost is repeated by the next refresh; a resolve is planned
+// again until [Guard.Resolved] confirms it.
+package guard

@@ -1,0 +1,222 @@
+package guard_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/wastability/wastability/guard"
+)
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func down(since time.Time) guard.Facts {
+	return guard.Facts{InstanceID: "a", Holder: true, DisconnectedSince: since, Reason: "timed_out", RetryCount: 7, Do: "Check the network."}
+}
+
+var up = guard.Facts{InstanceID: "a", Holder: true, Connected: true}
+
+func types(list []guard.Incident) (out []guard.Type) {
+	for _, inc := range list {
+		out = append(out, inc.Type)
+	}
+	return out
+}
+
+func TestStuckDisconnectIsOneIncidentRefreshedEachMinuteAndResolved(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	p := g.Decide(down(start), start)
+	require.Empty(t, p.Raise)
+	require.Equal(t, start.Add(10*time.Minute), p.CheckAt)
+
+	now := p.CheckAt
+	p = g.Decide(down(start), now)
+	require.Equal(t, []guard.Type{guard.TypeDisconnectStuck}, types(p.Raise))
+	first := p.Raise[0]
+	require.Equal(t, "wa_disconnect_stuck_active", first.ID)
+	require.Equal(t, "timed_out", first.Evidence["reason"])
+	require.Equal(t, "Check the network.", first.Instructions)
+	require.NotEmpty(t, first.Runbook)
+	for range 5 {
+		require.Empty(t, g.Decide(down(start), now.Add(30*time.Second)).Raise)
+		require.Equal(t, now.Add(time.Minute), p.CheckAt)
+		now = p.CheckAt
+		p = g.Decide(down(start), now)
+		require.Len(t, p.Raise, 1)
+		require.Equal(t, now, p.Raise[0].LastCheckedAt)
+		require.Equal(t, first.DetectedAt, p.Raise[0].DetectedAt)
+	}
+	p = g.Decide(up, now)
+	require.Equal(t, []string{first.ID}, p.Resolve)
+	g.Resolved(first.ID)
+	require.Empty(t, g.Decide(up, now.Add(time.Hour)).Resolve)
+
+	// The second outage is not silent.
+	p = g.Decide(down(now.Add(2*time.Hour)), now.Add(3*time.Hour))
+	require.Len(t, p.Raise, 1)
+	require.Equal(t, now.Add(3*time.Hour), p.Raise[0].DetectedAt)
+}
+
+func TestResolveIsRepeatedUntilItSucceeded(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	g.Decide(down(start), start.Add(time.Hour))
+	now := start.Add(2 * time.Hour)
+	require.Len(t, g.Decide(up, now).Resolve, 1)
+	require.Empty(t, g.Decide(up, now.Add(time.Second)).Resolve)
+	require.Len(t, g.Decide(up, now.Add(time.Minute)).Resolve, 1)
+	// A new outage before that: raised, and no longer to be resolved.
+	p := g.Decide(down(now), now.Add(time.Hour))
+	require.Len(t, p.Raise, 1)
+	require.Empty(t, p.Resolve)
+}
+
+func TestOnlyTheHolderSpeaksOfTheConnection(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	f := down(start)
+	f.Holder = false
+	f.SameID = true
+	p := g.Decide(f, start.Add(time.Hour))
+	require.Equal(t, []guard.Type{guard.TypeInstanceIDNotUnique}, types(p.Raise))
+}
+
+func TestNewHolderResolvesWhatItsPredecessorRaised(t *testing.T) {
+	a := guard.New(guard.Policy{})
+	p := a.Decide(down(start), start.Add(time.Hour))
+	b := guard.New(guard.Policy{})
+	b.Adopt(p.Raise)
+	require.Equal(t, []string{"wa_disconnect_stuck_active"}, b.Decide(up, start.Add(2*time.Hour)).Resolve)
+}
+
+func TestWhoLostTheLockForgetsWhatTheNextHolderLooksAfter(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	require.Len(t, g.Decide(down(start), start.Add(time.Hour)).Raise, 1)
+	require.Equal(t, guard.Plan{}, g.Decide(guard.Facts{}, start.Add(2*time.Hour)))
+	require.Empty(t, g.Decide(up, start.Add(3*time.Hour)).Resolve)
+}
+
+func TestLogoutIsOverWhenPairedNotOnlyWhenConnected(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	g.Decide(guard.Facts{Holder: true, NeedsPairing: true, Reason: "logged_out"}, start)
+	require.Len(t, g.Decide(guard.Facts{Holder: true, Reason: "restart_required"}, start).Resolve, 1)
+}
+
+func TestLogoutStaysUntilPairedWhateverHappensToTheCodes(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	f := guard.Facts{Holder: true, NeedsPairing: true, Reason: "logged_out", DisconnectedSince: start}
+	require.Equal(t, []guard.Type{guard.TypeLoggedOut}, types(g.Decide(f, start).Raise))
+	f.Reason = "qr_expired"
+	p := g.Decide(f, start.Add(time.Hour))
+	require.Equal(t, []guard.Type{guard.TypeLoggedOut}, types(p.Raise))
+	require.Equal(t, "logged_out", p.Raise[0].Evidence["reason"], "the evidence of its beginning stays")
+	require.Equal(t, []string{"wa_logged_out_requires_pairing_active"}, g.Decide(up, start.Add(2*time.Hour)).Resolve)
+
+	require.Empty(t, guard.New(guard.Policy{}).Decide(guard.Facts{Holder: true, NeedsPairing: true}, start).Raise, "never paired is no incident")
+}
+
+func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
+	for reason, want := range map[string][]guard.Type{
+		"temporary_ban":   {guard.TypeTemporaryBan},
+		"client_outdated": {guard.TypeClientOutdated},
+		"intentional":     nil,
+	} {
+		f := down(start)
+		f.Reason = reason
+		if reason == "temporary_ban" {
+			f.NotBefore = start.Add(24 * time.Hour)
+		}
+		require.Equal(t, want, types(guard.New(guard.Policy{}).Decide(f, start.Add(time.Hour)).Raise), reason)
+	}
+}
+
+func TestBanStaysOpenUntilAnAttemptHasShownMore(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	f := down(start)
+	f.Reason, f.NotBefore = "temporary_ban", start.Add(time.Hour)
+	g.Decide(f, start)
+	require.Empty(t, g.Decide(f, start.Add(2*time.Hour)).Resolve)
+	require.Len(t, g.Decide(up, start.Add(2*time.Hour)).Resolve, 1)
+}
+
+func TestFlappingTroubleIsOneIncident(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	raised, resolved := map[time.Time]bool{}, 0
+	for i := range 60 { // degraded every other 30 s
+		now := start.Add(time.Duration(i) * 30 * time.Second)
+		f := up
+		if i%2 == 0 {
+			f.DegradedSince = now
+		}
+		p := g.Decide(f, now)
+		for _, inc := range p.Raise {
+			raised[inc.DetectedAt] = true
+		}
+		resolved += len(p.Resolve)
+	}
+	require.Len(t, raised, 1)
+	require.Zero(t, resolved)
+	over := start.Add(59 * 30 * time.Second)
+	require.Empty(t, g.Decide(up, over.Add(59*time.Second)).Resolve)
+	require.Len(t, g.Decide(up, over.Add(time.Minute)).Resolve, 1)
+}
+
+// Every type can be raised and is resolved again; a plan never contradicts
+// itself, and CheckAt is always ahead.
+func TestPlansAreSoundInAnyHistory(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := guard.New(guard.Policy{})
+		active := map[string]bool{}
+		now := start
+		step := func(f guard.Facts) {
+			p := g.Decide(f, now)
+			require.True(t, p.CheckAt.IsZero() || p.CheckAt.After(now))
+			for _, inc := range p.Raise {
+				require.NotContains(t, p.Resolve, inc.ID)
+				require.Equal(t, inc.Type.ActiveID(), inc.ID)
+				require.NotEmpty(t, inc.Instructions)
+				require.NotEmpty(t, inc.Runbook)
+				require.False(t, inc.DetectedAt.After(inc.LastCheckedAt))
+				active[inc.ID] = true
+			}
+			for _, id := range p.Resolve {
+				require.True(t, active[id], "resolved what was never raised")
+				delete(active, id)
+				g.Resolved(id)
+			}
+		}
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 900).Draw(t, "pause")) * time.Second)
+			at := func(name string) (out time.Time) {
+				if rapid.Bool().Draw(t, name) {
+					out = now.Add(-time.Duration(rapid.IntRange(0, 4000).Draw(t, name+" ago")) * time.Second)
+				}
+				return out
+			}
+			b := func(name string) bool { return rapid.Bool().Draw(t, name) }
+			step(guard.Facts{
+				Holder: true, Connected: b("connected"), NeedsPairing: b("needsPairing"), DisconnectedSince: at("since"),
+				Reason: rapid.SampledFrom([]string{"", "timed_out", "logged_out", "account_banned", "temporary_ban", "client_outdated", "intentional"}).Draw(t, "reason"),
+				Loop:   b("loop"), BudgetExhausted: b("budget"), DegradedSince: at("degraded"), StoreDownSince: at("store"), SameID: b("id"),
+				NotBefore: now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, "ban")) * time.Second),
+				Terms:     slices.Repeat([]time.Time{now}, rapid.IntRange(0, 6).Draw(t, "terms")), Replacements: slices.Repeat([]time.Time{now}, rapid.IntRange(0, 3).Draw(t, "replaced")),
+			})
+		}
+		for range 3 { // all is well, for long
+			now = now.Add(2 * time.Hour)
+			step(up)
+		}
+		require.Empty(t, active, "an incident outlived its trouble")
+	})
+}
+
+func TestPolicyFieldsAreValidatedByName(t *testing.T) {
+	require.NoError(t, guard.Policy{}.Validate())
+	for field, p := range map[string]guard.Policy{
+		"StuckAfter": {StuckAfter: -1}, "Refresh": {Refresh: -1}, "StoreAfter": {StoreAfter: -1}, "ConflictWindow": {ConflictWindow: -1},
+		"FlapTerms": {FlapTerms: -1}, "FlapWindow": {FlapWindow: -1}, "ClearAfter": {ClearAfter: -1},
+	} {
+		require.ErrorContains(t, p.Validate(), "Policy."+field)
+	}
+}

@@ -1,0 +1,103 @@
+package guard
+
+import "strings"
+
+// runbook returns one sentence (what to do now) and the longer text, fitted to
+// the reason where that helps.
+func runbook(t Type, f *Facts) (instructions, text string) {
+	var steps []string
+	means := f.Means
+	switch t {
+	case TypeDisconnectStuck:
+		instructions = or(f.Do, "Check the network between this host and WhatsApp.")
+		steps = []string{
+			"The library keeps trying; see nextRetryAt.",
+			"Check network, DNS, proxy and firewall of this host, and whether other hosts can connect.",
+			"If only this account is affected, open WhatsApp on the phone and look for a notice.",
+		}
+	case TypeReconnectLoop:
+		instructions = "Nothing yet: the process restarts by itself, or a standby takes over. Look at the logs if it happens again."
+		steps = []string{
+			"Too many attempts failed in a short time, so the lock was released and the process ended with code 1.",
+			"Check that the platform restarts it.",
+			"If it comes back, compare the reasons in the logs before each restart.",
+		}
+	case TypeRestartBudget:
+		instructions = "A person must look: restarting did not help."
+		steps = []string{
+			"The library now tries rarely and does not restart any more until the budget is free again.",
+			"Compare the reasons in the logs, check the network, update whatsmeow.",
+			"A restart by hand is allowed at any time.",
+		}
+	case TypeLoggedOut:
+		instructions = or(f.Do, "Pair again: scan the code on the phone under Linked devices.")
+		steps = []string{
+			"The session is gone; retrying cannot bring it back.",
+			"On the phone open Settings, Linked devices, Link a device, and scan the code that the admin page shows.",
+			"The old credentials are kept in quarantine until another device is paired.",
+		}
+	case TypeAccountBanned:
+		instructions = or(f.Do, "Open WhatsApp on the phone and request a review.")
+		steps = []string{
+			"No code is offered and nothing is tried.",
+			"When the ban was lifted, ask for a new code and pair again.",
+		}
+	case TypeTemporaryBan:
+		instructions = "Wait until the ban is over (see notBefore in the evidence); do not connect this account from elsewhere."
+		steps = []string{
+			"The library makes one attempt when the ban is over, and none before, even if it is restarted.",
+			"The detail says what WhatsApp objected to. Send less, and only to people who expect it.",
+		}
+	case TypeClientOutdated:
+		instructions = or(f.Do, "Update whatsmeow and restart.")
+		steps = []string{
+			"WhatsApp refuses this client version. The library tries again rarely.",
+			"Update the whatsmeow module, rebuild, deploy. A restart tries at once.",
+		}
+	case TypeConnectionConflict:
+		instructions = "Find the other program that uses this session and stop it."
+		steps = []string{
+			"This instance holds the lock, so the other copy does not use it: an old host, a backup that was restored, a second program.",
+			"The library tries rarely, so that the two do not fight.",
+			"If you cannot find it, remove the linked device on the phone and pair again.",
+		}
+	case TypeInstanceIDNotUnique:
+		means = "Another process runs with the same instance id, so the two take the lock from each other."
+		instructions = "Give each process an instance id of its own, or none."
+		steps = []string{"This instance does not fight for the lock: it stands by.", "Look for a copied environment variable or a fixed id in a deployment with more than one replica."}
+	case TypeDegraded:
+		means = f.DegradedText
+		instructions = "Look at the program's own event handlers, then at the session."
+		steps = []string{
+			"The link is alive; reconnecting would not help.",
+			"A stuck handler: look for a call in it that waits for ever.",
+			"Decryption failures: if they go on, pair again.",
+		}
+	case TypeStoreUnavailable:
+		means = "The backend that keeps session and lock does not answer."
+		instructions = "Bring the backend back: network, credentials, quota, disk space."
+		steps = []string{
+			"Nothing is received that could not be saved; what arrives meanwhile waits at WhatsApp.",
+			"The library goes on by itself when the backend answers.",
+		}
+	case TypeLockFlapping:
+		means = "The lock moves between instances again and again."
+		instructions = "Check the network between the instances and the backend, and whether one of them keeps crashing."
+		steps = []string{"Each move interrupts the connection.", "Compare the logs of all instances at the times of the moves."}
+	}
+	var b strings.Builder
+	if means != "" {
+		b.WriteString(means + "\n\n")
+	}
+	for _, s := range steps {
+		b.WriteString("- " + s + "\n")
+	}
+	return instructions, strings.TrimRight(b.String(), "\n")
+}
+
+func or(s, otherwise string) string {
+	if s != "" {
+		return s
+	}
+	return otherwise
+}

@@ -1,0 +1,126 @@
+package guard
+
+import (
+	"strconv"
+	"time"
+)
+
+// trouble is one row of what can be wrong.
+type trouble struct {
+	kind    Type
+	holders bool // about the connection: only the holder of the lock may speak
+	flaps   bool // resolved only after Policy.ClearAfter
+	// is reports whether it is so. A since in the future means: not before
+	// then, if nothing changes.
+	is func(p *Policy, f *Facts, now time.Time) (since time.Time, is bool)
+	// over reports whether it is cured, which may take more than not being
+	// seen.
+	over func(p *Policy, f *Facts, now time.Time) bool
+}
+
+func connected(_ *Policy, f *Facts, _ time.Time) bool { return f.Connected }
+func paired(_ *Policy, f *Facts, _ time.Time) bool    { return !f.NeedsPairing }
+func unseen(*Policy, *Facts, time.Time) bool          { return true }
+
+// hasOwn are the reasons whose trouble has an incident of its own: the same
+// outage is not reported twice.
+func hasOwn(reason string) bool {
+	switch reason {
+	case "intentional", "temporary_ban", "client_outdated", "connection_replaced", "store_unavailable":
+		return true
+	}
+	return false
+}
+
+// troubles is read only.
+var troubles = [...]trouble{
+	{TypeDisconnectStuck, true, false, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return f.DisconnectedSince.Add(p.StuckAfter),
+			!f.Connected && !f.NeedsPairing && !f.DisconnectedSince.IsZero() && !hasOwn(f.Reason)
+	}, func(_ *Policy, f *Facts, _ time.Time) bool {
+		return f.Connected || f.NeedsPairing || f.Reason == "intentional"
+	}},
+	{TypeReconnectLoop, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, f.Loop
+	}, connected},
+	{TypeRestartBudget, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, f.BudgetExhausted
+	}, connected},
+	{TypeLoggedOut, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, f.NeedsPairing && (f.Reason == "logged_out" || f.Reason == "account_locked")
+	}, paired},
+	{TypeAccountBanned, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, f.NeedsPairing && f.Reason == "account_banned"
+	}, paired},
+	{TypeTemporaryBan, true, false, func(_ *Policy, f *Facts, now time.Time) (time.Time, bool) {
+		return time.Time{}, !f.Connected && f.NotBefore.After(now)
+	}, func(_ *Policy, f *Facts, _ time.Time) bool {
+		// At its end the ban still stands until an attempt has shown more.
+		return f.Connected || f.Reason != "temporary_ban"
+	}},
+	{TypeClientOutdated, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, !f.Connected && f.Reason == "client_outdated"
+	}, connected},
+	{TypeConnectionConflict, true, true, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
+		return time.Time{}, recent(f.Replacements, now, p.ConflictWindow) >= 2
+	}, connected},
+	{TypeInstanceIDNotUnique, false, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, f.SameID
+	}, unseen},
+	{TypeDegraded, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return f.DegradedSince, !f.DegradedSince.IsZero()
+	}, unseen},
+	{TypeStoreUnavailable, false, true, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return f.StoreDownSince.Add(p.StoreAfter), !f.StoreDownSince.IsZero()
+	}, unseen},
+	{TypeLockFlapping, false, true, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
+		return time.Time{}, recent(f.Terms, now, p.FlapWindow) >= p.FlapTerms
+	}, unseen},
+}
+
+func recent(list []time.Time, now time.Time, length time.Duration) (n int) {
+	for _, t := range list {
+		if now.Sub(t) < length {
+			n++
+		}
+	}
+	return n
+}
+
+// describe fills in what an operator reads.
+func (g *guard) describe(inc *Incident, f *Facts) {
+	inc.InstanceID = f.InstanceID
+	inc.Evidence = map[string]string{}
+	add := func(name, value string) {
+		if value != "" {
+			inc.Evidence[name] = value
+		}
+	}
+	at := func(t time.Time) string {
+		if t.IsZero() {
+			return ""
+		}
+		return t.UTC().Format(time.RFC3339)
+	}
+	switch inc.Type {
+	case TypeInstanceIDNotUnique:
+	case TypeLockFlapping:
+		add("terms", strconv.Itoa(len(f.Terms)))
+	case TypeStoreUnavailable:
+		add("since", at(f.StoreDownSince))
+	case TypeDegraded:
+		add("since", at(f.DegradedSince))
+		add("detail", f.DegradedText)
+	default:
+		add("reason", f.Reason)
+		if f.Code != 0 {
+			add("code", strconv.Itoa(f.Code))
+		}
+		add("detail", f.Detail)
+		add("since", at(f.DisconnectedSince))
+		add("retryCount", strconv.Itoa(f.RetryCount))
+		add("nextRetryAt", at(f.NextRetryAt))
+		add("notBefore", at(f.NotBefore))
+	}
+	inc.Instructions, inc.Runbook = runbook(inc.Type, f)
+}

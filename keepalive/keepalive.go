@@ -1,0 +1,108 @@
+package keepalive
+
+import (
+	"fmt"
+	"time"
+)
+
+// Health is the one value that says how a connection is.
+type Health string
+
+// The health values, worst first.
+const (
+	Down     Health = "down"
+	Stale    Health = "stale"
+	Degraded Health = "degraded"
+	Quiet    Health = "quiet"
+	OK       Health = "ok"
+)
+
+// Observation is what the owner of a connection knows. Zero times mean never.
+type Observation struct {
+	Connected      bool
+	ConnectedAt    time.Time // start of the present connection
+	DisconnectedAt time.Time // start of the present outage
+	DownBecause    string    // plain text; why there is no connection
+
+	LastReadAt    time.Time // bytes from the server, whatever they meant
+	LastEventAt   time.Time // a whatsmeow event
+	LastMessageAt time.Time
+	LastProbeAt   time.Time // a ping was answered
+	ProbeSentAt   time.Time // a ping that Verdict.Probe asked for was sent
+	ProbesFailed  int       // unanswered pings in a row
+
+	HandlerSince time.Time // start of the oldest handler that is still running
+
+	DecryptFailures int       // messages that could not be decrypted, within Policy.DecryptWindow
+	DecryptSince    time.Time // the first of them
+}
+
+// Verdict is what an Observation means.
+type Verdict struct {
+	Health Health
+	Since  time.Time // since when
+	Text   string    // one plain sentence for operators
+
+	Reconnect bool // the socket is dead: end it and connect again
+	Probe     bool // send a ping now: its answer removes a doubt
+	// CheckAt is when the verdict can next change although nothing happens.
+	// Zero: never.
+	CheckAt time.Time
+}
+
+// Monitor judges observations of one account, in order of time. Not safe for
+// concurrent use.
+type Monitor interface {
+	Check(o Observation, now time.Time) Verdict
+}
+
+// Policy holds the thresholds. A zero field means its default.
+type Policy struct {
+	StaleAfter    time.Duration // no activity at all. 5 min
+	MaxFailures   int           // unanswered pings in a row. 2
+	ProbeAfter    time.Duration // silence that makes a probe worth it. 45 s
+	QuietAfter    time.Duration // no event. 5 min
+	HandlerAfter  time.Duration // one handler running. 2 min
+	DecryptLimit  int           // failures within DecryptWindow. 10
+	DecryptWindow time.Duration // for who fills DecryptFailures. 5 min
+}
+
+// Defaults returns p with every zero field replaced by its default.
+func (p Policy) Defaults() Policy {
+	for field, value := range map[*time.Duration]time.Duration{
+		&p.StaleAfter: 5 * time.Minute, &p.ProbeAfter: 45 * time.Second, &p.QuietAfter: 5 * time.Minute,
+		&p.HandlerAfter: 2 * time.Minute, &p.DecryptWindow: 5 * time.Minute,
+	} {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	if p.MaxFailures == 0 {
+		p.MaxFailures = 2
+	}
+	if p.DecryptLimit == 0 {
+		p.DecryptLimit = 10
+	}
+	return p
+}
+
+// Validate reports the first field that makes no sense, by name.
+func (p Policy) Validate() error {
+	p = p.Defaults()
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"StaleAfter", int64(p.StaleAfter)}, {"MaxFailures", int64(p.MaxFailures)}, {"ProbeAfter", int64(p.ProbeAfter)},
+		{"QuietAfter", int64(p.QuietAfter)}, {"HandlerAfter", int64(p.HandlerAfter)},
+		{"DecryptLimit", int64(p.DecryptLimit)}, {"DecryptWindow", int64(p.DecryptWindow)},
+	} {
+		if f.value < 0 {
+			return fmt.Errorf("keepalive: Policy.%s is negative: it must be positive, or zero for its default", f.name)
+		}
+	}
+	if p.ProbeAfter >= p.StaleAfter {
+		return fmt.Errorf("keepalive: Policy.ProbeAfter (%v) must be shorter than Policy.StaleAfter (%v): a silent link is asked before it is given up", p.ProbeAfter, p.StaleAfter)
+	}
+	return nil
+}

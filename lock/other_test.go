@@ -1,0 +1,5 @@
+//go:build !unix
+
+package lock_test
+
+func runChild() bool { return false }

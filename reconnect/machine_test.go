@@ -1,0 +1,362 @@
+package reconnect_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+)
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// middle is the random draw that makes every delay its nominal value.
+func middle() float64 { return 0.5 }
+
+func cause(r reconnect.Reason) reconnect.Cause { return reconnect.Cause{Reason: r} }
+
+func machine() *reconnect.Machine {
+	return reconnect.NewMachine(reconnect.Policy{}, reconnect.State{}, middle)
+}
+
+// drop is one connection that is up for life and ends for r, from now on. It
+// returns the decision and the instant of the end.
+func drop(m *reconnect.Machine, now time.Time, life time.Duration, c reconnect.Cause) (reconnect.Decision, time.Time) {
+	m.Attempt(now)
+	if life > 0 {
+		m.Connected(now)
+	}
+	now = now.Add(life)
+	return m.Disconnected(c, now), now
+}
+
+func TestDelaysDoubleUpToAMinuteWithinTwentyPercent(t *testing.T) {
+	nominal := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}
+	for _, draw := range []float64{0, 0.25, 0.5, 0.999999} {
+		m := reconnect.NewMachine(reconnect.Policy{}, reconnect.State{}, func() float64 { return draw })
+		now := start
+		for i, n := range nominal {
+			d, at := drop(m, now, 0, cause(reconnect.ReasonNetworkUnreachable))
+			n *= time.Second
+			require.InDelta(t, float64(n), float64(d.Delay), 0.2*float64(n))
+			require.Equal(t, time.Duration(float64(n)*(1+0.2*(2*draw-1))).Round(time.Millisecond), d.Delay.Round(time.Millisecond))
+			require.Equal(t, i+1, d.RetryCount)
+			require.Equal(t, at.Add(d.Delay), d.NextRetryAt)
+			now = d.NextRetryAt
+		}
+	}
+}
+
+func TestAFlappingConnectionIsThrottledAsMuchAsARefusedOne(t *testing.T) {
+	flap, refuse := machine(), machine()
+	a, b := start, start
+	for range 12 {
+		var x, y reconnect.Decision
+		x, a = drop(flap, a, 59*time.Second, cause(reconnect.ReasonConnectionClosed))
+		y, b = drop(refuse, b, 0, cause(reconnect.ReasonNetworkUnreachable))
+		require.Equal(t, y.Delay, x.Delay)
+		require.Equal(t, y.RetryCount, x.RetryCount)
+		a, b = x.NextRetryAt, y.NextRetryAt
+	}
+}
+
+func TestAStableConnectionStartsANewSeries(t *testing.T) {
+	m := machine()
+	now := start
+	for range 5 {
+		d, _ := drop(m, now, 0, cause(reconnect.ReasonTimedOut))
+		now = d.NextRetryAt
+	}
+	d, _ := drop(m, now, 60*time.Second, cause(reconnect.ReasonConnectionClosed))
+	require.Equal(t, 1, d.RetryCount)
+	require.Equal(t, time.Second, d.Delay)
+}
+
+func TestDecisionForEachReason(t *testing.T) {
+	const (
+		down = reconnect.StatusDisconnected
+		pair = reconnect.StatusNeedsPairing
+	)
+	for _, want := range []struct {
+		cause   reconnect.Cause
+		status  reconnect.Status
+		action  reconnect.Action
+		delay   time.Duration
+		retries int
+		counted bool
+	}{
+		{cause(reconnect.ReasonConnectionClosed), down, reconnect.ActionRetry, time.Second, 1, true},
+		{cause(reconnect.ReasonConnectionLost), down, reconnect.ActionRetry, 0, 1, true},
+		{cause(reconnect.ReasonTimedOut), down, reconnect.ActionRetry, time.Second, 1, true},
+		{cause(reconnect.ReasonNetworkUnreachable), down, reconnect.ActionRetry, time.Second, 1, true},
+		{cause(reconnect.ReasonBadSession), down, reconnect.ActionRetry, time.Second, 1, true},
+		{cause(reconnect.ReasonServiceUnavailable), down, reconnect.ActionRetry, 33 * time.Second, 1, true},
+		{cause(reconnect.ReasonRestartRequired), down, reconnect.ActionRestart, 0, 0, false},
+		{cause(reconnect.ReasonConnectionReplaced), down, reconnect.ActionWait, 2 * time.Minute, 1, false},
+		{reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: time.Hour}, down, reconnect.ActionWait, time.Hour, 1, false},
+		{cause(reconnect.ReasonTemporaryBan), down, reconnect.ActionWait, 24 * time.Hour, 1, false},
+		{reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: 1 << 62}, down, reconnect.ActionWait, 30 * 24 * time.Hour, 1, false},
+		{cause(reconnect.ReasonClientOutdated), down, reconnect.ActionSlowRetry, 15 * time.Minute, 1, false},
+		{cause(reconnect.ReasonConnectRejected), down, reconnect.ActionSlowRetry, 15 * time.Minute, 1, false},
+		{cause(reconnect.ReasonMultideviceMismatch), down, reconnect.ActionSlowRetry, 15 * time.Minute, 1, false},
+		{cause(reconnect.ReasonStoreUnavailable), down, reconnect.ActionWaitStore, 5 * time.Second, 0, false},
+		{cause(reconnect.ReasonUntrustedServer), down, reconnect.ActionStop, 0, 0, false},
+		{cause(reconnect.ReasonLoggedOut), pair, reconnect.ActionPair, 0, 0, false},
+		{cause(reconnect.ReasonAccountLocked), pair, reconnect.ActionStop, 0, 0, false},
+		{cause(reconnect.ReasonAccountBanned), pair, reconnect.ActionStop, 0, 0, false},
+		{cause(reconnect.ReasonPairingFailed), pair, reconnect.ActionPair, 0, 0, false},
+		{cause(reconnect.ReasonQRExpired), pair, reconnect.ActionPair, 0, 0, false},
+		{cause(reconnect.ReasonLockLost), down, reconnect.ActionStandby, 0, 0, false},
+		{cause(reconnect.ReasonIntentional), down, reconnect.ActionNone, 0, 0, false},
+	} {
+		t.Run(string(want.cause.Reason), func(t *testing.T) {
+			m := machine()
+			d, now := drop(m, start, time.Second, want.cause)
+			sound(t, d, m.State(), now)
+			require.Equal(t, want.status, d.Status)
+			require.Equal(t, want.action, d.Action)
+			require.Equal(t, want.delay, d.Delay)
+			require.Equal(t, want.retries, d.RetryCount)
+			require.Equal(t, want.counted, d.Counted)
+
+			// What the window of auto-heal sees.
+			m.Attempt(now)
+			require.Len(t, m.State().Attempts, map[bool]int{true: 1}[want.counted])
+		})
+	}
+}
+
+func TestRestartRequiredIsImmediateButNoEndlessLoop(t *testing.T) {
+	m := machine()
+	now := start
+	var delays []time.Duration
+	for range 9 {
+		var d reconnect.Decision
+		d, now = drop(m, now, time.Second, cause(reconnect.ReasonRestartRequired))
+		delays = append(delays, d.Delay)
+		now = now.Add(d.Delay)
+	}
+	s := time.Second
+	require.Equal(t, []time.Duration{0, 0, 0, 0, 0, 1 * s, 2 * s, 4 * s, 8 * s}, delays)
+	require.Empty(t, m.State().Attempts, "a restart is never a failure")
+}
+
+func TestDeadLinkReconnectsAtOnceOnlyTheFirstTime(t *testing.T) {
+	m := machine()
+	d, now := drop(m, start, time.Minute, cause(reconnect.ReasonConnectionLost))
+	require.Zero(t, d.Delay)
+	d, _ = drop(m, now, time.Second, cause(reconnect.ReasonConnectionLost))
+	require.Equal(t, 2*time.Second, d.Delay)
+}
+
+func TestServiceUnavailableIsNotHurriedBelowItsFloor(t *testing.T) {
+	for _, u := range []float64{0, 0.5, 0.999999} {
+		m := reconnect.NewMachine(reconnect.Policy{}, reconnect.State{}, func() float64 { return u })
+		now := start
+		for range 10 {
+			var d reconnect.Decision
+			d, now = drop(m, now, 0, cause(reconnect.ReasonServiceUnavailable))
+			require.GreaterOrEqual(t, d.Delay, 30*time.Second)
+			require.LessOrEqual(t, d.Delay, 72*time.Second)
+			now = now.Add(d.Delay)
+		}
+	}
+}
+
+func TestSecondReplacementParksUntilTheOtherCopyIsGone(t *testing.T) {
+	m := machine()
+	replaced := cause(reconnect.ReasonConnectionReplaced)
+	d, now := drop(m, start, time.Second, replaced)
+	require.Equal(t, reconnect.ActionWait, d.Action)
+	for range 20 { // while the other copy lives
+		now = now.Add(d.Delay)
+		d, now = drop(m, now, time.Second, replaced)
+		require.Equal(t, reconnect.ActionSlowRetry, d.Action)
+		require.Equal(t, 15*time.Minute, d.Delay)
+	}
+	require.Empty(t, m.State().Attempts, "a conflict is not cured by a restart")
+	now = now.Add(d.Delay)
+	d, _ = drop(m, now, 2*time.Hour, replaced) // a new conflict, much later
+	require.Equal(t, reconnect.ActionWait, d.Action)
+}
+
+func TestLostLockBeatsTheConflictThatRevealedIt(t *testing.T) {
+	m := machine()
+	d, now := drop(m, start, time.Hour, cause(reconnect.ReasonConnectionReplaced))
+	require.True(t, d.ShouldReconnect)
+	d = m.Disconnected(cause(reconnect.ReasonLockLost), now.Add(time.Second))
+	require.False(t, d.ShouldReconnect)
+	require.Equal(t, reconnect.ActionStandby, d.Action)
+	require.Empty(t, m.State().Replacements, "another owner is no conflict")
+}
+
+func TestBanIsNeverHammered(t *testing.T) {
+	m := machine()
+	d, now := drop(m, start, 0, reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Code: 402, Expire: 6 * time.Hour})
+	until := now.Add(6 * time.Hour)
+	require.Equal(t, until, d.NextRetryAt)
+
+	// Not by a restart, at any time, with any clock.
+	for _, at := range []time.Time{now, now.Add(time.Hour), until.Add(-time.Second), now.Add(-time.Hour)} {
+		again := reconnect.NewMachine(reconnect.Policy{}, m.State(), nil)
+		require.Equal(t, until, again.Resume(at).NextRetryAt)
+		require.Equal(t, reconnect.ActionWait, again.Resume(at).Action)
+		allowed, ok := again.Allowed(at)
+		require.False(t, ok)
+		require.Equal(t, until, allowed)
+		// Not by another trouble in the middle of it.
+		later := again.Disconnected(cause(reconnect.ReasonStoreUnavailable), at)
+		require.False(t, later.NextRetryAt.Before(until))
+	}
+	// Over at its end, not later.
+	_, ok := m.Allowed(until)
+	require.True(t, ok)
+	m.Attempt(until)
+	m.Connected(until)
+	require.True(t, m.State().NotBefore.IsZero())
+}
+
+func TestBanHoldsEvenIfTheHostDisconnectsFirst(t *testing.T) {
+	m := machine()
+	_, now := drop(m, start, 0, cause(reconnect.ReasonIntentional))
+	d := m.Disconnected(reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: time.Hour}, now)
+	require.Equal(t, reconnect.ReasonIntentional, d.Reason)
+	_, ok := m.Allowed(now.Add(59 * time.Minute))
+	require.False(t, ok)
+}
+
+func TestLogoutIsSeenEvenIfTheHostDisconnectsFirst(t *testing.T) {
+	m := machine()
+	_, now := drop(m, start, time.Hour, cause(reconnect.ReasonIntentional))
+	d := m.Disconnected(cause(reconnect.ReasonLoggedOut), now)
+	require.Equal(t, reconnect.StatusNeedsPairing, d.Status)
+	require.False(t, d.ShouldReconnect)
+}
+
+func TestConnectRejectedStopsAfterThreeSlowTries(t *testing.T) {
+	m := machine()
+	now := start
+	for range 3 {
+		var d reconnect.Decision
+		d, now = drop(m, now, 0, reconnect.Cause{Reason: reconnect.ReasonConnectRejected, Code: 409})
+		require.Equal(t, 15*time.Minute, d.Delay)
+		require.Equal(t, 409, d.Code)
+		now = d.NextRetryAt
+	}
+	d, now := drop(m, now, 0, reconnect.Cause{Reason: reconnect.ReasonConnectRejected, Code: 409})
+	require.Equal(t, reconnect.ActionStop, d.Action)
+	require.True(t, d.NextRetryAt.IsZero())
+
+	// A restart gives it one try, and one only.
+	m = reconnect.NewMachine(reconnect.Policy{}, m.State(), middle)
+	require.True(t, m.Resume(now).ShouldReconnect)
+	d, _ = drop(m, now, 0, reconnect.Cause{Reason: reconnect.ReasonConnectRejected, Code: 409})
+	require.Equal(t, reconnect.ActionStop, d.Action)
+}
+
+func TestALoginEndsTheSeriesOfRefusals(t *testing.T) {
+	m := machine()
+	now := start
+	for range 8 {
+		var d reconnect.Decision
+		d, now = drop(m, now, 0, cause(reconnect.ReasonConnectRejected))
+		require.Equal(t, reconnect.ActionSlowRetry, d.Action)
+		_, now = drop(m, now, time.Second, cause(reconnect.ReasonConnectionClosed))
+	}
+}
+
+func TestAnOutageBeginsWithTheFirstCauseOfItsEnd(t *testing.T) {
+	m := machine()
+	_, end := drop(m, start, time.Hour, cause(reconnect.ReasonConnectionClosed))
+	d := m.Disconnected(cause(reconnect.ReasonTimedOut), end.Add(time.Second))
+	require.Equal(t, end, m.State().DisconnectedSince)
+	require.Equal(t, end, m.State().LastDisconnectAt)
+	require.Equal(t, end.Add(time.Second).Add(d.Delay), d.NextRetryAt)
+	_, _ = drop(m, d.NextRetryAt, 0, cause(reconnect.ReasonTimedOut))
+	require.Equal(t, end, m.State().DisconnectedSince, "attempts that fail do not restart the clock")
+}
+
+func TestBadSessionAsksForRepairEveryThirdTimeInARow(t *testing.T) {
+	m := machine()
+	now := start
+	for i := 1; i <= 6; i++ {
+		var d reconnect.Decision
+		d, now = drop(m, now, time.Second, cause(reconnect.ReasonBadSession))
+		require.Equal(t, i%3 == 0, d.Repair, i)
+		// A dead network in between proves nothing about the session.
+		d, now = drop(m, now, 0, cause(reconnect.ReasonNetworkUnreachable))
+		require.False(t, d.Repair)
+	}
+	for range 2 {
+		_, now = drop(m, now, 2*time.Minute, cause(reconnect.ReasonBadSession))
+		require.Equal(t, 1, m.State().BadSessionStreak)
+	}
+}
+
+func TestPairingStartsWithACleanSlate(t *testing.T) {
+	m := machine()
+	_, now := drop(m, start, 0, cause(reconnect.ReasonTimedOut))
+	d, now := drop(m, now, 0, cause(reconnect.ReasonLoggedOut))
+	require.Equal(t, reconnect.StatusNeedsPairing, d.Status)
+
+	// A link that is only showing a code fails without counting, and retries.
+	d, now = drop(m, now, 0, cause(reconnect.ReasonConnectionClosed))
+	require.True(t, d.ShouldReconnect)
+	require.False(t, d.Counted)
+	require.Equal(t, reconnect.StatusNeedsPairing, d.Status)
+
+	m.Attempt(now)
+	m.Paired(now)
+	d = m.Disconnected(cause(reconnect.ReasonRestartRequired), now)
+	require.Equal(t, reconnect.StatusDisconnected, d.Status)
+	require.True(t, d.ShouldReconnect)
+	require.Zero(t, d.RetryCount)
+	m.Attempt(now)
+	m.Connected(now)
+	require.Equal(t, reconnect.StatusConnected, m.State().Status)
+}
+
+func TestWindowForgetsByTimeOnlyAndAHealEmptiesIt(t *testing.T) {
+	m := machine()
+	now := start
+	for range 10 { // each connection is up for a short while: still counted
+		_, now = drop(m, now, 10*time.Second, cause(reconnect.ReasonConnectionClosed))
+	}
+	m.Attempt(now)
+	require.Len(t, m.State().Attempts, 10)
+	m.Disconnected(cause(reconnect.ReasonTimedOut), now)
+	m.Healed(now)
+	require.Empty(t, m.State().Attempts)
+	require.Zero(t, m.State().Failures)
+	require.Equal(t, []time.Time{now}, m.State().Restarts)
+	m.Disconnected(cause(reconnect.ReasonBadSession), now) // a better reason undoes nothing
+	require.Empty(t, m.State().Attempts)
+	require.Equal(t, []time.Time{now}, m.State().Restarts)
+}
+
+func TestNumbersOutOfThePolicyAreNamed(t *testing.T) {
+	require.NoError(t, reconnect.Policy{}.Validate())
+	require.NoError(t, reconnect.Policy{Jitter: reconnect.NoJitter}.Validate())
+	for field, p := range map[string]reconnect.Policy{
+		"InitialDelay":   {InitialDelay: -1},
+		"MaxDelay":       {MaxDelay: time.Millisecond},
+		"Factor":         {Factor: 0.5},
+		"Jitter":         {Jitter: 1},
+		"StableAfter":    {StableAfter: -time.Second},
+		"ServiceFloor":   {ServiceFloor: 1 << 62},
+		"ReplacedPause":  {ReplacedPause: -1},
+		"ReplacedWindow": {ReplacedWindow: time.Minute},
+		"SlowRetry":      {SlowRetry: -1},
+		"StoreRetry":     {StoreRetry: -1},
+		"BanDefault":     {BanDefault: -1},
+		"BanMax":         {BanMax: time.Hour},
+		"RestartBurst":   {RestartBurst: -1},
+		"RejectTries":    {RejectTries: -1},
+		"BadSession":     {BadSessionTries: -1},
+		"LoopWindow":     {LoopWindow: -1},
+		"RestartWindow":  {RestartWindow: -1},
+	} {
+		require.ErrorContains(t, p.Validate(), "Policy."+field, field)
+	}
+}

@@ -1,0 +1,122 @@
+package reconnect
+
+// Text explains a reason in three plain sentences or so: for status pages, log
+// lines and runbooks.
+type Text struct {
+	Means string // what it means
+	Does  string // what the library does
+	Do    string // what a person should do
+}
+
+var (
+	textIntentional = Text{
+		Means: "This program ended the connection itself.",
+		Does:  "Nothing: it stays disconnected until the program connects again.",
+		Do:    "Nothing.",
+	}
+	textLockLost = Text{
+		Means: "This instance no longer holds the lock of this account, so it must not use the session.",
+		Does:  "It has cut the connection and stands by; the instance that holds the lock connects.",
+		Do:    "Nothing if another instance is active. If the lock moves often, check the network between the instances and the backend.",
+	}
+	textLoggedOut = Text{
+		Means: "The account owner removed this device on the phone, or WhatsApp logged it out.",
+		Does:  "It does not reconnect. The old credentials are archived, and a new code to scan can be offered.",
+		Do:    "Pair again: scan the QR code or enter the pairing code on the phone under Linked devices.",
+	}
+	textAccountBanned = Text{
+		Means: "WhatsApp refused the login with code 406: the account is banned.",
+		Does:  "It stops and offers no QR code. The old credentials are archived.",
+		Do:    "Open WhatsApp on the phone and follow what it says (request a review). Pair again only after the ban was lifted.",
+	}
+	textAccountLocked = Text{
+		Means: "WhatsApp refused the login with code 403: the account is locked, or the phone was logged out.",
+		Does:  "It stops and offers no QR code by itself. The old credentials are archived.",
+		Do:    "Open WhatsApp on the phone and follow what it says, then pair again.",
+	}
+	textTemporaryBan = Text{
+		Means: "WhatsApp banned the account for a limited time.",
+		Does:  "It makes no attempt before the ban is over, even if the program is restarted, then one attempt.",
+		Do:    "Do not try from elsewhere. Send less, and only to people who expect it.",
+	}
+	textClientOutdated = Text{
+		Means: "WhatsApp no longer accepts this client version (code 405).",
+		Does:  "It tries again rarely, in case the version is accepted again.",
+		Do:    "Update whatsmeow, or set a current version (store.SetWAVersion), then restart.",
+	}
+	textUntrustedServer = Text{
+		Means: "The server could not prove that it is WhatsApp: its Noise certificate is wrong.",
+		Does:  "It stops. Nothing of the session was sent.",
+		Do:    "Check for a proxy or firewall that intercepts the connection. If there is none, update whatsmeow. Then restart.",
+	}
+	textConnectionReplaced = Text{
+		Means: "The same session connected from somewhere else, and WhatsApp closed this connection.",
+		Does:  "It pauses, then tries once. If it is replaced again it is parked: it tries only rarely, so that two copies do not fight.",
+		Do:    "Find the other copy: a program started twice, an old host, a restored backup. Stop it.",
+	}
+	textPairingFailed = Text{
+		Means: "A code was scanned, but the pairing could not be completed.",
+		Does:  "It throws the unfinished device away; a new code to scan can be offered.",
+		Do:    "Scan the new code. If it fails again, check that the store accepts writes.",
+	}
+	textMultideviceMismatch = Text{
+		Means: "The code was scanned by a phone that cannot link devices.",
+		Does:  "It waits: the code stays valid, and a new one can be offered when it has expired.",
+		Do:    "Update WhatsApp on the phone, then scan again.",
+	}
+	textQRExpired = Text{
+		Means: "Nobody scanned the QR code while it was valid.",
+		Does:  "It stops offering codes until a new one is asked for.",
+		Do:    "Ask for a new code and scan it within a minute.",
+	}
+	textStoreUnavailable = Text{
+		Means: "The backend that keeps the session cannot be reached, so nothing received could be saved.",
+		Does:  "It stays disconnected, looks for the backend every few seconds and goes on by itself when it is back.",
+		Do:    "Bring the backend back: network, credentials, quota, disk space.",
+	}
+	textRestartRequired = Text{
+		Means: "WhatsApp asked for a new connection (code 515). That is normal after pairing.",
+		Does:  "It reconnects at once; this is not counted as a failure.",
+		Do:    "Nothing.",
+	}
+	textServiceUnavailable = Text{
+		Means: "WhatsApp is overloaded or restarting, or refused the connection at its edge.",
+		Does:  "It retries with growing pauses, the first of half a minute.",
+		Do:    "Nothing for some minutes. If it lasts, check whether a proxy or firewall answers in WhatsApp's place.",
+	}
+	textBadSession = Text{
+		Means: "WhatsApp ended the connection with an error that it did not explain.",
+		Does:  "It retries with growing pauses. After several in a row it repairs the local session; credentials are never deleted for this.",
+		Do:    "If it goes on, look at the code in the status and update whatsmeow.",
+	}
+	textConnectRejected = Text{
+		Means: "WhatsApp refused the login with a code that retrying rarely cures.",
+		Does:  "It makes a few slow attempts, then stops.",
+		Do:    "Look at the code in the status, update whatsmeow or the client settings, then restart.",
+	}
+	textConnectionLost = Text{
+		Means: "The connection was open but dead: pings were not answered, or the socket had gone without a word.",
+		Does:  "It closes the dead socket and reconnects at once, then with growing pauses.",
+		Do:    "Nothing. If it happens often, check NAT timeouts and the network path.",
+	}
+	textTimedOut = Text{
+		Means: "The server did not answer in time while connecting.",
+		Does:  "It retries with growing pauses.",
+		Do:    "Nothing for some minutes. If it lasts, check the network, proxy and firewall.",
+	}
+	textNetworkUnreachable = Text{
+		Means: "The server could not be reached: refused, name not resolved, or TLS failed.",
+		Does:  "It retries with growing pauses.",
+		Do:    "Check network, DNS, proxy and the machine's certificates and clock.",
+	}
+	textConnectionClosed = Text{
+		Means: "The connection was closed without a reason given.",
+		Does:  "It retries with growing pauses.",
+		Do:    "Nothing. If it happens often, check the network path.",
+	}
+	textUnknown = Text{
+		Means: "The connection ended for a reason that this version of the library does not know.",
+		Does:  "It retries with growing pauses.",
+		Do:    "Update this instance to the version that the other instances run.",
+	}
+)

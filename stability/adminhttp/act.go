@@ -1,0 +1,155 @@
+package adminhttp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"go.mau.fi/whatsmeow"
+
+	"github.com/wastability/wastability/stability"
+)
+
+// maxBody is the largest request body in bytes.
+const maxBody = 4096
+
+// body reads a small body, or answers with what is wrong with it.
+func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	if r.Body == nil {
+		return nil, true
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		h.fail(w, http.StatusRequestEntityTooLarge, "body_too_large", "The body is larger than 4096 bytes.")
+		return nil, false
+	case err != nil:
+		h.fail(w, http.StatusBadRequest, "bad_body", "The body could not be read to its end.")
+		return nil, false
+	}
+	return data, true
+}
+
+type pairDoc struct {
+	Success bool   `json:"success"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		h.fail(w, http.StatusUnsupportedMediaType, "not_json", `Send Content-Type: application/json and a body like {"phone": "+49 1520 0000001"}.`)
+		return
+	}
+	data, ok := h.body(w, r)
+	if !ok {
+		return
+	}
+	var in struct {
+		Phone *string `json:"phone"`
+	}
+	if err := json.Unmarshal(data, &in); err != nil || in.Phone == nil {
+		h.fail(w, http.StatusBadRequest, "bad_json", `The body is not as expected: send {"phone": "+49 1520 0000001"}.`)
+		return
+	}
+	phone, ok := number(*in.Phone)
+	if !ok {
+		h.fail(w, http.StatusBadRequest, "bad_phone", "That is no phone number: send it in the international form, with the country code, 7 to 15 digits.")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), h.pairFor)
+	defer cancel()
+	code, err := h.m.PairPhone(ctx, phone)
+	if err != nil {
+		h.refuse(w, err)
+		return
+	}
+	h.json(w, http.StatusOK, pairDoc{Success: true, Code: code, Message: "On the phone: Settings, Linked devices, Link a device, Link with phone number instead; then enter the code."})
+}
+
+// number takes the punctuation out of a phone number.
+func number(s string) (string, bool) {
+	s = strings.Map(func(r rune) rune {
+		switch r {
+		case '+', ' ', '-', '(', ')', '.', '/':
+			return -1
+		}
+		return r
+	}, strings.TrimSpace(s))
+	if len(s) < 7 || len(s) > 15 || s[0] == '0' || strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' }) {
+		return "", false
+	}
+	return s, true
+}
+
+type doneDoc struct {
+	Success bool   `json:"success"`
+	Message string `json:"message"`
+}
+
+func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
+	if _, ok := h.body(w, r); !ok {
+		return
+	}
+	// Half a logout helps nobody: it goes on when the caller has gone.
+	if err := h.m.Logout(context.WithoutCancel(r.Context())); err != nil {
+		h.refuse(w, err)
+		return
+	}
+	h.json(w, http.StatusOK, doneDoc{true, "This device was removed from the account. If the program runs the Manager, a new code to scan follows at /api/whatsapp/qr."})
+}
+
+func (h *Handler) reconnect(w http.ResponseWriter, r *http.Request) {
+	if _, ok := h.body(w, r); !ok {
+		return
+	}
+	st := h.m.Status()
+	switch {
+	case st.Closed:
+		h.refuse(w, stability.ErrClosed)
+		return
+	case st.Mode != stability.ModeActive:
+		h.refuse(w, stability.ErrNotActive)
+		return
+	case st.State.NotBefore.After(st.At):
+		h.fail(w, http.StatusConflict, "banned_for_now", "The account is banned until "+clock(st.State.NotBefore)+". One attempt is made then, and none before: trying would make it worse.")
+		return
+	}
+	h.m.Reconnect()
+	h.json(w, http.StatusAccepted, doneDoc{true, "Asked for. See /api/longrun/status-now for what becomes of it."})
+}
+
+// refuse turns an error of the Manager into an answer.
+func (h *Handler) refuse(w http.ResponseWriter, err error) {
+	for _, c := range []struct {
+		is            error
+		code          int
+		word, message string
+	}{
+		{stability.ErrClosed, http.StatusServiceUnavailable, "closed", "The Manager is closed: start the program again."},
+		{stability.ErrNotActive, http.StatusConflict, "not_active", "This instance does not hold the lock: ask the instance that does (lockHolder in /api/longrun/status-now)."},
+		{stability.ErrNotAttached, http.StatusConflict, "no_client", "The program has not made a client yet: try again after some seconds."},
+		{stability.ErrAlreadyPaired, http.StatusConflict, "already_paired", "The account is paired already: POST /api/whatsapp/logout first to pair another phone."},
+		{stability.ErrNotPaired, http.StatusConflict, "not_paired", "The account is not paired, so there is nothing to log out of."},
+		{whatsmeow.ErrNotConnected, http.StatusConflict, "not_connected", "The account is not connected at the moment, and the phone's list must be told: try again when it is."},
+		{whatsmeow.ErrPhoneNumberTooShort, http.StatusBadRequest, "bad_phone", "The phone number is too short: send it with its country code."},
+		{whatsmeow.ErrPhoneNumberIsNotInternational, http.StatusBadRequest, "bad_phone", "The phone number is not international: send it with its country code and without a leading zero."},
+		{context.DeadlineExceeded, http.StatusServiceUnavailable, "not_in_time", "WhatsApp did not answer in time, or there was no connection to pair on: see /api/longrun/status-now, and try again."},
+		{context.Canceled, http.StatusServiceUnavailable, "not_in_time", "The request ended before there was an answer: try again."},
+	} {
+		if errors.Is(err, c.is) {
+			if c.code == http.StatusServiceUnavailable {
+				w.Header().Set("Retry-After", "10")
+			}
+			h.fail(w, c.code, c.word, c.message)
+			return
+		}
+	}
+	h.fail(w, http.StatusBadGateway, "refused", "WhatsApp did not do it: "+err.Error())
+}

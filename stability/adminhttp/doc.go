@@ -1,0 +1,51 @@
+// Package adminhttp shows one Manager to operators and their tools, over HTTP.
+//
+//	h, err := adminhttp.New(m, adminhttp.WithToken(os.Getenv("ADMIN_TOKEN")))
+//	http.Handle("/admin/", http.StripPrefix("/admin", h))
+//
+// # Endpoints
+//
+//	GET  /                          a page for people; it asks for the token
+//	GET  /health                    200 while the process is fit, in standby too; 503 once the Manager is closed
+//	GET  /ready                     200 while connected; with ?standby=ok also in standby, for rolling deploys; else 503
+//	GET  /api/longrun/status-now    everything that is known, and what it means
+//	GET  /api/longrun/incidents     the incidents, active ones first
+//	GET  /api/whatsapp/qr           the code to scan: JSON, or an image with Accept: image/png; 404 when there is none
+//	POST /api/whatsapp/pair         {"phone": "+49 1520 0000001"}: a code to type into that phone
+//	POST /api/whatsapp/logout       removes this device from the account
+//	POST /api/whatsapp/reconnect    ends the connection and comes back, or makes the next attempt now
+//
+// # The answer of status-now
+//
+// {success, timestamp, summary, wa, state, config, heartbeats, probes}. Every
+// field is always there, null where there is no value. Times are RFC 3339, UTC,
+// with milliseconds; durations are numbers whose names end in Ms;
+// wa.lockLeaseUntil is in milliseconds of the Unix epoch. What only the holder
+// of the lock knows (state, retries, keys) is null in standby.
+//
+// Four fields of wa answer an operator's questions without any other: summary
+// (what is wrong), since (since when), reasonText (why), nextStep (what happens
+// next by itself). whatToDo says what a person should do.
+//
+// # Guarantees
+//
+//   - GET does no I/O: it reads what the Manager knows, and never waits.
+//   - Without the token there is nothing but the empty page, /health and
+//     /ready, and these name a status and a reason, nothing more. Tokens are
+//     compared in constant time. Who sends wrong ones is slowed down, by
+//     address and all together; whoever has the right one is never locked out
+//     by that.
+//   - No key material. Phone numbers are masked, except with WithPhoneNumbers.
+//     The code to scan is a secret for as long as it is valid: who has it can
+//     link a device to the account of who scans it.
+//   - Every error is {"success": false, "error": …, "message": …}: a stable
+//     word, and what to do. Bad input is a 4xx.
+//   - Nothing may be cached, framed or sniffed; the page loads nothing from
+//     elsewhere.
+//
+// # What can go wrong
+//
+// Addresses are those of the TCP connection: behind a proxy all share one, and
+// so share the budget for wrong tokens. TLS and what else keeps the token
+// secret on its way are the host's. A HEAD is answered as its GET.
+package adminhttp

@@ -1,0 +1,186 @@
+package adminhttp
+
+import (
+	"cmp"
+	"strings"
+	"time"
+
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+)
+
+// explanation answers what Status.Summary leaves open: since when, why, what
+// happens next by itself, and what a person should do. why and do are empty
+// when nothing is wrong.
+type explanation struct {
+	since         time.Time
+	why, next, do string
+}
+
+// ended says why a session ended, as the store was told.
+func ended(reason string) string {
+	if r := reconnect.Reason(reason); r.Known() {
+		return r.Text().Means
+	}
+	return ""
+}
+
+// explain is pure. It goes from what stops everything to what is only odd.
+func explain(st stability.Status) explanation {
+	var text reconnect.Text
+	if st.LastDisconnectReason != reconnect.ReasonNone {
+		text = st.LastDisconnectReason.Text()
+	}
+	down := first(st.DisconnectedSince, st.LastDisconnectAt, st.ModeSince)
+	if text.Means == "" && st.WA == reconnect.StatusNeedsPairing {
+		text.Means = "No phone has been linked yet."
+	}
+	if a := st.Auth; a != nil && a.Deleted && st.LastDisconnectReason == reconnect.ReasonQRExpired {
+		// What came last is not what is wrong.
+		text.Means = join("The session that was there ended for good at "+clock(a.DeletedAt)+", and nobody has scanned a new code since.",
+			ended(a.Reason))
+	}
+	switch {
+	case st.Closed:
+		return explanation{since: st.ModeSince, why: "The program closed the Manager.", next: "Nothing: this instance is over, and its lock was given back.", do: "If that was not meant to be, start the program again."}
+
+	case st.Mode == stability.ModePassive:
+		return explainStandby(st)
+
+	case st.StoreUnavailable != nil:
+		x := explanation{
+			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means,
+			do: reconnect.ReasonStoreUnavailable.Text().Do,
+		}
+		if st.WA == reconnect.StatusConnected {
+			x.next = "The backend is asked again every few seconds. If it stays away, the connection is cut before the lock can be taken by another instance."
+		} else {
+			x.next = "The backend is asked again every few seconds; the connection is tried again as soon as it answers."
+		}
+		return x
+
+	case st.WA == reconnect.StatusConnected:
+		return explainConnected(st)
+
+	case st.QRAvailable:
+		x := explanation{since: down, why: text.Means, do: "Scan the code on the phone: Settings, Linked devices, Link a device."}
+		x.next = "The code is replaced by a new one when it expires; after some minutes without a scan no more are offered until somebody asks."
+		return x
+
+	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
+		return explanation{
+			since: down, why: text.Means,
+			next: "Nothing happens until somebody asks for a code to scan.",
+			do:   join(operatorFirst(st.LastDisconnectReason), "Ask for a new code with POST /api/whatsapp/reconnect or /api/whatsapp/pair, then scan or enter it on the phone under Linked devices."),
+		}
+
+	case st.Parked:
+		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(text.Do, "POST /api/whatsapp/reconnect tries without a restart.")}
+
+	case st.WA == reconnect.StatusNeedsPairing:
+		return explanation{
+			since: down, why: text.Means,
+			next: "A connection for pairing is made, then a code to scan is shown.",
+			do:   "Wait some seconds for the code, then scan it on the phone under Linked devices.",
+		}
+	}
+
+	x := explanation{since: down, why: text.Means, do: needed(text.Do)}
+	switch {
+	case st.Connecting:
+		x.next = "An attempt is under way. If it fails: " + lower(cmp.Or(text.Does, "It retries with growing pauses."))
+	case !st.NextRetryAt.IsZero() && st.State.NotBefore.After(st.At):
+		x.next = "One attempt is made when the ban is over, at " + clock(st.NextRetryAt) + ", and none before."
+	case !st.NextRetryAt.IsZero():
+		x.next = join(text.Does, "The next attempt is made at "+clock(st.NextRetryAt)+".")
+	default:
+		x.next = "No attempt is planned: it is the program's move."
+		x.do = join(x.do, "If the program does not connect by itself, POST /api/whatsapp/reconnect or restart it.")
+	}
+	if x.why == "" {
+		x.why = "It has not been connected yet."
+	}
+	return x
+}
+
+func explainStandby(st stability.Status) explanation {
+	switch {
+	case st.StoreUnavailable != nil:
+		return explanation{
+			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means,
+			next: "The backend is asked again every few seconds; this instance then stands by or becomes active.",
+			do:   reconnect.ReasonStoreUnavailable.Text().Do,
+		}
+	case st.LockHolder != "" && st.LockHolder != st.InstanceID:
+		return explanation{
+			since: st.ModeSince, why: "Another instance holds the lock and looks after the connection. That is how it should be.",
+			next: "This instance takes over when the lock is released or expires.",
+		}
+	}
+	return explanation{
+		since: st.ModeSince, why: "This instance does not hold the lock, and knows of no other that does.",
+		next: "If the program runs the Manager, the lock is taken as soon as it is free.",
+		do:   "If this lasts, check that the program calls Run, Activate or TryActivate.",
+	}
+}
+
+func explainConnected(st stability.Status) explanation {
+	if hb := st.Heartbeats; hb.Failures > 0 && !hb.TrustedUntil.IsZero() {
+		return explanation{
+			since: hb.LastRenewalAt, why: "The backend does not answer, so the lock of this account cannot be renewed.",
+			next: "It is asked again and again. If it has not answered at " + clock(hb.TrustedUntil) + ", the connection is cut, before another instance can take the lock; all goes on by itself when the backend is back.",
+			do:   reconnect.ReasonStoreUnavailable.Text().Do,
+		}
+	}
+	switch st.Probes.Health {
+	case keepalive.Degraded:
+		return explanation{
+			since: st.Probes.Since, why: st.Probes.Text,
+			next: "The connection is kept. Messages that cannot be handed over wait, and nothing is lost; an incident is raised.",
+			do:   "Look at the program's own event handlers (a call that waits for ever), then at the decryption failures in its log.",
+		}
+	case keepalive.Stale:
+		return explanation{since: st.Probes.Since, why: st.Probes.Text, next: "The connection is cut now and made anew."}
+	case keepalive.Quiet:
+		return explanation{since: st.ConnectedAt, next: "Nothing needs to happen: nobody writes, and the server answers pings. It goes on like this."}
+	}
+	return explanation{since: st.ConnectedAt, next: "Messages are received as they come."}
+}
+
+// operatorFirst is what must be done before pairing makes sense.
+func operatorFirst(r reconnect.Reason) string {
+	if r.Action() == reconnect.ActionStop {
+		return r.Text().Do
+	}
+	return ""
+}
+
+// needed leaves out the advice to do nothing.
+func needed(do string) string {
+	if do == "Nothing." {
+		return ""
+	}
+	return do
+}
+
+func join(a, b string) string {
+	if a == "" || a == "Nothing." {
+		return b
+	}
+	return a + " " + b
+}
+
+// lower lets a sentence follow a colon.
+func lower(s string) string { return strings.ToLower(s[:1]) + s[1:] }
+
+func first(ts ...time.Time) time.Time {
+	for _, t := range ts {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC on 2 January 2006") }

@@ -1,0 +1,264 @@
+package adminhttp_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.json anew")
+
+// off keeps the moments at which we look away from where rounding turns.
+const off = 300 * time.Millisecond
+
+// refused lets the next login fail, two minutes into a connection, and looks
+// some time after that.
+func refused(f wasim.Fault, why reconnect.Reason, after time.Duration) func(*place) {
+	return func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(f).OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.LastDisconnectReason == why && !st.Connecting })
+		time.Sleep(after + off)
+	}
+}
+
+// ended ends the connection, two minutes into it, and looks some time after.
+func ended(f wasim.Fault, after time.Duration) func(*place) {
+	return func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(f).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.WA != reconnect.StatusConnected && !st.Connecting })
+		time.Sleep(after + off)
+	}
+}
+
+// states is every state of the machine, and what leads there.
+var states = []struct {
+	name  string
+	fine  bool // nothing is wrong
+	reach func(*place)
+	opts  []stability.Option
+}{
+	{"standby", true, func(p *place) {
+		other := &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory}
+		other.make(stability.WithInstanceID("wa-2"))
+		other.run().pair()
+		p.run()
+		time.Sleep(time.Minute + off)
+	}, nil},
+	{"not_started", false, func(*place) { time.Sleep(time.Minute + off) }, nil},
+	{"connecting", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.HelloDelay(time.Minute)).OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.WA != reconnect.StatusConnected && st.Connecting })
+		time.Sleep(10*time.Second + off)
+	}, nil},
+	{"connected", true, func(p *place) {
+		p.run().pair()
+		time.Sleep(2*time.Minute + off)
+	}, nil},
+	{"quiet", true, func(p *place) {
+		p.run().pair()
+		time.Sleep(30*time.Minute + off)
+	}, nil},
+	{"degraded_handler", false, func(p *place) {
+		p.run().pair()
+		bob, err := p.sim.NewContact(p.t.Context(), "491520000002")
+		require.NoError(p.t, err)
+		block := make(chan struct{})
+		p.block.Store(&block)
+		_, err = bob.Send(p.t.Context(), p.account.JID(), "hello")
+		require.NoError(p.t, err)
+		time.Sleep(4*time.Minute + off) // after five, whatsmeow goes on without the handler
+	}, nil},
+	{"backoff_connection_closed", false, ended(wasim.Reset(), 0), nil},
+	{"backoff_fourth_attempt", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.Refused()).Always().Now()
+		p.sim.Fault(wasim.Reset()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.RetryCount == 4 && !st.Connecting })
+		time.Sleep(off)
+	}, nil},
+	{"backoff_service_unavailable", false, ended(wasim.StreamError("503"), 10*time.Second), nil},
+	{"backoff_bad_session", false, refused(wasim.Failure(500), reconnect.ReasonBadSession, time.Second), nil},
+	{"backoff_network_unreachable", false, refused(wasim.Refused(), reconnect.ReasonNetworkUnreachable, time.Second), nil},
+	{"backoff_timed_out", false, refused(wasim.TLSHang(), reconnect.ReasonTimedOut, time.Second), nil},
+	{"pause_connection_replaced", false, ended(wasim.Replaced(), 30*time.Second), nil},
+	{"wait_temporary_ban", false, refused(wasim.TemporaryBan(101, time.Hour), reconnect.ReasonTemporaryBan, 20*time.Minute), nil},
+	{"slow_client_outdated", false, refused(wasim.Failure(405), reconnect.ReasonClientOutdated, 5*time.Minute), nil},
+	{"slow_connect_rejected", false, refused(wasim.Failure(413), reconnect.ReasonConnectRejected, 5*time.Minute), nil},
+	{"stopped_untrusted_server", false, refused(wasim.WrongCertificate(), reconnect.ReasonUntrustedServer, time.Hour), nil},
+	{"stopped_account_banned", false, refused(wasim.Failure(406), reconnect.ReasonAccountBanned, time.Hour), nil},
+	{"stopped_account_locked", false, refused(wasim.Failure(403), reconnect.ReasonAccountLocked, time.Hour), nil},
+	{"never_paired_with_code", false, func(p *place) {
+		p.run()
+		<-p.codes
+		time.Sleep(10*time.Second + off)
+	}, nil},
+	{"never_paired_nobody_scanned", false, func(p *place) {
+		p.run()
+		p.await(func(st stability.Status) bool { return st.Parked })
+		time.Sleep(time.Hour + off)
+	}, []stability.Option{stability.WithPairingRounds(1)}},
+	{"logged_out_with_code", false, func(p *place) {
+		ended(wasim.DeviceRemoved(), 0)(p)
+		<-p.codes
+		p.await(func(st stability.Status) bool { return st.QRAvailable })
+		time.Sleep(off)
+	}, nil},
+	{"logged_out_nobody_scanned", false, func(p *place) {
+		ended(wasim.DeviceRemoved(), 0)(p)
+		p.await(func(st stability.Status) bool { return st.Parked })
+		time.Sleep(time.Hour + off)
+	}, []stability.Option{stability.WithPairingRounds(1)}},
+	{"store_down_while_connected", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.broken.Store(true)
+		p.await(func(st stability.Status) bool { return st.Heartbeats.Failures > 0 })
+		time.Sleep(off)
+	}, nil},
+	{"store_down_while_disconnected", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.broken.Store(true)
+		p.sim.Fault(wasim.Reset()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.StoreUnavailable != nil })
+		time.Sleep(10*time.Second + off)
+	}, nil},
+	{"store_down_in_standby", false, func(p *place) {
+		p.broken.Store(true)
+		p.run()
+		p.await(func(st stability.Status) bool { return st.StoreUnavailable != nil })
+		time.Sleep(time.Minute + off)
+	}, nil},
+	{"closed", false, func(p *place) {
+		p.run().pair()
+		p.stop()
+		time.Sleep(time.Minute + off)
+	}, nil},
+}
+
+// In every state the answer of status-now says what is wrong, since when, why,
+// and what happens next. The files in testdata are for people to read.
+func TestStatusNowAloneAnswersWhatIsWrongSinceWhenWhyAndWhatNext(t *testing.T) {
+	for _, c := range states {
+		t.Run(c.name, func(t *testing.T) {
+			for rough := true; rough; {
+				bubble(t, func(t *testing.T) {
+					p := newPlace(t, c.opts...)
+					defer p.stop()
+					c.reach(p)
+					if rough = p.rough; !rough {
+						checkAnswers(t, p, c.name, c.fine)
+					}
+				})
+			}
+		})
+	}
+}
+
+func checkAnswers(t *testing.T, p *place, name string, fine bool) {
+	w := p.get("/api/longrun/status-now")
+	doc := p.answer(w, 200)
+	wa := doc["wa"].(map[string]any)
+	require.NotEmpty(t, wa["summary"])
+	require.Equal(t, doc["summary"], wa["summary"])
+	require.NotNil(t, wa["since"])
+	require.LessOrEqual(t, wa["since"], doc["timestamp"])
+	require.NotEmpty(t, wa["nextStep"])
+	if fine {
+		require.Nil(t, wa["whatToDo"], "nobody needs to do anything")
+	} else {
+		require.NotNil(t, wa["reasonText"])
+	}
+	if next := p.m.Status().NextRetryAt; !next.IsZero() && p.m.Status().StoreUnavailable == nil {
+		require.Contains(t, wa["nextStep"], next.UTC().Format("15:04:05 UTC"))
+	}
+	for _, text := range []any{wa["summary"], wa["nextStep"], wa["reasonText"], wa["whatToDo"]} {
+		if text != nil {
+			require.NotContains(t, text, "does not know")
+			require.NotContains(t, text, "%!")
+		}
+	}
+	got := normalise(t, w.Body.Bytes())
+	file := filepath.Join("testdata", name+".json")
+	if *update {
+		require.NoError(t, os.WriteFile(file, got, 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got), "run go test -update if this is meant to be so")
+}
+
+// volatile fields depend on random intervals: they get a value that could be.
+var volatile = map[string]string{
+	"lastReadAt": "-5s", "lastProbeAt": "-20s", "lastRenewalAt": "-10s", "trustedUntil": "70s", "lockLeaseUntil": "80s", "lastEventAt": "-40s",
+	"waModeSince": "-150s", "timeSinceLastEventMs": "40000", "lastAuthWriteAt": "-50s", "updatedAt": "0s", "authKeyCount": "840", "handlerAgeMs": "210000",
+}
+
+var (
+	many  = regexp.MustCompile(`"failures": \d\d+`)
+	line  = regexp.MustCompile(`^(\s*"(\w+)": )(.*?)(,?)$`)
+	stamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`)
+	since = regexp.MustCompile(`(running|nothing happened) for [0-9hms]+`)
+	clock = regexp.MustCompile(`\d\d:\d\d:\d\d UTC on \d+ \w+ \d{4}`)
+)
+
+// normalise sets the clock to noon, rounds times to seconds and replaces what
+// is volatile. The order of the fields stays.
+func normalise(t *testing.T, body []byte) []byte {
+	var doc struct{ Timestamp time.Time }
+	require.NoError(t, json.Unmarshal(body, &doc))
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	move := func(at time.Time) time.Time { return noon.Add(at.Sub(doc.Timestamp).Round(time.Second)) }
+	var pretty bytes.Buffer
+	require.NoError(t, json.Indent(&pretty, body, "", "  "))
+	lines := strings.Split(strings.TrimSpace(pretty.String()), "\n")
+	for i, l := range lines {
+		if m := line.FindStringSubmatch(l); m != nil && m[3] != "null" {
+			if v, ok := volatile[m[2]]; ok {
+				if d, err := time.ParseDuration(v); err == nil {
+					v = noon.Add(d).Format(`"2006-01-02T15:04:05.000Z"`)
+					if m[2] == "lockLeaseUntil" {
+						v = strconv.FormatInt(noon.Add(d).UnixMilli(), 10)
+					}
+				}
+				lines[i] = m[1] + v + m[4]
+				continue
+			}
+		}
+		l = stamp.ReplaceAllStringFunc(l, func(s string) string {
+			at, err := time.Parse("2006-01-02T15:04:05.000Z", s)
+			require.NoError(t, err)
+			return move(at).Format("2006-01-02T15:04:05.000Z")
+		})
+		l = many.ReplaceAllString(l, `"failures": 29`)
+		l = since.ReplaceAllString(l, "$1 for 3m30s")
+		lines[i] = clock.ReplaceAllStringFunc(l, func(s string) string {
+			at, err := time.Parse("15:04:05 UTC on 2 January 2006", s)
+			require.NoError(t, err)
+			return move(at).Format("15:04:05 UTC on 2 January 2006")
+		})
+	}
+	return []byte(strings.Join(lines, "\n") + "\n")
+}

@@ -1,0 +1,117 @@
+package stability_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+var nominal = []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}
+
+// series checks that the i-th decision waits the i-th nominal delay, ±20 %.
+func series(t *testing.T, ends []stability.Event) {
+	t.Helper()
+	for i, e := range ends {
+		want := nominal[min(i, len(nominal)-1)] * time.Second
+		require.InDelta(t, float64(want), float64(e.Decision.Delay), 0.2*float64(want), "retry %d: %v", i+1, e.Decision.Delay)
+		require.Equal(t, i+1, e.Decision.RetryCount)
+	}
+}
+
+func TestDelaysDoubleUpToAMinuteAndNextRetryAtSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(autoheal.Policy{Disabled: true})).run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		refused := w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		for n := 1; n <= 9; n++ {
+			e := a.reached(n, stability.EventDisconnected)
+			require.WithinDuration(t, e.Decision.NextRetryAt, a.status().NextRetryAt, 0)
+			require.Equal(t, n, a.status().RetryCount)
+			dials := w.sim.Dials()
+			time.Sleep(time.Until(e.Decision.NextRetryAt) - time.Millisecond)
+			require.Equal(t, dials, w.sim.Dials(), "no attempt before its time")
+			time.Sleep(20 * time.Millisecond)
+			require.Equal(t, dials+1, w.sim.Dials(), "one attempt at its time")
+		}
+		series(t, a.history(stability.EventDisconnected)[:9])
+		refused.Stop()
+		a.ready()
+		require.Zero(t, a.status().NextRetryAt)
+		a.stop()
+	})
+}
+
+func TestAcceptThenDropIsThrottledAsMuchAsRefusing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		// Every connection lives for three seconds: long enough to log in.
+		for n := 1; n <= 8; n++ {
+			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+			a.reached(n, stability.EventConnected)
+			time.Sleep(3 * time.Second)
+		}
+		series(t, a.history(stability.EventDisconnected)[:8])
+
+		// After a stable connection the series begins anew.
+		time.Sleep(2 * time.Minute)
+		a.forget()
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		a.reached(1, stability.EventConnected)
+		series(t, a.history(stability.EventDisconnected))
+		a.stop()
+	})
+}
+
+func TestARestartResetsNeitherTheSeriesNorABan(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		time.Sleep(5 * time.Minute)
+		w.sim.Fault(wasim.TemporaryBan(101, 3*time.Hour)).OnNextLogin()
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.await("the ban", func() bool { return a.status().LastDisconnectReason == reconnect.ReasonTemporaryBan })
+		over := a.status().NextRetryAt
+		a.stop()
+
+		dials := w.sim.Dials()
+		b := w.instance().run()
+		w.await("it is active", func() bool { return b.status().Mode == stability.ModeActive && !b.status().NextRetryAt.IsZero() })
+		require.WithinDuration(t, over, b.status().NextRetryAt, 0)
+		b.m.Reconnect() // not even when asked
+		time.Sleep(time.Until(over) - time.Second)
+		require.Equal(t, dials, w.sim.Dials())
+		b.ready()
+		b.stop()
+	})
+}
+
+func TestThreeTimesReplacedIsParkedInsteadOfFighting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		w.sim.Fault(wasim.Replaced()).For(w.account.JID()).Now()
+		first := a.reached(1, stability.EventDisconnected)
+		require.Greater(t, first.Decision.Delay, time.Minute)
+		a.reached(1, stability.EventConnected)
+		time.Sleep(time.Minute)
+		w.sim.Fault(wasim.Replaced()).For(w.account.JID()).Now()
+		second := a.reached(2, stability.EventDisconnected)
+		require.Equal(t, reconnect.ReasonConnectionReplaced, second.Reason)
+		require.Greater(t, second.Decision.Delay, 10*time.Minute)
+		a.stop()
+	})
+}

@@ -1,0 +1,39 @@
+package stability
+
+import "errors"
+
+var (
+	// ErrClosed is returned by every call after Close, and by a Run that Close ended.
+	ErrClosed = errors.New("stability: the Manager is closed")
+
+	// ErrNotActive reports a call that needs the lock while another instance
+	// has it, or nobody asked for it yet: call TryActivate or Activate first.
+	ErrNotActive = errors.New("stability: not active: call TryActivate or Activate first")
+
+	// ErrNotAttached reports a call that needs a client before one was given
+	// to Attach.
+	ErrNotAttached = errors.New("stability: no client attached: pass it to Attach, or make it with NewClient")
+
+	// ErrWrongDevice reports a client whose device does not belong to the
+	// present term. Its caches are of another time: ask AuthState for the
+	// device and build a new client.
+	ErrWrongDevice = errors.New("stability: the client's device is not this term's: build a new client on the device that AuthState returns")
+
+	// ErrRunning reports a second Run, or a call by hand that would get in the
+	// way of the one that runs.
+	ErrRunning = errors.New("stability: Run already looks after this account")
+
+	// ErrAlreadyPaired reports PairPhone on an account that has a session. Log
+	// out first.
+	ErrAlreadyPaired = errors.New("stability: this account is paired already: call Logout first to pair another phone")
+
+	// ErrNotPaired reports Logout without a session.
+	ErrNotPaired = errors.New("stability: this account is not paired")
+
+	// ErrTermOver is the cause of a cut when the lock's term ended under a
+	// connection.
+	ErrTermOver = errors.New("stability: the lock's term is over")
+
+	// ErrStopping is the cause of a cut when this instance hands over.
+	ErrStopping = errors.New("stability: stepping down")
+)

@@ -1,0 +1,376 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.mau.fi/whatsmeow/socket"
+)
+
+// What the read pump may see of the websocket, see "The handshake" in the
+// package documentation.
+type phase int
+
+const (
+	phaseHello  phase = iota // gathering the server hello
+	phaseHold                // hello handed over, whatsmeow's connect still running
+	phaseOpen                // connected
+	phaseDoomed              // the attempt is lost, whatsmeow is being told
+)
+
+// maxHello bounds the server hello; a real one has a few hundred bytes.
+const maxHello = 1 << 20
+
+// body is the upgraded connection between whatsmeow's websocket and TLS. Read
+// is called by the read pump only (or by a websocket Close, which excludes
+// the pump), Write under the websocket's write lock.
+type body struct {
+	c   *Conn
+	rwc io.ReadWriteCloser
+
+	closed     chan struct{} // the websocket closed us
+	local      chan struct{} // the client sent a close frame of its own accord
+	helloSent  chan struct{} // the client hello is out: whatsmeow waits for an answer
+	finishSent chan struct{} // the client finish is out: connect is about to succeed
+	readFailed chan struct{} // the pump has been given an error
+	closing    sync.Once
+	leaving    sync.Once
+	failing    sync.Once
+
+	mu     sync.Mutex // never held across I/O or a callback
+	timer  *time.Timer
+	inTime bool // the hello is there, or nobody waits for it: no timer any more
+	echo   bool // the server sent a close frame: ours is the answer
+
+	// Reader's state.
+	phase phase
+	in    []byte // raw bytes not parsed yet
+	wa    []byte // payload of the messages so far: WhatsApp's frames
+	fin   bool   // the message they came in is complete
+	out   []byte // for the pump, now
+	held  []byte // for the pump, once connected
+	heads scanner
+
+	// Writer's state.
+	sent   scanner
+	frames int // data frames begun
+}
+
+func newBody(c *Conn, rwc io.ReadWriteCloser) *body {
+	return &body{
+		c: c, rwc: rwc, fin: true,
+		closed:     make(chan struct{}),
+		local:      make(chan struct{}),
+		helloSent:  make(chan struct{}),
+		finishSent: make(chan struct{}),
+		readFailed: make(chan struct{}),
+	}
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	for {
+		if len(b.out) > 0 {
+			n := copy(p, b.out)
+			b.out = b.out[n:]
+			return n, nil
+		}
+		var err error
+		switch b.phase {
+		case phaseHello:
+			err = b.awaitHello()
+		case phaseHold:
+			err = b.awaitConnected()
+		case phaseDoomed:
+			<-b.closed
+			err = b.c.isDown()
+		case phaseOpen:
+			if err = b.c.isDown(); err != nil {
+				break
+			}
+			if len(b.held) > 0 {
+				b.out, b.held = b.held, nil
+				b.scanRead(b.out)
+				continue
+			}
+			n, err := b.rwc.Read(p)
+			b.scanRead(p[:n])
+			if err != nil {
+				return n, b.fail(err)
+			}
+			return n, nil
+		}
+		if err != nil {
+			return 0, b.fail(err)
+		}
+	}
+}
+
+// lossDelay is how long after the last Write the pump hears of a loss.
+// whatsmeow closes its socket then, without regard to a send that has just
+// picked it up; by that time such a send has failed, in good order. An uneven
+// number, so that in a bubble it coincides with nobody's milliseconds.
+const lossDelay = 1137 * time.Microsecond
+
+// fail puts the connection down and lets the pump go.
+func (b *body) fail(err error) error {
+	raw := b.c.shut(err)
+	if b.phase == phaseOpen && raw != nil {
+		select {
+		case <-raw.idle:
+			t := time.NewTimer(lossDelay)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-b.local: // Disconnect waits for the pump, holding locks
+			case <-b.closed:
+			}
+		case <-b.local:
+		case <-b.closed:
+		}
+	}
+	b.failing.Do(func() { close(b.readFailed) })
+	return err
+}
+
+func (b *body) scanRead(p []byte) {
+	b.heads.scan(p, func(h frameHeader) {
+		if h.opcode == opClose {
+			b.mu.Lock()
+			b.echo = true
+			b.mu.Unlock()
+		}
+	})
+}
+
+// awaitHello gathers bytes until the server hello is complete, and hands over
+// exactly that. If it cannot come any more, it dooms the attempt.
+func (b *body) awaitHello() error {
+	buf := make([]byte, 4096)
+	for {
+		done, err := b.parse()
+		if err != nil {
+			return b.doom(err)
+		}
+		if done {
+			return nil
+		}
+		n, err := b.rwc.Read(buf)
+		b.in = append(b.in, buf[:n]...)
+		if n == 0 && err != nil {
+			return b.doom(err)
+		}
+	}
+}
+
+// parse takes whole frames off b.in; done is true when there is something for
+// the pump.
+func (b *body) parse() (done bool, err error) {
+	for {
+		h, ok, valid := parseHeader(b.in)
+		if !valid || h.masked || h.length > maxHello {
+			return false, fmt.Errorf("%w before its hello", ErrProtocol)
+		}
+		if !ok || uint64(len(b.in)) < uint64(h.size)+h.length {
+			return false, nil
+		}
+		frame := b.in[:uint64(h.size)+h.length]
+		b.in = b.in[len(frame):]
+		payload := frame[h.size:]
+		switch h.opcode {
+		case opPing, opPong:
+			b.out = append(b.out, frame...)
+			return true, nil
+		case opClose:
+			if len(payload) >= 2 {
+				return false, fmt.Errorf("%w before its hello, code %d", ErrServerClosed, binary.BigEndian.Uint16(payload))
+			}
+			return false, fmt.Errorf("%w before its hello", ErrServerClosed)
+		case opText:
+			return false, fmt.Errorf("%w: text before its hello", ErrProtocol)
+		}
+		b.wa = append(b.wa, payload...)
+		if len(b.wa) > maxHello {
+			return false, fmt.Errorf("%w: hello too long", ErrProtocol)
+		}
+		if len(b.wa) < socket.FrameLengthSize {
+			continue
+		}
+		size := socket.FrameLengthSize + int(b.wa[0])<<16 + int(b.wa[1])<<8 + int(b.wa[2])
+		if len(b.wa) < size {
+			continue
+		}
+		// The hello alone in a frame of its own: what is behind it, in the
+		// same message or after it, has to wait until we are connected.
+		b.out = appendFrame(b.out, b.wa[:size])
+		if rest := b.wa[size:]; len(rest) > 0 || !h.fin {
+			b.held = appendFrame(nil, rest)
+			if !h.fin {
+				b.held[0] &^= 0x80
+			}
+		}
+		b.held = append(b.held, b.in...)
+		b.in, b.wa = nil, nil
+		b.phase = phaseHold
+		b.stopTimer()
+		return true, nil
+	}
+}
+
+// doom ends an attempt that waits for the server hello: the pump sees one
+// empty frame, which whatsmeow takes for a hello with its parts missing.
+func (b *body) doom(err error) error {
+	b.c.shut(err)
+	select {
+	case <-b.closed:
+		return err
+	default:
+	}
+	select {
+	case <-b.helloSent:
+		b.out = append(b.out[:0], 0x80|opBinary, socket.FrameLengthSize, 0, 0, 0)
+		b.phase = phaseDoomed
+		return nil
+	case <-b.closed:
+		return err
+	}
+}
+
+// awaitConnected holds back what comes after the hello until whatsmeow's
+// connect has returned, or has failed and closed us.
+func (b *body) awaitConnected() error {
+	select {
+	case <-b.c.outcome:
+		b.phase = phaseOpen
+		return nil
+	case <-b.local: // Disconnect runs, so connect has returned
+	case <-b.closed:
+	}
+	b.c.shut(ErrClosed) // unless there is a cause already
+	return b.c.isDown()
+}
+
+func (b *body) Write(p []byte) (int, error) {
+	closeCode := -1
+	b.sent.scan(p, func(h frameHeader) {
+		switch h.opcode {
+		case opText, opBinary:
+			b.frames++
+		case opClose:
+			closeCode = clientCloseCode(p, h)
+		}
+	})
+	n, err := b.rwc.Write(p)
+	if err == nil && b.sent.skip == 0 && closeCode < 0 {
+		b.progress()
+	}
+	if closeCode >= 0 {
+		b.leave(closeCode)
+	}
+	return n, err
+}
+
+// progress notes how far the handshake has come; a frame has just gone out.
+func (b *body) progress() {
+	switch {
+	case b.frames == 1 && !isClosed(b.helloSent):
+		limit := b.c.l.cfg.HelloTimeout
+		b.mu.Lock()
+		if !isClosed(b.closed) && !b.inTime { // the answer may overtake the return of the write
+			b.timer = time.AfterFunc(limit, func() { b.c.Cut(&timeoutError{"server hello", limit}) })
+		}
+		b.mu.Unlock()
+		close(b.helloSent)
+	case b.frames >= 2 && !isClosed(b.finishSent):
+		close(b.finishSent)
+		if !b.c.owned {
+			go b.c.awaitHostConnect()
+		}
+	}
+}
+
+// awaitHostConnect waits until a connect of the host's has returned. Its
+// client finish is out, so it holds the socket lock only as long as it takes
+// to start two goroutines.
+func (c *Conn) awaitHostConnect() {
+	c.l.mu.Lock()
+	client := c.l.client
+	c.l.mu.Unlock()
+	client.DangerousInternals().GetSocketWaitChan()
+	c.settle(true)
+}
+
+// leave puts the connection down after a close frame of the client's. The
+// websocket would wait up to 5 s for the answer, holding the socket lock.
+func (b *body) leave(code int) {
+	b.mu.Lock()
+	echo := b.echo
+	b.mu.Unlock()
+	switch {
+	case echo:
+		b.c.shut(ErrServerClosed)
+	case code == 1000:
+		b.c.shut(ErrDisconnected)
+	default:
+		b.c.shut(fmt.Errorf("%w: the client closed it with code %d", ErrProtocol, code))
+	}
+	b.leaving.Do(func() { close(b.local) })
+}
+
+// clientCloseCode reads the status code of a masked close frame, which is
+// always written in one piece; 0 if there is none.
+func clientCloseCode(p []byte, h frameHeader) int {
+	if len(p) < 8 || h.length < 2 || p[0]&0x0f != opClose {
+		return 0
+	}
+	return int(p[6]^p[2])<<8 | int(p[7]^p[3])
+}
+
+// Close is called by the websocket, on every way out of it.
+func (b *body) Close() error {
+	var err error
+	b.closing.Do(func() {
+		b.stopTimer()
+		b.mu.Lock()
+		close(b.closed)
+		b.mu.Unlock()
+		b.c.shut(ErrClosed) // first, or TLS would wait to send an alert
+		err = b.rwc.Close()
+		if !b.c.owned && !isClosed(b.finishSent) {
+			b.c.settle(false)
+		}
+	})
+	return err
+}
+
+func (b *body) stopTimer() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inTime = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+// pumpGone waits until the read pump cannot be in the way any more.
+func (b *body) pumpGone(ctx context.Context) error {
+	select {
+	case <-b.readFailed:
+	case <-b.closed:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func isClosed(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}

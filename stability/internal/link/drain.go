@@ -1,0 +1,291 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/types/events"
+	waLog "go.mau.fi/whatsmeow/util/log"
+)
+
+const (
+	// markerBase keeps our markers apart from counts of the service's.
+	markerBase = -(1 << 30)
+	// settleTime is for events that whatsmeow dispatches by go.
+	settleTime = 10 * time.Millisecond
+)
+
+// handlerCheck is an event of our own, to see whether the permanent handler
+// is still there. Nobody else sees it if ours is the first.
+type handlerCheck struct{ l *Link }
+
+// handle is the permanent event handler. It stops our own events from
+// reaching the handlers behind it.
+func (l *Link) handle(evt any) bool {
+	switch evt := evt.(type) {
+	case *events.OfflineSyncCompleted:
+		if evt.Count > markerBase {
+			return true
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if seen := l.markers[evt.Count]; seen != nil {
+			close(seen)
+			delete(l.markers, evt.Count)
+		}
+		return false
+	case *handlerCheck:
+		if evt.l != l {
+			return true
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.handler != nil {
+			close(l.handler)
+			l.handler = nil
+		}
+		return false
+	}
+	return true
+}
+
+// drain empties the client's queue of received stanzas. When it returns nil,
+// no stanza of an ended connection will be handled any more.
+func (l *Link) drain(ctx context.Context) error {
+	// A drain that was given up may still sit in a stuck handler.
+	select {
+	case l.drainSem <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	l.draining.Store(true)
+
+	result := make(chan error, 1)
+	runCtx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		defer func() { <-l.drainSem }()
+		defer cancel(nil)
+		err := l.runDrain(runCtx)
+		if err == nil {
+			l.draining.Store(false)
+		}
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l *Link) runDrain(ctx context.Context) error {
+	// The connection's own loop first. While it sits in a slow handler it
+	// does not look at its context, and would take stanzas of the next
+	// connection afterwards.
+	if err := l.loops.wait(ctx); err != nil {
+		return fmt.Errorf("a handler is still running: %w", err)
+	}
+	client := l.client.DangerousInternals()
+	l.ensureHandler()
+
+	dead, cancel := context.WithCancel(context.Background())
+	cancel()
+	loopCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	stopped := make(chan struct{})
+	l.loops.expect()
+	go func() {
+		defer close(stopped)
+		client.HandlerQueueLoop(dead, loopCtx)
+	}()
+
+	err := l.sendMarker(ctx)
+	if err == nil {
+		// Goroutines that waited for room in the queue have it now.
+		select {
+		case <-time.After(settleTime):
+			err = l.sendMarker(ctx)
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	stop()
+	<-stopped
+	l.loops.forgive()
+	return err
+}
+
+// sendMarker puts a stanza of our own behind all others and waits for it.
+func (l *Link) sendMarker(ctx context.Context) error {
+	seen := make(chan struct{})
+	l.mu.Lock()
+	l.marker++
+	count := markerBase - l.marker
+	l.markers[count] = seen
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.markers, count)
+	}()
+	data, err := waBinary.Marshal(waBinary.Node{Tag: "ib", Content: []waBinary.Node{{
+		Tag: "offline", Attrs: waBinary.Attrs{"count": strconv.Itoa(count)},
+	}}})
+	if err != nil {
+		return fmt.Errorf("encoding the marker: %w", err)
+	}
+	l.client.DangerousInternals().HandleFrame(ctx, data)
+	select {
+	case <-seen:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Quiesce waits until everything received so far has been handled, on a
+// connection that is still up: what the handlers answer can still be sent. It
+// returns nil at once on a connection that is not up, and when it goes down
+// meanwhile. Like End, never call it from a handler.
+func (c *Conn) Quiesce(ctx context.Context) error {
+	c.mu.Lock()
+	established := c.established
+	c.mu.Unlock()
+	if !established || !c.Up() {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stopped := make(chan struct{})
+	defer func() { <-stopped }()
+	defer cancel(nil)
+	go func() {
+		defer close(stopped)
+		select {
+		case <-c.down:
+			cancel(errWentDown)
+		case <-ctx.Done():
+		}
+	}()
+	err := c.l.sendMarker(ctx)
+	if err == nil {
+		select { // acknowledgements leave in goroutines of their own
+		case <-time.After(settleTime):
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	if err != nil && !errors.Is(err, errWentDown) {
+		return fmt.Errorf("link: waiting for handlers: %w", err)
+	}
+	return nil
+}
+
+var errWentDown = errors.New("link: connection went down")
+
+// ensureHandler puts the permanent handler back if the host removed all
+// handlers.
+func (l *Link) ensureHandler() {
+	there := make(chan struct{})
+	l.mu.Lock()
+	l.handler = there
+	l.mu.Unlock()
+	l.client.DangerousInternals().DispatchEvent(&handlerCheck{l})
+	if isClosed(there) {
+		return
+	}
+	l.cfg.Logger.Debug("link: event handler was removed, adding it again")
+	l.client.AddEventHandlerWithSuccessStatus(l.handle)
+}
+
+// whatsmeow's words at the two ends of its queue loop.
+const (
+	loopStarts = "Starting handler queue loop"
+	loopEnds   = "Closing handler queue loop"
+)
+
+// loopGrace is how long a queue loop may take to say that it started before
+// we conclude that its words do not reach us.
+const loopGrace = 100 * time.Millisecond
+
+// loopLogger is the client's logger, listening for the queue loops. There is
+// no other sign of a loop's end.
+type loopLogger struct {
+	waLog.Logger
+	loops *loopCounter
+}
+
+func (g *loopLogger) Debugf(msg string, args ...any) {
+	switch msg {
+	case loopStarts:
+		g.loops.note(&g.loops.started)
+	case loopEnds:
+		g.loops.note(&g.loops.closed)
+	}
+	g.Logger.Debugf(msg, args...)
+}
+
+// loopCounter knows how many queue loops must have started, did, and ended.
+type loopCounter struct {
+	mu       sync.Mutex
+	expected int
+	started  int
+	closed   int
+	changed  chan struct{} // closed and replaced at each change
+}
+
+func (n *loopCounter) init() { n.changed = make(chan struct{}) }
+
+func (n *loopCounter) expect() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.expected++
+}
+
+// forgive expects no more than was heard of: every loop that was to start has.
+func (n *loopCounter) forgive() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.expected = min(n.expected, n.started)
+}
+
+func (n *loopCounter) note(counter *int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	*counter++
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// wait returns when every loop that must have started has ended. A client
+// whose words do not reach us costs loopGrace each time, and is believed.
+func (n *loopCounter) wait(ctx context.Context) error {
+	grace := time.NewTimer(loopGrace)
+	defer grace.Stop()
+	expired := false
+	for {
+		n.mu.Lock()
+		if n.started < n.expected && expired {
+			n.expected = n.started // the host replaced Client.Log
+		}
+		done := n.started >= n.expected && n.closed >= n.started
+		changed := n.changed
+		n.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-grace.C:
+			expired = true
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,261 @@
+package localbackend
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+)
+
+func one(v string) authstore.Batch {
+	return authstore.Batch{Put: []authstore.Entry{{Key: authstore.Key{Kind: "session", ID: "1"}, Value: []byte(v)}}}
+}
+
+func TestOpenTouchesNothing(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path)
+	_, err := b.Lock.Load(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
+	_, err = os.Lstat(path)
+	require.ErrorIs(t, err, os.ErrNotExist, "the file is made by the first term")
+}
+
+func TestAPathThatCannotBeIsAnErrorThatSaysWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	_, err := Open("")
+	require.ErrorContains(t, err, "localbackend.Open(")
+	_, err = Open(dir)
+	require.ErrorContains(t, err, "is a directory: pass the path of a file")
+	_, err = Open(filepath.Join(dir, "missing", "wa.db"))
+	require.ErrorContains(t, err, "create it first")
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err = Open(filepath.Join(file, "wa.db"))
+	require.Error(t, err)
+	if runtime.GOOS == "windows" {
+		return
+	}
+	real := newPath(t)
+	b := openAt(t, real)
+	hold(t, b)
+	require.NoError(t, b.Close())
+	for name, target := range map[string]string{"link": real, "dangling": filepath.Join(dir, "nowhere")} {
+		link := filepath.Join(dir, name)
+		require.NoError(t, os.Symlink(target, link))
+		_, err = Open(link)
+		require.ErrorContains(t, err, "is a symbolic link")
+		_, err = openFile(t.Context(), link)
+		require.ErrorContains(t, err, "is a symbolic link", "also when it is put there after Open")
+	}
+	_, err = os.Lstat(filepath.Join(dir, "nowhere"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	if os.Getuid() == 0 {
+		t.Skip("nothing is denied to root")
+	}
+	require.NoError(t, os.Chmod(real, 0o400))
+	_, err = Open(real)
+	require.ErrorIs(t, err, os.ErrPermission)
+	require.ErrorContains(t, err, "change the owner or the mode")
+	closed := filepath.Join(dir, "closed")
+	require.NoError(t, os.Mkdir(closed, 0o500))
+	b = openAt(t, filepath.Join(closed, "wa.db"))
+	_, _, err = b.Lock.Acquire(t.Context(), "a", "n", time.Hour)
+	require.ErrorIs(t, err, os.ErrPermission)
+	require.ErrorContains(t, err, "change the owner or the mode")
+}
+
+func TestOfManyCreatorsOneWins(t *testing.T) {
+	for range 10 {
+		path := newPath(t)
+		var granted atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			b := openAt(t, path)
+			wg.Go(func() {
+				_, ok, err := b.Lock.Acquire(t.Context(), lock.NewHolderID("x"), lock.NewHolderID("n"), time.Hour)
+				if err != nil {
+					t.Error(err)
+				}
+				if ok {
+					granted.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, granted.Load())
+	}
+}
+
+func TestReleaseWaitsForWhatIsRunningAndClosesTheFile(t *testing.T) {
+	path := newPath(t)
+	a, b := openAt(t, path), openAt(t, path)
+	for range 20 {
+		rec := hold(t, a)
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					for e, err := range a.Auth.Scan(t.Context(), "session", "") {
+						if err != nil {
+							if !isNotHolder(err) {
+								t.Error(err)
+							}
+							return
+						}
+						_ = e
+					}
+				}
+			})
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					if err := a.Auth.Commit(t.Context(), rec.Epoch, one("v")); err != nil {
+						require.ErrorIs(t, err, authstore.ErrFenced)
+						return
+					}
+				}
+			})
+		}
+		require.NoError(t, a.Auth.Commit(t.Context(), rec.Epoch, one("first")))
+		require.NoError(t, a.Lock.Release(t.Context(), rec))
+		other := hold(t, b) // at once: the file is free
+		require.Equal(t, rec.Epoch+1, other.Epoch)
+		stop()
+		wg.Wait()
+		require.NoError(t, b.Lock.Release(t.Context(), other))
+	}
+}
+
+func TestARemovedOrReplacedFileEndsTheTerm(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file cannot be removed")
+	}
+	for name, take := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"moved":   func(path string) error { return os.Rename(path, path+".moved") },
+		"replaced": func(path string) error {
+			return os.Rename(filepath.Join(filepath.Dir(path), "new"), path)
+		},
+	} {
+		for _, first := range []string{"renewal", "commit"} {
+			t.Run(name+" "+first, func(t *testing.T) {
+				path := newPath(t)
+				fresh, err := Open(filepath.Join(filepath.Dir(path), "new"))
+				require.NoError(t, err)
+				hold(t, fresh)
+				require.NoError(t, fresh.Close())
+
+				b := openAt(t, path)
+				rec := hold(t, b)
+				require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")))
+				require.NoError(t, take(path))
+				if first == "commit" {
+					require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, one("into nothing")), authstore.ErrFenced)
+				}
+				_, err = b.Lock.Renew(t.Context(), rec)
+				require.ErrorIs(t, err, lock.ErrLost)
+				require.ErrorIs(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{}), reconnect.ErrFenced)
+				_, err = b.Auth.Get(t.Context(), authstore.Key{Kind: "session", ID: "1"})
+				require.ErrorIs(t, err, ErrNotHolder)
+				require.NoError(t, b.Lock.Release(t.Context(), rec))
+				// A new term is one of the file that is there now.
+				other := hold(t, b)
+				if name == "replaced" {
+					require.EqualValues(t, 2, other.Epoch)
+				} else {
+					require.EqualValues(t, 1, other.Epoch)
+				}
+				require.NoError(t, b.Auth.Commit(t.Context(), other.Epoch, one("v")))
+			})
+		}
+	}
+}
+
+func TestAFileTruncatedWhileOpenIsAnErrorAndNoCrash(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a mapped file cannot be truncated")
+	}
+	for _, size := range []int64{0, 4096, 16384} {
+		path := newPath(t)
+		b := openAt(t, path)
+		rec := hold(t, b)
+		var big authstore.Batch
+		for i := range 300 {
+			big.Put = append(big.Put, authstore.Entry{Key: authstore.Key{Kind: "session", ID: lock.NewHolderID(string(rune('a' + i%26)))}, Value: make([]byte, 1000)})
+		}
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, big))
+		require.NoError(t, os.Truncate(path, size))
+		err := error(nil)
+		for _, e := range big.Put {
+			if _, err = b.Auth.Get(t.Context(), e.Key); err != nil {
+				break
+			}
+		}
+		require.ErrorIs(t, err, authstore.ErrCorrupt)
+		_, err = b.Lock.Renew(t.Context(), rec)
+		require.ErrorIs(t, err, lock.ErrLost)
+		require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")), authstore.ErrFenced)
+		_, _, err = b.Lock.Acquire(t.Context(), "one", "again", time.Hour)
+		require.ErrorIs(t, err, authstore.ErrCorrupt)
+		require.NoError(t, b.Close())
+	}
+	// And when a write is what finds it.
+	path := newPath(t)
+	b := openAt(t, path)
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")))
+	require.NoError(t, os.Truncate(path, 0))
+	require.Error(t, b.Auth.Commit(t.Context(), rec.Epoch, one("w")))
+	_, err := b.Lock.Renew(t.Context(), rec)
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.NoError(t, b.Close())
+}
+
+func TestACommitThatMayNotBeOnDiskIsSettledFirst(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path)
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")))
+	f := b.Lock.(lockStore).b.cur.Load().file
+	f.unsettled = true
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("w")))
+	require.False(t, f.unsettled)
+	require.NoError(t, b.Close())
+	requireOneFile(t, path)
+}
+
+func TestClosedIsClosed(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path)
+	rec := hold(t, b)
+	require.NoError(t, b.Close())
+	require.NoError(t, b.Close())
+	_, _, err := b.Lock.Acquire(t.Context(), "a", "n", time.Hour)
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = b.Lock.Renew(t.Context(), rec)
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, b.Lock.Release(t.Context(), rec), ErrClosed)
+	_, err = b.Lock.Load(t.Context())
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")), ErrClosed)
+	_, err = b.State.Load(t.Context())
+	require.ErrorIs(t, err, ErrClosed)
+	for _, err := range b.Lock.(lock.Watcher).Changes(t.Context()) {
+		require.ErrorIs(t, err, ErrClosed)
+	}
+	hold(t, openAt(t, path)) // and the lock is free
+}
+
+func isNotHolder(err error) bool { return errors.Is(err, ErrNotHolder) }

@@ -1,0 +1,116 @@
+package localbackend
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"go.etcd.io/bbolt"
+)
+
+// panicError is a panic or a memory fault inside bbolt.
+type panicError struct{ value any }
+
+func (p panicError) Error() string {
+	return fmt.Sprintf("the file changed or broke while it was open: %v", p.value)
+}
+func (p panicError) Unwrap() error { return damage{} }
+
+// guarded turns panics and memory faults of f into errors: the file is mapped,
+// and whoever truncates it makes reading a fault.
+func guarded(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicError{r}
+		}
+	}()
+	return f()
+}
+
+// judge ends the term after a panic.
+func (f *file) judge(err error) {
+	if errors.As(err, new(panicError)) {
+		f.abandoned.Store(true)
+		f.gone.Store(true)
+	}
+}
+
+// view runs fn in a reading transaction.
+func (f *file) view(fn func(*bbolt.Tx) error) error {
+	if err := f.whole(); err != nil {
+		return err
+	}
+	err := guarded(func() error { return f.db.View(fn) })
+	f.judge(err)
+	return err
+}
+
+// update runs fn in a writing transaction, durable when it returns nil. One at
+// a time. After an error nothing is applied, or the outcome is unknown.
+func (f *file) update(fn func(*bbolt.Tx) error) error {
+	if err := f.whole(); err != nil {
+		return err
+	}
+	if f.unsettled {
+		if err := f.settle(); err != nil {
+			return err
+		}
+	}
+	var (
+		tx   *bbolt.Tx
+		txid int
+	)
+	err := guarded(func() (err error) {
+		if tx, err = f.db.Begin(true); err != nil {
+			return err
+		}
+		txid = tx.ID()
+		if err := fn(tx); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+		tx, err = nil, tx.Commit()
+		return err
+	})
+	if err == nil {
+		return nil
+	}
+	if f.judge(err); f.gone.Load() {
+		return fmt.Errorf("localbackend: write %s: %w", f.path, err)
+	}
+	if tx != nil { // fn failed, or bbolt is not open: nothing was written
+		return err
+	}
+	// bbolt has rolled back, unless its meta page had been written: then memory
+	// shows the commit and the disk may not.
+	var now int
+	if verr := f.view(func(tx *bbolt.Tx) error { now = tx.ID(); return nil }); verr != nil {
+		f.gone.Store(true) // could not be mapped: this term cannot go on
+	} else {
+		f.unsettled = now == txid
+	}
+	return fmt.Errorf("localbackend: write %s: %w", f.path, err)
+}
+
+// settle writes the newest meta page again and syncs it. Without that a next
+// commit could use pages which the meta page on disk, an older one, still
+// refers to.
+func (f *file) settle() error {
+	page := make([]byte, f.db.Info().PageSize)
+	var off int64
+	err := f.view(func(tx *bbolt.Tx) error { off = int64(tx.ID()%2) * int64(len(page)); return nil })
+	if err == nil {
+		_, err = f.f.ReadAt(page, off)
+	}
+	if err == nil {
+		_, err = f.f.WriteAt(page, off)
+	}
+	if err == nil {
+		err = f.f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("localbackend: settle the last commit of %s: %w", f.path, err)
+	}
+	f.unsettled = false
+	return nil
+}

@@ -1,0 +1,98 @@
+package stability
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+
+	waLog "go.mau.fi/whatsmeow/util/log"
+)
+
+// tap is a whatsmeow logger that also looks at what the client receives.
+// whatsmeow prints every received stanza to its "Recv" logger in the goroutine
+// that reads the socket, before anything is queued: so the reason of an end is
+// known there even when the events come late, twice or never.
+type tap struct {
+	inner  waLog.Logger
+	recv   bool
+	target *atomic.Pointer[slot] // the client this logger was given to; set by Attach
+}
+
+func newTap(inner waLog.Logger) *tap {
+	return &tap{inner: inner, target: new(atomic.Pointer[slot])}
+}
+
+func (t *tap) Sub(module string) waLog.Logger {
+	return &tap{inner: t.inner.Sub(module), recv: t.recv || module == "Recv", target: t.target}
+}
+
+func (t *tap) Debugf(msg string, args ...any) {
+	if t.recv && len(args) == 1 {
+		if text, ok := args[0].(string); ok {
+			if s := t.target.Load(); s != nil {
+				s.received(text)
+			}
+		}
+	}
+	t.inner.Debugf(msg, args...)
+}
+
+func (t *tap) Infof(msg string, args ...any)  { t.inner.Infof(msg, args...) }
+func (t *tap) Warnf(msg string, args ...any)  { t.inner.Warnf(msg, args...) }
+func (t *tap) Errorf(msg string, args ...any) { t.inner.Errorf(msg, args...) }
+
+// slogger writes whatsmeow's log lines to slog. Stanzas hold phone numbers and
+// whatsmeow prints them at debug level, so they appear there and nowhere else;
+// its warnings may name a sender, so they are written at debug level too.
+type slogger struct {
+	log    *slog.Logger
+	module string
+}
+
+func (l *slogger) write(level slog.Level, msg string, args []any) {
+	shown := level
+	if level == slog.LevelWarn {
+		shown = slog.LevelDebug
+	}
+	if !l.log.Enabled(context.Background(), shown) {
+		return
+	}
+	l.log.Log(context.Background(), shown, "whatsmeow",
+		"module", l.module, "whatsmeowLevel", level.String(), "text", fmt.Sprintf(msg, args...))
+}
+
+func (l *slogger) Debugf(msg string, args ...any) { l.write(slog.LevelDebug, msg, args) }
+func (l *slogger) Infof(msg string, args ...any)  { l.write(slog.LevelDebug, msg, args) }
+func (l *slogger) Warnf(msg string, args ...any)  { l.write(slog.LevelWarn, msg, args) }
+
+// Errorf keeps its level for lines that hold no address and that are not about
+// the socket: the end of a connection is reported by the Manager, with its
+// reason.
+func (l *slogger) Errorf(msg string, args ...any) {
+	level := slog.LevelError
+	if strings.HasSuffix(l.module, "Socket") || strings.Contains(fmt.Sprintf(msg, args...), "@") {
+		level = slog.LevelWarn
+	}
+	l.write(level, msg, args)
+}
+
+func (l *slogger) Sub(module string) waLog.Logger {
+	if l.module != "" {
+		module = l.module + "/" + module
+	}
+	return &slogger{log: l.log, module: module}
+}
+
+// Logger returns a logger for whatsmeow.NewClient. It passes everything on to
+// inner (nil: WithLogger's slog, at debug level, since whatsmeow's lines name
+// phone numbers) and lets the Manager see why the server ends a connection
+// before whatsmeow says so. whatsmeow fixes its receive logger when a client
+// is made: this one cannot be installed later. Each client needs its own.
+func (m *Manager) Logger(inner waLog.Logger) waLog.Logger {
+	if inner == nil {
+		inner = &slogger{log: m.cfg.logger}
+	}
+	return newTap(inner)
+}

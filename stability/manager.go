@@ -1,0 +1,627 @@
+package stability
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/signallog"
+)
+
+// Manager looks after the connection of one account. Make one with New. All
+// methods are safe for concurrent use and may be called from inside a
+// whatsmeow event handler, an observer or a QR callback.
+type Manager struct {
+	cfg    config
+	lock   lock.Lock
+	lease  *lock.Lease // nil with WithLock
+	store  authstore.Store
+	notify *notifier
+	sentry *sentry
+	clocks clocks
+
+	turn chan struct{}   // cap 1: one activation at a time
+	life context.Context // ends when Close begins
+	end  context.CancelFunc
+	gone chan struct{} // closed when Close has finished
+
+	mu        sync.Mutex // guards what follows; never held across I/O or a callback
+	session   *session   // the present term; nil in standby
+	runs      bool
+	closed    bool
+	standby   bool            // standing by was reported
+	last      reconnect.State // of the last session, for Status between terms
+	down      error           // why the backend does not answer; nil while it does
+	downAt    time.Time       //
+	lockDown  bool            // it is the lock that found out
+	lockFails int             // calls of the lock that failed in a row
+	sameID    bool            // another process uses our instance id
+	terms     []time.Time     // when terms began, newest last, bounded
+	watched   bool            // the sentry runs
+	modeSince time.Time       // when the present term began, or the last one ended
+	exiting   chan struct{}   // closed when the exit function came back; nil while none was called
+	changed   chan struct{}   // closed and replaced at every transition
+}
+
+// clocks are the instants of the last events, in nanoseconds since base: the
+// monotonic reading alone is the cheapest there is.
+type clocks struct {
+	base        time.Time
+	lastEvent   atomic.Int64
+	lastMessage atomic.Int64
+}
+
+func (c *clocks) at(v *atomic.Int64) time.Time {
+	if n := v.Load(); n != 0 {
+		return c.base.Add(time.Duration(n))
+	}
+	return time.Time{}
+}
+
+// New makes a Manager. It does no I/O. The error names every option that is
+// wrong and says what to pass instead. Close it when done: that also closes
+// the backend. If New fails the backend is the caller's to close.
+func New(opts ...Option) (*Manager, error) {
+	cfg := config{
+		logger:         slog.Default(),
+		connectTimeout: 30 * time.Second,
+		shutdown:       5 * time.Second,
+		pairingRounds:  5,
+		startJitter:    time.Second,
+		exit:           os.Exit,
+	}
+	for _, o := range opts {
+		if o == nil {
+			cfg.fail("a nil Option: leave it out")
+			continue
+		}
+		o(&cfg)
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	signallog.Silence()
+	m := &Manager{
+		cfg:     cfg,
+		lock:    cfg.lock,
+		store:   cfg.store,
+		notify:  &notifier{observers: cfg.observers},
+		turn:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+		gone:    make(chan struct{}),
+	}
+	m.clocks.base = time.Now()
+	m.modeSince = m.clocks.base
+	m.life, m.end = context.WithCancel(context.Background())
+	if m.lock == nil {
+		lease, err := newLease(cfg, watchLock(cfg.backend.Lock, m))
+		if err != nil {
+			return nil, fmt.Errorf("stability: the lock: %w", err)
+		}
+		m.lock, m.lease = lease, lease
+	}
+	if m.store == nil {
+		m.store = authstore.New(cfg.backend.Auth, cfg.authOptions()...)
+	}
+	m.cfg.healer = autoheal.New(cfg.autoheal)
+	m.cfg.guard = guard.New(cfg.guardPolicy)
+	m.sentry = newSentry(m)
+	return m, nil
+}
+
+func newLease(cfg config, store lock.Store) (*lock.Lease, error) {
+	opts := []lock.Option{lock.WithLogger(cfg.logger)}
+	if cfg.lease > 0 {
+		opts = append(opts, lock.WithLease(cfg.lease))
+	}
+	if cfg.refresh > 0 {
+		opts = append(opts, lock.WithRefresh(cfg.refresh))
+	}
+	if cfg.margin > 0 {
+		opts = append(opts, lock.WithMargin(cfg.margin))
+	}
+	opts = append(opts, cfg.lockOptions...)
+	return lock.New(store, cmp.Or(cfg.instanceID, lock.NewHolderID("wa")), opts...)
+}
+
+func (c *config) authOptions() []authstore.Option {
+	var opts []authstore.Option
+	if c.aead != nil {
+		opts = append(opts, authstore.WithAEAD(c.aead))
+	}
+	return append(opts, c.storeOptions...)
+}
+
+// current returns the present term, or nil. ErrClosed after Close.
+func (m *Manager) current() (*session, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed:
+		return nil, ErrClosed
+	case m.session == nil || m.session.ending:
+		return nil, nil
+	}
+	return m.session, nil
+}
+
+// require is current for callers that cannot do without a term.
+func (m *Manager) require() (*session, error) {
+	s, err := m.current()
+	if err == nil && s == nil {
+		err = ErrNotActive
+	}
+	return s, err
+}
+
+// TryActivate takes the lock if it is free. true means that this instance is
+// active: it may use AuthState, Attach and Connect. While active it answers
+// true without I/O; false means that another instance holds the lock. While
+// Run is running it only reports.
+func (m *Manager) TryActivate(ctx context.Context) (bool, error) {
+	s, err := m.current()
+	if err != nil || s != nil {
+		return s != nil, err
+	}
+	if m.isRunning() {
+		return false, nil
+	}
+	s, err = m.activate(ctx, false)
+	return s != nil, err
+}
+
+// Activate waits in standby until this instance holds the lock. It returns at
+// once while active.
+func (m *Manager) Activate(ctx context.Context) error {
+	if m.isRunning() {
+		return m.waitFor(ctx, func() (bool, error) { return m.session != nil && !m.session.ending, nil })
+	}
+	_, err := m.activate(ctx, true)
+	return err
+}
+
+func (m *Manager) isRunning() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.runs
+}
+
+// activate begins a term, or returns the present one. With wait it stands by
+// for as long as it takes; without, nil means that another instance is active.
+func (m *Manager) activate(ctx context.Context, wait bool) (*session, error) {
+	ctx, cancel := m.untilClosing(ctx)
+	defer cancel()
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return nil, m.ended(ctx)
+	}
+	if err := m.awaitPrevious(ctx); err != nil {
+		return nil, err
+	}
+	m.startSentry()
+	if s, err := m.current(); err != nil || s != nil {
+		return s, err
+	}
+	for pause := m.retryPause(); ; {
+		t, err := m.take(ctx, wait)
+		if err == nil && t == nil {
+			m.noteStandby()
+			return nil, nil
+		}
+		if err == nil {
+			var s *session
+			if s, err = m.begin(ctx, t); err == nil {
+				return s, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, m.ended(ctx)
+		}
+		if !wait || permanent(err) {
+			return nil, err
+		}
+		m.noteStore(err)
+		if !sleep(ctx, pause()) {
+			return nil, m.ended(ctx)
+		}
+	}
+}
+
+// take asks for the lock once, then, with wait, stands by.
+func (m *Manager) take(ctx context.Context, wait bool) (lock.Term, error) {
+	t, granted, err := m.lock.TryAcquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("stability: take the lock: %w", err)
+	}
+	if granted {
+		return t, nil
+	}
+	m.noteStore(nil)
+	if !wait {
+		return nil, nil
+	}
+	m.noteStandby()
+	t, err = m.lock.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("stability: wait for the lock: %w", err)
+	}
+	return t, nil
+}
+
+// awaitPrevious waits until a term that is being torn down is gone, and a
+// process that is being ended would be.
+func (m *Manager) awaitPrevious(ctx context.Context) error {
+	m.mu.Lock()
+	s := m.session
+	if s != nil && !s.ending {
+		s = nil
+	}
+	m.mu.Unlock()
+	if s == nil {
+		return m.awaitExit(ctx)
+	}
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return m.ended(ctx)
+	}
+	return m.awaitExit(ctx)
+}
+
+func (m *Manager) awaitExit(ctx context.Context) error {
+	m.mu.Lock()
+	exiting := m.exiting
+	m.mu.Unlock()
+	if exiting == nil {
+		return nil
+	}
+	select {
+	case <-exiting:
+		return nil
+	case <-ctx.Done():
+		return m.ended(ctx)
+	}
+}
+
+// begin reads what the last holder left behind and starts the term.
+func (m *Manager) begin(ctx context.Context, t lock.Term) (*session, error) {
+	loadCtx, cancel := context.WithTimeout(ctx, ioTimeout)
+	st, err := m.cfg.backend.State.Load(loadCtx)
+	cancel()
+	if err != nil {
+		m.release(t)
+		return nil, fmt.Errorf("stability: read the connection's state: %w", err)
+	}
+	s := newSession(m, t, st)
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		m.release(t)
+		return nil, ErrClosed
+	}
+	m.session, m.standby, m.sameID = s, false, false
+	m.modeSince = time.Now()
+	m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
+	// That it can be read says little: it answers when the state was saved.
+	s.dirty = m.down != nil
+	m.eventLocked(Event{Kind: EventActivated})
+	m.mu.Unlock()
+	m.cfg.logger.Info("active: this instance holds the lock", "epoch", t.Epoch())
+	go s.watch()
+	go s.loop()
+	return s, nil
+}
+
+// maxTerms bounds the list of beginnings that is kept.
+const maxTerms = 32
+
+// startSentry lets the incidents be looked after, from the first activation on.
+func (m *Manager) startSentry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.watched && !m.closed {
+		m.watched = true
+		go m.sentry.run()
+	}
+}
+
+// instanceID is how this instance is called in the lock.
+func (m *Manager) instanceID() string {
+	if m.lease != nil {
+		return m.lease.Stats().Holder
+	}
+	if m.session != nil {
+		return m.session.term.Record().Holder
+	}
+	return ""
+}
+
+// release gives a term back, whatever became of the caller's context.
+func (m *Manager) release(t lock.Term) {
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.shutdown)
+	defer cancel()
+	if err := t.Release(ctx); err != nil {
+		m.cfg.logger.Warn("lock not released; it expires by itself", "error", err)
+	}
+}
+
+// AuthState returns this term's device: the paired one, or a new one that is
+// not paired yet. It is read once a term, and made anew after a logout. An
+// error never hides a device: nothing was created because a read failed.
+// ErrNotActive without the lock.
+func (m *Manager) AuthState(ctx context.Context) (*store.Device, error) {
+	s, err := m.require()
+	if err != nil {
+		return nil, err
+	}
+	return s.authState(ctx)
+}
+
+// RecordEvent notes that the client emitted evt, which keeps the clocks of
+// Status honest. Attach does it for the clients that it is given; only a host
+// whose client is not attached calls it. It never blocks or allocates.
+func (m *Manager) RecordEvent(evt any) {
+	switch evt.(type) {
+	case *events.KeepAliveTimeout, *events.Disconnected:
+		return // whatsmeow's own words for silence: nothing came from the server
+	}
+	now := int64(time.Since(m.clocks.base)) | 1 // never zero: zero is never
+	m.clocks.lastEvent.Store(now)
+	if _, ok := evt.(*events.Message); ok {
+		m.clocks.lastMessage.Store(now)
+	}
+}
+
+// Client returns the present client, or nil while there is none. It may not be
+// connected: see WaitReady.
+func (m *Manager) Client() *whatsmeow.Client {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.session
+	if s == nil || s.slot == nil || s.ending && !s.slot.ready() {
+		return nil // while stepping down, handlers may still answer
+	}
+	return s.slot.client
+}
+
+// WaitReady waits until a client is connected and logged in, and returns it.
+func (m *Manager) WaitReady(ctx context.Context) (*whatsmeow.Client, error) {
+	var c *whatsmeow.Client
+	err := m.waitFor(ctx, func() (bool, error) {
+		if m.session == nil || m.session.slot == nil || !m.session.slot.ready() {
+			return false, nil
+		}
+		c = m.session.slot.client
+		return true, nil
+	})
+	return c, err
+}
+
+// waitFor waits until cond, which runs under the lock, says yes or fails.
+func (m *Manager) waitFor(ctx context.Context, cond func() (bool, error)) error {
+	for {
+		m.mu.Lock()
+		if m.closed {
+			m.mu.Unlock()
+			return ErrClosed
+		}
+		ok, err := cond()
+		changed := m.changed
+		m.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("stability: waiting: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Close hands over: the connection ends, the lock is released, the backend is
+// closed. A running Run returns ErrClosed. ctx bounds the graceful part; what
+// is left is cut. A second Close waits for the first and does nothing. Do not
+// wait for it inside a whatsmeow event handler with a ctx that never ends: it
+// waits for running handlers.
+func (m *Manager) Close(ctx context.Context) error {
+	m.mu.Lock()
+	first := !m.closed
+	m.closed = true
+	s, watched := m.session, m.watched
+	if first {
+		m.end()
+		if s != nil {
+			s.stopLocked(ErrClosed, true)
+		}
+		m.broadcastLocked()
+	}
+	m.mu.Unlock()
+	if !first {
+		select {
+		case <-m.gone:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("stability: close: %w", context.Cause(ctx))
+		}
+	}
+	defer close(m.gone)
+
+	var errs []error
+	if s != nil {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			s.hurry()
+			select {
+			case <-s.done:
+			case <-time.After(m.cfg.shutdown):
+				errs = append(errs, fmt.Errorf("stability: close: a handler or the backend is still busy: %w", context.Cause(ctx)))
+			}
+		}
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
+	select {
+	case m.turn <- struct{}{}: // nobody is in the middle of an activation
+	case <-bounded.Done():
+	}
+	if watched {
+		select {
+		case <-m.sentry.done:
+		case <-bounded.Done():
+			errs = append(errs, errors.New("stability: close: a sink or the store of incidents is still busy"))
+		}
+	}
+	cancel()
+	// What waited in vain above must not cost the flush its time.
+	bounded, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
+	defer cancel()
+	for _, sink := range m.cfg.sinks {
+		if c, ok := sink.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	if m.lease != nil {
+		errs = append(errs, m.lease.Close(bounded))
+	}
+	errs = append(errs, m.store.Close(bounded))
+	if m.cfg.backend.Close != nil {
+		errs = append(errs, m.cfg.backend.Close())
+	}
+	m.mu.Lock()
+	m.eventLocked(Event{Kind: EventClosed})
+	m.mu.Unlock()
+	select {
+	case <-m.notify.drained():
+	case <-time.After(observerGrace): // perhaps it is an observer that called
+	case <-ctx.Done():
+	}
+	return errors.Join(errs...)
+}
+
+// observerGrace is how long Close waits for observers to hear the last events.
+const observerGrace = time.Second
+
+// untilClosing derives a context that also ends when Close begins.
+func (m *Manager) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(m.life, func() { cancel(ErrClosed) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// ended is the error of a wait that ctx ended.
+func (m *Manager) ended(ctx context.Context) error {
+	if err := context.Cause(ctx); errors.Is(err, ErrClosed) {
+		return ErrClosed
+	} else if err != nil {
+		return fmt.Errorf("stability: activate: %w", err)
+	}
+	return ErrClosed
+}
+
+// eventLocked posts a transition and wakes who waits for one.
+func (m *Manager) eventLocked(e Event) {
+	e.Time = time.Now()
+	if m.session != nil {
+		e.Epoch = m.session.term.Epoch()
+	}
+	e.Status = m.waStatusLocked()
+	m.notify.post(e)
+	m.broadcastLocked()
+}
+
+func (m *Manager) broadcastLocked() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+func (m *Manager) noteStandby() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.standby || m.closed {
+		return
+	}
+	m.standby = true
+	m.cfg.logger.Info("standing by: another instance holds the lock")
+	m.eventLocked(Event{Kind: EventStandby})
+}
+
+// noteStore remembers whether the backend answers.
+func (m *Manager) noteStore(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noteStoreLocked(err)
+}
+
+func (m *Manager) noteStoreLocked(err error) {
+	was := m.down
+	m.down, m.lockDown = err, m.lockDown && err != nil
+	switch {
+	case was == nil && err != nil:
+		m.downAt = time.Now()
+		m.cfg.logger.Warn("the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
+		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
+	case was != nil && err == nil:
+		m.cfg.logger.Info("the backend answers again", "backend", m.cfg.backend.Name, "after", time.Since(m.downAt))
+		m.eventLocked(Event{Kind: EventStoreUp})
+	}
+}
+
+// ioTimeout bounds each single call to the backend that the Manager makes.
+const ioTimeout = 10 * time.Second
+
+// permanent reports an error of the backend that trying again will not cure.
+func permanent(err error) bool {
+	for _, target := range []error{
+		authstore.ErrCorrupt, authstore.ErrNewerFormat, authstore.ErrTooLarge,
+		authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey,
+		reconnect.ErrNewerFormat, ErrClosed,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// retryPause yields the pauses between calls to a backend that does not
+// answer: as long as the policy's, never shorter than its first.
+func (m *Manager) retryPause() func() time.Duration {
+	p := m.cfg.policy.Defaults()
+	next := p.InitialDelay
+	return func() time.Duration {
+		d := next
+		next = min(2*next, p.StoreRetry)
+		return d
+	}
+}
+
+// sleep waits for d; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,339 @@
+package stability
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+)
+
+// Option configures New. Zero values mean the documented default.
+type Option func(*config)
+
+// QR is a code to scan with the phone: Linked devices, Link a device.
+type QR struct {
+	Code      string
+	ExpiresAt time.Time
+}
+
+type config struct {
+	backend    Backend
+	hasBackend bool
+	instanceID string
+	logger     *slog.Logger
+
+	lease, refresh, margin time.Duration
+	lock                   lock.Lock
+	store                  authstore.Store
+	aead                   authstore.AEAD
+	storeOptions           []authstore.Option
+	lockOptions            []lock.Option
+
+	policy         reconnect.Policy
+	connectTimeout time.Duration
+	shutdown       time.Duration
+	pairingRounds  int
+
+	transport  *http.Transport
+	deviceName string
+
+	keepalive      keepalive.Policy
+	autoheal       autoheal.Policy
+	guardPolicy    guard.Policy
+	healInProcess  bool
+	exit           func(int)
+	versionRefresh bool
+	startJitter    time.Duration
+	sinks          []guard.Sink
+	healer         autoheal.Healer // of the policies above, made by New
+	guard          guard.Guard
+
+	onQR      []func(QR)
+	observers []func(Event)
+
+	errs []error
+}
+
+// fail remembers a bad option; New reports all of them together.
+func (c *config) fail(format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("stability: "+format, args...))
+}
+
+// duration checks one setting: zero keeps the default, negative is an error.
+func (c *config) duration(option string, into *time.Duration, d time.Duration) {
+	switch {
+	case d < 0:
+		c.fail("%s(%s) is negative: pass a duration above zero, or zero for the default", option, d)
+	case d > 0:
+		*into = d
+	}
+}
+
+// WithBackend says where the account lives. Required. The Manager closes it.
+func WithBackend(b Backend) Option {
+	return func(c *config) {
+		if c.hasBackend {
+			c.fail("WithBackend is given twice: one Manager looks after one account in one backend")
+		}
+		c.backend, c.hasBackend = b, true
+	}
+}
+
+// WithInstanceID names this instance in the lock. Default: unique per Manager,
+// so that two copies never take each other for themselves. A name that is
+// stable across restarts lets a restarted process take over at once; then it
+// must be unique among the instances that are alive.
+func WithInstanceID(id string) Option {
+	return func(c *config) {
+		if id == "" {
+			c.fail("WithInstanceID(\"\") is empty: pass a name, or leave the option out for a unique one")
+		}
+		c.instanceID = id
+	}
+}
+
+// WithLogger gets the Manager's log lines. Default: slog.Default().
+func WithLogger(l *slog.Logger) Option {
+	return func(c *config) {
+		if l == nil {
+			c.fail("WithLogger(nil): pass a logger, or leave the option out for slog.Default()")
+			return
+		}
+		c.logger = l
+	}
+}
+
+// WithLease sets how long the lock outlives its holder: after a crash another
+// instance takes over when lease has passed since the last renewal. Default 90 s.
+func WithLease(lease time.Duration) Option {
+	return func(c *config) { c.duration("WithLease", &c.lease, lease) }
+}
+
+// WithRefresh sets how often the lease is renewed. Default 30 s.
+func WithRefresh(refresh time.Duration) Option {
+	return func(c *config) { c.duration("WithRefresh", &c.refresh, refresh) }
+}
+
+// WithMargin sets how long before the lease can end this instance stops
+// trusting it and cuts the connection. Default: lock's own.
+func WithMargin(margin time.Duration) Option {
+	return func(c *config) { c.duration("WithMargin", &c.margin, margin) }
+}
+
+// WithBackoff sets the delay before the first retry and the longest one.
+// Between them the delay doubles; each is varied by ±20 %. Default 1 s and 60 s.
+func WithBackoff(initial, longest time.Duration) Option {
+	return func(c *config) {
+		c.duration("WithBackoff", &c.policy.InitialDelay, initial)
+		c.duration("WithBackoff", &c.policy.MaxDelay, longest)
+	}
+}
+
+// WithPolicy sets everything about reconnection at once; zero fields keep
+// their defaults. It replaces what WithBackoff said before it.
+func WithPolicy(p reconnect.Policy) Option { return func(c *config) { c.policy = p } }
+
+// WithConnectTimeout bounds the time from a finished handshake to being logged
+// in. Dial, TLS, upgrade and handshake have bounds of their own. Default 30 s.
+func WithConnectTimeout(d time.Duration) Option {
+	return func(c *config) { c.duration("WithConnectTimeout", &c.connectTimeout, d) }
+}
+
+// WithShutdownTimeout bounds the hand-over: how long running handlers may go
+// on before the connection is cut, and how long each step after it may take.
+// Default 5 s.
+func WithShutdownTimeout(d time.Duration) Option {
+	return func(c *config) { c.duration("WithShutdownTimeout", &c.shutdown, d) }
+}
+
+// WithPairingRounds sets how many sets of codes Run offers one after the other
+// while nobody scans; each lasts about 160 s. Then it waits for Reconnect or
+// PairPhone. Default 5.
+func WithPairingRounds(n int) Option {
+	return func(c *config) {
+		if n < 0 {
+			c.fail("WithPairingRounds(%d) is negative: pass the number of sets of codes to offer", n)
+		} else if n > 0 {
+			c.pairingRounds = n
+		}
+	}
+}
+
+// WithTransport sets how the network is reached: proxy, TLS roots, own dialer.
+// It is cloned, and its dialers are wrapped. A proxy goes here and nowhere
+// else: the client's own SetProxy would take the connection out of the
+// Manager's hands. Default: a clone of http.DefaultTransport.
+func WithTransport(t *http.Transport) Option {
+	return func(c *config) {
+		if t == nil {
+			c.fail("WithTransport(nil): pass a transport, or leave the option out for the default one")
+			return
+		}
+		c.transport = t
+	}
+}
+
+// WithAEAD seals everything that authstore writes; see authstore.WithAEAD.
+func WithAEAD(a authstore.AEAD) Option {
+	return func(c *config) {
+		if missing(a) {
+			c.fail("WithAEAD(nil): pass a cipher, for example authstore.NewAESGCM(key)")
+			return
+		}
+		c.aead = a
+	}
+}
+
+// WithLock replaces the lock that is built over Backend.Lock.
+func WithLock(l lock.Lock) Option {
+	return func(c *config) {
+		if missing(l) {
+			c.fail("WithLock(nil): pass a lock, or leave the option out")
+			return
+		}
+		c.lock = l
+	}
+}
+
+// WithLockOptions passes further options to the lock over Backend.Lock.
+func WithLockOptions(opts ...lock.Option) Option {
+	return func(c *config) { c.lockOptions = append(c.lockOptions, given(c, "WithLockOptions", opts)...) }
+}
+
+// WithAuthStore replaces the store that is built over Backend.Auth.
+func WithAuthStore(s authstore.Store) Option {
+	return func(c *config) {
+		if missing(s) {
+			c.fail("WithAuthStore(nil): pass a store, or leave the option out")
+			return
+		}
+		c.store = s
+	}
+}
+
+// WithAuthStoreOptions passes further options to the store over Backend.Auth.
+func WithAuthStoreOptions(opts ...authstore.Option) Option {
+	return func(c *config) { c.storeOptions = append(c.storeOptions, given(c, "WithAuthStoreOptions", opts)...) }
+}
+
+// WithQR is called with each code to scan, one after the other as they expire,
+// from a goroutine of the Manager's. It may call any method of the Manager.
+func WithQR(f func(QR)) Option {
+	return func(c *config) {
+		if f == nil {
+			c.fail("WithQR(nil): pass a function that shows the code")
+			return
+		}
+		c.onQR = append(c.onQR, f)
+	}
+}
+
+// WithObserver is called with every transition, in order, never under a lock.
+// It may call any method of the Manager.
+func WithObserver(f func(Event)) Option {
+	return func(c *config) {
+		if f == nil {
+			c.fail("WithObserver(nil): pass a function that takes an Event")
+			return
+		}
+		c.observers = append(c.observers, f)
+	}
+}
+
+// check looks at what no single option can see.
+func (c *config) check() error {
+	if !c.hasBackend {
+		c.fail("no backend: pass WithBackend, for example with localbackend.Open(\"wa.db\")")
+	} else {
+		b := c.backend
+		if missing(b.Lock) && c.lock == nil {
+			c.fail("WithBackend: Backend.Lock is nil: set it, or pass WithLock")
+		}
+		if missing(b.Auth) && c.store == nil {
+			c.fail("WithBackend: Backend.Auth is nil: set it, or pass WithAuthStore")
+		}
+		if missing(b.State) {
+			c.fail("WithBackend: Backend.State is nil: without it a restart forgets bans and retries")
+		}
+		if missing(b.Incidents) {
+			c.fail("WithBackend: Backend.Incidents is nil: without it nobody learns what is wrong")
+		}
+	}
+	if c.lock != nil && (c.lease != 0 || c.refresh != 0 || c.margin != 0 || len(c.lockOptions) > 0) {
+		c.fail("WithLock together with WithLease, WithRefresh, WithMargin or WithLockOptions: a lock of your own has its own durations")
+	}
+	if c.lock != nil && c.instanceID != "" {
+		c.fail("WithLock together with WithInstanceID: a lock of your own has its own holder id")
+	}
+	if c.store != nil && (c.aead != nil || len(c.storeOptions) > 0) {
+		c.fail("WithAuthStore together with WithAEAD or WithAuthStoreOptions: a store of your own does its own sealing")
+	}
+	if err := c.policy.Validate(); err != nil {
+		c.errs = append(c.errs, fmt.Errorf("stability: WithBackoff or WithPolicy: %w", err))
+	}
+	for option, err := range map[string]error{
+		"WithStaleAfter or WithKeepalive":  c.keepalive.Validate(),
+		"WithAutoHeal":                     c.autoheal.Validate(),
+		"WithDisconnectGuard or WithGuard": c.guardPolicy.Validate(),
+	} {
+		if err != nil {
+			c.errs = append(c.errs, fmt.Errorf("stability: %s: %w", option, err))
+		}
+	}
+	c.fitWindows()
+	return errors.Join(c.errs...)
+}
+
+// fitWindows makes the state remember for as long as auto-heal looks back.
+func (c *config) fitWindows() {
+	heal := c.autoheal.Defaults()
+	for _, w := range []struct {
+		name string
+		have *time.Duration
+		need time.Duration
+	}{
+		{"LoopWindow", &c.policy.LoopWindow, heal.Window},
+		{"RestartWindow", &c.policy.RestartWindow, heal.BudgetWindow},
+	} {
+		if *w.have == 0 {
+			*w.have = w.need
+		} else if *w.have < w.need {
+			c.fail("WithPolicy: %s (%s) is shorter than WithAutoHeal looks back (%s): leave it out, or raise it", w.name, *w.have, w.need)
+		}
+	}
+}
+
+// given returns options that are passed on, without those that are nil.
+func given[T ~func(O), O any](c *config, option string, opts []T) []T {
+	var kept []T
+	for i, o := range opts {
+		if o == nil {
+			c.fail("%s: option %d is nil: leave it out", option, i+1)
+			continue
+		}
+		kept = append(kept, o)
+	}
+	return kept
+}
+
+// missing also sees an interface that holds a nil pointer.
+func missing(v any) bool {
+	if v == nil {
+		return true
+	}
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Interface, reflect.Chan, reflect.Slice:
+		return r.IsNil()
+	}
+	return false
+}

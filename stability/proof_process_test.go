@@ -1,0 +1,326 @@
+//go:build linux || darwin
+
+package stability_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// The tests with real processes run the test binary again: TestMain hands over
+// to playPart when partEnv holds what to play.
+const partEnv = "WASTABILITY_STABILITY_PART"
+
+// part is a host in a process of its own.
+type part struct {
+	Service wasim.Endpoint
+	File    string // a localbackend
+	Served  string // or the address of a store that the test serves
+	Record  string // each handled message, synced
+	Limit   int64  // bytes a file may have; 0: no limit
+	Lease   time.Duration
+	Peer    string // writes to it all the time
+}
+
+func playPart() bool {
+	text := os.Getenv(partEnv)
+	if text == "" {
+		return false
+	}
+	var p part
+	err := json.Unmarshal([]byte(text), &p)
+	if err == nil {
+		err = p.play()
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	return true
+}
+
+// play runs until standard input ends. What it says on standard output is a
+// word and a text per line.
+func (p part) play() error {
+	var mu sync.Mutex
+	say := func(word string, text any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Println(word, text)
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	if p.Limit > 0 {
+		if err := limitFiles(p.Limit); err != nil {
+			return err
+		}
+	}
+	b, err := p.backend()
+	if err != nil {
+		return err
+	}
+	transport, err := p.Service.Transport("child")
+	if err != nil {
+		return err
+	}
+	record, err := os.OpenFile(p.Record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	opts := []stability.Option{
+		stability.WithBackend(b), stability.WithTransport(transport), stability.WithLogger(logger()),
+		stability.WithBackoff(50*time.Millisecond, time.Second),
+		stability.WithAuthStoreOptions(authstore.WithOutagePatience(500 * time.Millisecond)),
+		stability.WithQR(func(q stability.QR) { say("qr", q.Code) }),
+		stability.WithObserver(func(e stability.Event) { say(string(e.Kind), e.Reason) }),
+	}
+	if p.Lease > 0 {
+		opts = append(opts, stability.WithLease(p.Lease))
+	}
+	m, err := stability.New(opts...)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		in := bufio.NewScanner(os.Stdin)
+		for in.Scan() {
+			switch in.Text() {
+			case "status":
+				st := m.Status()
+				say("status", fmt.Sprintf("%s|%v", st.Mode, st.StoreUnavailable != nil))
+			case "unlimit":
+				say("unlimited", limitFiles(0))
+			}
+		}
+	}()
+	if p.Peer != "" {
+		go p.write(ctx, m)
+	}
+	err = m.Run(ctx, func(_ context.Context, c *whatsmeow.Client) error {
+		c.ManualHistorySyncDownload = true
+		c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
+			msg, ok := evt.(*events.Message)
+			if !ok {
+				return true
+			}
+			if _, err := fmt.Fprintln(record, msg.Info.ID); err != nil {
+				return false
+			}
+			return record.Sync() == nil
+		})
+		return nil
+	})
+	if err == nil {
+		err = m.Close(context.Background())
+	}
+	return err
+}
+
+// write sends to the peer all the time.
+func (p part) write(ctx context.Context, m *stability.Manager) {
+	to, err := types.ParseJID(p.Peer)
+	if err != nil {
+		panic(err)
+	}
+	for n := 0; ctx.Err() == nil; n++ {
+		if c, err := m.WaitReady(ctx); err == nil {
+			sendCtx, cancel := context.WithTimeout(ctx, time.Second)
+			_, _ = c.SendMessage(sendCtx, to, text(fmt.Sprint("w", n)))
+			cancel()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (p part) backend() (stability.Backend, error) {
+	if p.Served != "" {
+		return dialServed(p.Served)
+	}
+	return localbackend.Open(p.File)
+}
+
+// limitFiles sets how large a file may grow; zero is the most that is allowed.
+func limitFiles(size int64) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &l); err != nil {
+		return err
+	}
+	l.Cur = uint64(size)
+	if size == 0 {
+		l.Cur = l.Max
+	}
+	return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &l)
+}
+
+// process is a part that is playing.
+type process struct {
+	*exec.Cmd
+	t    *testing.T
+	in   io.WriteCloser
+	mu   sync.Mutex
+	said []string
+	more chan struct{}
+	over chan struct{} // no more output
+	once sync.Once
+}
+
+func (p part) start(t *testing.T) *process {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	text, err := json.Marshal(p)
+	require.NoError(t, err)
+	c := &process{Cmd: exec.Command(exe), t: t, more: make(chan struct{}), over: make(chan struct{})}
+	c.Env = append(os.Environ(), partEnv+"="+string(text))
+	c.Stderr = os.Stderr
+	c.in, err = c.StdinPipe()
+	require.NoError(t, err)
+	out, err := c.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	go func() {
+		defer close(c.over)
+		in := bufio.NewScanner(out)
+		for in.Scan() {
+			c.mu.Lock()
+			c.said = append(c.said, in.Text())
+			close(c.more)
+			c.more = make(chan struct{})
+			c.mu.Unlock()
+		}
+	}()
+	t.Cleanup(c.kill)
+	return c
+}
+
+// kill is kill -9; the process is gone when it returns.
+func (c *process) kill() {
+	c.once.Do(func() {
+		_ = c.Process.Kill()
+		<-c.over
+		_ = c.Wait()
+	})
+}
+
+// hears waits for a line that begins with word, counted from the line after
+// the last one that was waited for, and returns the rest of it.
+func (c *process) hears(words ...string) (text string) {
+	c.t.Helper()
+	limit := time.After(time.Minute)
+	for {
+		c.mu.Lock()
+		for i, line := range c.said {
+			for _, word := range words {
+				if rest, ok := strings.CutPrefix(line, word); ok && (rest == "" || rest[0] == ' ') {
+					c.said = c.said[i+1:]
+					c.mu.Unlock()
+					return strings.TrimSpace(rest)
+				}
+			}
+		}
+		more, said := c.more, fmt.Sprint(c.said)
+		c.mu.Unlock()
+		select {
+		case <-more:
+		case <-c.over:
+			require.Fail(c.t, "the process ended", "waiting for %v, heard %s", words, said)
+		case <-limit:
+			require.Fail(c.t, "never said", "waiting for %v, heard %s", words, said)
+		}
+	}
+}
+
+// said tells whether the process said word and forgets it all.
+func (c *process) saidSince(word string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, line := range c.said {
+		if strings.HasPrefix(line, word+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *process) tell(word string) {
+	c.t.Helper()
+	_, err := fmt.Fprintln(c.in, word)
+	require.NoError(c.t, err)
+}
+
+// leave ends the process in good order.
+func (c *process) leave() {
+	c.t.Helper()
+	require.NoError(c.t, c.in.Close())
+	<-c.over
+	require.NoError(c.t, c.Wait(), "%v", c.said)
+	c.once.Do(func() {})
+}
+
+// recorded counts the handled messages by id.
+func recorded(t *testing.T, path string) map[string]int {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	seen := map[string]int{}
+	for _, id := range strings.Fields(string(raw)) {
+		seen[id]++
+	}
+	return seen
+}
+
+// stream lets the contact send messages of a size until stop, which returns
+// their ids.
+func (w *world) stream(every time.Duration, size int) (stop func() []string) {
+	peer := w.peer()
+	ctx, cancel := context.WithCancel(context.Background())
+	var ids []string
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			id, err := peer.Send(context.Background(), w.account.JID(), strings.Repeat("x", size))
+			if err != nil {
+				w.t.Errorf("the contact could not send: %v", err)
+				return
+			}
+			ids = append(ids, id)
+			select {
+			case <-time.After(every):
+			case <-ctx.Done():
+			}
+		}
+	})
+	stop = sync.OnceValue(func() []string { cancel(); wg.Wait(); return ids })
+	w.t.Cleanup(func() { stop() })
+	return stop
+}
+
+// awaitReal waits in real time.
+func awaitReal(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
+		require.True(t, time.Now().Before(limit), "never happened: "+what)
+	}
+}

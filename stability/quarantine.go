@@ -1,0 +1,91 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/wastability/wastability/authstore"
+)
+
+// Quarantine lists what the store has set aside and does not use: damaged rows,
+// and the device that RestoreDevice would bring back. It reads the store, and
+// needs the lock.
+func (m *Manager) Quarantine(ctx context.Context) (authstore.Quarantine, error) {
+	if _, err := m.require(); err != nil {
+		return authstore.Quarantine{}, err
+	}
+	q, ok := m.store.(interface {
+		Quarantined(context.Context) (authstore.Quarantine, error)
+	})
+	if !ok {
+		return authstore.Quarantine{}, errors.New("stability: list the quarantine: the store passed to WithAuthStore has no method Quarantined")
+	}
+	out, err := q.Quarantined(ctx)
+	if err != nil {
+		return out, fmt.Errorf("stability: list the quarantine: %w", err)
+	}
+	return out, nil
+}
+
+// PurgeRows removes for good the damaged rows that were set aside. It needs
+// the lock.
+func (m *Manager) PurgeRows(ctx context.Context) error {
+	s, err := m.require()
+	if err != nil {
+		return err
+	}
+	p, ok := m.store.(interface {
+		PurgeRows(context.Context, authstore.Fence) error
+	})
+	if !ok {
+		return errors.New("stability: purge damaged rows: the store passed to WithAuthStore has no method PurgeRows")
+	}
+	if err := p.PurgeRows(ctx, fence{s}); err != nil {
+		return fmt.Errorf("stability: purge damaged rows: %w", err)
+	}
+	return nil
+}
+
+// PurgeDevice removes for good the deleted device that RestoreDevice would
+// bring back. It needs the lock. authstore.ErrNothingDeleted when there is
+// none; after another error it may be repeated, and RestoreDevice is no longer
+// possible.
+func (m *Manager) PurgeDevice(ctx context.Context) error {
+	s, err := m.require()
+	if err != nil {
+		return err
+	}
+	p, ok := m.store.(interface {
+		PurgeDevice(context.Context, authstore.Fence) error
+	})
+	if !ok {
+		return errors.New("stability: purge the deleted device: the store passed to WithAuthStore has no method PurgeDevice")
+	}
+	if err := p.PurgeDevice(ctx, fence{s}); err != nil {
+		return fmt.Errorf("stability: purge the deleted device: %w", err)
+	}
+	return nil
+}
+
+// Reseal rewrites the whole store as it would be written now, with the cipher
+// that WithAEAD names: after a change of keys, or to turn sealing on or off
+// (authstore.WithPlaintextAllowed, authstore.WithSealingRemoved through
+// WithAuthStoreOptions). The client goes on meanwhile. It needs the lock, may
+// be broken off and repeated; see authstore.Container.Reseal.
+func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) error {
+	s, err := m.require()
+	if err != nil {
+		return err
+	}
+	r, ok := m.store.(interface {
+		Reseal(context.Context, authstore.Fence, func(done, total int)) error
+	})
+	if !ok {
+		return errors.New("stability: reseal: the store passed to WithAuthStore has no method Reseal")
+	}
+	if err := r.Reseal(ctx, fence{s}, progress); err != nil {
+		return fmt.Errorf("stability: reseal: %w", err)
+	}
+	return nil
+}

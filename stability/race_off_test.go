@@ -1,0 +1,5 @@
+//go:build !race
+
+package stability_test
+
+const raceEnabled = false

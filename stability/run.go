@@ -1,0 +1,255 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/store"
+
+	"github.com/wastability/wastability/reconnect"
+)
+
+// errReplacedClient is the cause of a cut when a newer client of the same term
+// takes an older one's place.
+var errReplacedClient = errors.New("stability: a newer client took its place")
+
+// Run does all of it: it waits in standby for the lock, makes the client on
+// this account's device, lets setup add handlers, connects, offers codes to
+// scan while the account is not paired, reconnects as the decisions say, steps
+// down before its lease can expire and stands by again. It returns nil when
+// ctx ends, having handed the lock over; ErrClosed when Close ended it; setup's
+// error; or an error that waiting cannot cure, such as damaged credentials.
+//
+// setup runs for each new client: once a term, and again after a logout. It
+// may be nil. Its context ends when that client is of no more use. It must not
+// connect the client. Run uses the same parts as the calls by hand, and only
+// one of the two can be in charge: while it runs, Attach and NewClient return
+// ErrRunning.
+func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) error {
+	m.mu.Lock()
+	switch {
+	case m.closed:
+		m.mu.Unlock()
+		return ErrClosed
+	case m.runs:
+		m.mu.Unlock()
+		return ErrRunning
+	}
+	m.runs = true
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.runs = false
+		m.mu.Unlock()
+	}()
+
+	policy := m.cfg.policy.Defaults()
+	for pause := time.Duration(0); ; {
+		s, err := m.activate(ctx, true)
+		began := time.Now()
+		if err == nil {
+			err = m.runTerm(ctx, s, setup)
+		}
+		switch {
+		case m.life.Err() != nil:
+			return ErrClosed
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		if !s.lostStore() || time.Since(began) > policy.StableAfter+storePatience {
+			pause = 0
+			continue
+		}
+		// A backend that answers and cannot keep what is received (a full
+		// disk) is no reason to log in as fast as that can be found out.
+		pause = min(max(2*pause, policy.InitialDelay), policy.MaxDelay)
+		waiting, cancel := m.untilClosing(ctx)
+		sleep(waiting, pause)
+		cancel()
+	}
+}
+
+// storePatience is how long authstore waits for a store before it gives the
+// term up.
+const storePatience = 30 * time.Second
+
+// lostStore reports that the term is over because the store could not be
+// written.
+func (s *session) lostStore() bool {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.ending && deactivation(s.cause) == reconnect.ReasonStoreUnavailable
+}
+
+// runTerm looks after the account until the term ends. The term is torn down
+// when it returns.
+func (m *Manager) runTerm(ctx context.Context, s *session, setup func(context.Context, *whatsmeow.Client) error) (err error) {
+	defer func() {
+		m.mu.Lock()
+		s.stopLocked(ErrStopping, true)
+		m.mu.Unlock()
+		<-s.done
+	}()
+	for {
+		if !m.awaitOffer(ctx, s) {
+			return nil
+		}
+		d, err := m.awaitDevice(ctx, s)
+		if d == nil {
+			return err
+		}
+		if again, err := m.runClient(ctx, s, d, setup); err != nil || !again {
+			return err
+		}
+	}
+}
+
+// runClient looks after one client. again means that another one is due.
+func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, setup func(context.Context, *whatsmeow.Client) error) (again bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := whatsmeow.NewClient(d, m.Logger(nil))
+	sl, err := s.attach(c, true)
+	if err != nil {
+		if errors.Is(err, ErrNotActive) || errors.Is(err, ErrWrongDevice) {
+			return !errors.Is(err, ErrNotActive), nil
+		}
+		return false, err
+	}
+	if setup != nil {
+		if err := setup(ctx, c); err != nil {
+			return false, fmt.Errorf("stability: setup: %w", err)
+		}
+	}
+	m.mu.Lock()
+	sl.connect = func(ctx context.Context) error {
+		_, err := sl.link.Connect(ctx)
+		return err
+	}
+	switch first := s.machine.Resume(time.Now()); {
+	case first.ShouldReconnect && s.crashed:
+		sl.planLocked(first.NextRetryAt.Add(jitter(m.cfg.startJitter)))
+	case first.ShouldReconnect:
+		sl.planLocked(first.NextRetryAt)
+	default: // awaitOffer said that a code may be offered
+		at := time.Now()
+		if at.Before(s.offerAt) {
+			at = s.offerAt
+		}
+		sl.planLocked(at)
+	}
+	s.crashed = false
+	m.mu.Unlock()
+
+	select {
+	case <-sl.gone:
+		return true, nil
+	case <-s.done:
+	case <-ctx.Done():
+	case <-m.life.Done():
+	}
+	return false, nil
+}
+
+// awaitDevice reads the device and goes on trying while the backend does not
+// answer. A nil device without an error means that the term or ctx is over.
+func (m *Manager) awaitDevice(ctx context.Context, s *session) (*store.Device, error) {
+	for pause := m.retryPause(); ; {
+		d, err := s.authState(ctx)
+		switch {
+		case err == nil:
+			m.mu.Lock()
+			s.dirty = s.dirty || m.down != nil // it answers when the state was saved
+			m.mu.Unlock()
+			s.poke()
+			return d, nil
+		case permanent(err):
+			return nil, err
+		case ctx.Err() != nil, errors.Is(err, ErrNotActive):
+			return nil, nil
+		}
+		m.noteStore(err)
+		t := time.NewTimer(pause())
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		case <-s.done:
+		}
+		t.Stop()
+		if ctx.Err() != nil || isClosed(s.done) {
+			return nil, nil
+		}
+	}
+}
+
+// awaitOffer waits until a client may be made: at once, unless codes were
+// offered in vain for long enough, or the account is one that a person must
+// look at first; then until somebody asks. False means that it is over.
+func (m *Manager) awaitOffer(ctx context.Context, s *session) bool {
+	for {
+		m.mu.Lock()
+		parked, over, changed := s.parked, s.ending, m.changed
+		m.mu.Unlock()
+		if over {
+			return false
+		}
+		if !parked {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// parkOrOfferLocked decides what Run does after an end that is not followed by
+// a reconnect: offer a code to scan, on this client or a new one, or wait until
+// somebody asks.
+//
+// vain says that no code came of the attempt that ended. It counts like a set
+// that nobody scanned, and the next one waits longer: a service that refuses
+// us at once must not be asked in a circle.
+func (s *session) parkOrOfferLocked(sl *slot, why reconnect.Reason, vain bool) {
+	p := s.m.cfg.policy.Defaults()
+	pause := p.InitialDelay
+	if vain {
+		s.rounds++
+		pause = min(pause<<min(s.rounds, 16), p.MaxDelay)
+	}
+	switch {
+	case s.ending:
+		return
+	case why.Action() != reconnect.ActionStop && (s.gone || why.Action() == reconnect.ActionPair):
+		if s.rounds < s.m.cfg.pairingRounds {
+			s.offerAt = time.Now().Add(pause)
+			sl.planLocked(s.offerAt) // no-op on a retired client: runClient sees to it
+			return
+		}
+		s.m.cfg.logger.Warn("nobody scanned a code: call Reconnect or PairPhone to offer a new one")
+	default:
+		s.m.cfg.logger.Warn("not connecting until somebody asks: call Reconnect when the cause is dealt with", "reason", why)
+	}
+	s.parked = true
+	s.m.broadcastLocked()
+}
+
+// askLocked notes that somebody wants the account to go on.
+func (s *session) askLocked() {
+	s.parked, s.rounds, s.offerAt = false, 0, time.Time{}
+	if sl := s.slot; sl != nil && sl.auto && !sl.retired && sl.conn == nil && !sl.planned {
+		at, _ := s.machine.Allowed(time.Now())
+		sl.planLocked(at)
+	}
+	s.m.broadcastLocked()
+}
+
+// jitter is a random pause of up to d.
+func jitter(d time.Duration) time.Duration { return time.Duration(rand.Int64N(int64(d) + 1)) }

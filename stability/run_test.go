@@ -1,0 +1,47 @@
+package stability_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+func TestAHostPairsChatsIsCutOffAndComesBackWithoutPairingAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		peer := w.peer()
+		require.Equal(t, reconnect.StatusConnected, a.status().WA)
+
+		_, err := peer.Send(t.Context(), w.account.JID(), "hello")
+		require.NoError(t, err)
+		w.await("the message arrives", func() bool { return len(a.texts()) == 1 })
+		require.NoError(t, a.send(peer.JID(), "hello back"))
+		w.await("the answer arrives", func() bool { return len(peer.Received()) == 1 })
+
+		a.forget()
+		w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now()
+		w.await("it noticed", func() bool { return a.status().WA != reconnect.StatusConnected })
+		a.ready()
+		e := a.reached(1, stability.EventDisconnected)
+		require.Equal(t, reconnect.ReasonConnectionClosed, e.Reason)
+		require.Equal(t, 2, w.logins(), "after the restart that follows the pairing, and after the reset")
+		a.stop()
+
+		// Another process: same session, no code.
+		b := w.instance().run().ready()
+		require.Empty(t, b.codes)
+		_, err = peer.Send(t.Context(), w.account.JID(), "again")
+		require.NoError(t, err)
+		w.await("the message arrives", func() bool { return len(b.texts()) == 1 })
+		b.stop()
+		peer.Close()
+		w.sim.Close()
+		time.Sleep(time.Second)
+	})
+}

@@ -1,0 +1,283 @@
+package stability
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/reconnect"
+)
+
+// sentry keeps the incidents: it gathers the facts, lets the guard decide, and
+// writes down and tells what was decided. It runs in a goroutine of its own,
+// because a store that does not answer must not hold the connection up.
+type sentry struct {
+	m     *Manager
+	guard guard.Guard
+	done  chan struct{}
+	asks  chan chan struct{}
+
+	mu      sync.Mutex
+	list    []guard.Incident // as last known, for Incidents
+	told    map[string]told  // by id: somebody was told that it is open
+	adopted int64            // the epoch whose incidents were taken over
+	trying  time.Time        // since when they could not be read; zero once they were
+}
+
+// told says how an incident that people were told of is kept.
+type told struct{ stored bool } // false: only told, the store did not take it yet
+
+func newSentry(m *Manager) *sentry {
+	return &sentry{
+		m: m, guard: m.cfg.guard, done: make(chan struct{}), asks: make(chan chan struct{}),
+		told: map[string]told{},
+	}
+}
+
+// run looks at the facts at every transition and when the guard wants to.
+func (y *sentry) run() {
+	defer close(y.done)
+	for {
+		y.m.mu.Lock()
+		changed := y.m.changed
+		y.m.mu.Unlock()
+		again := y.pass()
+		var timer <-chan time.Time
+		var t *time.Timer
+		if !again.IsZero() {
+			t = time.NewTimer(time.Until(again))
+			timer = t.C
+		}
+		select {
+		case <-changed:
+		case <-timer:
+		case ask := <-y.asks:
+			y.pass()
+			close(ask)
+		case <-y.m.life.Done():
+			y.pass()
+			if t != nil {
+				t.Stop()
+			}
+			return
+		}
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+// flush waits until everything that is true now has been decided upon.
+func (y *sentry) flush(atMost time.Duration) {
+	deadline := time.NewTimer(atMost)
+	defer deadline.Stop()
+	ask := make(chan struct{})
+	select {
+	case y.asks <- ask:
+	case <-y.done:
+		return
+	case <-deadline.C:
+		return
+	}
+	select {
+	case <-ask:
+	case <-deadline.C:
+	}
+}
+
+// pass decides once and acts on it. It returns when to look again.
+func (y *sentry) pass() time.Time {
+	now := time.Now()
+	facts, epoch := y.facts(now)
+	if facts.Holder && epoch != y.adopted && !y.adopt(epoch) {
+		if y.trying.IsZero() {
+			y.trying = now
+		}
+		if facts.StoreDownSince.IsZero() && now.Sub(y.trying) < adoptPatience {
+			// Without knowing what is open already, everything would be told
+			// once more by every new holder.
+			return now.Add(adoptRetry)
+		}
+	}
+	plan := y.guard.Decide(facts, now)
+	for _, inc := range plan.Raise {
+		y.raise(inc)
+	}
+	for _, id := range plan.Resolve {
+		y.resolve(id, now)
+	}
+	return plan.CheckAt
+}
+
+// adoptRetry is how soon the store is asked again for what is open.
+const adoptRetry = 2 * time.Second
+
+// adoptPatience is for how long: better told twice than never.
+const adoptPatience = 30 * time.Second
+
+func (y *sentry) adopt(epoch int64) bool {
+	ctx, cancel := y.callContext()
+	defer cancel()
+	list, err := y.m.cfg.backend.Incidents.List(ctx)
+	if err != nil {
+		y.m.cfg.logger.Debug("incidents not read", "error", err)
+		return false
+	}
+	y.adopted, y.trying = epoch, time.Time{}
+	y.guard.Adopt(list)
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.list = list
+	active := map[string]bool{}
+	for _, inc := range list {
+		if inc.Active {
+			active[inc.ID] = true
+			y.told[inc.ID] = told{stored: true}
+		}
+	}
+	for id, t := range y.told {
+		if t.stored && !active[id] {
+			delete(y.told, id) // another holder resolved it: the next time is a new one
+		}
+	}
+	return true
+}
+
+func (y *sentry) callContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), incidentTimeout)
+}
+
+// incidentTimeout bounds each call to the store of incidents.
+const incidentTimeout = 5 * time.Second
+
+// raise writes an incident down and tells who must know. When the store does
+// not answer people are told all the same, once.
+func (y *sentry) raise(inc guard.Incident) {
+	ctx, cancel := y.callContext()
+	defer cancel()
+	stored, opened, err := y.m.cfg.backend.Incidents.Raise(ctx, inc)
+	if err != nil {
+		y.m.cfg.logger.Debug("incident not stored", "incident", inc.ID, "error", err)
+		stored = inc
+	}
+	y.mu.Lock()
+	before, known := y.told[inc.ID]
+	tell := !known && (opened || err != nil)
+	y.told[inc.ID] = told{stored: before.stored || err == nil}
+	y.keep(stored)
+	y.mu.Unlock()
+	if tell {
+		y.tell(guard.Notification{Change: guard.ChangeOpened, Incident: stored, At: time.Now()})
+	}
+}
+
+func (y *sentry) resolve(id string, now time.Time) {
+	ctx, cancel := y.callContext()
+	defer cancel()
+	closed, err := y.m.cfg.backend.Incidents.Resolve(ctx, id, now)
+	if err != nil {
+		y.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
+		return // planned again
+	}
+	y.guard.Resolved(id)
+	y.mu.Lock()
+	_, known := y.told[id]
+	tell := closed || known
+	delete(y.told, id)
+	resolved := guard.Incident{ID: id}
+	for i := range y.list {
+		if y.list[i].ID == id {
+			y.list[i].Active, y.list[i].ResolvedAt = false, now
+			resolved = y.list[i]
+		}
+	}
+	y.mu.Unlock()
+	if tell {
+		y.tell(guard.Notification{Change: guard.ChangeResolved, Incident: resolved, At: now})
+	}
+}
+
+func (y *sentry) keep(inc guard.Incident) {
+	for i := range y.list {
+		if y.list[i].ID == inc.ID {
+			y.list[i] = inc
+			guard.Sort(y.list)
+			return
+		}
+	}
+	y.list = append(y.list, inc)
+	guard.Sort(y.list)
+}
+
+func (y *sentry) tell(n guard.Notification) {
+	for _, s := range y.m.cfg.sinks {
+		y.notify(s, n)
+	}
+	kind := EventIncidentOpened
+	if n.Change == guard.ChangeResolved {
+		kind = EventIncidentResolved
+	}
+	y.m.mu.Lock()
+	defer y.m.mu.Unlock()
+	y.m.eventLocked(Event{Kind: kind, Incident: n.Incident.ID, Detail: n.Incident.Instructions})
+}
+
+// notify calls a sink. One that panics must not take the program down: it is
+// about trouble already.
+func (y *sentry) notify(s guard.Sink, n guard.Notification) {
+	defer func() {
+		if r := recover(); r != nil {
+			y.m.cfg.logger.Error("a sink panicked; it was not told", "sink", fmt.Sprintf("%T", s), "incident", n.Incident.ID, "change", n.Change, "panic", r)
+		}
+	}()
+	s.Notify(n)
+}
+
+// facts gathers what the guard is to judge.
+func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
+	m := y.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f.InstanceID = m.instanceID()
+	f.SameID = m.sameID
+	f.Terms = append([]time.Time(nil), m.terms...)
+	if m.down != nil {
+		f.StoreDownSince = m.downAt
+	}
+	s := m.session
+	if s == nil || s.ending {
+		// What a hand-over does to the connection is neither trouble nor its
+		// cure: the next holder judges.
+		return f, 0
+	}
+	st := s.machine.State()
+	f.Holder = true
+	f.Connected = s.slot != nil && s.slot.ready()
+	f.NeedsPairing = m.waStatusLocked() == reconnect.StatusNeedsPairing
+	f.DisconnectedSince = st.DisconnectedSince
+	f.Reason, f.Code, f.Detail = string(st.LastDisconnectReason), st.LastDisconnectCode, st.LastDisconnectDetail
+	text := st.LastDisconnectReason.Text()
+	f.Means, f.Do = text.Means, text.Do
+	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
+	f.Replacements = st.Replacements
+	f.Loop = s.looping
+	f.BudgetExhausted = s.healing.Action == autoheal.Exhausted && !f.Connected
+	if s.slot != nil && f.Connected {
+		if v := s.slot.vitals.verdict; v.Health == keepalive.Degraded {
+			f.DegradedSince, f.DegradedText = v.Since, v.Text
+		}
+	}
+	return f, s.term.Epoch()
+}
+
+// Incidents returns the incidents of this account as this instance knows them,
+// active ones first. No I/O.
+func (m *Manager) Incidents() []guard.Incident {
+	m.sentry.mu.Lock()
+	defer m.sentry.mu.Unlock()
+	return append([]guard.Incident(nil), m.sentry.list...)
+}

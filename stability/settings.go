@@ -1,0 +1,115 @@
+package stability
+
+import (
+	"time"
+
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/reconnect"
+)
+
+// Settings are the numbers in force, with all defaults filled in.
+type Settings struct {
+	Lease, Refresh, Margin time.Duration // zero with WithLock
+
+	InitialDelay, MaxDelay   time.Duration
+	StableAfter              time.Duration // how long a connection must live to start a new series of delays
+	ServiceFloor             time.Duration // least pause after service_unavailable
+	ReplacedPause, SlowRetry time.Duration
+	ConnectTimeout           time.Duration
+	ShutdownTimeout          time.Duration
+
+	StaleAfter, QuietAfter, HandlerAfter time.Duration
+	ProbesFailed                         int // unanswered pings in a row that end a connection
+
+	HealAttempts int // attempts within HealWindow that make a loop
+	HealWindow   time.Duration
+	HealBudget   int // restarts within BudgetWindow
+	BudgetWindow time.Duration
+	HealDisabled bool
+
+	StuckAfter      time.Duration // an outage that becomes an incident
+	IncidentRefresh time.Duration
+}
+
+// Heartbeats tell how the lock is doing.
+type Heartbeats struct {
+	LastRenewalAt time.Time
+	Failures      int // failed calls in a row
+	LastError     error
+	TrustedUntil  time.Time // zero in standby
+	Paused        bool      // a renewal must confirm the lease first
+}
+
+// Probes tell how alive the connection is, as it was last looked at: within a
+// second of every change, and at least every 30 s.
+type Probes struct {
+	Health       keepalive.Health
+	Since        time.Time
+	Text         string
+	LastReadAt   time.Time // bytes from the server
+	LastProbeAt  time.Time // an answered ping of ours; whatsmeow's own pings are not seen one by one
+	ProbesFailed int
+	HandlerAge   time.Duration // how long the event queue has been waiting for a handler; 0 while it gets on
+	Undecrypted  int           // messages that could not be decrypted lately
+}
+
+func (m *Manager) settings() Settings {
+	p, k := m.cfg.policy.Defaults(), m.cfg.keepalive.Defaults()
+	h, g := m.cfg.autoheal.Defaults(), m.cfg.guardPolicy.Defaults()
+	s := Settings{
+		InitialDelay: p.InitialDelay, MaxDelay: p.MaxDelay, StableAfter: p.StableAfter, ServiceFloor: p.ServiceFloor,
+		ReplacedPause: p.ReplacedPause, SlowRetry: p.SlowRetry,
+		ConnectTimeout: m.cfg.connectTimeout, ShutdownTimeout: m.cfg.shutdown,
+		StaleAfter: k.StaleAfter, QuietAfter: k.QuietAfter, HandlerAfter: k.HandlerAfter, ProbesFailed: k.MaxFailures,
+		HealAttempts: h.Attempts, HealWindow: h.Window, HealBudget: h.Budget, BudgetWindow: h.BudgetWindow, HealDisabled: h.Disabled,
+		StuckAfter: g.StuckAfter, IncidentRefresh: g.Refresh,
+	}
+	if m.lease != nil {
+		stats := m.lease.Stats()
+		s.Lease, s.Refresh, s.Margin = stats.Lease, stats.Refresh, stats.Margin
+	}
+	return s
+}
+
+func (m *Manager) heartbeats() (h Heartbeats) {
+	if m.lease == nil {
+		return h
+	}
+	stats := m.lease.Stats()
+	h = Heartbeats{LastRenewalAt: stats.LastRenewal, Failures: stats.Failures, LastError: stats.LastError}
+	if stats.Live {
+		h.TrustedUntil, h.Paused = stats.TrustedUntil, !stats.Held
+	}
+	return h
+}
+
+// probesLocked is the health as it is now.
+func (m *Manager) probesLocked(now time.Time) Probes {
+	s := m.session
+	if s == nil || s.slot == nil {
+		return Probes{Health: keepalive.Down, Since: m.last.DisconnectedSince, Text: "There is no connection."}
+	}
+	sl := s.slot
+	o := sl.observeLocked(now)
+	v := sl.vitals.verdict
+	if (v.Health == keepalive.Down || v.Health == "") == o.Connected {
+		// The loop has not looked yet at what has just changed.
+		v = keepalive.New(m.cfg.keepalive).Check(o, now)
+	}
+	p := Probes{
+		Health: v.Health, Since: v.Since, Text: v.Text, LastReadAt: o.LastReadAt, LastProbeAt: o.LastProbeAt,
+		ProbesFailed: o.ProbesFailed, Undecrypted: o.DecryptFailures,
+	}
+	if !o.HandlerSince.IsZero() {
+		p.HandlerAge = now.Sub(o.HandlerSince)
+	}
+	return p
+}
+
+// lastState is the persisted state as this instance knows it.
+func (m *Manager) stateLocked() reconnect.State {
+	if m.session != nil {
+		return m.session.stamp(m.session.machine.State())
+	}
+	return m.last
+}

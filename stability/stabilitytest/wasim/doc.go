@@ -1,0 +1,94 @@
+// Package wasim is a simulated WhatsApp service that real, unmodified
+// whatsmeow clients connect to: a test kit, for this library and for the
+// programs of its hosts. It was written from whatsmeow's source and has not
+// been compared with the real service.
+//
+// # Starting
+//
+//	s := wasim.New(wasim.WithTB(t))  // closes itself with the test
+//	http := &http.Client{Transport: s.Transport()}
+//	client.SetWebsocketHTTPClient(http)
+//	client.SetPreLoginHTTPClient(http)
+//	client.SetMediaHTTPClient(http)
+//
+// or, with this library, stability.WithTransport(s.Transport()). Whatever host
+// is dialed, the service answers, with a certificate that the transport
+// trusts. Without more, connections are in memory, and the service can live in
+// a testing/synctest bubble; Listen puts it on a loopback TCP port instead.
+//
+// The first New of a process overrides whatsmeow.WACertPubKey, which all
+// clients of a process share. Importing the package changes nothing.
+//
+// # Accounts, phones, contacts
+//
+//	acct := s.NewAccount("491700000001")     // a number and a LID
+//	acct.Phone().Scan(code)                  // pairs who shows this QR code
+//	acct.Phone().EnterCode("ABCD-EFGH")      // pairs who called PairPhone
+//	acct.Phone().RemoveDevice(acct.Devices()[0])
+//	bob, err := s.NewContact(ctx, "491700000002")  // a real client, connected
+//	bob.Send(ctx, acct.JID(), "hello")
+//	bob.Received()                           // what came, with retry counts
+//	s.NewGroup("team", acct, bob.Account())
+//	s.NewGroup("crowd", append(s.Ghosts(254), acct, bob.Account())...)
+//
+// An account's device list holds its linked devices. The phone itself (device
+// 0) is in it only with WithPhones; it never answers. Ghosts are accounts with
+// a device that has keys and nobody behind it: what is encrypted for it is
+// counted and dropped.
+//
+// # What the service does
+//
+//   - Login: compares the Noise key with the one of the pairing; failure 401
+//     for a wrong one or an unknown device. A second login of a device sends
+//     the first one stream:error with conflict replaced.
+//   - Messages are kept for each device until it acknowledges them (a delivery
+//     receipt, or an ack) and sent again after the next login, marked offline,
+//     before <ib><offline count=…/>. So are receipts and notifications.
+//     Device.Acks is the log of what was acknowledged and when, Device.Pending
+//     what was not.
+//   - One-time prekeys are handed out once. An id given to a second key is
+//     refused.
+//   - Receipts are passed on, retry receipts included, so that a message that
+//     did not decrypt is sent again by its sender.
+//   - Two clients that begin sessions with each other at the same moment need
+//     retry receipts: libsignal changes a session when it tries a message with
+//     the wrong one. A test that counts retries exchanges a message each way
+//     first.
+//   - Messages are not deduplicated: a client that sends one again after a
+//     lost acknowledgement makes two.
+//   - App state is empty; there are no media, newsletters or calls.
+//   - A stanza that the service does not know is answered with an error,
+//     recorded (Unknown) and fails the test; so does what the real protocol
+//     forbids (Violations).
+//
+// # Faults
+//
+// A fault is prepared, aimed and armed:
+//
+//	s.Fault(wasim.StreamError("503")).For(jid).Now()
+//	s.Fault(wasim.BlackHole()).For(jid).AfterStanzas(20)
+//	s.Fault(wasim.Failure(503)).Times(3).OnNextLogin()
+//	f := s.Fault(wasim.Refused()).From("instance-a").Always().Now()
+//	f.Stop()
+//
+// Faults of connecting strike the next attempts; before the login the service
+// does not know who is connecting, so aim them with From and a labelled
+// Transport. Stop, or Heal for all, undoes what can be undone.
+//
+// # Starting again, and other processes
+//
+// SaveFile and Open keep the accounts in a file: a paired client logs in to
+// the loaded service, and gets what it has not acknowledged. NewContact on a
+// saved number pairs the contact anew, in place of its old device.
+//
+// A client in another process, to be killed or frozen, gets the service's
+// Endpoint (it is JSON) and makes its transport from that. The service must
+// Listen.
+//
+// # In a bubble
+//
+// Make and close the service inside the bubble. A bubble ends only when all
+// its goroutines have ended: end links from the service's side, never with
+// Client.Disconnect on a live one, which holds a mutex while it waits for the
+// network and so stops the virtual clock. Contacts and Close do it right.
+package wasim

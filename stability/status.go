@@ -1,0 +1,219 @@
+package stability
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/reconnect"
+)
+
+// Mode says whether this instance may use the connection.
+type Mode string
+
+// The modes.
+const (
+	ModeActive  Mode = "active"                    // this instance holds the lock
+	ModePassive Mode = "passive_lock_not_acquired" // another one does, or nobody asked yet
+)
+
+// Status is the whole truth about one account as this instance knows it, at
+// one moment. Zero times mean never, or not known here.
+type Status struct {
+	At        time.Time
+	Mode      Mode
+	ModeSince time.Time // when the present term began, or the last one ended; in the first standby, when New was called
+	Closed    bool      // Close was called: nothing happens any more
+
+	WA                   reconnect.Status
+	ConnectedAt          time.Time // of the present connection, or the last one
+	LastDisconnectAt     time.Time
+	LastDisconnectReason reconnect.Reason
+	LastDisconnectDetail string
+	DisconnectedSince    time.Time // start of the present outage; zero while connected
+	RetryCount           int
+	NextRetryAt          time.Time // zero when no attempt is planned
+	Connecting           bool      // an attempt is under way
+	QRAvailable          bool      // QR has a code to scan
+	Parked               bool      // Run waits until somebody calls Reconnect or PairPhone
+
+	AuthStore string          // Backend.Name
+	Auth      *authstore.Info // nil when it is not known here, as in standby
+
+	LockHolder            string
+	LockLeaseUntil        time.Time
+	LeaseEpoch            int64
+	TrustedUntil          time.Time // this instance's own term; zero without one
+	InstanceID            string
+	StoreUnavailable      error     // why the backend does not answer; nil while it does
+	StoreUnavailableSince time.Time // zero while it answers
+
+	LastEventAt   time.Time
+	LastMessageAt time.Time
+
+	State      reconnect.State // what is persisted, or will be next
+	Settings   Settings
+	Heartbeats Heartbeats
+	Probes     Probes
+
+	// Summary says in plain words what is wrong, since when, and what happens
+	// next.
+	Summary string
+}
+
+// Status returns the present state. No I/O, no waiting.
+func (m *Manager) Status() Status {
+	now := time.Now()
+	st := Status{
+		At: now, Mode: ModePassive, AuthStore: m.cfg.backend.Name,
+		LastEventAt: m.clocks.at(&m.clocks.lastEvent), LastMessageAt: m.clocks.at(&m.clocks.lastMessage),
+	}
+	m.lockStatus(&st)
+	st.Settings, st.Heartbeats = m.settings(), m.heartbeats()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st.ModeSince, st.Closed = m.modeSince, m.closed
+	if m.down != nil {
+		st.StoreUnavailable, st.StoreUnavailableSince = m.down, m.downAt
+	}
+	for range 2 { // the socket may go at any moment, once: look again if it went in between
+		if s := m.session; s != nil && s.slot != nil {
+			s.slot.rawDownLocked() // it is gone, and the loop has not looked yet
+		}
+		st.WA = m.waStatusLocked()
+		st.Probes = m.probesLocked(now)
+		if (st.WA == reconnect.StatusConnected) == (st.Probes.Health != keepalive.Down) {
+			break
+		}
+	}
+	st.State = m.stateLocked()
+	state := st.State
+	if s := m.session; s != nil {
+		if !s.ending {
+			st.Mode = ModeActive
+		}
+		r := s.term.Record()
+		st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch, st.InstanceID = r.Holder, r.LeaseUntil, r.Epoch, r.Holder
+		st.TrustedUntil = s.term.TrustedUntil()
+		st.Parked = s.parked && !s.ending
+		if s.read && !s.ending { // else the store would have to look
+			if info, err := m.storeInfo(); err == nil {
+				st.Auth = &info
+			}
+		}
+		if sl := s.slot; sl != nil {
+			st.Connecting = sl.conn != nil && !sl.conn.ended && !sl.conn.connected
+			st.QRAvailable = sl.code.Code != "" && now.Before(sl.code.ExpiresAt)
+			if sl.planned {
+				st.NextRetryAt = sl.plannedAt
+			}
+		}
+	}
+	st.ConnectedAt, st.LastDisconnectAt = state.ConnectedAt, state.LastDisconnectAt
+	st.LastDisconnectReason, st.LastDisconnectDetail = state.LastDisconnectReason, state.LastDisconnectDetail
+	st.RetryCount = state.RetryCount
+	if st.WA != reconnect.StatusConnected {
+		st.DisconnectedSince = state.DisconnectedSince
+		if st.NextRetryAt.IsZero() && st.Mode == ModeActive && st.WA == reconnect.StatusDisconnected && !st.Connecting {
+			st.NextRetryAt = state.NextRetryAt
+		}
+	}
+	st.Summary = st.summary()
+	return st
+}
+
+// lockStatus fills in what is known of the lock without asking for it.
+func (m *Manager) lockStatus(st *Status) {
+	if m.lease == nil {
+		return
+	}
+	stats := m.lease.Stats()
+	st.InstanceID = stats.Holder
+	st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch = stats.Seen.Holder, stats.Seen.LeaseUntil, stats.Seen.Epoch
+}
+
+// storeInfo asks the store for what it knows without I/O.
+func (m *Manager) storeInfo() (authstore.Info, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // whatever would have to wait is not worth it
+	return m.store.Info(ctx)
+}
+
+// waStatusLocked is what an operator may believe now: connected only on a
+// socket that is up.
+func (m *Manager) waStatusLocked() reconnect.Status {
+	s := m.session
+	if s == nil {
+		if m.last.Status == reconnect.StatusNeedsPairing && !m.standby { // else the holder knows
+			return reconnect.StatusNeedsPairing
+		}
+		return reconnect.StatusDisconnected
+	}
+	if s.slot != nil && s.slot.ready() {
+		return reconnect.StatusConnected
+	}
+	if s.machine.State().Status == reconnect.StatusNeedsPairing {
+		return reconnect.StatusNeedsPairing
+	}
+	return reconnect.StatusDisconnected
+}
+
+func (st Status) summary() string {
+	ago := func(t time.Time) string { return st.At.Sub(t).Round(time.Second).String() }
+	var text reconnect.Text
+	if st.LastDisconnectReason != reconnect.ReasonNone {
+		text = st.LastDisconnectReason.Text()
+	}
+	switch {
+	case st.Closed:
+		return "Closed: this instance does nothing any more."
+	case st.Mode == ModePassive && st.StoreUnavailable != nil:
+		return "The backend does not answer, so nobody knows who holds the lock: " + st.StoreUnavailable.Error() + ". It is asked again until it does."
+	case st.Mode == ModePassive && st.LockHolder != "" && st.LockHolder != st.InstanceID:
+		return "Standing by: " + st.LockHolder + " holds the lock. This instance takes over when it is released or expires."
+	case st.Mode == ModePassive:
+		return "Not active: this instance does not hold the lock."
+	case st.WA == reconnect.StatusConnected && st.Heartbeats.Failures > 0 && !st.Heartbeats.TrustedUntil.IsZero():
+		return fmt.Sprintf("Connected for %s, but the backend does not answer: the lock could not be renewed for %s. Unless it can, the connection is cut in %s.",
+			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), max(0, st.Heartbeats.TrustedUntil.Sub(st.At)).Round(time.Second))
+	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
+		return "Connected for " + ago(st.ConnectedAt) + "."
+	case st.WA == reconnect.StatusConnected:
+		return "Connected for " + ago(st.ConnectedAt) + ". " + st.Probes.Text
+	}
+	out := "Disconnected"
+	if st.WA == reconnect.StatusNeedsPairing {
+		out = "Not paired"
+	}
+	if !st.DisconnectedSince.IsZero() {
+		out += " for " + ago(st.DisconnectedSince)
+	}
+	if st.LastDisconnectReason != reconnect.ReasonNone {
+		out += fmt.Sprintf(" (%s). %s", st.LastDisconnectReason, text.Means)
+	} else {
+		out += "."
+	}
+	switch {
+	case st.StoreUnavailable != nil:
+		out += " The backend does not answer, and no attempt begins before it does."
+	case st.QRAvailable:
+		out += " Scan the code with the phone, under Linked devices."
+	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
+		out += " Nothing happens until somebody asks for a code to scan. " + text.Do
+	case st.Parked:
+		out += " No attempt is made until somebody asks for one. " + text.Do
+	case st.Connecting && st.WA == reconnect.StatusNeedsPairing:
+		out += " A code to scan is on its way."
+	case st.Connecting:
+		out += " An attempt is under way."
+	case !st.NextRetryAt.IsZero():
+		out += fmt.Sprintf(" Next attempt in %s.", max(0, st.NextRetryAt.Sub(st.At)).Round(100*time.Millisecond))
+	default:
+		out += " No attempt is planned. " + text.Do
+	}
+	return strings.TrimRight(out, " ")
+}

@@ -1,0 +1,316 @@
+package stability_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// lie is one way in which a status can contradict the truth.
+type lie string
+
+const (
+	lieVisible  lie = "CONNECTED, and the service has no connection of ours"
+	lieDead     lie = "CONNECTED on a dead link"
+	lieOffline  lie = "not CONNECTED, and the service has us logged in on a live link"
+	lieTwice    lie = "two instances CONNECTED"
+	lieActive   lie = "active, and the lock is another's"
+	liePassive  lie = "passive, and the lock is ours"
+	lieOverdue  lie = "an attempt is due, and none begins"
+	liePairing  lie = "NEEDS_PAIRING, and the session is valid"
+	lieHealth   lie = "health says otherwise than the status"
+	lieNoReason lie = "an outage without a reason or without a beginning"
+)
+
+// bounds is for how long each may be told at a stretch.
+var bounds = map[lie]time.Duration{
+	lieVisible: time.Second,
+	lieDead:    noticing,
+	lieOffline: time.Second,
+	lieTwice:   0,
+	lieActive:  0,
+	// The margin: trust ends that long before the lease can, and a store that
+	// did not hear the renewals may not hear the release either.
+	liePassive: 10 * time.Second,
+	// It is written down first: for so long a store may take to answer before it
+	// counts as out of reach.
+	lieOverdue: 11 * time.Second,
+	liePairing: 0,
+	lieHealth:  0, lieNoReason: 0,
+}
+
+// checker compares what instances say with what the service knows.
+type checker struct {
+	w       *world
+	since   map[string]time.Time // when a lie of an instance began
+	longest map[lie]time.Duration
+	wrong   []string
+	polls   int
+
+	mu       sync.Mutex
+	all      []*tended
+	deadAt   time.Time // the link was struck dead; zero while it lives
+	deadFrom int       // logins until then
+}
+
+func newChecker(w *world) *checker {
+	return &checker{w: w, since: map[string]time.Time{}, longest: map[lie]time.Duration{}}
+}
+
+func (c *checker) add(i *tended) *tended {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, i)
+	return i
+}
+
+func (c *checker) remove(i *tended) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, have := range c.all {
+		if have == i {
+			c.all = append(c.all[:n:n], c.all[n+1:]...)
+		}
+	}
+}
+
+func (c *checker) struck() {
+	logins := c.w.logins()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadAt, c.deadFrom = time.Now(), logins
+}
+
+// poll looks every 100 ms until stop.
+func (c *checker) poll() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			c.look()
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (c *checker) look() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	device := c.w.device()
+	online, logins := device.Online(), device.Stats().Logins
+	if !c.deadAt.IsZero() && logins > c.deadFrom {
+		c.deadAt = time.Time{} // it is another link by now
+	}
+	rec, err := c.w.memory.Backend().Lock.Load(context.Background())
+	require.NoError(c.w.t, err)
+	held := rec.Holder != "" && now.Before(rec.LeaseUntil)
+	connected := 0
+	for _, i := range c.all {
+		st := i.status()
+		c.polls++
+		tell := func(l lie, is bool) {
+			key := i.label + string(l)
+			if !is {
+				delete(c.since, key)
+				return
+			}
+			if c.since[key].IsZero() {
+				c.since[key] = now
+				if l == lieDead {
+					c.since[key] = c.deadAt
+				}
+			}
+			d := now.Sub(c.since[key])
+			c.longest[l] = max(c.longest[l], d)
+			if d > bounds[l] || bounds[l] == 0 {
+				c.wrong = append(c.wrong, fmt.Sprintf("%s: %s for %s: %s; %s", i.label, l, d, st.Summary, i.lastEvents()))
+			}
+		}
+		says := st.WA == reconnect.StatusConnected
+		if says {
+			connected++
+		}
+		dead := !c.deadAt.IsZero()
+		active := st.Mode == stability.ModeActive
+		tell(lieVisible, says && !online && !dead)
+		tell(lieDead, says && dead)
+		tell(lieOffline, !says && active && online && !dead)
+		tell(lieActive, active && held && rec.Holder != st.InstanceID && st.TrustedUntil.After(now))
+		tell(liePassive, !active && held && rec.Holder == st.InstanceID && st.StoreUnavailable == nil)
+		tell(lieOverdue, active && !says && !st.Connecting && st.StoreUnavailable == nil && !st.Heartbeats.Paused &&
+			!st.NextRetryAt.IsZero() && now.After(st.NextRetryAt))
+		tell(liePairing, st.WA == reconnect.StatusNeedsPairing)
+		tell(lieHealth, says == (st.Probes.Health == "down"))
+		tell(lieNoReason, active && !says && (st.DisconnectedSince.IsZero() || st.DisconnectedSince.After(now) || st.Summary == ""))
+	}
+	if connected > 1 {
+		c.wrong = append(c.wrong, string(lieTwice))
+	}
+}
+
+func (n *instance) lastEvents() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []string
+	for _, e := range n.events[max(0, len(n.events)-6):] {
+		out = append(out, e.Time.Format("04:05.000 ")+e.String())
+	}
+	return out
+}
+
+// inOrder checks that the observer of an instance heard each transition once,
+// and in an order that makes sense.
+func inOrder(t *testing.T, i *instance) {
+	t.Helper()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var at time.Time
+	var active, connecting, connected, closed bool
+	for n, e := range i.events {
+		around := fmt.Sprintf("%v", i.events[max(0, n-5):n+1])
+		require.False(t, e.Time.Before(at), "time runs backwards: %s", around)
+		at = e.Time
+		require.False(t, closed, "nothing follows the close")
+		switch e.Kind {
+		case stability.EventActivated:
+			require.False(t, active, around)
+			active = true
+		case stability.EventDeactivated:
+			require.True(t, active, around)
+			require.False(t, connecting || connected, "the end of the connection comes first: %s", around)
+			active = false
+		case stability.EventConnecting:
+			require.True(t, active && !connecting && !connected, around)
+			connecting = true
+		case stability.EventConnected:
+			require.True(t, connecting && !connected, around)
+			require.Equal(t, reconnect.StatusConnected, e.Status, around)
+			connected, connecting = true, false
+		case stability.EventDisconnected:
+			require.True(t, connecting || connected, around)
+			require.NotEmpty(t, e.Reason, around)
+			require.NotEqual(t, reconnect.StatusConnected, e.Status, around)
+			connected, connecting = false, false
+		case stability.EventReasonKnown:
+			require.False(t, connected, around)
+		case stability.EventStandby:
+			require.False(t, active, around)
+		case stability.EventClosed:
+			closed = true
+		}
+	}
+}
+
+func TestStatusIsNeverWrongForLongerThanItsBound(t *testing.T) {
+	total := newChecker(nil)
+	for seed := range stabilitytest.Pick(25, 500) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			bubble(t, func(t *testing.T) { scenario(t, total, rand.New(rand.NewPCG(uint64(seed), 11))) })
+		})
+	}
+	for l, d := range total.longest {
+		t.Logf("%-60s at most %s (bound %s)", l, d, bounds[l])
+	}
+	t.Logf("%d looks", total.polls)
+}
+
+func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
+	w := newWorld(t)
+	c := newChecker(w)
+	names := 0
+	start := func() *tended {
+		names++
+		return w.tended(fmt.Sprint("i", names)).run()
+	}
+	a := c.add(start().pair())
+	b := c.add(start())
+	both := []*tended{a, b}
+	time.Sleep(time.Duration(rnd.IntN(120)) * time.Second)
+	stop := c.poll()
+	pause := func(most time.Duration) { time.Sleep(time.Duration(rnd.Int64N(int64(most)))) }
+	strike := func(f wasim.Fault) { w.sim.Fault(f).For(w.account.JID()).Now() }
+	for range stabilitytest.Pick(10, 16) {
+		one := both[rnd.IntN(2)]
+		switch rnd.IntN(12) {
+		case 0:
+			strike(wasim.Reset())
+		case 1:
+			strike(wasim.FIN())
+		case 2:
+			strike(wasim.WebsocketClose(1001))
+		case 3:
+			strike([]wasim.Fault{wasim.StreamError("503"), wasim.StreamError("500"), wasim.StreamError("515"), wasim.Replaced(), wasim.StreamEnd()}[rnd.IntN(5)])
+		case 4:
+			if w.device().Online() {
+				c.struck()
+				strike([]wasim.Fault{wasim.BlackHole(), wasim.Silence()}[rnd.IntN(2)])
+			}
+		case 5:
+			f := w.sim.Fault([]wasim.Fault{wasim.Refused(), wasim.DialHang(), wasim.TLSHang(), wasim.UpgradeHang(), wasim.HandshakeDrop(), wasim.HelloDelay(time.Minute)}[rnd.IntN(6)]).Always().OnNextLogin()
+			strike(wasim.FIN())
+			pause(2 * time.Minute)
+			f.Stop()
+		case 6:
+			w.sim.Fault([]wasim.Fault{wasim.Failure(500), wasim.Failure(503), wasim.DropAfterSuccess(), wasim.TemporaryBan(101, 90*time.Second)}[rnd.IntN(4)]).OnNextLogin()
+			strike(wasim.FIN())
+		case 7:
+			one.wire.fail(anyCall)
+			pause(3 * time.Minute)
+			one.wire.heal()
+		case 8:
+			one.wire.hang(anyCall)
+			pause(3 * time.Minute)
+			one.wire.heal()
+		case 9:
+			one.wire.fail(only("save state", "commit"))
+			strike(wasim.FIN())
+			pause(time.Minute)
+			one.wire.heal()
+		case 10:
+			one.wire.hang(lockCalls)
+			pause(3 * time.Minute)
+			one.wire.heal()
+		case 11:
+			k := rnd.IntN(2)
+			old := both[k]
+			old.cancel()
+			require.NoError(t, <-old.result)
+			_ = old.m.Close(context.Background()) // it reports a release that went unanswered earlier
+			c.remove(old)
+			inOrder(t, old.instance)
+			both[k] = c.add(start())
+		}
+		pause(90 * time.Second)
+	}
+	w.sim.Heal()
+	for _, i := range both {
+		i.wire.heal()
+	}
+	w.await("somebody is connected", func() bool {
+		return both[0].status().WA == reconnect.StatusConnected || both[1].status().WA == reconnect.StatusConnected
+	})
+	stop()
+	for _, i := range both {
+		i.kill()
+		inOrder(t, i.instance)
+	}
+	require.Empty(t, c.wrong)
+	for l, d := range c.longest {
+		total.longest[l] = max(total.longest[l], d)
+	}
+	total.polls += c.polls
+	w.close()
+}

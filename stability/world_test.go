@@ -1,0 +1,277 @@
+package stability_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/types/events"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/memorybackend"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+func TestMain(m *testing.M) {
+	if !playPart() {
+		goleak.VerifyTestMain(m)
+	}
+}
+
+// bubble runs f in virtual time. A stopped virtual clock cannot be noticed
+// from inside, so a watchdog outside dumps all goroutines when it happens.
+func bubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	watchdog := time.AfterFunc(stabilitytest.Pick(2*time.Minute, 15*time.Minute), func() {
+		buf := make([]byte, 4<<20)
+		fmt.Fprintf(os.Stderr, "%s: the virtual clock stopped\n%s\n", t.Name(), buf[:runtime.Stack(buf, true)])
+		os.Exit(2)
+	})
+	defer watchdog.Stop()
+	synctest.Test(t, f)
+}
+
+// logger shows the Manager's log with -v and WASTABILITY_LOG=1.
+func logger() *slog.Logger {
+	if os.Getenv("WASTABILITY_LOG") == "" {
+		return slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// world is a simulated service with one account of ours, whose backend any
+// number of instances share, and a contact who writes to it.
+type world struct {
+	t       *testing.T
+	sim     *wasim.Service
+	account *wasim.Account
+	memory  *memorybackend.Memory
+	contact *wasim.Contact
+}
+
+func newWorld(t *testing.T) *world {
+	sim := wasim.New(wasim.WithTB(t))
+	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: memorybackend.New()}
+}
+
+// device is the account's newest linked device as the service knows it.
+func (w *world) device() *wasim.Device {
+	d := w.account.Devices()
+	require.NotEmpty(w.t, d, "no device is linked")
+	return d[len(d)-1]
+}
+
+// logins counts the logins of all devices the account has now.
+func (w *world) logins() int { return w.device().Stats().Logins }
+
+// peer returns the contact, made on first use.
+func (w *world) peer() *wasim.Contact {
+	if w.contact == nil {
+		c, err := w.sim.NewContact(context.Background(), "491520000002")
+		require.NoError(w.t, err)
+		w.contact = c
+	}
+	return w.contact
+}
+
+// instance is one process of the host: a Manager with what its host sees.
+type instance struct {
+	w       *world
+	m       *stability.Manager
+	backend stability.Backend
+	codes   chan stability.QR
+	refuse  func(*events.Message) bool // the handler fails
+	cancel  context.CancelFunc
+	result  chan error
+
+	exits chan int
+
+	mu       sync.Mutex
+	events   []stability.Event
+	got      []string // texts handed over
+	setups   int
+	onEvent  func(any)
+	onChange func(stability.Event)
+}
+
+// instance makes a Manager of the account, with a loud but quick policy.
+func (w *world) instance(opts ...stability.Option) *instance {
+	w.t.Helper()
+	i := &instance{w: w, backend: w.memory.Backend(), codes: make(chan stability.QR, 64), result: make(chan error, 1), exits: make(chan int, 16)}
+	base := []stability.Option{
+		stability.WithBackend(i.backend), stability.WithTransport(w.sim.Transport()), stability.WithLogger(logger()),
+		stability.WithExit(func(code int) { i.exits <- code }),
+		stability.WithQR(func(q stability.QR) { i.codes <- q }),
+		stability.WithObserver(func(e stability.Event) {
+			i.mu.Lock()
+			i.events = append(i.events, e)
+			f := i.onChange
+			i.mu.Unlock()
+			if f != nil {
+				f(e)
+			}
+		}),
+	}
+	m, err := stability.New(append(base, opts...)...)
+	require.NoError(w.t, err)
+	i.m = m
+	w.t.Cleanup(i.kill)
+	return i
+}
+
+// kill ends whatever a failed test left running.
+func (i *instance) kill() {
+	if i.cancel != nil {
+		i.cancel()
+	}
+	_ = i.m.Close(context.Background())
+}
+
+// forget empties the history.
+func (i *instance) forget() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.events, i.got = nil, nil
+	for len(i.codes) > 0 {
+		<-i.codes
+	}
+}
+
+// run starts Run; stop ends it and closes the Manager.
+func (i *instance) run() *instance {
+	ctx, cancel := context.WithCancel(context.Background())
+	i.cancel = cancel
+	go func() { i.result <- i.m.Run(ctx, i.setup) }()
+	return i
+}
+
+func (i *instance) setup(_ context.Context, c *whatsmeow.Client) error {
+	i.mu.Lock()
+	i.setups++
+	i.mu.Unlock()
+	c.ManualHistorySyncDownload = true
+	c.AddEventHandlerWithSuccessStatus(i.handle)
+	return nil
+}
+
+func (i *instance) handle(evt any) bool {
+	i.mu.Lock()
+	f, refuse := i.onEvent, i.refuse
+	i.mu.Unlock()
+	if f != nil {
+		f(evt)
+	}
+	if msg, ok := evt.(*events.Message); ok {
+		if refuse != nil && refuse(msg) {
+			return false
+		}
+		i.mu.Lock()
+		i.got = append(i.got, msg.Message.GetConversation())
+		i.mu.Unlock()
+	}
+	return true
+}
+
+func (i *instance) stop() {
+	i.w.t.Helper()
+	if i.cancel != nil {
+		i.cancel()
+		require.NoError(i.w.t, <-i.result)
+	}
+	require.NoError(i.w.t, i.m.Close(context.Background()))
+}
+
+// ready waits until the instance is connected.
+func (i *instance) ready() *instance {
+	i.w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	_, err := i.m.WaitReady(ctx)
+	require.NoError(i.w.t, err, "status: %+v", i.m.Status())
+	return i
+}
+
+// pair scans the next code and waits for the connection.
+func (i *instance) pair() *instance {
+	i.w.t.Helper()
+	select {
+	case q := <-i.codes:
+		require.NoError(i.w.t, i.w.account.Phone().Scan(q.Code))
+	case <-time.After(time.Minute):
+		require.Fail(i.w.t, "no code was offered", "status: %+v", i.m.Status())
+	}
+	return i.ready()
+}
+
+func (i *instance) texts() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.got)
+}
+
+// history returns the events of a kind, in order.
+func (i *instance) history(kinds ...stability.EventKind) []stability.Event {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var out []stability.Event
+	for _, e := range i.events {
+		if slices.Contains(kinds, e.Kind) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// await waits in small steps until cond holds.
+func (w *world) await(what string, cond func() bool) {
+	w.t.Helper()
+	start, step := time.Now(), 10*time.Millisecond
+	for !cond() {
+		switch waited := time.Since(start); {
+		case waited > 48*time.Hour:
+			require.Fail(w.t, "never happened: "+what)
+		case waited > time.Minute:
+			step = time.Second
+		}
+		time.Sleep(step)
+	}
+}
+
+// reached waits for the n-th event of a kind and returns it.
+func (i *instance) reached(n int, kind stability.EventKind) stability.Event {
+	i.w.t.Helper()
+	i.w.await(fmt.Sprintf("%d × %s (status: %+v)", n, kind, i.m.Status().Summary), func() bool { return len(i.history(kind)) >= n })
+	return i.history(kind)[n-1]
+}
+
+func (i *instance) status() stability.Status { return i.m.Status() }
+
+func text(s string) *waE2E.Message { return &waE2E.Message{Conversation: proto.String(s)} }
+
+func (i *instance) send(to types.JID, s string) error {
+	c := i.m.Client()
+	if c == nil {
+		return errors.New("no client")
+	}
+	_, err := c.SendMessage(context.Background(), to, text(s))
+	return err
+}
+
+var _ = reconnect.ReasonNone
