@@ -112,7 +112,7 @@ func (s *simulation) scene(ctx context.Context) error {
 	return err
 }
 
-// enter brings Ada online and waits until the bot is.
+// enter counts what the last run left, and waits until the bot is online.
 func (s *simulation) enter(ctx context.Context) error {
 	left, _ := filepath.Glob(s.accounts + ".*") // of a save in the last run that was killed
 	for _, f := range left {
@@ -125,11 +125,6 @@ func (s *simulation) enter(ctx context.Context) error {
 	if n := s.talk.waiting; n > 0 {
 		s.tell(plain, "service", "kept %s of Ada's from the last run for the bot", count(n, "message", "messages"))
 	}
-	var err error
-	if s.ada, err = s.service.NewContact(ctx, adaNumber); err != nil {
-		return err
-	}
-	s.ada.OnMessage(s.heard)
 	if err := s.until(ctx, func() bool { return s.connected }); err != nil {
 		return err
 	}

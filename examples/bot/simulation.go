@@ -102,6 +102,11 @@ func (s *simulation) run(ctx context.Context) error {
 	if s.account = service.AccountOf(botNumber); s.account == nil {
 		s.account = service.NewAccount(botNumber)
 	}
+	// Before the bot, which answers what was kept for it as soon as it is back.
+	if s.ada, err = service.NewContact(ctx, adaNumber); err != nil {
+		return err
+	}
+	s.ada.OnMessage(s.heard)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

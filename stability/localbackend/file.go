@@ -275,11 +275,12 @@ func (f *file) named() bool {
 // whole fails when the file has become shorter: then reading it would be a
 // memory fault. (guarded catches that too, but bbolt may keep a mutex.)
 func (f *file) whole() error {
+	was := f.size.Load() // before the look: what another call finds grown meanwhile was not lost
 	info, err := f.f.Stat()
 	if err != nil {
 		return nil // closed: bbolt says so
 	}
-	if size, was := info.Size(), f.size.Load(); size < was {
+	if size := info.Size(); size < was {
 		f.gone.Store(true)
 		return damaged("%s had %d bytes and has %d: it was truncated while it was open", f.path, was, size)
 	} else if size > was {
