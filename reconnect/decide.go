@@ -22,6 +22,10 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 	if m.s.DisconnectedSince.IsZero() {
 		m.s.DisconnectedSince = e.at
 	}
+	if m.s.FirstDisconnectReason == ReasonNone && c.Reason != ReasonIntentional {
+		m.s.FirstDisconnectAt, m.s.FirstDisconnectReason = e.at, c.Reason
+		m.s.FirstDisconnectCode, m.s.FirstDisconnectDetail = c.Code, c.Detail
+	}
 	if m.s.Status != StatusNeedsPairing {
 		m.s.Status = StatusDisconnected
 	}

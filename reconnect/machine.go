@@ -153,7 +153,7 @@ func (c Cause) same(o Cause) bool {
 }
 
 // Settle starts a new series if the connection has been up for the stable
-// period: RetryCount and the streaks go to zero. Attempt and Disconnected do it
+// period: RetryCount and the streaks go to zero, FirstDisconnectReason to none. Attempt and Disconnected do it
 // by themselves; call it before showing State.
 func (m *Machine) Settle(now time.Time) {
 	m.begin(now)
@@ -168,6 +168,13 @@ func (m *Machine) settle(now time.Time) {
 	m.s.Failures = 0
 	m.s.RestartStreak = 0
 	m.s.BadSessionStreak = 0
+	m.s.troubleOver()
+}
+
+// troubleOver forgets how the trouble began.
+func (s *State) troubleOver() {
+	s.FirstDisconnectAt, s.FirstDisconnectReason = time.Time{}, ReasonNone
+	s.FirstDisconnectCode, s.FirstDisconnectDetail = 0, ""
 }
 
 // NeedsPairing records that there is no paired device: why may be ReasonNone
@@ -211,6 +218,7 @@ func (m *Machine) Paired(now time.Time) {
 	m.s.RejectStreak, m.s.BadSessionStreak = 0, 0
 	m.s.Attempts, m.s.Replacements = nil, nil
 	m.s.NotBefore = time.Time{}
+	m.s.troubleOver()
 	m.counted = false
 	if m.end != nil { // a cause that is still to come must not bring the old session back
 		m.end.before = clone(m.s)

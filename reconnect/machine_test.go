@@ -360,3 +360,60 @@ func TestNumbersOutOfThePolicyAreNamed(t *testing.T) {
 		require.ErrorContains(t, p.Validate(), "Policy."+field, field)
 	}
 }
+
+func TestTheBeginningOfATroubleIsKeptUntilAConnectionIsStable(t *testing.T) {
+	m := machine()
+	_, now := drop(m, start, time.Hour, reconnect.Cause{Reason: reconnect.ReasonServiceUnavailable, Code: 503, Detail: "maintenance"})
+	began := now
+	first := func(s reconnect.State) reconnect.Cause {
+		return reconnect.Cause{Reason: s.FirstDisconnectReason, Code: s.FirstDisconnectCode, Detail: s.FirstDisconnectDetail}
+	}
+	want := reconnect.Cause{Reason: reconnect.ReasonServiceUnavailable, Code: 503, Detail: "maintenance"}
+	for _, c := range []struct {
+		life   time.Duration
+		reason reconnect.Reason
+	}{
+		{0, reconnect.ReasonNetworkUnreachable}, {0, reconnect.ReasonTimedOut},
+		{20 * time.Second, reconnect.ReasonConnectionClosed}, // up, but not for long
+		{0, reconnect.ReasonIntentional},                     // a hand-over in between
+		{0, reconnect.ReasonBadSession},
+	} {
+		_, now = drop(m, now, c.life, cause(c.reason))
+		require.Equal(t, c.reason, m.State().LastDisconnectReason)
+		require.Equal(t, want, first(m.State()))
+		require.Equal(t, began, m.State().FirstDisconnectAt)
+
+		// And a restart does not forget it.
+		data, err := reconnect.EncodeState(m.State())
+		require.NoError(t, err)
+		s, err := reconnect.DecodeState(data)
+		require.NoError(t, err)
+		m = reconnect.NewMachine(reconnect.Policy{}, s, middle)
+	}
+	m.Attempt(now)
+	m.Connected(now)
+	m.Settle(now.Add(time.Minute - 1))
+	require.Equal(t, want, first(m.State()))
+	m.Settle(now.Add(time.Minute))
+	require.Zero(t, first(m.State()))
+	require.Zero(t, m.State().FirstDisconnectAt)
+}
+
+func TestTheBeginningOfATroubleIsTheBestReasonOfItsFirstEnd(t *testing.T) {
+	m := machine()
+	_, now := drop(m, start, time.Hour, cause(reconnect.ReasonConnectionClosed))
+	require.Equal(t, reconnect.ReasonConnectionClosed, m.State().FirstDisconnectReason)
+	m.Disconnected(cause(reconnect.ReasonBadSession), now.Add(time.Second))
+	require.Equal(t, reconnect.ReasonBadSession, m.State().FirstDisconnectReason)
+	require.Equal(t, now, m.State().FirstDisconnectAt)
+
+	// What the host wished for is no trouble; a new device has none.
+	m = machine()
+	_, now = drop(m, start, time.Hour, cause(reconnect.ReasonIntentional))
+	require.Zero(t, m.State().FirstDisconnectReason)
+	_, now = drop(m, now, 0, cause(reconnect.ReasonLoggedOut))
+	require.Equal(t, reconnect.ReasonLoggedOut, m.State().FirstDisconnectReason)
+	m.Attempt(now)
+	m.Paired(now)
+	require.Zero(t, m.State().FirstDisconnectReason)
+}

@@ -179,6 +179,7 @@ func TestAnyLoadedStateIsMadeUsable(t *testing.T) {
 			ConnectedAt:          instant.Draw(t, "connectedAt"),
 			LastDisconnectAt:     instant.Draw(t, "lastDisconnectAt"),
 			LastDisconnectReason: reasons.Draw(t, "reason"),
+			FirstDisconnectAt:    instant.Draw(t, "firstDisconnectAt"),
 			DisconnectedSince:    instant.Draw(t, "since"),
 			RetryCount:           rapid.Int().Draw(t, "retryCount"),
 			Failures:             rapid.Int().Draw(t, "failures"),
@@ -197,7 +198,7 @@ func TestAnyLoadedStateIsMadeUsable(t *testing.T) {
 		sound(t, d, got, start)
 
 		for _, at := range slices.Concat(got.Attempts, got.Restarts, got.Replacements,
-			[]time.Time{got.ConnectedAt, got.LastDisconnectAt, got.DisconnectedSince, got.UpdatedAt}) {
+			[]time.Time{got.ConnectedAt, got.LastDisconnectAt, got.FirstDisconnectAt, got.DisconnectedSince, got.UpdatedAt}) {
 			require.False(t, at.After(start), "an instant in the future")
 		}
 		for _, at := range got.Attempts {

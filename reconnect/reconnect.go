@@ -76,6 +76,14 @@ type State struct {
 	// LastDisconnectReason: the code on the wire and a plain sentence.
 	LastDisconnectCode   int    `json:"lastDisconnectCode,omitempty"`
 	LastDisconnectDetail string `json:"lastDisconnectDetail,omitempty"`
+	// FirstDisconnectAt, -Reason, -Code and -Detail say how the present trouble
+	// began, where LastDisconnectReason says why it goes on: they are of the
+	// first end since the last stable connection that the host did not wish
+	// for. Empty once a connection is stable again, or a device was paired.
+	FirstDisconnectAt     time.Time `json:"firstDisconnectAt,omitzero"`
+	FirstDisconnectReason Reason    `json:"firstDisconnectReason,omitempty"`
+	FirstDisconnectCode   int       `json:"firstDisconnectCode,omitempty"`
+	FirstDisconnectDetail string    `json:"firstDisconnectDetail,omitempty"`
 	// Failures are counted ends in a row, without a stable connection between.
 	Failures int `json:"failures,omitempty"`
 	// Replacements are the instants of connection_replaced inside their window.

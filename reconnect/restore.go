@@ -50,7 +50,7 @@ func (m *Machine) begin(now time.Time) {
 	m.begun = true
 	s := &m.s
 
-	for _, t := range []*time.Time{&s.ConnectedAt, &s.LastDisconnectAt, &s.DisconnectedSince, &s.UpdatedAt} {
+	for _, t := range []*time.Time{&s.ConnectedAt, &s.LastDisconnectAt, &s.FirstDisconnectAt, &s.DisconnectedSince, &s.UpdatedAt} {
 		if t.After(now) {
 			*t = now
 		}
@@ -114,7 +114,7 @@ func clone(s State) State {
 // eachTime visits every instant of s.
 func eachTime(s *State, visit func(*time.Time)) {
 	for _, t := range []*time.Time{
-		&s.ConnectedAt, &s.LastDisconnectAt, &s.DisconnectedSince, &s.NextRetryAt, &s.NotBefore, &s.UpdatedAt,
+		&s.ConnectedAt, &s.LastDisconnectAt, &s.FirstDisconnectAt, &s.DisconnectedSince, &s.NextRetryAt, &s.NotBefore, &s.UpdatedAt,
 	} {
 		visit(t)
 	}

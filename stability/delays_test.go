@@ -115,3 +115,42 @@ func TestThreeTimesReplacedIsParkedInsteadOfFighting(t *testing.T) {
 		a.stop()
 	})
 }
+
+func TestAnOperatorIsToldHowAnOutageBeganAlsoAfterARestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		require.Zero(t, a.status().State.FirstDisconnectReason)
+		w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
+		w.sim.Fault(wasim.StreamError("500")).For(w.account.JID()).Now()
+		began := a.reached(1, stability.EventDisconnected).Time
+		a.reached(3, stability.EventDisconnected)
+		tell := func(st stability.Status, now reconnect.Reason) {
+			t.Helper()
+			require.Equal(t, now, st.LastDisconnectReason)
+			require.Equal(t, reconnect.ReasonBadSession, st.State.FirstDisconnectReason)
+			require.Equal(t, 500, st.State.FirstDisconnectCode)
+			require.WithinDuration(t, began, st.State.FirstDisconnectAt, time.Second)
+			require.Contains(t, st.Summary, "It began with bad_session.")
+		}
+		tell(a.status(), reconnect.ReasonNetworkUnreachable)
+		a.stop()
+
+		w.sim.Heal()
+		w.sim.Fault(wasim.UpgradeStatus(503)).Always().OnNextLogin()
+		b := w.instance(stability.WithAutoHeal(noHeal)).run()
+		b.reached(2, stability.EventDisconnected)
+		tell(b.status(), reconnect.ReasonServiceUnavailable)
+		w.sim.Heal()
+		b.ready()
+		require.Equal(t, reconnect.ReasonBadSession, b.status().State.FirstDisconnectReason, "it may be flapping")
+		time.Sleep(2 * time.Minute)
+		require.Zero(t, b.status().State.FirstDisconnectReason, "it is stable")
+		saved, err := w.memory.Backend().State.Load(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, saved.FirstDisconnectReason)
+		b.stop()
+	})
+}

@@ -466,11 +466,13 @@ func (s *session) settleLocked(now time.Time, soonest func(time.Time)) {
 		return
 	}
 	before := s.machine.State()
-	if before.RetryCount == 0 && before.Failures == 0 && before.RestartStreak == 0 && before.BadSessionStreak == 0 {
+	if before.RetryCount == 0 && before.Failures == 0 && before.RestartStreak == 0 && before.BadSessionStreak == 0 &&
+		before.FirstDisconnectReason == reconnect.ReasonNone {
 		return
 	}
 	s.machine.Settle(now)
-	if after := s.machine.State(); after.RetryCount != before.RetryCount || after.Failures != before.Failures {
+	if after := s.machine.State(); after.RetryCount != before.RetryCount || after.Failures != before.Failures ||
+		after.FirstDisconnectReason != before.FirstDisconnectReason {
 		s.dirty = true
 		return
 	}
@@ -586,14 +588,11 @@ func (s *session) endDevice(graceful bool) {
 // saveLast saves what is unsaved, once.
 func (s *session) saveLast() {
 	s.m.mu.Lock()
-	dirty := s.dirty
+	dirty, st := s.dirty, s.stamp(s.machine.State())
 	s.m.mu.Unlock()
 	if !dirty {
 		return
 	}
-	s.m.mu.Lock()
-	st := s.stamp(s.machine.State())
-	s.m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), s.m.cfg.shutdown)
 	defer cancel()
 	if err := s.m.cfg.backend.State.Save(ctx, s.term.Epoch(), st); err != nil {

@@ -194,6 +194,9 @@ func (st Status) summary() string {
 	}
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		out += fmt.Sprintf(" (%s). %s", st.LastDisconnectReason, text.Means)
+		if first := st.State.FirstDisconnectReason; first != reconnect.ReasonNone && first != st.LastDisconnectReason {
+			out += fmt.Sprintf(" It began with %s.", first)
+		}
 	} else {
 		out += "."
 	}

@@ -73,12 +73,16 @@ type waDoc struct {
 	LastDisconnectReason *string `json:"lastDisconnectReason"`
 	LastDisconnectCode   *int    `json:"lastDisconnectCode"`
 	LastDisconnectDetail *string `json:"lastDisconnectDetail"`
-	RetryCount           *int    `json:"retryCount"`
-	NextRetryAt          stamp   `json:"nextRetryAt"`
-	NotBefore            stamp   `json:"notBefore"` // end of a temporary ban
-	Connecting           bool    `json:"connecting"`
-	QRAvailable          bool    `json:"qrAvailable"`
-	WaitsForOperator     bool    `json:"waitsForOperator"`
+	// how the present trouble began, where the last reason says why it goes on;
+	// null once a connection is stable again
+	FirstDisconnectAt     stamp   `json:"firstDisconnectAt"`
+	FirstDisconnectReason *string `json:"firstDisconnectReason"`
+	RetryCount            *int    `json:"retryCount"`
+	NextRetryAt           stamp   `json:"nextRetryAt"`
+	NotBefore             stamp   `json:"notBefore"` // end of a temporary ban
+	Connecting            bool    `json:"connecting"`
+	QRAvailable           bool    `json:"qrAvailable"`
+	WaitsForOperator      bool    `json:"waitsForOperator"`
 
 	AuthStore       string  `json:"authStore"`
 	AuthStateExists *bool   `json:"authStateExists"`
@@ -101,26 +105,30 @@ type waDoc struct {
 
 // stateDoc is the persisted state.
 type stateDoc struct {
-	Version              int     `json:"version"`
-	InstanceID           string  `json:"instanceId"`
-	Status               *string `json:"waStatus"`
-	ConnectedAt          stamp   `json:"connectedAt"`
-	DisconnectedSince    stamp   `json:"disconnectedSince"`
-	LastDisconnectAt     stamp   `json:"lastDisconnectAt"`
-	LastDisconnectReason *string `json:"lastDisconnectReason"`
-	LastDisconnectCode   *int    `json:"lastDisconnectCode"`
-	LastDisconnectDetail *string `json:"lastDisconnectDetail"`
-	RetryCount           int     `json:"retryCount"`
-	NextRetryAt          stamp   `json:"nextRetryAt"`
-	NotBefore            stamp   `json:"notBefore"`
-	Failures             int     `json:"failures"`
-	Attempts             []stamp `json:"attempts"`
-	Restarts             []stamp `json:"restarts"`
-	Replacements         []stamp `json:"replacements"`
-	RestartStreak        int     `json:"restartStreak"`
-	RejectStreak         int     `json:"rejectStreak"`
-	BadSessionStreak     int     `json:"badSessionStreak"`
-	UpdatedAt            stamp   `json:"updatedAt"`
+	Version               int     `json:"version"`
+	InstanceID            string  `json:"instanceId"`
+	Status                *string `json:"waStatus"`
+	ConnectedAt           stamp   `json:"connectedAt"`
+	DisconnectedSince     stamp   `json:"disconnectedSince"`
+	LastDisconnectAt      stamp   `json:"lastDisconnectAt"`
+	LastDisconnectReason  *string `json:"lastDisconnectReason"`
+	LastDisconnectCode    *int    `json:"lastDisconnectCode"`
+	LastDisconnectDetail  *string `json:"lastDisconnectDetail"`
+	FirstDisconnectAt     stamp   `json:"firstDisconnectAt"`
+	FirstDisconnectReason *string `json:"firstDisconnectReason"`
+	FirstDisconnectCode   *int    `json:"firstDisconnectCode"`
+	FirstDisconnectDetail *string `json:"firstDisconnectDetail"`
+	RetryCount            int     `json:"retryCount"`
+	NextRetryAt           stamp   `json:"nextRetryAt"`
+	NotBefore             stamp   `json:"notBefore"`
+	Failures              int     `json:"failures"`
+	Attempts              []stamp `json:"attempts"`
+	Restarts              []stamp `json:"restarts"`
+	Replacements          []stamp `json:"replacements"`
+	RestartStreak         int     `json:"restartStreak"`
+	RejectStreak          int     `json:"rejectStreak"`
+	BadSessionStreak      int     `json:"badSessionStreak"`
+	UpdatedAt             stamp   `json:"updatedAt"`
 }
 
 // configDoc holds the settings in force; zero leases are null: the lock is one
@@ -189,6 +197,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			ConnectedAt: stamp(st.ConnectedAt), DisconnectedSince: stamp(st.DisconnectedSince), LastDisconnectAt: stamp(st.LastDisconnectAt),
 			LastDisconnectReason: filled(string(st.LastDisconnectReason)), LastDisconnectCode: filled(st.State.LastDisconnectCode),
 			LastDisconnectDetail: h.text(st.LastDisconnectDetail), RetryCount: value(st.RetryCount, holder),
+			FirstDisconnectAt: stamp(st.State.FirstDisconnectAt), FirstDisconnectReason: filled(string(st.State.FirstDisconnectReason)),
 			NextRetryAt: stamp(st.NextRetryAt), Connecting: st.Connecting, QRAvailable: st.QRAvailable, WaitsForOperator: st.Parked || st.QRAvailable,
 			AuthStore: st.AuthStore, InstanceID: filled(st.InstanceID), LockHolder: filled(st.LockHolder), LeaseEpoch: filled(st.LeaseEpoch),
 			LockLeaseUntil:        value(st.LockLeaseUntil.UnixMilli(), !st.LockLeaseUntil.IsZero()),
@@ -245,6 +254,8 @@ func (h *Handler) state(s reconnect.State) stateDoc {
 		ConnectedAt: stamp(s.ConnectedAt), DisconnectedSince: stamp(s.DisconnectedSince), LastDisconnectAt: stamp(s.LastDisconnectAt),
 		LastDisconnectReason: filled(string(s.LastDisconnectReason)), LastDisconnectCode: filled(s.LastDisconnectCode),
 		LastDisconnectDetail: h.text(s.LastDisconnectDetail), RetryCount: s.RetryCount,
+		FirstDisconnectAt: stamp(s.FirstDisconnectAt), FirstDisconnectReason: filled(string(s.FirstDisconnectReason)),
+		FirstDisconnectCode: filled(s.FirstDisconnectCode), FirstDisconnectDetail: h.text(s.FirstDisconnectDetail),
 		NextRetryAt: stamp(s.NextRetryAt), NotBefore: stamp(s.NotBefore), Failures: s.Failures,
 		Attempts: stamps(s.Attempts), Restarts: stamps(s.Restarts), Replacements: stamps(s.Replacements),
 		RestartStreak: s.RestartStreak, RejectStreak: s.RejectStreak, BadSessionStreak: s.BadSessionStreak, UpdatedAt: stamp(s.UpdatedAt),
