@@ -241,10 +241,20 @@ func TestWithoutARecordOfTheRestartThereIsNoExit(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		a.forget()
 		stop := w.loops()
-		// The ninth failure is saved; from then on nothing is.
+		// The tenth attempt is saved, and nothing from then on: the restart that
+		// is due cannot be.
 		a.reached(9, stability.EventDisconnected)
 		time.Sleep(time.Second)
-		a.wire.fail(only("save state"))
+		saves := 0
+		a.wire.set(func(call string) error {
+			if call == "save state" {
+				if saves++; saves > 1 {
+					return errNoRoute
+				}
+			}
+			return nil
+		})
+		a.reached(10, stability.EventDisconnected)
 		time.Sleep(time.Hour)
 		require.False(t, a.exited())
 		require.Equal(t, stability.ModeActive, a.status().Mode, "and the lock is kept")

@@ -2,6 +2,8 @@ package stability_test
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -149,9 +151,16 @@ func TestPain09_RetryingALoggedOutSession(t *testing.T) {
 		w.account.Phone().RemoveDevice(device)
 		stop()
 		logins := device.Stats().Logins
+		a.forget()
 		w.await("it is known", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		end := a.reached(1, stability.EventDisconnected)
+		require.Equal(t, reconnect.ReasonLoggedOut, end.Reason)
+		require.False(t, end.Decision.ShouldReconnect)
+		require.Len(t, a.history(stability.EventNeedsPairing), 1)
+		dials := w.sim.Dials()
 		time.Sleep(24 * time.Hour)
 		require.LessOrEqual(t, device.Stats().Logins-logins, 1)
+		require.LessOrEqual(t, w.sim.Dials()-dials, 5, "only to offer codes, and not for ever")
 		require.Equal(t, reconnect.StatusNeedsPairing, a.status().WA)
 		require.Zero(t, a.status().NextRetryAt)
 		a.stop()
@@ -223,6 +232,19 @@ func TestPain12_ABanMistakenForALogout(t *testing.T) {
 		}
 		a.ready()
 		require.Empty(t, a.codes)
+
+		// It is learnt of while somebody has asked to reconnect: the wish is the
+		// older news.
+		time.Sleep(2 * time.Minute)
+		dials = w.sim.Dials()
+		a.m.Reconnect()
+		d, err := a.m.HandleDisconnected(t.Context(), &events.TemporaryBan{Code: 101, Expire: time.Hour})
+		require.NoError(t, err)
+		require.Equal(t, reconnect.ReasonTemporaryBan, d.Reason)
+		time.Sleep(59 * time.Minute)
+		require.Equal(t, dials, w.sim.Dials())
+		a.ready()
+		require.Equal(t, dials+1, w.sim.Dials())
 		a.stop()
 		w.close()
 	})
@@ -350,10 +372,12 @@ func TestTrap01_ConnectHoldsTheSocketLock(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			require.True(t, a.status().Connecting)
 			nowait(t, "Status", func() { a.status() })
+			dials := w.sim.Dials()
 			nowait(t, "Reconnect", a.m.Reconnect)
 			nowait(t, "Client", func() { a.m.Client() })
 			nowait(t, "QR", func() { a.m.QR() })
 			time.Sleep(time.Second)
+			require.Equal(t, dials+1, w.sim.Dials(), "%s: the hanging attempt gives way to another", f)
 			start := time.Now()
 			a.stop()
 			require.Less(t, time.Since(start), time.Second, "%s: a step-down does not wait for the dial", f)
@@ -416,6 +440,18 @@ func TestTrap04_AGhostSaysConnected(t *testing.T) {
 		require.Empty(t, a.history(stability.EventConnected))
 		require.Equal(t, reconnect.StatusDisconnected, a.status().WA)
 		refused.Stop()
+		a.ready()
+
+		// The same on the next connection, whose own login is still to come.
+		a.forget()
+		hello := w.sim.Fault(wasim.HelloDelay(10 * time.Second)).Always().OnNextLogin()
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.await("the next attempt", func() bool { return a.status().Connecting })
+		time.Sleep(time.Second)
+		require.NoError(t, a.m.HandleConnected(t.Context()))
+		require.Equal(t, reconnect.StatusDisconnected, a.status().WA)
+		require.Empty(t, a.history(stability.EventConnected))
+		hello.Stop()
 		a.ready()
 		a.stop()
 		w.close()
@@ -493,6 +529,7 @@ func TestTrap07_TheManagerMayBeUsedInsideAHandler(t *testing.T) {
 		a := w.tended("a").run().pair()
 		time.Sleep(time.Minute)
 		var calls atomic.Int32
+		var longest atomic.Int64
 		a.heed(func(evt any) {
 			if _, ok := evt.(*events.Message); !ok {
 				return
@@ -504,7 +541,9 @@ func TestTrap07_TheManagerMayBeUsedInsideAHandler(t *testing.T) {
 			_, _ = a.m.WaitReady(context.Background())
 			_, _ = a.m.TryActivate(context.Background())
 			if calls.Add(1)%2 == 0 {
+				start := time.Now()
 				a.m.Reconnect()
+				longest.Store(max(longest.Load(), int64(time.Since(start))))
 			}
 		})
 		for range 6 {
@@ -513,7 +552,11 @@ func TestTrap07_TheManagerMayBeUsedInsideAHandler(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		require.GreaterOrEqual(t, calls.Load(), int32(6))
+		require.Zero(t, longest.Load(), "an end waits for handlers, so none may wait for it")
 		require.Equal(t, reconnect.StatusConnected, a.status().WA)
+		a.mu.Lock()
+		require.Equal(t, 1, a.setups, "with the same client")
+		a.mu.Unlock()
 		a.stop()
 		w.close()
 	})
@@ -529,13 +572,13 @@ func TestTrap08_TwoStanzasAreNeverHandledAtOnce(t *testing.T) {
 		h.heed(func(evt any) {
 			if _, ok := evt.(*events.Message); ok {
 				most.Store(max(most.Load(), running.Add(1)))
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(3 * time.Second) // longer than the first pauses
 				running.Add(-1)
 			}
 		})
-		stop := w.chatter(80 * time.Millisecond)
+		stop := w.chatter(2 * time.Second)
 		for range 6 {
-			time.Sleep(3 * time.Second)
+			time.Sleep(4 * time.Second)
 			w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now()
 			time.Sleep(time.Second)
 			h.ready()
@@ -551,7 +594,9 @@ func TestTrap08_TwoStanzasAreNeverHandledAtOnce(t *testing.T) {
 func TestTrap09_EndingAConnectionUnderAStreamOfStanzasLeaksNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) { // which ends only when every goroutine has
 		w := newWorld(t)
-		a := w.tended("a").run().pair()
+		// A slow log makes the read pump wait to hand its frame over.
+		slow := slog.New(&slowHandler{})
+		a := w.tended("a", stability.WithLogger(slow)).run().pair()
 		for n := range stabilitytest.Pick(20, 300) {
 			w.sim.Flood(w.account.JID(), 2000, time.Duration(n%3)*time.Millisecond)
 			time.Sleep(time.Duration(n) * 7 * time.Millisecond)
@@ -563,6 +608,22 @@ func TestTrap09_EndingAConnectionUnderAStreamOfStanzasLeaksNothing(t *testing.T)
 		a.stop()
 		w.close()
 	})
+}
+
+// slowHandler is a log that takes a millisecond for each stanza received.
+type slowHandler struct{}
+
+func (slowHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h slowHandler) WithAttrs([]slog.Attr) slog.Handler     { return h }
+func (h slowHandler) WithGroup(string) slog.Handler          { return h }
+func (slowHandler) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "module" && strings.HasSuffix(a.Value.String(), "Recv") {
+			time.Sleep(time.Millisecond)
+		}
+		return true
+	})
+	return nil
 }
 
 func TestTrap10_ADeletedDeviceIsNotReadAnyMore(t *testing.T) {

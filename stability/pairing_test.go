@@ -116,6 +116,26 @@ func TestCodesFollowEachOtherAndAfterSomeRoundsRunWaitsUntilAsked(t *testing.T) 
 	})
 }
 
+// The service counts the life of the last code too, and may close just before
+// we do: that is no failure of the connection.
+func TestTheEndOfTheLastCodeIsTheSameFromEitherSide(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithPairingRounds(1)).run()
+		var last stability.QR
+		for range 6 {
+			last = <-a.codes
+		}
+		time.Sleep(time.Until(last.ExpiresAt) - 100*time.Millisecond)
+		w.sim.Fault(wasim.RefsExhausted()).Now()
+		require.Equal(t, reconnect.ReasonQRExpired, a.reached(1, stability.EventDisconnected).Reason)
+		time.Sleep(time.Hour)
+		require.Empty(t, a.codes, "nobody scanned: it waits until somebody asks")
+		require.True(t, a.status().Parked)
+		a.stop()
+	})
+}
+
 func TestAFailedPairingThrowsTheDeviceAwayAndOffersANewCode(t *testing.T) {
 	for name, how := range map[string]wasim.ScanOption{"wrong HMAC": wasim.BadHMAC(), "wrong signature": wasim.BadSignature()} {
 		t.Run(name, func(t *testing.T) {

@@ -260,28 +260,70 @@ func TestByHandAnErrorFromConnectIsFedBackAndRescheduled(t *testing.T) {
 
 func TestByHandATerminalCauseCancelsAScheduledReconnect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		h := w.byHand().activate()
-		h.pair()
-		time.Sleep(2 * time.Minute)
-		h.forget()
-		h.tries.Store(0)
-		w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
-		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
-		h.reached(5, stability.EventDisconnected)
-		require.False(t, h.status().NextRetryAt.IsZero())
-		tries := h.tries.Load()
-		d := h.ended(reconnect.ReasonLoggedOut)
-		require.False(t, d.ShouldReconnect)
-		require.Equal(t, reconnect.StatusNeedsPairing, d.Status)
-		require.Zero(t, h.status().NextRetryAt)
-		// The Decision of before is worth nothing any more.
-		h.m.ScheduleReconnect(h.history(stability.EventDisconnected)[4].Decision, h.connect)
-		time.Sleep(time.Hour)
-		require.Equal(t, tries, h.tries.Load())
-		require.Equal(t, reconnect.StatusNeedsPairing, h.status().WA)
-		h.finish()
+		for _, c := range []struct {
+			why    reconnect.Reason
+			status reconnect.Status
+		}{
+			{reconnect.ReasonLoggedOut, reconnect.StatusNeedsPairing}, // the client is of no more use
+			{reconnect.ReasonUntrustedServer, reconnect.StatusDisconnected},
+			{reconnect.ReasonIntentional, reconnect.StatusDisconnected},
+		} {
+			w := newWorld(t)
+			h := w.byHand().activate()
+			h.pair()
+			time.Sleep(2 * time.Minute)
+			h.forget()
+			h.tries.Store(0)
+			w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
+			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+			h.reached(5, stability.EventDisconnected)
+			require.False(t, h.status().NextRetryAt.IsZero())
+			tries := h.tries.Load()
+			d := h.ended(c.why)
+			require.False(t, d.ShouldReconnect)
+			require.Equal(t, c.status, d.Status)
+			require.Zero(t, h.status().NextRetryAt)
+			// The Decision of before is worth nothing any more.
+			h.m.ScheduleReconnect(h.history(stability.EventDisconnected)[4].Decision, h.connect)
+			time.Sleep(time.Hour)
+			require.Equal(t, tries, h.tries.Load())
+			require.Equal(t, c.status, h.status().WA)
+			h.finish()
+		}
 	})
+}
+
+func TestByHandAStepDownWaitsNeitherForADialNorForWhatTheHostDoesBeforeIt(t *testing.T) {
+	for _, dials := range []bool{true, false} {
+		t.Run(fmt.Sprint("dials=", dials), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				h := w.byHand().activate()
+				h.pair()
+				time.Sleep(2 * time.Minute)
+				h.mute.Store(true)
+				w.sim.Fault(wasim.TLSHang()).Always().OnNextLogin()
+				w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+				w.await("it is off", func() bool { return h.status().WA != reconnect.StatusConnected })
+				d, err := h.m.HandleDisconnected(t.Context(), &events.Disconnected{})
+				require.NoError(t, err)
+				h.m.ScheduleReconnect(d, func(ctx context.Context) error {
+					if dials {
+						return h.client.Connect() // and pays no heed to ctx
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				})
+				w.await("the attempt", func() bool { return h.status().Connecting })
+				time.Sleep(100 * time.Millisecond)
+				start := time.Now()
+				require.NoError(t, h.m.Close(t.Context()))
+				require.Less(t, time.Since(start), time.Second)
+				w.sim.Heal()
+				w.close()
+			})
+		})
+	}
 }
 
 func TestByHandOneEndHasOneDecisionWhichABetterReasonImproves(t *testing.T) {

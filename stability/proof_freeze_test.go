@@ -111,14 +111,19 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 	c.hears("connected")
 	stop := w.stream(5*time.Millisecond, 20)
 
-	for range stabilitytest.Pick(2, 10) {
+	for n := range stabilitytest.Pick(2, 10) {
 		time.Sleep(300 * time.Millisecond)
 		rec, err := w.memory.Backend().Lock.Load(t.Context())
 		require.NoError(t, err)
 		b := w.named("b", stability.WithLease(lease)).run()
 		b.reached(1, stability.EventStandby)
 		before := len(gate.all())
-		require.NoError(t, c.Process.Signal(syscall.SIGSTOP))
+		late := n%2 == 1 // in the middle of a commit; else anywhere
+		if late {
+			c.tell("freeze")
+		} else {
+			require.NoError(t, c.Process.Signal(syscall.SIGSTOP))
+		}
 		granted := b.reached(1, stability.EventActivated)
 		b.ready()
 		time.Sleep(200 * time.Millisecond)
@@ -131,6 +136,9 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 		require.Greater(t, granted.Epoch, rec.Epoch)
 		applied, refused := account.since(granted.Time, rec.Epoch)
 		require.Zero(t, applied, "a write of the old term arrived")
+		if late {
+			require.Positive(t, refused, "and one was tried")
+		}
 		for _, x := range gate.all()[:before] {
 			require.False(t, x.last.After(granted.Time), "%d bytes, the last %v after the grant", x.bytes, x.last.Sub(granted.Time))
 			require.True(t, x.gone, "and the socket is closed")

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/memorybackend"
@@ -124,6 +126,66 @@ func TestTheSocketIsCutBeforeAnotherInstanceCanBeGrantedTheLock(t *testing.T) {
 			})
 		})
 	}
+}
+
+// pausing is a lock whose terms can be paused, as those of a process are that
+// was suspended: they live, and nobody knows yet whether the lease does.
+type pausing struct {
+	lock.Lock
+	paused atomic.Bool
+}
+
+type pausingTerm struct {
+	lock.Term
+	l *pausing
+}
+
+func (l *pausing) TryAcquire(ctx context.Context) (lock.Term, bool, error) {
+	t, granted, err := l.Lock.TryAcquire(ctx)
+	if t == nil {
+		return nil, granted, err
+	}
+	return pausingTerm{t, l}, granted, err
+}
+
+func (t pausingTerm) Held() bool   { return !t.l.paused.Load() && t.Term.Held() }
+func (t pausingTerm) Cause() error { return lock.Cause(t.Term) }
+
+func TestWhileTheTermIsPausedNothingIsSentAndNoAttemptIsMade(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		lease, err := lock.New(w.memory.Backend().Lock, "a")
+		require.NoError(t, err)
+		p := &pausing{Lock: lease}
+		a := w.named("a", stability.WithLock(p)).run().pair()
+		peer := w.peer()
+		time.Sleep(2 * time.Minute)
+		a.forget0()
+		dials := w.sim.Dials()
+
+		p.paused.Store(true)
+		since := time.Now()
+		_ = a.send(peer.JID(), "too early")
+		require.Empty(t, peer.Texts())
+		e := a.reached(1, stability.EventDisconnected)
+		require.Equal(t, reconnect.ReasonConnectionLost, e.Reason)
+		require.Contains(t, e.Detail, "paused")
+		time.Sleep(20 * time.Minute)
+		for _, l := range a.lines.times() {
+			require.False(t, l.lastWrite.After(since), "a byte left")
+		}
+		require.Equal(t, dials, w.sim.Dials(), "no attempt")
+		require.Equal(t, stability.ModeActive, a.status().Mode, "the term is not over")
+
+		p.paused.Store(false) // a renewal has confirmed it
+		start := time.Now()
+		a.ready()
+		require.Less(t, time.Since(start), time.Second)
+		require.NoError(t, a.send(peer.JID(), "now"))
+		a.stop()
+		require.NoError(t, lease.Close(t.Context()))
+		w.close()
+	})
 }
 
 func TestHandOverIsImmediateAndEveryMessageIsDeliveredOnce(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -79,6 +80,10 @@ func (p part) play() error {
 	if err != nil {
 		return err
 	}
+	f := &freezing{KV: b.Auth}
+	if p.Served != "" {
+		b.Auth = f
+	}
 	transport, err := p.Service.Transport("child")
 	if err != nil {
 		return err
@@ -110,6 +115,8 @@ func (p part) play() error {
 			case "status":
 				st := m.Status()
 				say("status", fmt.Sprintf("%s|%v", st.Mode, st.StoreUnavailable != nil))
+			case "freeze":
+				f.armed.Store(true)
 			case "unlimit":
 				say("unlimited", limitFiles(0))
 			}
@@ -136,6 +143,28 @@ func (p part) play() error {
 		err = m.Close(context.Background())
 	}
 	return err
+}
+
+// freezing stops this process in the middle of its next commit: what its Device
+// has asked for, and its own side has let pass, is sent when it wakes.
+type freezing struct {
+	authstore.KV
+	armed atomic.Bool
+}
+
+func (f *freezing) Commit(ctx context.Context, epoch int64, b authstore.Batch) error {
+	if f.armed.CompareAndSwap(true, false) {
+		last := time.Now()
+		if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+			return err
+		}
+		// The signal need not stop the calling thread at once.
+		for gap := time.Duration(0); gap < 500*time.Millisecond; {
+			now := time.Now()
+			gap, last = now.Sub(last), now
+		}
+	}
+	return f.KV.Commit(ctx, epoch, b)
 }
 
 // write sends to the peer all the time.
