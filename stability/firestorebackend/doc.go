@@ -1,0 +1,2 @@
+// Package firestorebackend keeps an account on Cloud Firestore.
+package firestorebackend

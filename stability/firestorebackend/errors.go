@@ -1,0 +1,217 @@
+package firestorebackend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+var (
+	// ErrUnavailable reports that Firestore did not answer, or not in time. A
+	// repetition may help. What became of a write is settled by the next one.
+	ErrUnavailable = errors.New("firestorebackend: Firestore cannot be reached or does not answer")
+
+	// ErrQuota reports an exhausted quota. Until a growing pause is over,
+	// calls return it without a request.
+	ErrQuota = errors.New("firestorebackend: the quota of the Firestore project is exhausted: enable billing or raise the quota")
+
+	// ErrPermission reports that the credentials may not read or write here.
+	// Like ErrQuota it is not asked for again at once.
+	ErrPermission = errors.New("firestorebackend: Firestore denies access: give the service account roles/datastore.user on the project, and check that it is the right project")
+
+	// ErrDatabaseNotFound reports that the project or database does not exist,
+	// or that it is no Firestore database in native mode.
+	ErrDatabaseNotFound = errors.New("firestorebackend: no such Firestore database: create one in native mode, and check the project and database id given to firestore.NewClient")
+
+	// ErrDamaged reports a document of the lock, the state or an incident that
+	// this library cannot have written.
+	ErrDamaged = errors.New("firestorebackend: a document was changed by hand or by another program: repair or delete it")
+
+	// ErrClosed is what every call returns after Close.
+	ErrClosed = errors.New("firestorebackend: closed: make another backend with New")
+)
+
+// lane is a part of the backend that backs off by itself: a quota that is used
+// up by messages must not keep the lock from being renewed.
+type lane int
+
+const (
+	laneLock lane = iota
+	laneAuth
+	laneState
+	laneIncidents
+	numLanes
+)
+
+// pacer holds requests back after an error that repetition makes worse.
+type pacer struct {
+	mu    sync.Mutex
+	err   error
+	until time.Time
+	pause time.Duration
+}
+
+const (
+	firstPause = time.Second
+	maxPause   = 30 * time.Second
+	lockPause  = 5 * time.Second // a lease must not run out for a pause
+)
+
+func (p *pacer) held() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if left := time.Until(p.until); p.err != nil && left > 0 {
+		return fmt.Errorf("not asked again for %s: %w", left.Round(time.Millisecond), p.err)
+	}
+	return nil
+}
+
+func (p *pacer) note(l lane, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !errors.Is(err, ErrQuota) && !errors.Is(err, ErrPermission) && !errors.Is(err, ErrDatabaseNotFound) {
+		if err == nil {
+			p.err, p.pause = nil, 0
+		}
+		return
+	}
+	limit := maxPause
+	if l == laneLock {
+		limit = lockPause
+	}
+	p.pause = min(max(2*p.pause, firstPause), limit)
+	p.err, p.until = err, time.Now().Add(p.pause)
+}
+
+// enter checks what every call checks first; op is for the error.
+func (b *backend) enter(ctx context.Context, op string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("firestorebackend: %s: %w", op, err)
+	}
+	if b.life.Err() != nil {
+		return fmt.Errorf("%s: %w", op, ErrClosed)
+	}
+	return nil
+}
+
+// call makes one request, with its own timeout. f gets a function that gives
+// it the timeout anew, for answers that arrive in pieces.
+func (b *backend) call(ctx context.Context, l lane, op string, f func(ctx context.Context, more func()) error) error {
+	if err := b.enter(ctx, op); err != nil {
+		return err
+	}
+	if err := b.paces[l].held(); err != nil {
+		return fmt.Errorf("firestorebackend: %s: %w", op, err)
+	}
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(b.timeout, func() { cancel(context.DeadlineExceeded) })
+	defer timer.Stop()
+	defer context.AfterFunc(b.life, func() { cancel(ErrClosed) })()
+	err := b.describe(ctx, inner, op, f(inner, func() { timer.Reset(b.timeout) }))
+	b.paces[l].note(l, err)
+	return err
+}
+
+// describe gives an error its class.
+func (b *backend) describe(ctx, inner context.Context, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := ctx.Err(); cause != nil {
+		return fmt.Errorf("firestorebackend: %s: %w (%w)", op, cause, err)
+	}
+	if cause := context.Cause(inner); errors.Is(cause, ErrClosed) {
+		return fmt.Errorf("%s: %w", op, cause)
+	} else if cause != nil {
+		return fmt.Errorf("%w: %s: no answer within %v; its client keeps the reason to itself while it retries: the network, or an exhausted quota for writes: %w",
+			ErrUnavailable, op, b.timeout, &hidden{err})
+	}
+	class := ErrUnavailable
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		class = ErrQuota
+	case codes.PermissionDenied, codes.Unauthenticated:
+		class = ErrPermission
+	case codes.NotFound:
+		if strings.Contains(err.Error(), "No document to update") {
+			return fmt.Errorf("firestorebackend: %s: %w", op, err)
+		}
+		class = ErrDatabaseNotFound
+	case codes.FailedPrecondition:
+		if !strings.Contains(err.Error(), "Datastore Mode") {
+			return fmt.Errorf("firestorebackend: %s: %w", op, err)
+		}
+		class = ErrDatabaseNotFound
+	case codes.AlreadyExists, codes.InvalidArgument, codes.Aborted:
+		return fmt.Errorf("firestorebackend: %s: %w", op, err)
+	}
+	return fmt.Errorf("%w: %s: %w", class, op, err)
+}
+
+// hidden keeps the text of a cancelled request without its identity: it was
+// this package's timeout that cancelled it, and context.Canceled means
+// something else to the callers.
+type hidden struct{ err error }
+
+func (h *hidden) Error() string { return h.err.Error() }
+
+// lostRace reports that a condition of a write did not hold, or that the write
+// met another: nothing of it was applied by this request. An earlier one of the
+// client, whose reply was lost, may have been.
+func lostRace(err error) bool {
+	switch status.Code(err) {
+	case codes.FailedPrecondition, codes.AlreadyExists, codes.NotFound:
+		return !errors.Is(err, ErrDatabaseNotFound)
+	}
+	return aborted(err)
+}
+
+func aborted(err error) bool { return status.Code(err) == codes.Aborted }
+
+// hopeless reports an error that no repetition within this call can cure.
+func hopeless(err error) bool {
+	for _, target := range []error{ErrQuota, ErrPermission, ErrDatabaseNotFound, ErrClosed, ErrDamaged} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return status.Code(err) == codes.InvalidArgument
+}
+
+// forLock marks what lock.Lease must not wait out.
+func forLock(err error) error {
+	for _, target := range []error{ErrPermission, ErrDatabaseNotFound, ErrClosed, ErrDamaged} {
+		if errors.Is(err, target) {
+			return backoff.Permanent(err)
+		}
+	}
+	return err
+}
+
+// tries bounds the repetitions within one call; callers repeat too.
+const tries = 4
+
+// pauses yields the pauses between them.
+func pauses() func(ctx context.Context) bool {
+	d := 20 * time.Millisecond
+	return func(ctx context.Context) bool {
+		t := time.NewTimer(d/2 + jitter(d))
+		defer t.Stop()
+		d *= 2
+		select {
+		case <-t.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

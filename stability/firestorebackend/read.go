@@ -1,0 +1,99 @@
+package firestorebackend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cloud.google.com/go/firestore"
+	"google.golang.org/api/iterator"
+)
+
+// get reads documents in one request. A missing one is a snapshot that does
+// not exist; an error is never an absence.
+func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore.DocumentRef) (snaps []*firestore.DocumentSnapshot, err error) {
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	for range tries {
+		err = b.call(ctx, l, op, func(ctx context.Context, _ func()) (err error) {
+			snaps, err = b.client.GetAll(ctx, refs)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if oneMoment(snaps) {
+			break
+		}
+		// The client has put the answer together from two requests.
+	}
+	b.clock.saw(snaps[len(snaps)-1].ReadTime)
+	return snaps, nil
+}
+
+func oneMoment(snaps []*firestore.DocumentSnapshot) bool {
+	for _, s := range snaps {
+		if !s.ReadTime.Equal(snaps[0].ReadTime) {
+			return false
+		}
+	}
+	return true
+}
+
+// list reads what a query finds, in one request and as of one moment.
+func (b *backend) list(ctx context.Context, l lane, op string, q firestore.Query) (found []*firestore.DocumentSnapshot, err error) {
+	err = b.call(ctx, l, op, func(ctx context.Context, more func()) error {
+		found = nil
+		it := q.Documents(ctx)
+		defer it.Stop()
+		for {
+			s, err := it.Next()
+			if errors.Is(err, iterator.Done) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			more()
+			found = append(found, s)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// fields reads the fields of a document. The first that has another type is
+// the error.
+type fields struct {
+	name string
+	m    map[string]any
+	err  error
+}
+
+func fieldsOf(s *firestore.DocumentSnapshot) *fields {
+	if !s.Exists() {
+		return &fields{name: s.Ref.ID}
+	}
+	return &fields{name: s.Ref.ID, m: s.Data()}
+}
+
+func field[T any](f *fields, name string) (v T) {
+	raw, ok := f.m[name]
+	if !ok || raw == nil {
+		return v
+	}
+	v, ok = raw.(T)
+	if !ok && f.err == nil {
+		f.err = fmt.Errorf("%w: %s: the field %s is a %T", ErrDamaged, f.name, name, raw)
+	}
+	return v
+}
+
+func (f *fields) text(name string) string       { return field[string](f, name) }
+func (f *fields) number(name string) int64      { return field[int64](f, name) }
+func (f *fields) flag(name string) bool         { return field[bool](f, name) }
+func (f *fields) instant(name string) time.Time { return field[time.Time](f, name) }
