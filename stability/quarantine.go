@@ -10,7 +10,8 @@ import (
 
 // Quarantine lists what the store has set aside and does not use: damaged rows,
 // and the device that RestoreDevice would bring back. It reads the store, and
-// needs the lock.
+// needs the lock. errors.ErrUnsupported, here and below, with a store of
+// WithAuthStore that cannot do it.
 func (m *Manager) Quarantine(ctx context.Context) (authstore.Quarantine, error) {
 	if _, err := m.require(); err != nil {
 		return authstore.Quarantine{}, err
@@ -19,7 +20,7 @@ func (m *Manager) Quarantine(ctx context.Context) (authstore.Quarantine, error) 
 		Quarantined(context.Context) (authstore.Quarantine, error)
 	})
 	if !ok {
-		return authstore.Quarantine{}, errors.New("stability: list the quarantine: the store passed to WithAuthStore has no method Quarantined")
+		return authstore.Quarantine{}, fmt.Errorf("stability: list the quarantine: the store passed to WithAuthStore has no method Quarantined: %w", errors.ErrUnsupported)
 	}
 	out, err := q.Quarantined(ctx)
 	if err != nil {
@@ -39,7 +40,7 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 		PurgeRows(context.Context, authstore.Fence) error
 	})
 	if !ok {
-		return errors.New("stability: purge damaged rows: the store passed to WithAuthStore has no method PurgeRows")
+		return fmt.Errorf("stability: purge damaged rows: the store passed to WithAuthStore has no method PurgeRows: %w", errors.ErrUnsupported)
 	}
 	if err := p.PurgeRows(ctx, fence{s}); err != nil {
 		return fmt.Errorf("stability: purge damaged rows: %w", err)
@@ -60,7 +61,7 @@ func (m *Manager) PurgeDevice(ctx context.Context) error {
 		PurgeDevice(context.Context, authstore.Fence) error
 	})
 	if !ok {
-		return errors.New("stability: purge the deleted device: the store passed to WithAuthStore has no method PurgeDevice")
+		return fmt.Errorf("stability: purge the deleted device: the store passed to WithAuthStore has no method PurgeDevice: %w", errors.ErrUnsupported)
 	}
 	if err := p.PurgeDevice(ctx, fence{s}); err != nil {
 		return fmt.Errorf("stability: purge the deleted device: %w", err)
@@ -82,7 +83,7 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) er
 		Reseal(context.Context, authstore.Fence, func(done, total int)) error
 	})
 	if !ok {
-		return errors.New("stability: reseal: the store passed to WithAuthStore has no method Reseal")
+		return fmt.Errorf("stability: reseal: the store passed to WithAuthStore has no method Reseal: %w", errors.ErrUnsupported)
 	}
 	if err := r.Reseal(ctx, fence{s}, progress); err != nil {
 		return fmt.Errorf("stability: reseal: %w", err)

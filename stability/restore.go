@@ -25,7 +25,7 @@ func (m *Manager) RestoreDevice(ctx context.Context) error {
 		Restore(context.Context, authstore.Fence) error
 	})
 	if !ok {
-		return errors.New("stability: restore the device: the store passed to WithAuthStore has no method Restore")
+		return fmt.Errorf("stability: restore the device: the store passed to WithAuthStore has no method Restore: %w", errors.ErrUnsupported)
 	}
 	err = m.waitFor(ctx, func() (bool, error) {
 		switch {

@@ -21,6 +21,7 @@ type Handler struct {
 	numbers bool
 	pairFor time.Duration
 	limit   *limiter
+	store   chan struct{} // held by the call that reads or writes the backend
 	routes  map[string]route
 }
 
@@ -102,7 +103,7 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
-	h := &Handler{m: m, numbers: c.numbers, pairFor: c.pairFor, limit: newLimiter()}
+	h := &Handler{m: m, numbers: c.numbers, pairFor: c.pairFor, limit: newLimiter(), store: make(chan struct{}, 1)}
 	for _, t := range c.tokens {
 		h.tokens = append(h.tokens, sha256.Sum256([]byte(t)))
 	}
@@ -116,6 +117,11 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 		"/api/whatsapp/pair":      {post: h.pair},
 		"/api/whatsapp/logout":    {post: h.logout},
 		"/api/whatsapp/reconnect": {post: h.reconnect},
+
+		"/api/whatsapp/quarantine":                {get: h.quarantine},
+		"/api/whatsapp/quarantine/restore-device": {post: h.restoreDevice},
+		"/api/whatsapp/quarantine/purge-device":   {post: h.purgeDevice},
+		"/api/whatsapp/quarantine/purge-rows":     {post: h.purgeRows},
 	}
 	return h, nil
 }

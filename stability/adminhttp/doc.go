@@ -14,6 +14,10 @@
 //	POST /api/whatsapp/pair         {"phone": "+49 1520 0000001"}: a code to type into that phone
 //	POST /api/whatsapp/logout       removes this device from the account
 //	POST /api/whatsapp/reconnect    ends the connection and comes back, or makes the next attempt now
+//	GET  /api/whatsapp/quarantine   what the store has set aside: a deleted session, damaged rows
+//	POST /api/whatsapp/quarantine/restore-device   makes the deleted session the account's again, while no other phone is linked
+//	POST /api/whatsapp/quarantine/purge-device     {"confirm": "purge-device"}: removes it for good
+//	POST /api/whatsapp/quarantine/purge-rows       {"confirm": "purge-rows"}: removes the damaged rows for good
 //
 // # The answer of status-now
 //
@@ -27,9 +31,21 @@
 // (what is wrong), since (since when), reasonText (why), nextStep (what happens
 // next by itself). whatToDo says what a person should do.
 //
+// # The answer of quarantine
+//
+// {success, timestamp, summary, devices, rows, rowCount}. A device (one at
+// most) has account, since, reason, why, whatToDo; a row has kind,
+// what (what it was and what its loss means), peer (null where it is nobody's
+// in particular), since, why, bytes. The oldest 200 rows are listed, rowCount
+// counts all. Only the holder of the lock answers; others say not_active.
+//
 // # Guarantees
 //
-//   - GET does no I/O: it reads what the Manager knows, and never waits.
+//   - GET does no I/O: it reads what the Manager knows, and never waits. Except
+//     /api/whatsapp/quarantine, which reads the backend, for 10 s at most.
+//     What is set aside is read and changed by one request at a time. A
+//     change goes on when its caller has gone, for a minute at most, and may
+//     be repeated.
 //   - Without the token there is nothing but the empty page, /health and
 //     /ready, and these name a status and a reason, nothing more. Tokens are
 //     compared in constant time. Who sends wrong ones is slowed down, by

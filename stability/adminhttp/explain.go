@@ -2,6 +2,7 @@ package adminhttp
 
 import (
 	"cmp"
+	"fmt"
 	"strings"
 	"time"
 
@@ -92,6 +93,12 @@ func explain(st stability.Status) explanation {
 		x.next = "An attempt is under way. If it fails: " + lower(cmp.Or(text.Does, "It retries with growing pauses."))
 	case !st.NextRetryAt.IsZero() && st.State.NotBefore.After(st.At):
 		x.next = "One attempt is made when the ban is over, at " + clock(st.NextRetryAt) + ", and none before."
+	case budgetSpent(st):
+		x.next = "Restarting the process did not help, and as many restarts as are allowed within " + fmt.Sprintf("%g h", st.Settings.BudgetWindow.Hours()) +
+			" were made: attempts are rare now. The next attempt is made at " + clock(st.NextRetryAt) + "."
+		x.do = join(x.do, "When the cause is mended, POST /api/whatsapp/reconnect tries at once.")
+	case replacedAgain(st):
+		x.next = "It came back, and was replaced again. It tries only rarely now, so that two copies do not fight. The next attempt is made at " + clock(st.NextRetryAt) + "."
 	case !st.NextRetryAt.IsZero():
 		x.next = join(text.Does, "The next attempt is made at "+clock(st.NextRetryAt)+".")
 	default:
@@ -135,6 +142,13 @@ func explainConnected(st stability.Status) explanation {
 	}
 	switch st.Probes.Health {
 	case keepalive.Degraded:
+		if st.Probes.Undecrypted > 0 && st.Probes.HandlerAge == 0 {
+			return explanation{
+				since: st.Probes.Since, why: st.Probes.Text,
+				next: "The connection is kept. Their senders are asked to send them again, and most come then; an incident is raised.",
+				do:   "If it lasts, look for another copy of this session (a second program, a restored backup), at what GET /api/whatsapp/quarantine lists, and at the decryption failures in the program's log.",
+			}
+		}
 		return explanation{
 			since: st.Probes.Since, why: st.Probes.Text,
 			next: "The connection is kept. Messages that cannot be handed over wait, and nothing is lost; an incident is raised.",
@@ -146,6 +160,31 @@ func explainConnected(st stability.Status) explanation {
 		return explanation{since: st.ConnectedAt, next: "Nothing needs to happen: nobody writes, and the server answers pings. It goes on like this."}
 	}
 	return explanation{since: st.ConnectedAt, next: "Messages are received as they come."}
+}
+
+// rare reports whether the next attempt is further away than usual is.
+func rare(st stability.Status, usual time.Duration) bool {
+	return !st.NextRetryAt.IsZero() && st.NextRetryAt.Sub(st.LastDisconnectAt) > usual+usual/2
+}
+
+// budgetSpent reports whether attempts are rare because restarts did not help.
+func budgetSpent(st stability.Status) bool {
+	if st.Settings.HealDisabled || !rare(st, st.Settings.MaxDelay) || st.LastDisconnectReason.Action() != reconnect.ActionRetry {
+		return false
+	}
+	n := 0
+	for _, at := range st.State.Restarts {
+		if st.At.Sub(at) < st.Settings.BudgetWindow {
+			n++
+		}
+	}
+	return n >= st.Settings.HealBudget
+}
+
+// replacedAgain reports whether this is more than the one pause after which it
+// comes back.
+func replacedAgain(st stability.Status) bool {
+	return st.LastDisconnectReason == reconnect.ReasonConnectionReplaced && len(st.State.Replacements) > 1 && rare(st, st.Settings.ReplacedPause)
 }
 
 // operatorFirst is what must be done before pairing makes sense.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -56,7 +59,7 @@ var states = []struct {
 	opts  []stability.Option
 }{
 	{"standby", true, func(p *place) {
-		other := &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory}
+		other := &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory, open: p.open}
 		other.make(stability.WithInstanceID("wa-2"))
 		other.run().pair()
 		p.run()
@@ -89,6 +92,26 @@ var states = []struct {
 		require.NoError(p.t, err)
 		time.Sleep(4*time.Minute + off) // after five, whatsmeow goes on without the handler
 	}, nil},
+	{"degraded_undecryptable", false, func(p *place) {
+		p.run().pair()
+		bob, err := p.sim.NewContact(p.t.Context(), "491520000002")
+		require.NoError(p.t, err)
+		say := func(text string) {
+			seen := p.m.Status().LastMessageAt
+			_, err := bob.Send(p.t.Context(), p.account.JID(), text)
+			require.NoError(p.t, err)
+			p.await(func(st stability.Status) bool { return st.LastMessageAt.After(seen) })
+		}
+		say("hello")
+		for range 10 { // a session lost before each message, which is then asked for again
+			time.Sleep(10 * time.Second)
+			sessions := p.m.Client().Store.Sessions
+			require.NoError(p.t, sessions.DeleteAllSessions(p.t.Context(), "491520000002"))
+			say("are you there?")
+		}
+		p.await(func(st stability.Status) bool { return st.Probes.Health == keepalive.Degraded })
+		time.Sleep(30*time.Second + off)
+	}, nil},
 	{"backoff_connection_closed", false, ended(wasim.Reset(), 0), nil},
 	{"backoff_fourth_attempt", false, func(p *place) {
 		p.run().pair()
@@ -102,7 +125,27 @@ var states = []struct {
 	{"backoff_bad_session", false, refused(wasim.Failure(500), reconnect.ReasonBadSession, time.Second), nil},
 	{"backoff_network_unreachable", false, refused(wasim.Refused(), reconnect.ReasonNetworkUnreachable, time.Second), nil},
 	{"backoff_timed_out", false, refused(wasim.TLSHang(), reconnect.ReasonTimedOut, time.Second), nil},
+	{"slow_restart_budget_spent", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.Refused()).Always().Now()
+		p.sim.Fault(wasim.Reset()).For(p.account.JID()).Now()
+		p.await(func(stability.Status) bool {
+			return slices.ContainsFunc(p.m.Incidents(), func(i guard.Incident) bool {
+				return i.Type == "wa_restart_budget_exhausted" && i.Active
+			})
+		})
+		time.Sleep(5*time.Minute + off)
+	}, nil},
 	{"pause_connection_replaced", false, ended(wasim.Replaced(), 30*time.Second), nil},
+	{"slow_connection_replaced_again", false, func(p *place) {
+		ended(wasim.Replaced(), 0)(p)
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+		time.Sleep(10 * time.Minute)
+		p.sim.Fault(wasim.Replaced()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.WA != reconnect.StatusConnected && !st.Connecting })
+		time.Sleep(5*time.Minute + off)
+	}, nil},
 	{"wait_temporary_ban", false, refused(wasim.TemporaryBan(101, time.Hour), reconnect.ReasonTemporaryBan, 20*time.Minute), nil},
 	{"slow_client_outdated", false, refused(wasim.Failure(405), reconnect.ReasonClientOutdated, 5*time.Minute), nil},
 	{"slow_connect_rejected", false, refused(wasim.Failure(413), reconnect.ReasonConnectRejected, 5*time.Minute), nil},
@@ -213,7 +256,7 @@ func checkAnswers(t *testing.T, p *place, name string, fine bool) {
 // volatile fields depend on random intervals: they get a value that could be.
 var volatile = map[string]string{
 	"lastReadAt": "-5s", "lastProbeAt": "-20s", "lastRenewalAt": "-10s", "trustedUntil": "70s", "lockLeaseUntil": "80s", "lastEventAt": "-40s",
-	"waModeSince": "-150s", "timeSinceLastEventMs": "40000", "lastAuthWriteAt": "-50s", "updatedAt": "0s", "authKeyCount": "840", "handlerAgeMs": "210000",
+	"waModeSince": "-150s", "timeSinceLastEventMs": "40000", "lastAuthWriteAt": "-50s", "updatedAt": "0s", "authKeyCount": "840", "bytes": "960", "handlerAgeMs": "210000",
 }
 
 var (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // bubble runs f in virtual time; a watchdog outside notices when that stops.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	watchdog := time.AfterFunc(time.Minute, func() {
+	watchdog := time.AfterFunc(5*time.Minute, func() {
 		buf := make([]byte, 4<<20)
 		fmt.Fprintf(os.Stderr, "%s: the virtual clock stopped\n%s\n", t.Name(), buf[:runtime.Stack(buf, true)])
 		os.Exit(2)
@@ -55,12 +56,16 @@ type place struct {
 	sim     *wasim.Service
 	account *wasim.Account
 	memory  *memorybackend.Memory
+	open    func() stability.Backend // what the next Manager is made on
+	backend stability.Backend        // of the Manager, without what watches it
 	m       *stability.Manager
 	h       *adminhttp.Handler
 	codes   chan stability.QR
 	block   atomic.Pointer[chan struct{}] // the host's message handler waits for it
 	calm    atomic.Bool                   // calls of the backend fail the test
 	broken  atomic.Bool                   // calls of the backend fail
+	hang    atomic.Bool                   // calls of the store never return by themselves
+	fault   atomic.Pointer[error]         // what commits of the store answer
 	rough   bool                          // the login after pairing took more than one attempt
 	cancel  context.CancelFunc
 	result  chan error
@@ -71,6 +76,7 @@ func newPlace(t *testing.T, opts ...stability.Option) *place {
 	// A little longer than the Manager offers a code, so that it is first.
 	sim := wasim.New(wasim.WithTB(t), wasim.WithQRLifetime(61*time.Second, 21*time.Second))
 	p := &place{t: t, sim: sim, memory: memorybackend.New()}
+	p.open = p.memory.Backend
 	p.account = p.sim.NewAccount("491520000001")
 	p.make(opts...)
 	return p
@@ -78,7 +84,8 @@ func newPlace(t *testing.T, opts ...stability.Option) *place {
 
 func (p *place) make(opts ...stability.Option) {
 	p.codes, p.result = make(chan stability.QR, 64), make(chan error, 1)
-	b := p.memory.Backend()
+	p.backend = p.open()
+	b := p.backend
 	b.Lock, b.Auth = watchedLock{b.Lock, p}, watchedKV{b.Auth, p}
 	b.State, b.Incidents = watchedState{b.State, p}, watchedIncidents{b.Incidents, p}
 	m, err := stability.New(append([]stability.Option{
@@ -98,6 +105,8 @@ func (p *place) make(opts ...stability.Option) {
 func (p *place) stop() {
 	p.calm.Store(false)
 	p.broken.Store(false)
+	p.hang.Store(false)
+	p.fault.Store(nil)
 	if b := p.block.Swap(nil); b != nil {
 		close(*b)
 	}
@@ -227,13 +236,27 @@ type watchedKV struct {
 }
 
 func (k watchedKV) Get(ctx context.Context, keys ...authstore.Key) (map[authstore.Key][]byte, error) {
+	if k.p.hang.Load() {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	if err := k.p.call("get"); err != nil {
 		return nil, err
 	}
 	return k.KV.Get(ctx, keys...)
 }
 
+func (k watchedKV) Scan(ctx context.Context, kind authstore.Kind, prefix string) iter.Seq2[authstore.Entry, error] {
+	if err := k.p.call("scan"); err != nil {
+		return func(yield func(authstore.Entry, error) bool) { yield(authstore.Entry{}, err) }
+	}
+	return k.KV.Scan(ctx, kind, prefix)
+}
+
 func (k watchedKV) Commit(ctx context.Context, epoch int64, b authstore.Batch) error {
+	if fault := k.p.fault.Load(); fault != nil {
+		return *fault
+	}
 	if err := k.p.call("commit"); err != nil {
 		return err
 	}

@@ -1,0 +1,277 @@
+package adminhttp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+)
+
+// What the store has set aside, and what can be done with it. Unlike the rest
+// of this handler these calls read and write the backend: one at a time, and
+// each for a bounded time.
+
+const (
+	listFor  = 10 * time.Second
+	writeFor = time.Minute // a purge removes row by row; broken off it may be repeated
+)
+
+// setAsideDoc is the answer of the quarantine.
+type setAsideDoc struct {
+	Success   bool        `json:"success"`
+	Timestamp stamp       `json:"timestamp"`
+	Summary   string      `json:"summary"`
+	Devices   []deviceDoc `json:"devices"` // deleted ones that can be restored: one at most
+	Rows      []rowDoc    `json:"rows"`    // damaged ones, oldest first
+	RowCount  int         `json:"rowCount"`
+}
+
+type deviceDoc struct {
+	Account  string  `json:"account"`
+	Since    stamp   `json:"since"`
+	Reason   *string `json:"reason"` // as in lastDisconnectReason, where it was told
+	Why      string  `json:"why"`
+	WhatToDo string  `json:"whatToDo"`
+}
+
+type rowDoc struct {
+	Kind  string  `json:"kind"`
+	What  string  `json:"what"`
+	Peer  *string `json:"peer"` // null where a row is nobody's in particular
+	Since stamp   `json:"since"`
+	Why   string  `json:"why"`
+	Bytes int     `json:"bytes"`
+}
+
+// maxRows is how many rows an answer shows; rowCount counts all.
+const maxRows = 200
+
+func (h *Handler) quarantine(w http.ResponseWriter, r *http.Request) {
+	var q authstore.Quarantine
+	ok := h.onStore(w, r.Context(), listFor, func(ctx context.Context) (err error) {
+		q, err = h.m.Quarantine(ctx)
+		return err
+	})
+	if !ok {
+		return
+	}
+	doc := setAsideDoc{
+		Success: true, Timestamp: stamp(time.Now()), Summary: "Nothing is set aside.",
+		Devices: []deviceDoc{}, Rows: []rowDoc{}, RowCount: len(q.Rows),
+	}
+	var parts []string
+	if d := q.Device; d != nil {
+		parts = append(parts, "The session that was there before is kept and can be restored, until another phone is linked.")
+		dev := deviceDoc{
+			Account: h.peer(d.JID.String()), Since: stamp(d.At), Reason: h.text(d.Reason), Why: h.mask(d.Reason),
+			WhatToDo: "If it was logged out in error, restore it: POST /api/whatsapp/quarantine/restore-device. If WhatsApp has really removed it, it says so at the next login, and the session is set aside again.",
+		}
+		if means := ended(d.Reason); means != "" {
+			dev.Why = means
+		} else if dev.Why == "" {
+			dev.Why = "Nobody said why."
+		}
+		doc.Devices = append(doc.Devices, dev)
+	}
+	if n := len(q.Rows); n == 1 {
+		parts = append(parts, "One row of the store was damaged and set aside; it counts as missing.")
+	} else if n > 1 {
+		parts = append(parts, fmt.Sprintf("%d rows of the store were damaged and set aside; they count as missing.", n))
+	}
+	if len(parts) > 0 {
+		doc.Summary = strings.Join(parts, " ")
+	}
+	for _, row := range q.Rows[:min(len(q.Rows), maxRows)] {
+		doc.Rows = append(doc.Rows, rowDoc{
+			Kind: string(row.Kind), What: what(row.Kind), Peer: filled(h.peer(peerOf(row))), Since: stamp(row.At), Why: h.mask(row.Cause), Bytes: row.Size,
+		})
+	}
+	h.json(w, http.StatusOK, doc)
+}
+
+func (h *Handler) restoreDevice(w http.ResponseWriter, r *http.Request) {
+	if _, ok := h.body(w, r); !ok {
+		return
+	}
+	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.RestoreDevice) {
+		h.json(w, http.StatusOK, doneDoc{true, "The session that was set aside is the account's again. If the program runs the Manager, it connects with it now: see /api/longrun/status-now."})
+	}
+}
+
+func (h *Handler) purgeDevice(w http.ResponseWriter, r *http.Request) {
+	if !h.confirmed(w, r, "purge-device") {
+		return
+	}
+	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.PurgeDevice) {
+		h.json(w, http.StatusOK, doneDoc{true, "The deleted session was removed for good. To use the account, link the phone again."})
+	}
+}
+
+func (h *Handler) purgeRows(w http.ResponseWriter, r *http.Request) {
+	if !h.confirmed(w, r, "purge-rows") {
+		return
+	}
+	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.PurgeRows) {
+		h.json(w, http.StatusOK, doneDoc{true, "The damaged rows were removed for good."})
+	}
+}
+
+// confirmed asks for {"confirm": word}: what is purged does not come back.
+func (h *Handler) confirmed(w http.ResponseWriter, r *http.Request, word string) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		h.fail(w, http.StatusUnsupportedMediaType, "not_json", `This cannot be undone. Send Content-Type: application/json and the body {"confirm": "`+word+`"}.`)
+		return false
+	}
+	data, ok := h.body(w, r)
+	if !ok {
+		return false
+	}
+	var in struct {
+		Confirm *string `json:"confirm"`
+	}
+	if err := json.Unmarshal(data, &in); err != nil {
+		h.fail(w, http.StatusBadRequest, "bad_json", `The body is not as expected: send {"confirm": "`+word+`"}.`)
+		return false
+	}
+	if in.Confirm == nil || *in.Confirm != word {
+		h.fail(w, http.StatusBadRequest, "not_confirmed", `This cannot be undone. If it is meant, send {"confirm": "`+word+`"}.`)
+		return false
+	}
+	return true
+}
+
+// onStore runs f when nobody else's is running, or answers with what went
+// wrong.
+func (h *Handler) onStore(w http.ResponseWriter, ctx context.Context, limit time.Duration, f func(context.Context) error) bool {
+	// What needs no store is said at once.
+	switch st := h.m.Status(); {
+	case st.Closed:
+		h.refuse(w, stability.ErrClosed)
+		return false
+	case st.Mode != stability.ModeActive:
+		h.refuse(w, stability.ErrNotActive)
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	select {
+	case h.store <- struct{}{}:
+		defer func() { <-h.store }()
+	case <-ctx.Done():
+		h.refuseStore(w, context.Cause(ctx))
+		return false
+	}
+	if err := f(ctx); err != nil {
+		h.refuseStore(w, err)
+		return false
+	}
+	return true
+}
+
+// refuseStore turns an error of the store into an answer.
+func (h *Handler) refuseStore(w http.ResponseWriter, err error) {
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case is(stability.ErrClosed), is(stability.ErrNotActive):
+		h.refuse(w, err)
+	case is(authstore.ErrFenced):
+		h.refuse(w, stability.ErrNotActive)
+	case is(stability.ErrAlreadyPaired):
+		h.fail(w, http.StatusConflict, "already_paired", "The account has a session: there is nothing to restore in its place.")
+	case is(authstore.ErrNothingDeleted):
+		h.fail(w, http.StatusConflict, "nothing_deleted", "There is no deleted session: it was restored or removed, another phone was linked since, or there never was one.")
+	case is(errors.ErrUnsupported):
+		h.fail(w, http.StatusNotImplemented, "not_supported", "The store of this program cannot do that: it is one of the program's own.")
+	case is(authstore.ErrWrongKey), is(authstore.ErrSealed), is(authstore.ErrNotSealed), is(authstore.ErrNewerFormat), is(authstore.ErrCorrupt), is(authstore.ErrTooLarge):
+		h.fail(w, http.StatusBadGateway, "store_refused", "The store cannot do it, and trying again will not help: "+err.Error())
+	case is(context.DeadlineExceeded), is(context.Canceled):
+		w.Header().Set("Retry-After", "10")
+		h.fail(w, http.StatusServiceUnavailable, "not_in_time", "The backend did not answer in time. What was begun may be repeated and goes on where it stopped.")
+	default:
+		w.Header().Set("Retry-After", "10")
+		h.fail(w, http.StatusServiceUnavailable, string(reconnect.ReasonStoreUnavailable), "The backend does not answer. What was begun may be repeated: "+err.Error())
+	}
+}
+
+// what says in plain words what a row was, and what its loss means.
+func what(kind authstore.Kind) string {
+	switch kind {
+	case "session":
+		return "The encryption state with one contact's device. A new one is made with the next message; one message may be asked for again."
+	case "identity":
+		return "Identity keys of some contacts. They are learned again with the next message."
+	case "prekey":
+		return "One-time keys that new contacts begin with. New ones are uploaded; a first message may be asked for again."
+	case "senderkey":
+		return "The key of one member of a group. It is asked for again with that member's next message."
+	case "appkey", "appstate", "appmac":
+		return "Settings that are synchronised with the phone. They are fetched again."
+	case "contact":
+		return "Names of some contacts. They come again with the next message or synchronisation."
+	case "chat":
+		return "Settings of some chats (muted, pinned, archived)."
+	case "token":
+		return "Privacy tokens of some contacts. New ones come with their messages."
+	case "lid":
+		return "Which number belongs to which hidden id, of some contacts. It is learned again."
+	case "event", "seen":
+		return "The note of messages that were received. One that was being handed over may be lost; others may be handed over twice."
+	case "secret":
+		return "The secret of one message: votes and reactions to it cannot be read."
+	case "outgoing":
+		return "A message that was sent: it cannot be sent again if its receiver asks."
+	case "misc":
+		return "A counter of the store. It is made anew."
+	case "device", "account":
+		return "The credentials."
+	}
+	return "A part of the store that has no name here."
+}
+
+// peerOf is whom a row is about, where its id says that.
+func peerOf(row authstore.QuarantinedRow) string {
+	_, id, ok := strings.Cut(row.ID, "/") // without the generation
+	if !ok || strings.HasPrefix(id, "~") {
+		return ""
+	}
+	switch row.Kind {
+	case "session":
+		return id
+	case "senderkey": // sender, then group
+		if sender, group, ok := strings.Cut(id, "/"); ok {
+			return sender + " in " + group
+		}
+	}
+	return ""
+}
+
+// peer masks every long run of digits, also within names: ids of old groups
+// begin with the number of who made them.
+func (h *Handler) peer(s string) string {
+	if h.numbers {
+		return s
+	}
+	out := []byte(s)
+	for i := 0; i < len(out); i++ {
+		end := i
+		for end < len(out) && digit(out[end]) {
+			end++
+		}
+		if end-i >= 5 {
+			for k := i; k < end-2; k++ {
+				out[k] = '*'
+			}
+		}
+		i = max(i, end-1)
+	}
+	return string(out)
+}
