@@ -154,7 +154,7 @@ func (t pausingTerm) Cause() error { return lock.Cause(t.Term) }
 func TestWhileTheTermIsPausedNothingIsSentAndNoAttemptIsMade(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		lease, err := lock.New(w.memory.Backend().Lock, "a")
+		lease, err := lock.New(w.memory.Backend().Lock, "a", lock.WithLogger(logger()))
 		require.NoError(t, err)
 		p := &pausing{Lock: lease}
 		a := w.named("a", stability.WithLock(p)).run().pair()
@@ -174,7 +174,8 @@ func TestWhileTheTermIsPausedNothingIsSentAndNoAttemptIsMade(t *testing.T) {
 		for _, l := range a.lines.times() {
 			require.False(t, l.lastWrite.After(since), "a byte left")
 		}
-		require.Equal(t, dials, w.sim.Dials(), "no attempt")
+		require.Equal(t, dials, w.sim.Dials())
+		require.Empty(t, a.history(stability.EventConnecting), "no attempt")
 		require.Equal(t, stability.ModeActive, a.status().Mode, "the term is not over")
 
 		p.paused.Store(false) // a renewal has confirmed it

@@ -231,16 +231,24 @@ func (s *Service) Partition(label string) (heal func()) {
 }
 
 // Flood sends a device n receipts of messages that it never sent, one every
-// interval, on the connection that it has now; interval 0 sends them at once.
-// It returns at once; the flood ends with the connection.
+// interval, on the connection that it has now; interval 0 sends them at once. A
+// JID without a device number means all devices of the account, as in For. It
+// returns at once; the flood ends with the connection, and who has none gets
+// nothing.
 func (s *Service) Flood(who types.JID, n int, interval time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := s.device(who)
-	if d == nil || d.conn == nil || s.closed {
-		return
+	if a := s.account(who); a != nil && !s.closed {
+		for id, d := range a.devices {
+			if (who.Device == 0 || id == who.Device) && d.conn != nil {
+				s.flood(d, d.conn, n, interval)
+			}
+		}
 	}
-	c := d.conn
+}
+
+// flood runs until the connection ends. The caller holds s.mu.
+func (s *Service) flood(d *Device, c *conn, n int, interval time.Duration) {
 	s.wg.Go(func() {
 		for range n {
 			if interval > 0 {

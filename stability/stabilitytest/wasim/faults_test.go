@@ -306,6 +306,8 @@ func TestAFloodReachesTheClient(t *testing.T) {
 		h := online(t, s, s.NewAccount("491700000001"))
 		s.Flood(h.jid(), 100, time.Millisecond)
 		eventually(t, "receipts", func() bool { return len(got[*events.Receipt](h)) == 100 })
+		s.Flood(h.jid().ToNonAD(), 50, 0)
+		eventually(t, "receipts of the account", func() bool { return len(got[*events.Receipt](h)) == 150 })
 		h.end()
 	})
 }
