@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability"
-	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -26,7 +24,7 @@ import (
 // is to leave out.
 const (
 	envChild   = "WASTABILITY_VERIFY_ENDPOINT"
-	envSession = "WASTABILITY_VERIFY_SESSION"
+	envAccount = "WASTABILITY_VERIFY_ACCOUNT"
 	envBroken  = "WASTABILITY_VERIFY_BROKEN"
 )
 
@@ -45,7 +43,7 @@ func child(ctx context.Context) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
 	}
-	backend, err := localbackend.Open(os.Getenv(envSession))
+	backend, err := account(os.Getenv(envAccount)).open(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
@@ -93,17 +91,17 @@ type process struct {
 	lines []string
 }
 
-func start(s *stage, session string, p parts) (*process, error) {
+func start(s *stage, at account, p parts) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	at, err := json.Marshal(s.service.Endpoint())
+	endpoint, err := json.Marshal(s.service.Endpoint())
 	if err != nil {
 		return nil, err
 	}
 	c := &process{cmd: exec.Command(self), ended: make(chan struct{})}
-	c.cmd.Env = append(append(os.Environ(), envChild+"="+string(at), envSession+"="+session), p.env...)
+	c.cmd.Env = append(append(os.Environ(), envChild+"="+string(endpoint), envAccount+"="+string(at)), p.env...)
 	c.cmd.Stderr = os.Stderr
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
@@ -154,20 +152,19 @@ func (c *process) stop() {
 }
 
 func loop(ctx context.Context, r *report, p parts) error {
-	dir, err := os.MkdirTemp("", "wastability-verify-")
+	at, forget, err := newAccount(p.backend)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer forget()
 	s := &stage{service: wasim.New()}
 	defer s.service.Close()
 	s.account = s.service.NewAccount("12025550123")
 	if err := s.service.Listen(); err != nil {
 		return err
 	}
-	session := filepath.Join(dir, "session.db")
 
-	first, err := start(s, session, p)
+	first, err := start(s, at, p)
 	if err != nil {
 		return err
 	}
@@ -185,11 +182,11 @@ func loop(ctx context.Context, r *report, p parts) error {
 	incident, released, exit := first.said("incident_opened "+guard.TypeReconnectLoop.ActiveID()), first.said("deactivated"), first.said("exit 1")
 	r.checkf("incident, then lock released, then exit", incident >= 0 && incident < released && released < exit, "lines %d, %d, %d", incident, released, exit)
 
-	if err := left(ctx, r, session); err != nil {
+	if err := left(ctx, r, at); err != nil {
 		return err
 	}
 	refused.Stop()
-	second, err := start(s, session, parts{})
+	second, err := start(s, at, parts{})
 	if err != nil {
 		return err
 	}
@@ -200,9 +197,9 @@ func loop(ctx context.Context, r *report, p parts) error {
 	return nil
 }
 
-// left looks at what the process left behind in its file.
-func left(ctx context.Context, r *report, session string) error {
-	b, err := localbackend.Open(session)
+// left looks at what the process left behind.
+func left(ctx context.Context, r *report, at account) error {
+	b, err := at.open(ctx)
 	if err != nil {
 		return err
 	}

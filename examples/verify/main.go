@@ -24,20 +24,33 @@ import (
 func main() {
 	url := flag.String("url", "", "check this running service, read-only, for example https://bot.example.com")
 	token := flag.String("token", os.Getenv("WASTABILITY_ADMIN_TOKEN"), "its admin token; default: $WASTABILITY_ADMIN_TOKEN")
-	backend := flag.String("backend", "local", "where the account lives: local or memory")
+	backend := flag.String("backend", "local", "where the account lives: local, memory, or firestore (its emulator, or the project of $GOOGLE_CLOUD_PROJECT)")
 	flag.Parse()
 	if os.Getenv(envChild) != "" {
 		os.Exit(child(context.Background()))
 	}
+	os.Exit(run(*url, *token, *backend))
+}
+
+// run returns the exit code.
+func run(url, token, backend string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	r := &report{out: os.Stdout}
-	if *url != "" {
-		remote(ctx, r, *url, *token)
-	} else {
-		all(ctx, r, parts{backend: *backend})
+	switch {
+	case url != "":
+		remote(ctx, r, url, token)
+		return r.summary()
+	case backend == "firestore":
+		stop, err := startEmulator(ctx)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer stop()
 	}
-	os.Exit(r.summary())
+	all(ctx, r, parts{backend: backend})
+	return r.summary()
 }
 
 // all runs every check, one after the other.

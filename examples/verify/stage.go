@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -19,7 +17,6 @@ import (
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/adminhttp"
-	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -51,7 +48,7 @@ type stage struct {
 	url     string
 	token   string
 	log     *logbook
-	dir     string
+	forget  func() // removes what a backend left
 
 	cancel context.CancelFunc
 	ran    chan error
@@ -60,9 +57,9 @@ type stage struct {
 
 // open sets the stage and waits until the account is connected.
 func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error) {
-	s := &stage{service: wasim.New(), token: rand.Text(), log: &logbook{}, ran: make(chan error, 1)}
+	s := &stage{service: wasim.New(), token: rand.Text(), log: &logbook{}, ran: make(chan error, 1), forget: func() {}}
 	s.account = s.service.NewAccount("12025550123")
-	backend, err := s.backend(p)
+	backend, err := s.backend(ctx, p)
 	if err != nil {
 		s.service.Close()
 		return nil, err
@@ -75,6 +72,7 @@ func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error
 	s.manager, err = stability.New(append(opts, p.options...)...)
 	if err != nil {
 		s.service.Close()
+		s.forget()
 		return nil, err
 	}
 	if err := s.listen(p); err != nil {
@@ -93,19 +91,18 @@ func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error
 	return s, nil
 }
 
-func (s *stage) backend(p parts) (b stability.Backend, err error) {
-	switch p.backend {
-	case "memory":
+func (s *stage) backend(ctx context.Context, p parts) (b stability.Backend, err error) {
+	if p.backend == "memory" {
 		b = memorybackend.New().Backend()
-	case "local":
-		if s.dir, err = os.MkdirTemp("", "wastability-verify-"); err != nil {
+	} else {
+		var at account
+		if at, s.forget, err = newAccount(p.backend); err != nil {
 			return b, err
 		}
-		if b, err = localbackend.Open(filepath.Join(s.dir, "session.db")); err != nil {
+		if b, err = at.open(ctx); err != nil {
+			s.forget()
 			return b, err
 		}
-	default:
-		return b, fmt.Errorf("unknown backend %q: pass local or memory", p.backend)
 	}
 	if p.store != nil {
 		b.Incidents = p.store(b.Incidents)
@@ -142,9 +139,7 @@ func (s *stage) close() {
 		_ = s.server.Close()
 	}
 	s.service.Close()
-	if s.dir != "" {
-		_ = os.RemoveAll(s.dir)
-	}
+	s.forget()
 }
 
 // status asks for status-now as an operator would.

@@ -18,6 +18,7 @@ import (
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 // The test binary is also the child that the loop check starts.
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envChild) != "" {
 		os.Exit(child(context.Background()))
 	}
-	os.Exit(m.Run())
+	os.Exit(firestoresim.Main(m).Run())
 }
 
 // verify runs the checks on p and returns what they said.
@@ -57,6 +58,16 @@ func each[T any](t *testing.T, cases map[string]T, f func(c T) func(t *testing.T
 	for name, verdict := range judge {
 		t.Run(name, verdict)
 	}
+}
+
+func TestEveryDefinitionOfDoneHoldsOnFirestore(t *testing.T) {
+	t.Setenv(emulatorHost, firestoresim.NeedEmulator(t).Addr())
+	t.Setenv(projectName, "demo-verify")
+	var out bytes.Buffer
+	r := &report{out: &out}
+	all(t.Context(), r, parts{backend: "firestore"})
+	require.Zero(t, r.summary(), out.String())
+	require.Greater(t, r.passed, 50)
 }
 
 func TestEveryDefinitionOfDoneHolds(t *testing.T) {

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloud.google.com/go/firestore"
+
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/firestorebackend"
+	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
+)
+
+// account is where a backend keeps a new account, in words that fit into the
+// environment of another process: local:FILE or firestore:ROOT.
+type account string
+
+const (
+	emulatorHost = "FIRESTORE_EMULATOR_HOST" // the official client reads it
+	projectName  = "GOOGLE_CLOUD_PROJECT"
+)
+
+// newAccount names a new account. forget removes what can be removed of it.
+func newAccount(backend string) (at account, forget func(), err error) {
+	switch backend {
+	case "local", "memory": // another process cannot look into this one's memory
+		dir, err := os.MkdirTemp("", "wastability-verify-")
+		return account("local:" + filepath.Join(dir, "session.db")), func() { _ = os.RemoveAll(dir) }, err
+	case "firestore":
+		return account("firestore:verify/" + rand.Text()), func() {}, nil
+	}
+	return "", nil, fmt.Errorf("unknown backend %q: pass local, memory or firestore", backend)
+}
+
+func (a account) open(ctx context.Context) (stability.Backend, error) {
+	kind, where, _ := strings.Cut(string(a), ":")
+	if kind == "local" {
+		return localbackend.Open(where)
+	}
+	client, err := firestore.NewClient(context.WithoutCancel(ctx), cmp.Or(os.Getenv(projectName), firestore.DetectProjectID))
+	if err != nil {
+		return stability.Backend{}, err
+	}
+	b, err := firestorebackend.New(client, firestorebackend.WithRoot(where))
+	if err != nil {
+		return b, errors.Join(err, client.Close())
+	}
+	closeBackend := b.Close
+	b.Close = func() error { return errors.Join(closeBackend(), client.Close()) }
+	return b, nil
+}
+
+// startEmulator starts Firestore's emulator for this process and its children,
+// unless the environment names one, or a project, in which case that is used.
+func startEmulator(ctx context.Context) (stop func() error, err error) {
+	if os.Getenv(emulatorHost) == "" && os.Getenv(projectName) != "" {
+		return func() error { return nil }, nil
+	}
+	e, err := firestoresim.StartEmulator(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("-backend firestore: %w; or set %s to use a project of yours", err, projectName)
+	}
+	return e.Close, errors.Join(os.Setenv(emulatorHost, e.Addr()), os.Setenv(projectName, cmp.Or(os.Getenv(projectName), "demo-verify")))
+}
