@@ -1,0 +1,124 @@
+package authstore
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types"
+)
+
+// Everything that can stand in a store at once: a device in use, values that
+// were split, rows that were set aside (whole and in pieces), what waits to be
+// written, a device that was deleted, an import that is not finished. Sealing is
+// turned on, the key is changed, and the old one is dropped; then all of it is
+// read.
+func TestNothingOfAStoreIsLeftUnderAnOldKey(t *testing.T) {
+	one, two := WithAEAD(NewAESGCM(keyOf(1))), WithAEAD(NewAESGCM(keyOf(2)))
+	both := WithAEAD(NewAESGCM(keyOf(2), keyOf(1)))
+	kv := filled(t)
+	kv.limits = Limits{MaxValue: 6000, MaxBatch: 12000, MaxKeys: 40}
+	kv.setEpoch(kv.epoch + 1)
+
+	// Plain, with damage.
+	c, d, _ := open(t, kv)
+	user := testJID(1)
+	large := bytes.Repeat([]byte("large"), 4000)
+	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, user, user, "LARGE", large))
+	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "many@g.us", "7:0", validSenderKey(large)))
+	require.NoError(t, d.SenderKeys.PutSenderKey(bg, strings.Repeat("long", 200)+"@g.us", "7:0", validSenderKey([]byte{7})))
+	require.NoError(t, d.Sessions.PutSession(bg, "damaged:0", validSession(t, 1)))
+	require.NoError(t, d.Sessions.PutSession(bg, "large:0", validSession(t, 1)))
+	require.NoError(t, c.Close(bg))
+	require.Positive(t, kv.count(kindPart))
+	kv.data[Key{"session", "d0/damaged:0"}] = "\x01\x00damaged"
+	kv.data[Key{"session", "d0/large:0"}] = "\x01\x00" + strings.Repeat("x", 5990)
+	kv.setEpoch(kv.epoch + 1)
+	c, _, _ = open(t, kv)
+	require.NoError(t, c.Close(bg))
+	require.GreaterOrEqual(t, kv.count(kindQuarantine), 3, "one of them in pieces")
+
+	// An import that broke off, of the same store's copy.
+	from := newMapKV()
+	for k, v := range kv.data {
+		from.data[k] = v
+	}
+	from.epoch = kv.epoch
+	calls := 0
+	kv.before = func(op string, b Batch) error {
+		if calls++; op == "commit" && calls > 6 {
+			return fmt.Errorf("%w: it breaks off", ErrTooLarge)
+		}
+		return nil
+	}
+	_, err := Import(bg, FromKV("a copy", from, newFence(from.epoch)), New(kv), newFence(kv.epoch), ReplaceDevice())
+	require.Error(t, err)
+	kv.before = nil
+	require.Equal(t, 1, kv.count(kindImport))
+
+	seal := func(opts ...Option) {
+		t.Helper()
+		kv.setEpoch(kv.epoch + 1)
+		c, d, f := open(t, kv, opts...)
+		for i := range 20 { // what is not written yet, of the kinds that may wait
+			_, _, err := d.Contacts.PutPushName(bg, types.NewJID(fmt.Sprint(i), types.DefaultUserServer), fmt.Sprint(kv.epoch))
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.Reseal(bg, f, nil))
+		require.NoError(t, c.Close(bg))
+	}
+	seal(one, WithPlaintextAllowed())
+	for k, v := range kv.data {
+		require.NotZero(t, v[1]&flagSealed, "%v is plain", k)
+	}
+	seal(both)
+
+	// Without the old key, every row opens, and reads as it did.
+	inner := codec{aead: NewAESGCM(keyOf(2)), opener: NewAESGCM(keyOf(2))}
+	for k, v := range kv.data {
+		_, err := inner.decode(k, k.ID, []byte(v))
+		require.NoError(t, err, "%v", k)
+	}
+	kv.setEpoch(kv.epoch + 1)
+	var incidents []Incident
+	c, d, f := open(t, kv, two, WithOnIncident(func(i Incident) { incidents = append(incidents, i) }))
+	useAll(t, d)
+	got, _, err := d.MsgSecrets.GetMessageSecret(bg, user, user, "LARGE")
+	require.NoError(t, err)
+	require.Equal(t, large, got)
+	key, err := d.SenderKeys.GetSenderKey(bg, "many@g.us", "7:0")
+	require.NoError(t, err)
+	require.Equal(t, validSenderKey(large), key)
+	key, err = d.SenderKeys.GetSenderKey(bg, strings.Repeat("long", 200)+"@g.us", "7:0")
+	require.NoError(t, err)
+	require.Equal(t, validSenderKey([]byte{7}), key)
+	q, err := c.Quarantined(bg)
+	require.NoError(t, err)
+	require.Len(t, q.Rows, 2)
+	require.Empty(t, incidents)
+
+	// The import goes on, and a device that is deleted comes back.
+	r, err := Import(bg, FromKV("a copy", from, newFence(from.epoch)), c, f, ReplaceDevice())
+	require.NoError(t, err)
+	require.True(t, r.Resumed)
+	d, err = c.Device(bg, f)
+	require.NoError(t, err)
+	c.cfg.background.Wait()
+	useAll(t, d)
+	require.NoError(t, d.Delete(bg))
+	require.NoError(t, c.Close(bg))
+	three := NewAESGCM(keyOf(3), keyOf(2))
+	kv.setEpoch(kv.epoch + 1)
+	c = New(kv, WithAEAD(three))
+	require.NoError(t, c.Reseal(bg, newFence(kv.epoch), nil), "a deleted device is resealed too")
+	kv.setEpoch(kv.epoch + 1)
+	c = New(kv, WithAEAD(NewAESGCM(keyOf(3))))
+	f = newFence(kv.epoch)
+	require.NoError(t, c.Restore(bg, f))
+	d, err = c.Device(bg, f)
+	require.NoError(t, err)
+	useAll(t, d)
+	require.NoError(t, c.Close(bg))
+}
