@@ -217,6 +217,26 @@ func TestRestartUnderAStableIDTakesOverAtOnceAndTheOldProcessDoesNotFight(t *tes
 	})
 }
 
+// A request of our own that arrives when another attempt has won long ago is no
+// other process: the term is lost, and taken again.
+func TestOwnLateRequestIsNoTwin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := locktest.NewStore()
+		l := newLease(t, s, "a")
+		s.Next(locktest.OpAcquire, locktest.Fault{Delay: 40 * time.Second, Late: true})
+		require.NoError(t, tryAcquire(t, l).Release(t.Context()))
+		term := tryAcquire(t, l)
+		require.EqualValues(t, 2, term.Epoch())
+		<-term.Lost()
+		requireEnded(t, term, lock.ErrLost)
+		require.NotErrorIs(t, lock.Cause(term), lock.ErrInstanceIDNotUnique)
+		require.EqualValues(t, 3, s.HeldBy("a"), "by the late request")
+		again := tryAcquire(t, l)
+		require.Greater(t, again.Epoch(), int64(3))
+		require.True(t, again.Held())
+	})
+}
+
 func TestTwinThatCrashedIsSucceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := locktest.NewStore()

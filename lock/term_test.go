@@ -167,6 +167,33 @@ func TestTrustEndsBeforeAnyoneElseCanBeGranted(t *testing.T) {
 	}
 }
 
+// A process that wakes hears no from the first question on, whether its timers
+// have run yet or not, and a reply that comes too late changes nothing.
+func TestTrustEndsWithoutATimerAndALateReplyDoesNotRevive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := locktest.NewStore()
+		term := acquire(t, newLease(t, s, "a"))
+		s.SetFaults(down)
+		lock.StopExpiry(term)
+		time.Sleep(window - 1)
+		require.True(t, term.Held())
+		time.Sleep(1)
+		require.False(t, term.Held())
+		select {
+		case <-term.Lost():
+			require.Fail(t, "a timer has run")
+		default:
+		}
+		s.SetFaults(nil) // a renewal gets through, and is answered
+		for range 300 {
+			time.Sleep(100 * time.Millisecond)
+			require.False(t, term.Held())
+		}
+		require.NotZero(t, s.Calls(locktest.OpRenew))
+		requireEnded(t, term, lock.ErrExpired)
+	})
+}
+
 // A store that ignores its context cannot hold up the end of a term.
 func TestStoreThatNeverReturnsDoesNotDelayTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -292,6 +319,22 @@ func TestSuspendedMachineTrustsNothingWhenItWakes(t *testing.T) {
 		s.SetFaults(nil)
 		<-term.Lost()
 		requireEnded(t, term, lock.ErrLost)
+	})
+}
+
+// The machine is suspended while the store answers: what comes of it is
+// confirmed first, and can be used at once.
+func TestGrantAcrossASuspendIsRenewedBeforeItIsReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := locktest.NewStore()
+		l := newLease(t, s, "a")
+		var wall atomic.Int64
+		lock.SetWallShift(l, func() time.Duration { return time.Duration(wall.Load()) })
+		s.Next(locktest.OpAcquire, locktest.Fault{Delay: 2 * time.Second})
+		time.AfterFunc(time.Second, func() { wall.Store(int64(time.Hour)) })
+		term := tryAcquire(t, l)
+		require.True(t, term.Held())
+		require.Equal(t, 1, s.Calls(locktest.OpRenew))
 	})
 }
 

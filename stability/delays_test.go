@@ -123,6 +123,9 @@ func TestAnOperatorIsToldHowAnOutageBeganAlsoAfterARestart(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		a.forget()
 		require.Zero(t, a.status().State.FirstDisconnectReason)
+		paired, err := w.memory.Backend().State.Load(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, paired.FirstDisconnectReason, "the restart that belongs to pairing is over")
 		w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
 		w.sim.Fault(wasim.StreamError("500")).For(w.account.JID()).Now()
 		began := a.reached(1, stability.EventDisconnected).Time
