@@ -174,7 +174,7 @@ func (e *Emulator) Client(ctx context.Context, project string) (*firestore.Clien
 	if err != nil {
 		return nil, fmt.Errorf("firestoresim: connecting to the emulator: %w", err)
 	}
-	return newClient(ctx, project, conn)
+	return newClient(ctx, project, "", conn)
 }
 
 // Reset deletes all documents of a project's default database.
@@ -217,15 +217,17 @@ var clientEnv sync.Mutex
 // newClient makes a client on a connection, which the client closes. Where
 // FIRESTORE_EMULATOR_HOST is set, firestore.NewClient would dial that too and
 // never close it; so it does not see the variable.
-func newClient(ctx context.Context, project string, conn *grpc.ClientConn, opts ...option.ClientOption) (*firestore.Client, error) {
+func newClient(ctx context.Context, project, database string, conn *grpc.ClientConn) (*firestore.Client, error) {
 	clientEnv.Lock()
 	defer clientEnv.Unlock()
 	if host, ok := os.LookupEnv(HostEnv); ok {
 		os.Unsetenv(HostEnv)
 		defer os.Setenv(HostEnv, host)
 	}
-	opts = append([]option.ClientOption{option.WithGRPCConn(conn), option.WithTelemetryDisabled()}, opts...)
-	c, err := firestore.NewClient(ctx, project, opts...)
+	if database == "" {
+		database = firestore.DefaultDatabaseID
+	}
+	c, err := firestore.NewClientWithDatabase(ctx, project, database, option.WithGRPCConn(conn), option.WithTelemetryDisabled())
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("firestoresim: making a client of project %q: %w", project, err)

@@ -1,0 +1,211 @@
+package firestoresim
+
+import (
+	"context"
+	"path"
+	"time"
+
+	pb "cloud.google.com/go/firestore/apiv1/firestorepb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// Method is an RPC of Firestore's API.
+type Method string
+
+// The methods that the official client uses.
+const (
+	GetDocument         Method = "GetDocument"
+	ListDocuments       Method = "ListDocuments"
+	BatchGetDocuments   Method = "BatchGetDocuments"
+	BeginTransaction    Method = "BeginTransaction"
+	Commit              Method = "Commit"
+	Rollback            Method = "Rollback"
+	RunQuery            Method = "RunQuery"
+	RunAggregationQuery Method = "RunAggregationQuery"
+	ListCollectionIds   Method = "ListCollectionIds"
+	BatchWrite          Method = "BatchWrite"
+	Listen              Method = "Listen"
+)
+
+// RPC is one call, as WithObserver shows it.
+type RPC struct {
+	Client   string // as named by Name
+	Method   Method
+	Request  proto.Message // not to be changed; nil for Listen
+	Begin    time.Time
+	Duration time.Duration // with delays and latency
+	Applied  bool          // false if a fault kept the request from being served
+	Err      error         // what the client is told, a status error
+	// Billed are the documents of this call.
+	Billed Billing
+}
+
+var errClosed = status.Error(codes.Unavailable, "firestoresim: the server is closed")
+
+// call is what the handlers know about the RPC they serve.
+type call struct {
+	client string
+	method Method
+	rpc    RPC
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+func newCall(ctx context.Context, method string) *call {
+	c := &call{method: Method(path.Base(method))}
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if v := md.Get(clientHeader); len(v) > 0 {
+			c.client = v[0]
+		}
+	}
+	c.rpc = RPC{Client: c.client, Method: c.method, Begin: time.Now()}
+	return c
+}
+
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	c := newCall(ctx, info.FullMethod)
+	c.rpc.Request, _ = req.(proto.Message)
+	var res any
+	err := s.serve(ctx, c, func(ctx context.Context, _ bool) (err error) {
+		if err := s.checkRequest(c.rpc.Request); err != nil {
+			return err
+		}
+		res, err = handle(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	c := newCall(ss.Context(), info.FullMethod)
+	return s.serve(ss.Context(), c, func(ctx context.Context, mute bool) error {
+		return handle(srv, &callStream{ServerStream: ss, ctx: ctx, s: s, c: c, mute: mute})
+	})
+}
+
+// callStream carries the call, checks requests, and can lose the answers.
+type callStream struct {
+	grpc.ServerStream
+	ctx  context.Context
+	s    *Server
+	c    *call
+	mute bool
+}
+
+func (cs *callStream) Context() context.Context { return cs.ctx }
+
+func (cs *callStream) RecvMsg(m any) error {
+	if err := cs.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	msg, _ := m.(proto.Message)
+	if cs.c.method != Listen {
+		cs.c.rpc.Request = msg
+	}
+	return cs.s.checkRequest(msg)
+}
+
+func (cs *callStream) SendMsg(m any) error {
+	if cs.mute {
+		return nil
+	}
+	return cs.ServerStream.SendMsg(m)
+}
+
+// serve runs an RPC with the faults that strike it.
+func (s *Server) serve(ctx context.Context, c *call, handle func(ctx context.Context, mute bool) error) (err error) {
+	ctx = context.WithValue(ctx, callKey{}, c)
+	s.mu.Lock()
+	s.countRPC(c)
+	struck := s.takeFaults(c)
+	half := s.rtt / 2
+	s.mu.Unlock()
+	defer func() {
+		if s.observer != nil {
+			c.rpc.Err, c.rpc.Duration = err, time.Since(c.rpc.Begin)
+			s.mu.Lock()
+			rpc := c.rpc
+			s.mu.Unlock()
+			s.observer(rpc)
+		}
+	}()
+	fail := func(e error) error { // what ends a wait, as the client is to see it
+		if st, ok := status.FromError(e); ok {
+			return st.Err()
+		}
+		return status.FromContextError(e).Err()
+	}
+	if err := s.wait(ctx, half+struck.before); err != nil {
+		return fail(err)
+	}
+	for _, i := range struck.holds {
+		if err := s.hold(ctx, i); err != nil {
+			return fail(err)
+		}
+	}
+	if f := struck.fault; f != nil && !f.applies {
+		return s.answer(ctx, f)
+	}
+	c.rpc.Applied = true
+	mute := struck.fault != nil
+	err = handle(ctx, mute)
+	if f := struck.fault; f != nil {
+		return s.answer(ctx, f)
+	}
+	if werr := s.wait(ctx, half+struck.after); werr != nil {
+		return fail(werr)
+	}
+	return err
+}
+
+// answer gives a fault's answer: an error, or silence until the client or the
+// server gives up.
+func (s *Server) answer(ctx context.Context, f *Fault) error {
+	if f.err != nil {
+		return f.err
+	}
+	select {
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	case <-s.done:
+		return errClosed
+	}
+}
+
+// checkRequest refuses what is too large, and what a newer client says that
+// this server does not understand.
+func (s *Server) checkRequest(m proto.Message) error {
+	if m == nil {
+		return nil
+	}
+	if n := proto.Size(m); n > s.requestLimit {
+		return status.Errorf(codes.ResourceExhausted, "firestoresim: the request of %d bytes exceeds the limit of %d", n, s.requestLimit)
+	}
+	if len(m.ProtoReflect().GetUnknown()) > 0 {
+		return status.Errorf(codes.Unimplemented, "firestoresim: %s has fields that this server does not know", m.ProtoReflect().Descriptor().Name())
+	}
+	return nil
+}
+
+func unimplemented(what string) error {
+	return status.Error(codes.Unimplemented, "firestoresim: "+what+" is not implemented")
+}
+
+// service is the gRPC face of a Server. What it does not have answers
+// UNIMPLEMENTED with the method's name.
+type service struct {
+	pb.UnimplementedFirestoreServer
+	s *Server
+}
