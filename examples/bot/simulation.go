@@ -36,8 +36,9 @@ var quick = reconnect.Policy{
 }
 
 // staged keeps outages that are staged, round after round, from looking like a
-// loop that only a fresh process can break.
-var staged = autoheal.Policy{Window: 30 * time.Second}
+// loop that only a fresh process can break. Failures in a row outlive the
+// process: of a demo that is killed and started again they add up.
+var staged = autoheal.Policy{Window: 30 * time.Second, Attempts: 100, Failures: 100}
 
 // awake shortens how soon a dead link and a stuck handler are noticed. The
 // defaults: two unanswered pings or 5 min of silence, and 2 min.

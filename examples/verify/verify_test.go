@@ -164,7 +164,8 @@ func TestABrokenPartMakesItsCheckFail(t *testing.T) {
 		},
 		"delays do not grow": {
 			parts{only: "DoD-WA-2", options: []stability.Option{stability.WithPolicy(reconnect.Policy{
-				InitialDelay: 50 * time.Millisecond, MaxDelay: 50 * time.Millisecond, StableAfter: 2 * time.Second,
+				// Long enough to be seen between two looks on a busy machine.
+				InitialDelay: 300 * time.Millisecond, MaxDelay: 300 * time.Millisecond, StableAfter: 2 * time.Second,
 			})}},
 			"DoD-WA-2: retry 3 waits 200ms ±20 %",
 		},
