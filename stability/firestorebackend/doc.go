@@ -1,2 +1,140 @@
-// Package firestorebackend keeps an account on Cloud Firestore.
+// Package firestorebackend keeps an account on Cloud Firestore (native mode):
+// its lock, its session, its state and its incidents, under one document, the
+// root. Several accounts share a client; each needs a root of its own.
+//
+//	client, err := firestore.NewClient(ctx, "my-project")
+//	backend, err := firestorebackend.New(client, firestorebackend.WithRoot("wa_metrics/longrun"))
+//	m, err := stability.New(stability.WithBackend(backend))
+//
+// # Documents
+//
+//	{root}/locks/wa_connection                   holderInstanceId leaseUntil(ms) acquiredAt updatedAt leaseEpoch leaseMs nonce
+//	{root}/locks/wa_connection_fence             epoch updatedAt; released, after a release; settled, after a lost reply
+//	{root}/whatsmeow_auth/creds                  creds{…} updatedAt format
+//	{root}/whatsmeow_auth/creds/keys/{type}_{id} data updatedAt     large values; a small one where its bucket is full
+//	{root}/whatsmeow_auth/creds/keys/{type}_~{n} data{id: …} updatedAt   buckets: small values, a field each
+//	{root}/state/wa_connection                   the fields of reconnect.State
+//	{root}/incidents/{id}                        the fields of guard.Incident, version, turnedBy, expireAt once resolved
+//
+// In ids what is not a plain character stands as %XX, and what is too long as
+// = and its SHA-256. An id of its own is in a field then.
+//
+// # The lock
+//
+// Everything is compare-and-set on a document's update time, which the server
+// assigns; there is no transaction. Whether a lease has run out says the server
+// alone: its time of the read, the update time of the document (the last
+// renewal) and leaseMs. No clock of a host is part of any decision. leaseUntil
+// is for people.
+//
+//   - A term begins with one commit of two documents: the lock, on condition
+//     that it is as it was read, and the fence, with the new epoch. The nonce of
+//     the attempt is in the lock. After an unclear error the lock is read again:
+//     our nonce means that it is held, an unchanged document that the same
+//     compare-and-set is sent again.
+//   - A renewal changes the lock only, under its last update time: one request,
+//     one write. It never touches the fence, so it never meets a commit.
+//   - A release frees the lock and closes the fence in one commit: the epoch of a
+//     released term writes no more, also what is still on its way.
+//   - If somebody deletes the lock document, the holder's next renewal is
+//     lock.ErrLost, and the next term goes on counting from the fence.
+//
+// # The fence
+//
+// A commit is one request: the documents that change, and an update of the fence
+// that changes nothing (it deletes a field that is not there) on condition that
+// the fence's update time is the one that this term knows, its token. A new term
+// moves the fence, so an older one writes nothing from then on, whole or in
+// part. The token comes from Acquire. A backend that is given an epoch it did
+// not acquire reads the fence and moves it: so there is one writer, and what it
+// remembers of the documents is true.
+//
+// The batch holds plain sets and deletes, so that it may be applied twice. After
+// an error whose outcome is not known the fence is moved before anything else is
+// written: what is still on its way comes too late and cannot undo something
+// newer. What the Firestore client repeats by itself within one call (after
+// UNAVAILABLE) is not seen here and has the old token: such an attempt could only
+// do harm if it arrived after its own repetition had been answered and the next
+// commit too.
+//
+// # The session
+//
+// Firestore bills documents, so small values of a kind share a bucket, chosen by
+// a hash of the id, and a commit writes the fields that change. A bucket never
+// outgrows its document: its weight is known exactly to the one writer (from the
+// scan at the start, or from reading the bucket when it is first touched), and a
+// value that would bring it over its bound, 640 KiB at most, or over 4,000
+// entries, gets a document of its own; so do values over 32 KiB. A key stands in
+// one place: the commit that moves it removes it from the other. A bucket says
+// whether any of its keys are elsewhere, so a read of a key is a read of its
+// bucket. Large values are at most 1,000,000 bytes (authstore splits what is
+// larger), a commit 1,800,000 bytes and 1,500 keys: a request stays below 4 MiB.
+//
+// A cold start is two rounds of requests: the account's record, then all kinds
+// at once, each with one query.
+//
+// The arrangement has a version, in creds.format. A newer one is
+// authstore.ErrNewerFormat and stays as it is, as do the state and incidents of
+// newer formats. Within a version old and new libraries run side by side.
+//
+// # Errors
+//
+// ErrUnavailable, ErrQuota, ErrPermission and ErrDatabaseNotFound say what is
+// wrong and what to do. A read that fails is an error, never an absence: no
+// failure makes a fresh device. Requests take 5 s at most (WithTimeout), and are
+// repeated a few times within the caller's context. After ErrQuota, ErrPermission
+// and ErrDatabaseNotFound no request is made for 1 s, then 2, 4 … 30 (the lock:
+// 5): calls return the same error at once meanwhile. The Firestore client repeats
+// UNAVAILABLE and RESOURCE_EXHAUSTED of a write until the timeout, and then hides
+// which it was: that is ErrUnavailable, and its text says so.
+//
+// For the lock the last two, ErrDamaged and ErrClosed are permanent
+// (backoff.Permanent): waiting for the lock ends with them. For the session all
+// four are transient, on purpose: authstore waits, then ends the term with its
+// connection, and unacknowledged messages stay with the service. Were a missing
+// permission permanent there, each message would fail to decrypt for good. A
+// write that Firestore refuses as invalid is authstore.ErrTooLarge, which is
+// permanent.
+//
+// # Watching
+//
+// Changes listens to the lock document. A listener can fall silent without an
+// error, so it only wakes; behind it stands a look at the lock every 10 s
+// (WithPoll), unless an attempt to acquire has looked meanwhile. A listener that
+// misses what a look finds is replaced, as is one that ends.
+//
+// # What it costs
+//
+// With refresh r (30 s) and poll p (10 s, the lesser of WithPoll and that of
+// lock.Lease):
+//
+//	holder, idle:  86,400/r writes a day, no read                 2,880 writes
+//	standby:       86,400/r reads of the listener + 86,400/p      2,880 + 8,640 reads
+//	a takeover:    1 read and 2 writes; a release: 2 writes
+//	a commit:      1 write for the fence + 1 for each document; no read
+//	the state:     2 writes; the first of a term also 1 read
+//	an incident:   1 read and 1 write
+//	a cold start:  1 read for each document, at least 1 for each kind
+//
+// # Setting up
+//
+// The service account needs roles/datastore.user, nothing else. Deploy
+// firestore.rules (no client has access) and firestore.indexes.json (nothing here
+// is queried by field, so nothing is indexed) of this folder:
+//
+//	firebase deploy --only firestore
+//
+// Without the exemptions everything works; writes are slower and cost more
+// storage. Two optional TTL policies remove resolved incidents 90 days after
+// (WithRetention), and large events that were buffered and never handled after
+// 30 days:
+//
+//	gcloud firestore fields ttls update expireAt --collection-group=incidents --enable-ttl
+//	gcloud firestore fields ttls update expireAt --collection-group=keys --enable-ttl
+//
+// Firestore recommends at most one write a second to a document, sustained.
+// Commits of an account are sent one after the other, so they do not contend; a
+// busy account writes the fence (without a change) and its bucket of events with
+// every message. The host should make its client with gRPC keepalives, so that a
+// dead connection is noticed before the timeouts add up.
 package firestorebackend

@@ -116,6 +116,7 @@ func (b *backend) sessionOf(ctx context.Context, l lane, op string, epoch int64)
 	case epoch <= 0:
 		return nil, fenceError(op, epoch, "epochs begin at 1")
 	}
+	pause := pauses()
 	for n := 1; ; n++ {
 		f, token, err := b.readFence(ctx, l, op)
 		switch {
@@ -130,7 +131,7 @@ func (b *backend) sessionOf(ctx context.Context, l lane, op string, epoch int64)
 		if err == nil {
 			return b.begin(epoch, moved), nil
 		}
-		if !lostRace(err) || n == tries {
+		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
 			return nil, err
 		}
 	}

@@ -17,9 +17,11 @@ func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore
 		return nil, nil
 	}
 	for range tries {
-		err = b.call(ctx, l, op, func(ctx context.Context, _ func()) (err error) {
-			snaps, err = b.client.GetAll(ctx, refs)
-			return err
+		err = b.again(ctx, func() error {
+			return b.call(ctx, l, op, func(ctx context.Context, _ func()) (err error) {
+				snaps, err = b.client.GetAll(ctx, refs)
+				return err
+			})
 		})
 		if err != nil {
 			return nil, err
@@ -33,6 +35,17 @@ func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore
 	return snaps, nil
 }
 
+// again repeats a read that may succeed.
+func (b *backend) again(ctx context.Context, read func() error) error {
+	pause := pauses()
+	for n := 1; ; n++ {
+		err := read()
+		if err == nil || hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
+			return err
+		}
+	}
+}
+
 func oneMoment(snaps []*firestore.DocumentSnapshot) bool {
 	for _, s := range snaps {
 		if !s.ReadTime.Equal(snaps[0].ReadTime) {
@@ -44,21 +57,23 @@ func oneMoment(snaps []*firestore.DocumentSnapshot) bool {
 
 // list reads what a query finds, in one request and as of one moment.
 func (b *backend) list(ctx context.Context, l lane, op string, q firestore.Query) (found []*firestore.DocumentSnapshot, err error) {
-	err = b.call(ctx, l, op, func(ctx context.Context, more func()) error {
-		found = nil
-		it := q.Documents(ctx)
-		defer it.Stop()
-		for {
-			s, err := it.Next()
-			if errors.Is(err, iterator.Done) {
-				return nil
+	err = b.again(ctx, func() error {
+		return b.call(ctx, l, op, func(ctx context.Context, more func()) error {
+			found = nil
+			it := q.Documents(ctx)
+			defer it.Stop()
+			for {
+				s, err := it.Next()
+				if errors.Is(err, iterator.Done) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				more()
+				found = append(found, s)
 			}
-			if err != nil {
-				return err
-			}
-			more()
-			found = append(found, s)
-		}
+		})
 	})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,162 @@
+package firestorebackend
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+)
+
+// calls are all operations, by name.
+func calls(b stability.Backend, rec lock.Record) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"acquire": func(ctx context.Context) error {
+			_, _, err := b.Lock.Acquire(ctx, "other", rand.Text(), time.Minute)
+			return err
+		},
+		"renew":   func(ctx context.Context) error { _, err := b.Lock.Renew(ctx, rec); return err },
+		"release": func(ctx context.Context) error { return b.Lock.Release(ctx, rec) },
+		"load":    func(ctx context.Context) error { _, err := b.Lock.Load(ctx); return err },
+		"get":     func(ctx context.Context) error { _, err := b.Auth.Get(ctx, key("a")); return err },
+		"scan": func(ctx context.Context) (last error) {
+			for _, err := range b.Auth.Scan(ctx, "session", "") {
+				last = err
+			}
+			return last
+		},
+		"commit":     func(ctx context.Context) error { return b.Auth.Commit(ctx, rec.Epoch, put("a", "w")) },
+		"save":       func(ctx context.Context) error { return b.State.Save(ctx, rec.Epoch, reconnect.State{}) },
+		"load state": func(ctx context.Context) error { _, err := b.State.Load(ctx); return err },
+		"raise": func(ctx context.Context) error {
+			_, _, err := b.Incidents.Raise(ctx, guard.Incident{ID: "x", DetectedAt: time.Now()})
+			return err
+		},
+		"resolve": func(ctx context.Context) error { _, err := b.Incidents.Resolve(ctx, "x", time.Now()); return err },
+		"list":    func(ctx context.Context) error { _, err := b.Incidents.List(ctx); return err },
+	}
+}
+
+func TestErrorsHaveTheirClassAndAreNotHammered(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer error
+		want   error
+		paced  bool
+	}{
+		{"permission", status.Error(codes.PermissionDenied, "Missing or insufficient permissions."), ErrPermission, true},
+		{"credentials", status.Error(codes.Unauthenticated, "Request had invalid authentication credentials."), ErrPermission, true},
+		{"database", status.Error(codes.NotFound, "The database (default) does not exist for project x"), ErrDatabaseNotFound, true},
+		{"datastore mode", status.Error(codes.FailedPrecondition, "The Cloud Firestore API is not available for Firestore in Datastore Mode database projects/x/databases/(default)."), ErrDatabaseNotFound, true},
+		{"internal", internal, ErrUnavailable, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client, w := onWire(t)
+			good := opened(t, client)
+			rec := hold(t, good)
+			require.NoError(t, good.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")))
+			for name := range calls(good, rec) {
+				b := opened(t, client) // with pacers of its own
+				do := calls(b, rec)[name]
+				w.fail(func(string, int) fault { return fault{drop: c.answer} })
+				w.reset()
+				err := do(t.Context())
+				require.ErrorIs(t, err, c.want, name)
+				require.NotErrorIs(t, err, lock.ErrLost, name)
+				require.NotErrorIs(t, err, authstore.ErrFenced, name)
+				var p *backoff.PermanentError
+				isLock := name == "acquire" || name == "renew" || name == "release" || name == "load"
+				require.Equal(t, isLock && c.paced, errors.As(err, &p), "%s: %v", name, err)
+				if c.paced {
+					require.Equal(t, 1, w.reset().total(), "%s: one request", name)
+					for range 50 {
+						require.ErrorIs(t, do(t.Context()), c.want, name)
+					}
+					require.Zero(t, w.reset().total(), "%s: asked again at once", name)
+				}
+				w.fail(nil)
+			}
+			require.Equal(t, map[string]string{"g1/a": "v"}, values(t, opened(t, client)), "nothing was written")
+			got, err := opened(t, client).Lock.Load(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, rec.Epoch, got.Epoch)
+			require.Equal(t, "one", got.Holder)
+		})
+	}
+}
+
+func TestAnExhaustedQuotaIsBounded(t *testing.T) {
+	client, w := onWire(t)
+	b := opened(t, client, WithTimeout(time.Second))
+	rec := hold(t, b)
+	w.fail(func(string, int) fault { return fault{drop: status.Error(codes.ResourceExhausted, "Quota exceeded.")} })
+	w.reset()
+	_, err := b.Auth.Get(t.Context(), key("a"))
+	require.ErrorIs(t, err, ErrQuota)
+	require.ErrorContains(t, err, "billing")
+	require.Equal(t, 1, w.reset().total())
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")), ErrQuota)
+	require.Zero(t, w.reset().total(), "held back")
+
+	// A renewal has a pace of its own. The client repeats it by itself, and its
+	// reason is not known; our timeout ends that.
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	_, err = b.Lock.Renew(ctx, rec)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, lock.ErrLost)
+	require.Less(t, w.reset().total(), 40)
+	w.fail(nil)
+	_, err = b.Lock.Renew(t.Context(), rec)
+	require.NoError(t, err)
+}
+
+func TestRootsAreValidated(t *testing.T) {
+	c := onEmulator(t)
+	for _, root := range []string{
+		"a", "a/b/c", "/a/b", "a/b/", "a//b/c", "a/.", "../b", "a/__b__", "____/b", "a/\xff", "a/" + strings.Repeat("x", 600),
+	} {
+		_, err := New(c, WithRoot(root))
+		require.ErrorContains(t, err, "WithRoot", "%q", root)
+		require.Less(t, len(err.Error()), 1000)
+	}
+	for _, root := range []string{"a/b", "a/b/c/d", "wa:x/a@b", "ü/日本", "__a/b__", ".../x"} {
+		b := opened(t, c, WithRoot(root))
+		require.EqualValues(t, 1, hold(t, b).Epoch, "each root is an account of its own")
+		_, err := c.Doc(root + "/locks/wa_connection").Get(t.Context())
+		require.NoError(t, err)
+	}
+	_, err := New(nil)
+	require.ErrorContains(t, err, "no client")
+	_, err = New(c, WithTimeout(-1))
+	require.ErrorContains(t, err, "WithTimeout")
+}
+
+func TestACloseLeavesTheClientAlone(t *testing.T) {
+	c := onEmulator(t)
+	b := opened(t, c)
+	rec := hold(t, b)
+	require.NoError(t, b.Close())
+	require.NoError(t, b.Close())
+	for name, do := range calls(b, rec) {
+		require.ErrorIs(t, do(t.Context()), ErrClosed, name)
+	}
+	for _, err := range b.Lock.(lock.Watcher).Changes(t.Context()) {
+		require.ErrorIs(t, err, ErrClosed)
+	}
+	got, err := opened(t, c).Lock.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "one", got.Holder, "closing gives no lock up")
+}
