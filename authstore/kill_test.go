@@ -1,0 +1,400 @@
+//go:build linux || darwin
+
+package authstore_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/types/events"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+const victimEnv = "WASTABILITY_AUTHSTORE_VICTIM"
+
+// victim is a client in a process of its own, that receives, sends and uploads
+// prekeys until it is killed.
+type victim struct {
+	Service  wasim.Endpoint
+	File     string // a localbackend
+	Received string // the id of each message that was handled, synced
+	Sent     string // each text that was sent, synced
+	Peer     types.JID
+}
+
+func init() {
+	authstore.PlayPart = func() bool {
+		text := os.Getenv(victimEnv)
+		if text == "" {
+			return false
+		}
+		var v victim
+		err := json.Unmarshal([]byte(text), &v)
+		if err == nil {
+			err = v.play()
+		}
+		if err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		return true
+	}
+}
+
+func appendLine(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// play runs until standard input ends. It says one word and a text per line.
+func (v victim) play() error {
+	var mu sync.Mutex
+	say := func(word string, text any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Println(word, text)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	b, err := localbackend.Open(v.File)
+	if err != nil {
+		return err
+	}
+	lease, err := lock.New(b.Lock, fmt.Sprint("victim ", os.Getpid()), lock.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	term, err := lease.Acquire(ctx) // the one that was killed is gone, and its lock with it, in a moment
+	if err != nil {
+		return err
+	}
+	store := authstore.New(b.Auth)
+	dev, err := store.Device(ctx, authstore.NewTestFence(term.Epoch()))
+	if err != nil {
+		return err
+	}
+	transport, err := v.Service.Transport("victim")
+	if err != nil {
+		return err
+	}
+	c := whatsmeow.NewClient(dev, nil)
+	c.EnableAutoReconnect, c.DisableLoginAutoReconnect = false, true
+	c.ManualHistorySyncDownload, c.EnableDecryptedEventBuffer, c.SynchronousAck = true, true, true
+	c.RefreshCAT = func(context.Context) error { return errors.New("no CAT") }
+	web := &http.Client{Transport: transport, Timeout: 15 * time.Second}
+	c.SetWebsocketHTTPClient(web)
+	c.SetPreLoginHTTPClient(web)
+	c.SetMediaHTTPClient(web)
+	var work sync.WaitGroup
+	paired := make(chan struct{})
+	c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
+		switch e := evt.(type) {
+		case *events.QR:
+			say("qr", e.Codes[0])
+		case *events.ManualLoginReconnect:
+			close(paired)
+		case *events.Connected:
+			say("connected", "")
+			work.Go(func() { c.DangerousInternals().UploadPreKeys(ctx, false) })
+			work.Go(func() { v.chat(ctx, c) })
+		case *events.UndecryptableMessage:
+			say("undecryptable", e.Info.ID)
+		case *events.LoggedOut, *events.ConnectFailure:
+			say("refused", fmt.Sprintf("%+v", e))
+		case *events.Message:
+			if err := appendLine(v.Received, e.Info.ID); err != nil {
+				say("error", err)
+				return false
+			}
+		}
+		return true
+	})
+	if err := c.ConnectContext(ctx); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { _, _ = io.Copy(io.Discard, os.Stdin); close(ended) }()
+	select {
+	case <-paired: // the new connection is another process's affair
+		say("paired", "")
+		<-ended
+	case <-ended:
+	}
+	cancel()
+	work.Wait()
+	c.Disconnect()
+	return errors.Join(store.Close(context.Background()), term.Release(context.Background()), b.Close())
+}
+
+// chat sends all the time. What SendMessage has returned from without an error
+// is noted: each of these must arrive.
+func (v victim) chat(ctx context.Context, c *whatsmeow.Client) {
+	for n := 0; ctx.Err() == nil; n++ {
+		text := fmt.Sprintf("v%d.%d", os.Getpid(), n)
+		_, err := c.SendMessage(ctx, v.Peer, &waE2E.Message{Conversation: proto.String(text)})
+		if err == nil {
+			err = appendLine(v.Sent, text)
+		}
+		if err != nil && !errors.Is(err, authstore.ErrWindowBroken) && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// life is one process of a victim.
+type life struct {
+	*exec.Cmd
+	t    *testing.T
+	in   io.WriteCloser
+	mu   sync.Mutex
+	said []string
+	more chan struct{}
+	over chan struct{} // no more output
+	once sync.Once
+}
+
+func (v victim) start(t *testing.T) *life {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	text, err := json.Marshal(v)
+	require.NoError(t, err)
+	l := &life{Cmd: exec.Command(exe), t: t, more: make(chan struct{}), over: make(chan struct{})}
+	l.Env = append(os.Environ(), victimEnv+"="+string(text))
+	l.Stderr = os.Stderr
+	l.in, err = l.StdinPipe()
+	require.NoError(t, err)
+	out, err := l.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, l.Start())
+	go func() {
+		defer close(l.over)
+		for in := bufio.NewScanner(out); in.Scan(); {
+			l.mu.Lock()
+			l.said = append(l.said, in.Text())
+			close(l.more)
+			l.more = make(chan struct{})
+			l.mu.Unlock()
+		}
+	}()
+	t.Cleanup(l.kill)
+	return l
+}
+
+// kill is kill -9; the process is gone when it returns.
+func (l *life) kill() {
+	l.once.Do(func() {
+		_ = l.Process.Kill()
+		<-l.over
+		_ = l.Wait()
+	})
+}
+
+// hears waits until the process has said word and returns what followed it.
+func (l *life) hears(word string) string {
+	l.t.Helper()
+	limit := time.After(time.Minute)
+	for {
+		l.mu.Lock()
+		for _, line := range l.said {
+			if rest, ok := strings.CutPrefix(line, word+" "); ok {
+				l.mu.Unlock()
+				return rest
+			}
+		}
+		more, said := l.more, fmt.Sprint(l.said)
+		l.mu.Unlock()
+		select {
+		case <-more:
+		case <-l.over:
+			require.Fail(l.t, "the process ended", "waiting for %s, heard %s", word, said)
+		case <-limit:
+			require.Fail(l.t, "never said", "waiting for %s, heard %s", word, said)
+		}
+	}
+}
+
+// silent requires that none of words was said.
+func (l *life) silent(words ...string) {
+	l.t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.said {
+		for _, word := range words {
+			require.False(l.t, strings.HasPrefix(line, word+" "), line)
+		}
+	}
+}
+
+func (l *life) leave() {
+	l.t.Helper()
+	require.NoError(l.t, l.in.Close())
+	<-l.over
+	require.NoError(l.t, l.Wait(), "%v", l.said)
+	l.once.Do(func() {})
+}
+
+func lines(t *testing.T, path string) map[string]int {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	seen := make(map[string]int)
+	for _, id := range strings.Fields(string(raw)) {
+		seen[id]++
+	}
+	return seen
+}
+
+// A client on a file is killed at random moments of a chat, of its prekey
+// uploads and of its logins. No session is lost: nothing is undecryptable on
+// either side, and no device pairs twice. No message counter is used twice: a
+// peer drops the second message without a word, so each text that SendMessage
+// has returned from arrives. No prekey id stands for two keys: the service
+// reports that. What is delivered again is decrypted, or known to be done.
+func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
+	kills := stabilitytest.Pick(10, 500)
+	s := wasim.New(wasim.WithTB(t))
+	require.NoError(t, s.Listen())
+	account := s.NewAccount("491700000100")
+	peer, err := s.NewContact(t.Context(), "491700000101")
+	require.NoError(t, err)
+	stranger, err := s.NewContact(t.Context(), "491700000102")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	v := victim{
+		Service: s.Endpoint(), File: filepath.Join(dir, "wa.db"), Peer: peer.JID(),
+		Received: filepath.Join(dir, "received"), Sent: filepath.Join(dir, "sent"),
+	}
+	l := v.start(t)
+	require.NoError(t, account.Phone().Scan(l.hears("qr")))
+	l.hears("paired")
+	l.kill()
+	// First contact, one after the other: two first messages that cross are a
+	// matter of the protocol, not of the store.
+	hello, err := peer.Send(t.Context(), account.JID(), "hello")
+	require.NoError(t, err)
+	l = v.start(t)
+	l.hears("connected")
+	device := account.Devices()[0]
+	waitFor(t, "the first message", func() bool { return len(device.Pending()) == 0 && len(peer.Texts()) > 0 })
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	sent := map[string]bool{hello: true}
+	write := func(c *wasim.Contact, every time.Duration, before func()) {
+		wg.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				before()
+				id, err := c.Send(t.Context(), account.JID(), fmt.Sprint("c", n))
+				if err != nil {
+					t.Errorf("a contact's message: %v", err)
+					return
+				}
+				mu.Lock()
+				sent[id] = true
+				mu.Unlock()
+				time.Sleep(every)
+			}
+		})
+	}
+	write(peer, 5*time.Millisecond, func() {})
+	// Each message of the stranger begins a session, with a prekey of its own.
+	write(stranger, 50*time.Millisecond, func() {
+		for _, jid := range []types.JID{account.JID(), account.LID()} {
+			if err := stranger.Client().Store.Sessions.DeleteAllSessions(ctx, jid.SignalAddressUser()); err != nil && ctx.Err() == nil {
+				t.Errorf("forget a session: %v", err)
+			}
+		}
+	})
+
+	start := time.Now()
+	for range kills {
+		time.Sleep(rand.N(150 * time.Millisecond))
+		l.kill()
+		l.silent("undecryptable", "qr", "refused", "error")
+		l = v.start(t)
+		if rand.N(4) > 0 { // else it is killed wherever it is on the way
+			l.hears("connected")
+		}
+	}
+	took := time.Since(start)
+	l.hears("connected")
+	cancel()
+	wg.Wait()
+	waitFor(t, "everything is delivered", func() bool { return len(device.Pending()) == 0 })
+	l.leave()
+	l.silent("undecryptable", "qr", "refused", "error")
+
+	require.Len(t, account.Devices(), 1, "paired once")
+	require.Zero(t, device.Stats().RetryReceipts)
+	seen, twice := lines(t, v.Received), 0
+	for id := range sent {
+		require.Positive(t, seen[id], "a message that is lost")
+		twice += seen[id] - 1
+	}
+	require.LessOrEqual(t, twice, 2*kills, "at most the one in flight from each contact at each kill")
+	out := lines(t, v.Sent)
+	require.Greater(t, len(out), kills, "it has sent all the time")
+	waitFor(t, "what was sent arrives", func() bool {
+		got := make(map[string]int)
+		for _, text := range peer.Texts() {
+			got[text]++
+		}
+		for text := range out {
+			if got[text] == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	require.Zero(t, peer.Undecryptable())
+	got := make(map[string]int)
+	for _, text := range peer.Texts() {
+		got[text]++
+		require.Equal(t, 1, got[text], text)
+	}
+	st := device.Stats()
+	require.Greater(t, st.PreKeysHandedOut, kills/10, "sessions were begun")
+	t.Logf("%d kills in %s: %d messages received, %d of them handed over twice; %d sent; %d prekeys uploaded, %d handed out, %d messages delivered again",
+		kills, took.Round(time.Millisecond), len(sent), twice, len(out), st.PreKeysUploaded, st.PreKeysHandedOut, st.Redelivered)
+	s.Close()
+	require.Empty(t, s.Violations())
+}
+
+func waitFor(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.FailNow(t, "waited in vain for "+what)
+		}
+	}
+}
