@@ -94,6 +94,12 @@ func check(r io.ReaderAt, size int64) (content, error) {
 	if out.lock, err = decodeLock(found[string(keyLock)]); err != nil {
 		return content{}, err
 	}
+	if out.format > 1 {
+		if err := c.log(buckets[string(bucketLog)], found[string(keyLog)]); err != nil {
+			return content{}, err
+		}
+		delete(buckets, string(bucketLog))
+	}
 	for _, name := range [][]byte{bucketAuth, bucketState, bucketIncidents} {
 		stored, ok := buckets[string(name)]
 		if !ok {
@@ -391,6 +397,32 @@ func (c *checker) bucket(stored []byte, visit func(element) error) error {
 		return damaged("a small bucket has a wrong header")
 	}
 	return leaf(inline, nil, nil, values)
+}
+
+// log checks the log of commits.
+func (c *checker) log(stored, head []byte) error {
+	h, err := decodeLogHead(head)
+	if err != nil {
+		return err
+	}
+	if stored == nil {
+		return damaged("the bucket %s is missing", bucketLog)
+	}
+	var region []byte
+	err = c.bucket(stored, func(e element) error {
+		if region != nil || !bytes.Equal(e.key, keyLog) {
+			return damaged("there is more than the log")
+		}
+		region = e.value
+		return nil
+	})
+	if err == nil {
+		_, _, err = readLog(h, region)
+	}
+	if err != nil {
+		return fmt.Errorf("in the log: %w", err)
+	}
+	return nil
 }
 
 // freelist checks that what bbolt would write to next holds nothing. It is

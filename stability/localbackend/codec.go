@@ -16,9 +16,12 @@ import (
 // formatVersion is the newest format of a file that this library reads and the
 // one it writes. Whatever a later format changes, the bucket "head" keeps its
 // record "format" with this checksum, so that an older library can tell.
-const formatVersion = 1
+//
+// Format 1 has no log of commits; opening it adds one.
+const formatVersion = 2
 
-// The buckets of a file, all at the top; a file has these and no other.
+// The buckets of a file, all at the top; a file has these and the log's, and no
+// other.
 var (
 	bucketHead      = []byte("head")      // the records below
 	bucketAuth      = []byte("auth")      // kind, NUL, id → value
@@ -132,7 +135,7 @@ func decodeFormat(b []byte) (uint32, error) {
 	return binary.LittleEndian.Uint32(b), nil
 }
 
-// writer changes values and totals in one transaction.
+// writer changes values and totals in one transaction of bbolt.
 type writer struct {
 	tx     *bbolt.Tx
 	totals totals
@@ -163,29 +166,24 @@ func read(tx *bbolt.Tx, bucket, key []byte) ([]byte, error) {
 	return unseal(bucket, key, stored)
 }
 
-func (w *writer) put(bucket *bbolt.Bucket, name, key, value []byte) error {
-	if old := bucket.Get(key); old != nil {
+// set puts stored, or deletes where it is nil.
+func (w *writer) set(name, key, stored []byte) error {
+	bucket := w.tx.Bucket(name)
+	if bucket == nil {
+		return damaged("the bucket %s is missing", name)
+	}
+	old := bucket.Get(key)
+	if old != nil {
 		w.totals.remove(old)
 	}
-	stored := seal(name, key, value)
-	w.totals.add(stored)
-	return bucket.Put(key, stored)
-}
-
-func (w *writer) delete(bucket *bbolt.Bucket, key []byte) error {
-	old := bucket.Get(key)
+	if stored != nil {
+		w.totals.add(stored)
+		return bucket.Put(key, stored)
+	}
 	if old == nil {
 		return nil
 	}
-	w.totals.remove(old)
 	return bucket.Delete(key)
-}
-
-func (w *writer) bucket(name []byte) (*bbolt.Bucket, error) {
-	if b := w.tx.Bucket(name); b != nil {
-		return b, nil
-	}
-	return nil, damaged("the bucket %s is missing", name)
 }
 
 // finish writes the totals; nothing may be put or deleted afterwards.
@@ -200,13 +198,14 @@ func putHead(tx *bbolt.Tx, key, value []byte) error {
 }
 
 // initialise fills a new file.
-func initialise(tx *bbolt.Tx) error {
+func initialise(tx *bbolt.Tx, log int) error {
 	for _, name := range [][]byte{bucketHead, bucketAuth, bucketState, bucketIncidents} {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
 	}
 	return errors.Join(
+		makeLog(tx, log),
 		putHead(tx, keyFormat, binary.LittleEndian.AppendUint32(nil, formatVersion)),
 		putHead(tx, keyTotals, totals{}.encode()),
 	)

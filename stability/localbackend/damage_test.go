@@ -49,10 +49,14 @@ func readAll(t testing.TB, b stability.Backend) (w world, err error) {
 	return w, err
 }
 
+// smallLog makes files that can be damaged byte by byte within the time of a
+// test.
+func smallLog(b *backend) { b.log = 16 << 10 }
+
 // fill writes and deletes as a life would, so that there are pages in use, free
 // pages, branches, large and small buckets, and values over several pages.
 func fill(t testing.TB, path string, entries int, r *rand.Rand) world {
-	b, err := Open(path)
+	b, err := Open(path, smallLog)
 	require.NoError(t, err)
 	defer b.Close()
 	rec := hold(t, b)
@@ -102,7 +106,7 @@ func soundOrUntouched(t testing.TB, path string, want world, what string) (refus
 		require.NoError(t, rerr)
 		require.True(t, bytes.Equal(before, after), "%s: the file was changed, and refused: %v", what, err)
 		// The check that Acquire makes for itself refuses it as well.
-		_, err = openFile(t.Context(), path)
+		_, err = openFile(t.Context(), path, logSize)
 		require.ErrorIs(t, err, authstore.ErrCorrupt, what)
 		after, rerr = os.ReadFile(path)
 		require.NoError(t, rerr)
@@ -347,7 +351,7 @@ func TestANewerFormatIsRefusedUntouched(t *testing.T) {
 	_, err = Open(path)
 	require.ErrorIs(t, err, authstore.ErrNewerFormat)
 	require.NotErrorIs(t, err, authstore.ErrCorrupt)
-	_, err = openFile(t.Context(), path)
+	_, err = openFile(t.Context(), path, logSize)
 	require.ErrorIs(t, err, authstore.ErrNewerFormat)
 	after, err := os.ReadFile(path)
 	require.NoError(t, err)

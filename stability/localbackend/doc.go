@@ -33,27 +33,42 @@
 //
 // # Durable
 //
-// A commit is one bbolt transaction: its pages, a sync, the meta page that makes
-// them count, another sync. When Commit returns nil it has survived a power cut;
-// killed before that, it has happened whole or not at all. A file is created
-// under a temporary name and linked into place when it is complete, and its
-// directory is synced.
+// A commit is one record in a log and one sync. The log is a region of the same
+// file (1 MiB, a value that bbolt keeps and is never asked to change), so there
+// is still one file, and a copy of it is the whole account. What stands in the
+// log is in memory too, and reads see it. When the log is full, when a commit
+// would take most of it, and at the end of the term, it is folded: one bbolt
+// transaction (its pages, a sync, the meta page that makes them count, another
+// sync) that also empties the log. Acquire folds what a process left that was
+// killed.
+//
+// When Commit returns nil it has survived a power cut; killed before that, it
+// has happened whole or not at all. A record stands on pages of its own, and
+// each of its sectors says under a checksum to which record it belongs. Of one
+// that was cut off by a power cut, and that nobody was told of, any sectors may
+// be missing; every other gap is damage. This trusts a disk in two things: a
+// sector is written or not, and what it has confirmed it keeps. (Should it lose
+// again the last records that it had confirmed, as wholly as if they had never
+// been written, that cannot be told from a cut.) A file is created under a
+// temporary name and linked into place when it is complete, and its directory is
+// synced.
 //
 // A context is obeyed while waiting for a turn. The write itself cannot be
 // interrupted: on a disk that hangs, so does the call.
 //
-// A full disk, or any other write that fails, is an ordinary error. bbolt rolls
-// back and the same batch may be tried again. Where the write failed so late
-// that memory shows the commit and the disk may not, the meta page is written
-// and synced again before anything else is: the file is never closed for it, so
-// the lock is not lost by it.
+// A full disk, or any other write that fails, is an ordinary error, and the same
+// batch may be tried again. After a failed write to the log the next commit is
+// folded with all before it, and the log begins anew. bbolt rolls back what
+// fails. Where that failed so late that memory shows the commit and the disk may
+// not, the meta page is written and synced again before anything else is: the
+// file is never closed for it, so the lock is not lost by it.
 //
 // # Damage
 //
 // bbolt maps its file and trusts it; on a truncated or altered one it ends the
 // process. So before bbolt sees the file, Open and Acquire read all of it, with
 // bounds on everything: both meta pages, each page's structure, a CRC-32C of each
-// key and value, and totals, which find what is missing. (5,000 sessions take
+// key and value, totals, which find what is missing, and each sector of the log. (5,000 sessions take
 // some milliseconds; see BenchmarkCheck.) Whatever is wrong is an error that
 // matches authstore.ErrCorrupt and says where, and the file stays as it is, byte
 // for byte. A file that a newer library wrote is authstore.ErrNewerFormat, and

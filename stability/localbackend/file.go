@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,10 @@ type file struct {
 	// held for ever.
 	abandoned atomic.Bool
 	size      atomic.Int64 // the largest seen: a file never shrinks
+
+	log     commitLog        // guarded by backend.sem
+	mu      sync.RWMutex     // held while reading, and while pending changes
+	pending map[place][]byte // in the log and not in the tables; nil: deleted
 }
 
 // lookAt says what stands at path, in words that help.
@@ -154,10 +159,10 @@ func tryOpenLocked(path string, exclusive bool) (*os.File, fs.FileInfo, error) {
 
 // openFile takes the file at path, creating it if there is none, and opens it
 // after a full check. errHeld when another instance has it.
-func openFile(ctx context.Context, path string) (*file, error) {
+func openFile(ctx context.Context, path string, log int) (*file, error) {
 	f, info, err := openLocked(ctx, path, true, lockWait)
 	if err == nil && f == nil {
-		if err = create(path); err != nil {
+		if err = create(path, log); err != nil {
 			return nil, err
 		}
 		f, info, err = openLocked(ctx, path, true, lockWait)
@@ -183,8 +188,11 @@ func openFile(ctx context.Context, path string) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("localbackend: open %s: %w", path, err)
 	}
-	out := &file{path: path, db: db, f: f, info: info}
+	out := &file{path: path, db: db, f: f, info: info, pending: make(map[place][]byte)}
 	out.size.Store(info.Size())
+	if err := out.openLog(log); err != nil {
+		return nil, errors.Join(fmt.Errorf("localbackend: open %s: %w", path, err), out.close())
+	}
 	return out, nil
 }
 
@@ -216,7 +224,7 @@ const newSuffix = ".new-"
 // create makes an empty account at path, whole or not at all: a process killed
 // half way leaves nothing under that name. It is no error when another process
 // is faster.
-func create(path string) error {
+func create(path string, log int) error {
 	dir, base := filepath.Split(path)
 	tmp, err := os.CreateTemp(dir, base+newSuffix+"*")
 	if errors.Is(err, fs.ErrPermission) {
@@ -230,7 +238,7 @@ func create(path string) error {
 	if err != nil {
 		return fmt.Errorf("localbackend: create %s: %w", path, err)
 	}
-	err = errors.Join(db.Update(initialise), db.Close())
+	err = errors.Join(db.Update(func(tx *bbolt.Tx) error { return initialise(tx, log) }), db.Close())
 	if err != nil {
 		return fmt.Errorf("localbackend: create %s: %w", path, err)
 	}
@@ -289,8 +297,12 @@ func (f *file) whole() error {
 	return nil
 }
 
-// close waits for reading transactions and gives the lock up.
+// close waits for reading transactions and gives the lock up. What is still in
+// the log goes into the tables; where that fails, the next opening does it.
 func (f *file) close() error {
+	if len(f.pending) > 0 && !f.gone.Load() {
+		_ = f.fold(nil, nil)
+	}
 	err := error(nil)
 	if f.abandoned.Load() { // its mapping stays until the process ends
 		err = errors.Join(unflock(f.f), f.f.Close())

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/wastability/wastability/lock"
@@ -44,7 +43,7 @@ func Open(path string, opts ...Option) (stability.Backend, error) {
 	if err != nil {
 		return stability.Backend{}, fmt.Errorf("localbackend: %s: %w", path, err)
 	}
-	b := &backend{path: abs, sem: make(chan struct{}, 1)}
+	b := &backend{path: abs, log: logSize, sem: make(chan struct{}, 1)}
 	for _, o := range opts {
 		o(b)
 	}
@@ -76,6 +75,7 @@ func probe(path string) error {
 // backend is one instance of an account.
 type backend struct {
 	path string
+	log  int // bytes of a new file's log
 
 	// sem is held by whoever writes, opens or closes; a channel, so that
 	// waiting for it obeys a context.
@@ -157,7 +157,7 @@ func (b *backend) close() error {
 }
 
 // view runs fn in a reading transaction of the current term.
-func (b *backend) view(ctx context.Context, op string, fn func(*bbolt.Tx) error) error {
+func (b *backend) view(ctx context.Context, op string, fn func(*reader) error) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("localbackend: %s: %w", op, err)
@@ -183,9 +183,35 @@ func (b *backend) view(ctx context.Context, op string, fn func(*bbolt.Tx) error)
 	}
 }
 
-// write runs fn in a writing transaction of the current term. The epoch must
-// be the term's, unless it is anyEpoch.
-func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*writer) error) error {
+// batch collects what one commit changes.
+type batch struct {
+	f       *file
+	changes []change
+}
+
+func (w *batch) put(name, key, value []byte) {
+	w.changes = append(w.changes, change{bucketNumber(name), string(key), seal(name, key, value)})
+}
+
+func (w *batch) delete(name, key []byte) {
+	w.changes = append(w.changes, change{bucketNumber(name), string(key), nil})
+}
+
+// get reads as it was before the batch; nil when there is no such value.
+func (w *batch) get(name, key []byte) (value []byte, err error) {
+	err = w.f.view(func(r *reader) error {
+		v, err := r.get(name, key)
+		if v != nil {
+			value = clone(v)
+		}
+		return err
+	})
+	return value, err
+}
+
+// write makes durable, as one, what fn puts into a batch, in the current term.
+// The epoch must be the term's, unless it is anyEpoch.
+func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*batch) error) error {
 	if err := b.enter(ctx, op); err != nil {
 		return err
 	}
@@ -200,16 +226,11 @@ func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*wr
 	if epoch != anyEpoch && epoch != t.epoch {
 		return fmt.Errorf("localbackend: %s with epoch %d, the newest is %d: %w", op, epoch, t.epoch, lock.ErrFenced)
 	}
-	err := t.update(func(tx *bbolt.Tx) error {
-		w, err := newWriter(tx)
-		if err == nil {
-			err = fn(w)
-		}
-		if err == nil {
-			err = w.finish()
-		}
-		return err
-	})
+	w := &batch{f: t.file}
+	err := fn(w)
+	if err == nil {
+		err = t.commit(w.changes)
+	}
 	if err != nil {
 		return fmt.Errorf("localbackend: %s: %w", op, err)
 	}

@@ -55,10 +55,9 @@ func TestAuthConforms(t *testing.T) {
 // plant writes a value past the stores, as a newer library would.
 func plant(t *testing.T, b stability.Backend, bucket, key []byte, value string) {
 	t.Helper()
-	require.NoError(t, b.Lock.(lockStore).b.write(t.Context(), "plant", anyEpoch, func(w *writer) error {
-		bk, err := w.bucket(bucket)
-		require.NoError(t, err)
-		return w.put(bk, bucket, key, []byte(value))
+	require.NoError(t, b.Lock.(lockStore).b.write(t.Context(), "plant", anyEpoch, func(w *batch) error {
+		w.put(bucket, key, []byte(value))
+		return nil
 	}))
 }
 

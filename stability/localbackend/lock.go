@@ -52,7 +52,7 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 		return b.begin(t.file, lockRecord{Holder: holder, Nonce: nonce, Lease: lease})
 	}
 
-	f, err := openFile(ctx, b.path)
+	f, err := openFile(ctx, b.path, b.log)
 	if errors.Is(err, errHeld) {
 		return lock.Record{Holder: AnotherProcess}, false, nil
 	}
@@ -71,8 +71,8 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 // where that term was released, there is none. sem is held.
 func (b *backend) begin(f *file, want lockRecord) (lock.Record, bool, error) {
 	var had lockRecord
-	err := f.view(func(tx *bbolt.Tx) error {
-		data, err := head(tx, keyLock)
+	err := f.view(func(r *reader) error {
+		data, err := head(r.tx, keyLock)
 		if err == nil {
 			had, err = decodeLock(data)
 		}
@@ -156,7 +156,7 @@ func (s lockStore) Release(ctx context.Context, held lock.Record) error {
 	// attempt only. The lock is given up by closing, also when the disk is full.
 	data, err := json.Marshal(lockRecord{Nonce: t.nonce, Epoch: t.epoch, Lease: rec.Lease, AcquiredAt: rec.AcquiredAt})
 	if err == nil && !t.gone.Load() {
-		_ = t.update(func(tx *bbolt.Tx) error { return putHead(tx, keyLock, data) })
+		_ = t.fold(nil, func(tx *bbolt.Tx) error { return putHead(tx, keyLock, data) })
 	}
 	b.last = lock.Record{Epoch: t.epoch}
 	return b.end(t)

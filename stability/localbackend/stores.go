@@ -10,8 +10,6 @@ import (
 	"maps"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
@@ -42,10 +40,10 @@ func dbKey(kind authstore.Kind, id string) []byte {
 
 func (s keyValues) Get(ctx context.Context, keys ...authstore.Key) (map[authstore.Key][]byte, error) {
 	var got map[authstore.Key][]byte
-	err := s.b.view(ctx, "get", func(tx *bbolt.Tx) error {
+	err := s.b.view(ctx, "get", func(r *reader) error {
 		got = make(map[authstore.Key][]byte, len(keys))
 		for _, k := range keys {
-			v, err := read(tx, bucketAuth, dbKey(k.Kind, k.ID))
+			v, err := r.get(bucketAuth, dbKey(k.Kind, k.ID))
 			if err != nil {
 				return fmt.Errorf("%s: %w", k.Kind, err)
 			}
@@ -88,29 +86,27 @@ func (s keyValues) Scan(ctx context.Context, kind authstore.Kind, idPrefix strin
 
 // page reads entries from a key on; next is nil after the last one.
 func (s keyValues) page(ctx context.Context, kind authstore.Kind, prefix, from []byte) (entries []authstore.Entry, next []byte, err error) {
-	err = s.b.view(ctx, "scan", func(tx *bbolt.Tx) error {
+	err = s.b.view(ctx, "scan", func(r *reader) error {
 		entries, next = nil, nil
-		b := tx.Bucket(bucketAuth)
-		if b == nil {
-			return damaged("the bucket %s is missing", bucketAuth)
-		}
 		size := 0
-		c := b.Cursor()
-		for k, stored := c.Seek(from); bytes.HasPrefix(k, prefix); k, stored = c.Next() {
+		var bad error
+		err := r.ascend(bucketAuth, prefix, from, func(k, stored []byte) bool {
 			if len(entries) == scanEntries || size >= scanBytes {
 				next = bytes.Clone(k)
-				return nil
+				return false
 			}
 			v, err := unseal(bucketAuth, k, stored)
 			if err != nil {
-				return fmt.Errorf("%s: %w", kind, err)
+				bad = fmt.Errorf("%s: %w", kind, err)
+				return false
 			}
 			size += len(v)
 			entries = append(entries, authstore.Entry{
 				Key: authstore.Key{Kind: kind, ID: string(k[len(kind)+1:])}, Value: clone(v),
 			})
-		}
-		return nil
+			return true
+		})
+		return errors.Join(err, bad)
 	})
 	return entries, next, err
 }
@@ -119,20 +115,12 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, b authstore.Batch) e
 	if err := limits.Check(b); err != nil {
 		return fmt.Errorf("localbackend: %w", err)
 	}
-	return s.b.write(ctx, "commit", epoch, func(w *writer) error {
-		auth, err := w.bucket(bucketAuth)
-		if err != nil {
-			return err
-		}
+	return s.b.write(ctx, "commit", epoch, func(w *batch) error {
 		for _, e := range b.Put {
-			if err := w.put(auth, bucketAuth, dbKey(e.Key.Kind, e.Key.ID), e.Value); err != nil {
-				return err
-			}
+			w.put(bucketAuth, dbKey(e.Key.Kind, e.Key.ID), e.Value)
 		}
 		for _, k := range b.Delete {
-			if err := w.delete(auth, dbKey(k.Kind, k.ID)); err != nil {
-				return err
-			}
+			w.delete(bucketAuth, dbKey(k.Kind, k.ID))
 		}
 		return nil
 	})
@@ -142,8 +130,8 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, b authstore.Batch) e
 type stateStore struct{ b *backend }
 
 func (s stateStore) Load(ctx context.Context) (st reconnect.State, err error) {
-	err = s.b.view(ctx, "load the state", func(tx *bbolt.Tx) error {
-		data, err := read(tx, bucketState, keyState)
+	err = s.b.view(ctx, "load the state", func(r *reader) error {
+		data, err := r.get(bucketState, keyState)
 		if err == nil {
 			st, err = reconnect.DecodeState(data)
 		}
@@ -160,19 +148,16 @@ func (s stateStore) Save(ctx context.Context, epoch int64, st reconnect.State) e
 	if err != nil {
 		return fmt.Errorf("localbackend: save the state: %w", err)
 	}
-	return s.b.write(ctx, "save the state", epoch, func(w *writer) error {
-		old, err := read(w.tx, bucketState, keyState)
+	return s.b.write(ctx, "save the state", epoch, func(w *batch) error {
+		old, err := w.get(bucketState, keyState)
 		if err == nil {
 			_, err = reconnect.DecodeState(old)
 		}
 		if err != nil {
 			return fmt.Errorf("over the old one: %w", err)
 		}
-		b, err := w.bucket(bucketState)
-		if err != nil {
-			return err
-		}
-		return w.put(b, bucketState, keyState, data)
+		w.put(bucketState, keyState, data)
+		return nil
 	})
 }
 
@@ -207,8 +192,8 @@ func decodeIncident(id string, data []byte) (guard.Incident, error) {
 
 // change reads, changes and writes one incident; next says whether to write.
 func (s incidentStore) change(ctx context.Context, op, id string, next func(prev guard.Incident) (guard.Incident, bool)) error {
-	return s.b.write(ctx, op, anyEpoch, func(w *writer) error {
-		data, err := read(w.tx, bucketIncidents, []byte(id))
+	return s.b.write(ctx, op, anyEpoch, func(w *batch) error {
+		data, err := w.get(bucketIncidents, []byte(id))
 		if err != nil {
 			return err
 		}
@@ -223,11 +208,8 @@ func (s incidentStore) change(ctx context.Context, op, id string, next func(prev
 		if data, err = json.Marshal(incidentRecord{guard.RecordVersion, inc}); err != nil {
 			return err
 		}
-		b, err := w.bucket(bucketIncidents)
-		if err != nil {
-			return err
-		}
-		return w.put(b, bucketIncidents, []byte(id), data)
+		w.put(bucketIncidents, []byte(id), data)
+		return nil
 	})
 }
 
@@ -266,13 +248,9 @@ func (s incidentStore) List(ctx context.Context) ([]guard.Incident, error) {
 		out     []guard.Incident
 		problem error
 	)
-	err := s.b.view(ctx, "list incidents", func(tx *bbolt.Tx) error {
+	err := s.b.view(ctx, "list incidents", func(r *reader) error {
 		out, problem = nil, nil
-		b := tx.Bucket(bucketIncidents)
-		if b == nil {
-			return damaged("the bucket %s is missing", bucketIncidents)
-		}
-		return b.ForEach(func(k, stored []byte) error {
+		return r.ascend(bucketIncidents, nil, nil, func(k, stored []byte) bool {
 			data, err := unseal(bucketIncidents, k, stored)
 			if err == nil {
 				var inc guard.Incident
@@ -281,7 +259,7 @@ func (s incidentStore) List(ctx context.Context) ([]guard.Incident, error) {
 				}
 			}
 			problem = errors.Join(problem, err)
-			return nil
+			return true
 		})
 	})
 	guard.Sort(out)

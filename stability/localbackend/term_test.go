@@ -56,7 +56,7 @@ func TestAPathThatCannotBeIsAnErrorThatSaysWhatToDo(t *testing.T) {
 		require.NoError(t, os.Symlink(target, link))
 		_, err = Open(link)
 		require.ErrorContains(t, err, "is a symbolic link")
-		_, err = openFile(t.Context(), link)
+		_, err = openFile(t.Context(), link, logSize)
 		require.ErrorContains(t, err, "is a symbolic link", "also when it is put there after Open")
 	}
 	_, err = os.Lstat(filepath.Join(dir, "nowhere"))

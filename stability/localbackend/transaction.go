@@ -36,12 +36,17 @@ func (f *file) judge(err error) {
 	}
 }
 
-// view runs fn in a reading transaction.
-func (f *file) view(fn func(*bbolt.Tx) error) error {
+// view runs fn in a reading transaction. What was committed before it is seen,
+// what is committed meanwhile is not.
+func (f *file) view(fn func(*reader) error) error {
 	if err := f.whole(); err != nil {
 		return err
 	}
-	err := guarded(func() error { return f.db.View(fn) })
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	err := guarded(func() error {
+		return f.db.View(func(tx *bbolt.Tx) error { return fn(&reader{tx, f.pending}) })
+	})
 	f.judge(err)
 	return err
 }
@@ -84,7 +89,7 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 	// bbolt has rolled back, unless its meta page had been written: then memory
 	// shows the commit and the disk may not.
 	var now int
-	if verr := f.view(func(tx *bbolt.Tx) error { now = tx.ID(); return nil }); verr != nil {
+	if verr := f.view(func(r *reader) error { now = r.tx.ID(); return nil }); verr != nil {
 		f.gone.Store(true) // could not be mapped: this term cannot go on
 	} else {
 		f.unsettled = now == txid
@@ -98,7 +103,7 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 func (f *file) settle() error {
 	page := make([]byte, f.db.Info().PageSize)
 	var off int64
-	err := f.view(func(tx *bbolt.Tx) error { off = int64(tx.ID()%2) * int64(len(page)); return nil })
+	err := f.view(func(r *reader) error { off = int64(r.tx.ID()%2) * int64(len(page)); return nil })
 	if err == nil {
 		_, err = f.f.ReadAt(page, off)
 	}

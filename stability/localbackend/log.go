@@ -1,0 +1,511 @@
+package localbackend
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"unsafe"
+
+	"go.etcd.io/bbolt"
+)
+
+// The log of commits is a region of the same file: one large value, in a bucket
+// of its own, that bbolt is never asked to change and so never moves. A commit
+// appends a record there and syncs once. What stands in the log is also in
+// memory (file.pending) until it is folded into the tables: one transaction of
+// bbolt that puts all of it and raises the log's generation, which empties it.
+//
+// A record takes sectors of 512 bytes, beginning on a page of 4,096: a page with
+// a commit that was acknowledged is never written to again before it is folded.
+// Each sector says which generation, record and part it is, under a checksum
+// over that, its place, and the file's identity. So each sector is one of three:
+// of this generation; old (zero, or whole and of an earlier generation); or
+// damaged. A power cut leaves old and new sectors in the last record, which
+// nobody was told of, and nothing else: everything else is damage.
+
+const (
+	logSize    = 1 << 20 // bytes of a new file's log
+	sectorSize = 512
+	sectorHead = 32
+	sectorData = sectorSize - sectorHead
+	logPage    = 4096
+
+	// A leaf page with one element: its header, the element's, the key, then
+	// the region. logSkip bytes of that are left out, so that pages of the log are
+	// pages of the file.
+	logSkip = logPage - (pageHeader+elementHeader+len("log"))%logPage
+)
+
+var (
+	bucketLog = []byte("log")
+	keyLog    = []byte("log") // in bucketLog: the region; in bucketHead: logHead
+)
+
+// The buckets whose changes go through the log, by the number they have in it.
+var logged = [][]byte{bucketAuth, bucketState, bucketIncidents}
+
+// logHead says what counts in the region.
+type logHead struct {
+	identity   [8]byte // of the file
+	generation uint64
+}
+
+func (h logHead) encode() []byte {
+	return binary.LittleEndian.AppendUint64(h.identity[:len(h.identity):len(h.identity)], h.generation)
+}
+
+func decodeLogHead(b []byte) (h logHead, err error) {
+	if len(b) != 16 {
+		return h, damaged("the record of the log has %d bytes", len(b))
+	}
+	return logHead{[8]byte(b), binary.LittleEndian.Uint64(b[8:])}, nil
+}
+
+// change is one value put or deleted; stored is nil when it was deleted.
+type change struct {
+	bucket byte // in logged
+	key    string
+	stored []byte
+}
+
+func encodeChanges(changes []change) []byte {
+	n := 0
+	for _, c := range changes {
+		n += 2*binary.MaxVarintLen32 + 1 + len(c.key) + len(c.stored)
+	}
+	b := make([]byte, 0, n)
+	for _, c := range changes {
+		b = append(b, c.bucket)
+		b = binary.AppendUvarint(b, uint64(len(c.key)))
+		b = append(b, c.key...)
+		if c.stored == nil {
+			b = binary.AppendUvarint(b, 0)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(c.stored))+1)
+		b = append(b, c.stored...)
+	}
+	return b
+}
+
+func decodeChanges(b []byte) (out []change, err error) {
+	bad := damaged("a record of the log does not parse")
+	take := func() ([]byte, bool) {
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w) {
+			return nil, false
+		}
+		head := b[w : w+int(n) : w+int(n)]
+		b = b[w+int(n):]
+		return head, true
+	}
+	for len(b) > 0 {
+		c := change{bucket: b[0]}
+		b = b[1:]
+		key, ok := take()
+		if !ok || int(c.bucket) >= len(logged) {
+			return nil, bad
+		}
+		c.key = string(key)
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w)+1 {
+			return nil, bad
+		}
+		b = b[w:]
+		if n > 0 {
+			c.stored, b = b[:n-1:n-1], b[n-1:]
+			if _, err := unseal(logged[c.bucket], key, c.stored); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func sectorSum(h logHead, index int, sector []byte) uint32 {
+	var at [4]byte
+	binary.LittleEndian.PutUint32(at[:], uint32(index))
+	c := crc32.Update(0, castagnoli, h.identity[:])
+	c = crc32.Update(c, castagnoli, at[:])
+	return crc32.Update(c, castagnoli, sector[4:])
+}
+
+func sectorsOf(n int) int { return max((n+sectorData-1)/sectorData, 1) }
+
+// encodeRecord makes the sectors of a record that begins at sector first.
+func encodeRecord(h logHead, record uint32, first int, payload []byte) []byte {
+	parts := sectorsOf(len(payload))
+	out := make([]byte, parts*sectorSize)
+	for i := range parts {
+		s := out[i*sectorSize:][:sectorSize]
+		n := copy(s[sectorHead:], payload)
+		payload = payload[n:]
+		binary.LittleEndian.PutUint64(s[4:], h.generation)
+		binary.LittleEndian.PutUint32(s[12:], record)
+		binary.LittleEndian.PutUint32(s[16:], uint32(i))
+		binary.LittleEndian.PutUint32(s[20:], uint32(parts))
+		binary.LittleEndian.PutUint32(s[24:], uint32(n))
+		binary.LittleEndian.PutUint32(s, sectorSum(h, first+i, s))
+	}
+	return out
+}
+
+// sector is a sector of the current generation.
+type sector struct {
+	record, part, parts uint32
+	data                []byte
+}
+
+var noSector [sectorSize]byte
+
+// readSector looks at one sector; current is false for an old one.
+func readSector(h logHead, index int, b []byte) (s sector, current bool, err error) {
+	if bytes.Equal(b, noSector[:]) {
+		return s, false, nil
+	}
+	generation := binary.LittleEndian.Uint64(b[4:])
+	n := binary.LittleEndian.Uint32(b[24:])
+	if binary.LittleEndian.Uint32(b) != sectorSum(h, index, b) || generation > h.generation || n > sectorData {
+		return s, false, damaged("sector %d of the log is neither written nor empty", index)
+	}
+	return sector{
+		record: binary.LittleEndian.Uint32(b[12:]), part: binary.LittleEndian.Uint32(b[16:]), parts: binary.LittleEndian.Uint32(b[20:]),
+		data: b[sectorHead : sectorHead+n],
+	}, generation == h.generation, nil
+}
+
+// nextRecord is where a record may begin, at sector i or later.
+func nextRecord(i int) int {
+	const perPage = logPage / sectorSize
+	return (i + perPage - 1) / perPage * perPage
+}
+
+// readLog returns what a log holds, in order. dirty says that there is anything
+// of this generation, be it a record that was never acknowledged.
+func readLog(h logHead, region []byte) (changes []change, dirty bool, err error) {
+	if len(region) < logSkip+logPage {
+		return nil, false, damaged("the log has %d bytes", len(region))
+	}
+	region = region[logSkip:]
+	sectors := len(region) / sectorSize
+	look := func(i int) (sector, bool, error) {
+		return readSector(h, i, region[i*sectorSize:][:sectorSize])
+	}
+	var (
+		record  uint32
+		at      int  // where it begins
+		torn    bool // it is not whole
+		payload []byte
+	)
+	for at < sectors && !torn {
+		first, current, err := look(at)
+		if err != nil {
+			return nil, false, err
+		}
+		if !current {
+			break
+		}
+		if first.parts == 0 || uint64(first.parts) > uint64(sectors-at) {
+			return nil, false, damaged("a record of the log has %d sectors", first.parts)
+		}
+		payload = payload[:0]
+		for part := range int(first.parts) {
+			s, current, err := look(at + part)
+			if err != nil {
+				return nil, false, err
+			}
+			if !current {
+				torn = true
+				break
+			}
+			if s.record != record || s.part != uint32(part) || s.parts != first.parts {
+				return nil, false, damaged("sector %d of the log belongs elsewhere", at+part)
+			}
+			payload = append(payload, s.data...)
+		}
+		if torn {
+			break
+		}
+		got, err := decodeChanges(bytes.Clone(payload))
+		if err != nil {
+			return nil, false, err
+		}
+		changes = append(changes, got...)
+		record, at = record+1, nextRecord(at+int(first.parts))
+	}
+	dirty = record > 0
+	for i := at; i < sectors; i++ {
+		s, current, err := look(i)
+		if err != nil {
+			return nil, false, err
+		}
+		if !current {
+			continue
+		}
+		// Only a record whose write was cut off may have sectors here.
+		if s.record != record || int(s.part) != i-at || s.part >= s.parts {
+			return nil, false, damaged("sector %d of the log follows a gap: what stood before it is lost", i)
+		}
+		dirty = true
+	}
+	return changes, dirty, nil
+}
+
+// commitLog is where the log of an open file stands. Guarded by backend.sem.
+type commitLog struct {
+	logHead
+	off     int64 // of sector 0 in the file
+	sectors int
+	next    int    // free sector
+	record  uint32 // number of the next record
+	// broken is set after a failed write or sync: what the disk has is not known
+	// then, and nothing is appended before everything was folded.
+	broken bool
+}
+
+// makeLog gives a file its log; format 1 has none.
+func makeLog(tx *bbolt.Tx, size int) error {
+	b, err := tx.CreateBucket(bucketLog)
+	if err != nil {
+		return err
+	}
+	h := logHead{generation: 1}
+	_, _ = rand.Read(h.identity[:]) // never fails
+	if err := b.Put(keyLog, make([]byte, logSkip+size)); err != nil {
+		return err
+	}
+	return putHead(tx, keyLog, h.encode())
+}
+
+// openLog finds the log of an opened file and folds what a process that was
+// killed, or lost its power, has left in it.
+func (f *file) openLog(size int) error {
+	var format uint32
+	err := f.view(func(r *reader) (err error) {
+		b, err := head(r.tx, keyFormat)
+		if err == nil {
+			format, err = decodeFormat(b)
+		}
+		return err
+	})
+	if err == nil && format < 2 {
+		err = f.update(func(tx *bbolt.Tx) error {
+			if err := makeLog(tx, size); err != nil {
+				return err
+			}
+			return putHead(tx, keyFormat, binary.LittleEndian.AppendUint32(nil, formatVersion))
+		})
+	}
+	if err != nil {
+		return err
+	}
+	var region []byte
+	err = f.view(func(r *reader) error {
+		b, err := head(r.tx, keyLog)
+		if err != nil {
+			return err
+		}
+		if f.log.logHead, err = decodeLogHead(b); err != nil {
+			return err
+		}
+		bucket := r.tx.Bucket(bucketLog)
+		if bucket == nil {
+			return damaged("the bucket %s is missing", bucketLog)
+		}
+		mapped := bucket.Get(keyLog)
+		if len(mapped) < logSkip+logPage {
+			return damaged("the log has %d bytes", len(mapped))
+		}
+		// bbolt maps the file from its beginning.
+		f.log.off = int64(uintptr(unsafe.Pointer(&mapped[0]))-f.db.Info().Data) + int64(logSkip)
+		f.log.sectors = (len(mapped) - logSkip) / sectorSize
+		region = make([]byte, len(mapped))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if f.log.off%logPage != 0 {
+		return damaged("the log stands at byte %d, on no page", f.log.off)
+	}
+	if _, err := f.f.ReadAt(region[logSkip:], f.log.off); err != nil {
+		return fmt.Errorf("read the log: %w", err)
+	}
+	changes, dirty, err := readLog(f.log.logHead, region)
+	if err != nil || !dirty {
+		return err
+	}
+	return f.fold(changes, nil)
+}
+
+// commit makes changes durable and visible, all or nothing. sem is held.
+func (f *file) commit(changes []change) error {
+	if len(changes) == 0 {
+		return f.whole()
+	}
+	payload := encodeChanges(changes)
+	n := sectorsOf(len(payload))
+	// A record that would take most of the log is not worth being written twice.
+	if f.unsettled || f.log.broken || n > f.log.sectors-f.log.next || n > f.log.sectors/2 {
+		return f.fold(changes, nil)
+	}
+	if err := f.append(payload); err != nil {
+		f.log.broken = true
+		return fmt.Errorf("localbackend: write %s: %w", f.path, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range changes {
+		f.pending[place{c.bucket, c.key}] = c.stored
+	}
+	return nil
+}
+
+func (f *file) append(payload []byte) error {
+	if err := f.whole(); err != nil {
+		return err
+	}
+	record := encodeRecord(f.log.logHead, f.log.record, f.log.next, payload)
+	if _, err := f.f.WriteAt(record, f.log.off+int64(f.log.next)*sectorSize); err != nil {
+		return err
+	}
+	if err := datasync(f.f); err != nil {
+		return err
+	}
+	if err := f.whole(); err != nil { // truncated meanwhile: then this made a hole
+		return err
+	}
+	f.log.next = nextRecord(f.log.next + sectorsOf(len(payload)))
+	f.log.record++
+	return nil
+}
+
+// fold puts what is pending, and then changes, into the tables and empties the
+// log, in one transaction; also has the transaction before it ends, where not
+// nil. sem is held.
+func (f *file) fold(changes []change, also func(*bbolt.Tx) error) error {
+	all := maps.Clone(f.pending)
+	for _, c := range changes {
+		all[place{c.bucket, c.key}] = c.stored
+	}
+	places := slices.SortedFunc(maps.Keys(all), place.compare)
+	next := f.log.logHead
+	err := f.update(func(tx *bbolt.Tx) error {
+		w, err := newWriter(tx)
+		if err != nil {
+			return err
+		}
+		for _, p := range places {
+			if err := w.set(logged[p.bucket], []byte(p.key), all[p]); err != nil {
+				return err
+			}
+		}
+		b, err := head(tx, keyLog)
+		if err == nil {
+			next, err = decodeLogHead(b) // an attempt that failed late may have raised it
+		}
+		if err != nil {
+			return err
+		}
+		next.generation++
+		if err := putHead(tx, keyLog, next.encode()); err != nil {
+			return err
+		}
+		if err := w.finish(); err != nil {
+			return err
+		}
+		if also != nil {
+			return also(tx)
+		}
+		return nil
+	})
+	if err != nil {
+		f.log.broken = true
+		return err
+	}
+	f.log.logHead, f.log.next, f.log.record, f.log.broken = next, 0, 0, false
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.pending)
+	return nil
+}
+
+// place is where a value of the tables stands.
+type place struct {
+	bucket byte // in logged
+	key    string
+}
+
+func (p place) compare(q place) int {
+	if p.bucket != q.bucket {
+		return int(p.bucket) - int(q.bucket)
+	}
+	return bytes.Compare([]byte(p.key), []byte(q.key))
+}
+
+// reader reads the tables as they are with what is pending.
+type reader struct {
+	tx      *bbolt.Tx
+	pending map[place][]byte
+}
+
+// bucketNumber is the number of a bucket in logged.
+func bucketNumber(name []byte) byte {
+	return byte(slices.IndexFunc(logged, func(b []byte) bool { return bytes.Equal(b, name) }))
+}
+
+// get reads a value; nil when there is none. It is valid within the view.
+func (r *reader) get(name, key []byte) ([]byte, error) {
+	stored, ok := r.pending[place{bucketNumber(name), string(key)}]
+	switch {
+	case !ok:
+		return read(r.tx, name, key)
+	case stored == nil:
+		return nil, nil
+	}
+	return unseal(name, key, stored)
+}
+
+// ascend visits what is stored under keys that begin with prefix, in order, from
+// a key on, until visit says no.
+func (r *reader) ascend(name, prefix, from []byte, visit func(key, stored []byte) bool) error {
+	b := r.tx.Bucket(name)
+	if b == nil {
+		return damaged("the bucket %s is missing", name)
+	}
+	number := bucketNumber(name)
+	var over [][]byte // keys that are pending
+	for p := range r.pending {
+		if k := []byte(p.key); p.bucket == number && bytes.HasPrefix(k, prefix) && bytes.Compare(k, from) >= 0 {
+			over = append(over, k)
+		}
+	}
+	slices.SortFunc(over, bytes.Compare)
+	c := b.Cursor()
+	k, stored := c.Seek(from)
+	for {
+		inTable := k != nil && bytes.HasPrefix(k, prefix)
+		if len(over) == 0 && !inTable {
+			return nil
+		}
+		if len(over) == 0 || inTable && bytes.Compare(k, over[0]) < 0 {
+			if !visit(k, stored) {
+				return nil
+			}
+			k, stored = c.Next()
+			continue
+		}
+		if inTable && bytes.Equal(k, over[0]) {
+			k, stored = c.Next()
+		}
+		if v := r.pending[place{number, string(over[0])}]; v != nil && !visit(over[0], v) {
+			return nil
+		}
+		over = over[1:]
+	}
+}
