@@ -76,6 +76,8 @@ type backend struct {
 	mu   sync.Mutex // held for moments only
 	ses  *session   // the newest term that this backend writes in
 	look time.Time  // when the lock was last read
+	// found is the update time of the lock document at that look.
+	found time.Time
 }
 
 // New makes a backend for one account. The client stays the caller's: Close

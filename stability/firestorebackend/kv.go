@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 
 	"cloud.google.com/go/firestore"
 
@@ -343,11 +344,17 @@ func (s keyValues) owns(ctx context.Context, op string, kind authstore.Kind, pre
 	if prefix != "" {
 		queries = append(queries, b.between(name+"=", name+"=~"))
 	}
+	found := make([][]*firestore.DocumentSnapshot, len(queries))
+	errs := make([]error, len(queries))
+	var wg sync.WaitGroup
+	for i, q := range queries {
+		wg.Go(func() { found[i], errs[i] = b.list(ctx, laneAuth, op, q) })
+	}
+	wg.Wait()
 	var out []entry
-	for _, q := range queries {
-		docs, err := b.list(ctx, laneAuth, op, q)
-		if err != nil {
-			return nil, err
+	for i, docs := range found {
+		if errs[i] != nil {
+			return nil, errs[i]
 		}
 		for _, d := range docs {
 			e, err := ownOf(d)

@@ -64,7 +64,7 @@ func (s lockStore) read(ctx context.Context, op string) (h held, now time.Time, 
 		return held{}, time.Time{}, err
 	}
 	s.b.mu.Lock()
-	s.b.look = time.Now()
+	s.b.look, s.b.found = time.Now(), snaps[0].UpdateTime
 	s.b.mu.Unlock()
 	h, err = heldOf(snaps[0])
 	return h, snaps[0].ReadTime, err

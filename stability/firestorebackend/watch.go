@@ -47,12 +47,17 @@ func (s lockStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error] {
 					return
 				}
 			case <-poll.C:
-				if left := b.poll - b.sinceLook(); left > 0 {
-					poll.Reset(left) // an attempt to acquire has looked
+				w.replaceDeaf()
+				// Whoever waits for the lock looks too, as often: a tenth
+				// later there is nobody else who does.
+				if left := b.poll + b.poll/10 - b.sinceLook(); left > 0 {
+					poll.Reset(left)
 					continue
 				}
 				poll.Reset(b.poll)
-				rec, err = w.poll(ctx)
+				var h held
+				h, _, err = w.s.read(ctx, "look at the lock")
+				rec = h.record()
 				if ctx.Err() != nil {
 					return
 				}
@@ -68,7 +73,7 @@ func (b *backend) sinceLook() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.look.IsZero() {
-		return b.poll
+		return 2 * b.poll
 	}
 	return time.Since(b.look)
 }
@@ -138,21 +143,20 @@ func (w *watch) hear(h heard) (lock.Record, error) {
 	return rec.record(), err
 }
 
-// poll looks at the lock. What it finds and the listener has not told by the
-// next look, the listener misses: then it is deaf.
-func (w *watch) poll(ctx context.Context) (lock.Record, error) {
-	h, _, err := w.s.read(ctx, "look at the lock")
-	if err != nil {
-		return lock.Record{}, err
-	}
+// replaceDeaf replaces a listener that has not told, a poll interval later,
+// what somebody's look has found.
+func (w *watch) replaceDeaf() {
+	b := w.s.b
+	b.mu.Lock()
+	found := b.found
+	b.mu.Unlock()
 	switch {
-	case h.version.Equal(w.last):
+	case !found.After(w.last):
 		w.missed = time.Time{}
 	case w.missed.IsZero():
 		w.missed = time.Now()
-	case time.Since(w.missed) >= w.s.b.poll && w.cancel != nil:
+	case time.Since(w.missed) >= b.poll && w.cancel != nil:
 		w.missed = time.Time{}
 		w.later()
 	}
-	return h.record(), nil
 }

@@ -1,0 +1,165 @@
+package firestorebackend
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/proto/waAdv"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
+)
+
+// held is a term for a Container, without a client to cut.
+type heldTerm struct{ rec lock.Record }
+
+func (h heldTerm) Epoch() int64            { return h.rec.Epoch }
+func (h heldTerm) Held() bool              { return true }
+func (h heldTerm) TrustedUntil() time.Time { return time.Now().Add(time.Hour) }
+func (h heldTerm) Cut(error)               {}
+
+// paired gives a paired device of a real Container on the backend.
+func paired(t testing.TB, b stability.Backend) (*authstore.Container, *store.Device) {
+	t.Helper()
+	c := authstore.New(b.Auth)
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	d, err := c.Device(t.Context(), heldTerm{hold(t, b)})
+	require.NoError(t, err)
+	d.ID = &types.JID{User: "4917000000", Device: 1, Server: types.DefaultUserServer}
+	d.LID = types.JID{User: "94917000000", Device: 1, Server: types.HiddenUserServer}
+	d.Account = &waAdv.ADVSignedDeviceIdentity{
+		Details: []byte("details"), AccountSignature: make([]byte, 64), AccountSignatureKey: make([]byte, 32), DeviceSignature: make([]byte, 64),
+	}
+	require.NoError(t, d.Save(t.Context()))
+	return c, d
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
+}
+
+// What a device's writes cost on the wire, with the real authstore in between:
+// the sessions of 256 members at once are not 256 documents.
+func TestASendToAGroupOf256IsAFewDocuments(t *testing.T) {
+	s := sim(t)
+	b := opened(t, onSim(t, s))
+	_, d := paired(t, b)
+	sessions := map[string][]byte{}
+	for i := range 256 {
+		sessions[fmt.Sprintf("49170%06d:0", i)] = random(1200)
+	}
+	require.NoError(t, d.Sessions.PutManySessions(t.Context(), sessions)) // meets the buckets
+	s.ResetStats()
+	for addr := range sessions {
+		sessions[addr] = random(1200)
+	}
+	require.NoError(t, d.Sessions.PutManySessions(t.Context(), sessions))
+	st := s.Stats()
+	t.Logf("%+v", st)
+	require.Equal(t, 1, st.RPCs[firestoresim.Commit])
+	require.LessOrEqual(t, st.Writes, 17, "16 buckets and the fence")
+	require.Zero(t, st.Reads)
+
+	s.ResetStats()
+	require.NoError(t, d.Sessions.PutSession(t.Context(), "49170000001:0", random(1200)))
+	st = s.Stats()
+	require.Equal(t, 2, st.Writes, "one bucket and the fence")
+	require.Zero(t, st.Reads)
+}
+
+// A bucket never outgrows its document: what does not fit stands beside it, and
+// everything is read back, in this term and in the next.
+func TestABucketThatIsFullSpills(t *testing.T) {
+	s := sim(t)
+	c := onSim(t, s)
+	b := opened(t, c)
+	rec := hold(t, b)
+	want := map[string]string{}
+	// One bucket: the kind event has no other.
+	ev := func(i int) authstore.Key { return authstore.Key{Kind: "event", ID: fmt.Sprintf("g1/%d", i)} }
+	for i := range 60 {
+		v := random(20_000)
+		want[ev(i).ID] = string(v)
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{{Key: ev(i), Value: v}}}))
+	}
+	all := func(b stability.Backend) map[string]string {
+		got := map[string]string{}
+		for e, err := range b.Auth.Scan(t.Context(), "event", "g1/") {
+			require.NoError(t, err)
+			got[e.Key.ID] = string(e.Value)
+		}
+		return got
+	}
+	require.Equal(t, want, all(b))
+	own := 0
+	for _, d := range s.Snapshot("demo-sim") {
+		size := 0
+		if m, ok := d.Fields["data"].(map[string]any); ok {
+			for name, v := range m {
+				size += len(name) + len(v.([]byte))
+			}
+			require.LessOrEqual(t, size, ruleOf("event").full)
+			require.Greater(t, size, 400_000, "the bucket is used")
+		} else if _, ok := d.Fields["data"].([]byte); ok {
+			own++
+		}
+	}
+	require.Greater(t, own, 20)
+	// Values grow, shrink and go, in a session that has not scanned.
+	require.NoError(t, b.Lock.Release(t.Context(), rec))
+	b = opened(t, c)
+	rec = hold(t, b)
+	for i := range 60 {
+		var batch authstore.Batch
+		switch i % 3 {
+		case 0:
+			batch.Delete = []authstore.Key{ev(i)}
+			delete(want, ev(i).ID)
+		case 1:
+			v := random(10 + i*2000)
+			want[ev(i).ID] = string(v)
+			batch.Put = []authstore.Entry{{Key: ev(i), Value: v}}
+		}
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, batch))
+		got, err := b.Auth.Get(t.Context(), ev(i))
+		require.NoError(t, err)
+		v, ok := want[ev(i).ID]
+		require.Equal(t, ok, len(got) == 1)
+		require.True(t, v == string(got[ev(i)]))
+	}
+	require.True(t, fmt.Sprint(want) == fmt.Sprint(all(b)))
+}
+
+// The heaviest batch within the limits is one request that Firestore takes.
+func TestTheHeaviestBatchIsTaken(t *testing.T) {
+	c := onEmulator(t)
+	b := opened(t, c, WithRoot("r/"+string(make([]byte, 0))+fmt.Sprintf("%0498d", 1)))
+	rec := hold(t, b)
+	batch := func(n, size int) (out authstore.Batch) {
+		for i := range n {
+			out.Put = append(out.Put, authstore.Entry{Key: authstore.Key{Kind: "abcdefghijklmnopqrstuvwxyz_12345", ID: fmt.Sprintf("%0300d", i)}, Value: random(size)})
+		}
+		return out
+	}
+	per := limits.MaxBatch/limits.MaxKeys - 332
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, batch(limits.MaxKeys, per)))
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, batch(40, 33*kib)), "from the buckets to documents of their own")
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, batch(1, limits.MaxValue)))
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, batch(limits.MaxKeys, per)))
+	n := 0
+	for _, err := range b.Auth.Scan(t.Context(), "abcdefghijklmnopqrstuvwxyz_12345", "") {
+		require.NoError(t, err)
+		n++
+	}
+	require.Equal(t, limits.MaxKeys, n)
+}
