@@ -114,7 +114,13 @@ func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
 		{"failure 413", wasim.Failure(413), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 		{"failure 500", wasim.Failure(500), reconnect.ReasonBadSession, reconnect.StatusDisconnected, true, 1600 * time.Millisecond, 2500 * time.Millisecond, false},
 		{"failure 503", wasim.Failure(503), reconnect.ReasonServiceUnavailable, reconnect.StatusDisconnected, true, 30 * time.Second, 37 * time.Second, false},
+		{"failure 400", wasim.Failure(400), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
+		{"failure 409", wasim.Failure(409), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
+		{"failure 411", wasim.Failure(411), reconnect.ReasonMultideviceMismatch, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
+		{"failure 414", wasim.Failure(414), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
+		{"failure 415", wasim.Failure(415), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 		{"failure 418", wasim.Failure(418), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
+		{"failure 501", wasim.Failure(501), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -152,4 +158,58 @@ func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The host may end its connection itself: nobody then comes back behind its
+// back, and whatsmeow says nothing of it.
+func TestADisconnectOfTheHostsOwnStaysUntilSomebodyAsks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		time.Sleep(2 * time.Minute)
+		a.forget()
+		logins := w.logins()
+		a.m.Client().Disconnect()
+		e := a.reached(1, stability.EventDisconnected)
+		require.Equal(t, reconnect.ReasonIntentional, e.Reason)
+		require.False(t, e.Decision.ShouldReconnect)
+		time.Sleep(24 * time.Hour)
+		require.Equal(t, logins, w.logins())
+		st := a.status()
+		require.Equal(t, reconnect.StatusDisconnected, st.WA)
+		require.Zero(t, st.NextRetryAt)
+		require.True(t, st.Parked)
+		a.m.Reconnect()
+		a.ready()
+		require.Equal(t, logins+1, w.logins())
+		a.stop()
+		w.close()
+	})
+}
+
+// A device that could not be saved is of no use: the pairing is made anew, with
+// nothing of it left.
+func TestAPairingThatTheStoreDoesNotTakeIsMadeAnew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run()
+		first := <-a.codes
+		a.wire.fail(only("commit"))
+		require.NoError(t, w.account.Phone().Scan(first.Code))
+		time.Sleep(2 * time.Minute)
+		require.Empty(t, a.history(stability.EventConnected))
+		require.NotEqual(t, reconnect.StatusConnected, a.status().WA)
+		a.wire.heal()
+		for len(a.codes) > 0 {
+			<-a.codes
+		}
+		a.pair()
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, reconnect.StatusConnected, a.status().WA)
+		_, err := w.peer().Send(t.Context(), w.account.JID(), "it works")
+		require.NoError(t, err)
+		w.await("the message", func() bool { return len(a.texts()) == 1 })
+		a.stop()
+		w.close()
+	})
 }

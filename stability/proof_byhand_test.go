@@ -360,6 +360,40 @@ func TestByHandOneEndHasOneDecisionWhichABetterReasonImproves(t *testing.T) {
 	})
 }
 
+// The context that a host connects with is the connection's own: its end is an
+// end like any other.
+func TestByHandAContextThatTheHostEndsIsAnEndOfTheConnection(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := w.byHand().activate()
+		h.pair()
+		time.Sleep(2 * time.Minute)
+		h.mute.Store(true)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.await("it is off", func() bool { return h.status().WA != reconnect.StatusConnected })
+		d, err := h.m.HandleDisconnected(t.Context(), &events.Disconnected{})
+		require.NoError(t, err)
+		var end context.CancelFunc
+		h.m.ScheduleReconnect(d, func(ctx context.Context) error {
+			ctx, end = context.WithCancel(ctx)
+			return h.client.ConnectContext(ctx)
+		})
+		h.ready()
+		h.mute.Store(false)
+		time.Sleep(2 * time.Minute)
+		h.forget()
+		logins := w.logins()
+		end()
+		e := h.reached(1, stability.EventDisconnected)
+		require.Equal(t, reconnect.ReasonConnectionClosed, e.Reason)
+		require.True(t, e.Decision.ShouldReconnect)
+		h.ready()
+		require.Equal(t, logins+1, w.logins())
+		end()
+		h.finish()
+	})
+}
+
 // whatsmeow tells nobody of some ends, and a host may not listen.
 func TestByHandAnEndThatNobodyReportedIsFollowedAllTheSame(t *testing.T) {
 	bubble(t, func(t *testing.T) {

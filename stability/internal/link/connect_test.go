@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/proto/waWa6"
+	"go.mau.fi/whatsmeow/store"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -326,6 +328,28 @@ func TestOneConnectAtATimeAndNoneBeforeInstall(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, []uint64{1}, seen)
 	})
+}
+
+func TestInstallSetsWhatAnOutsideOwnerOfReconnectionNeeds(t *testing.T) {
+	c := whatsmeow.NewClient(&store.Device{}, nil)
+	c.EnableAutoReconnect, c.InitialAutoReconnect, c.DisableLoginAutoReconnect = true, true, false
+	c.AutoReconnectHook = func(error) bool { return true }
+	c.RefreshCAT = nil
+	l := New(Config{})
+	require.NoError(t, l.Install(c))
+	require.False(t, c.EnableAutoReconnect)
+	require.False(t, c.InitialAutoReconnect)
+	require.True(t, c.DisableLoginAutoReconnect)
+	require.True(t, c.EnableDecryptedEventBuffer)
+	require.Nil(t, c.AutoReconnectHook)
+	require.Error(t, c.RefreshCAT(t.Context()), "whatsmeow calls it without a check")
+
+	own := errors.New("the host's own")
+	c = whatsmeow.NewClient(&store.Device{}, nil)
+	c.RefreshCAT = func(context.Context) error { return own }
+	require.ErrorIs(t, l.Install(c), ErrOtherClient)
+	require.NoError(t, New(Config{}).Install(c))
+	require.ErrorIs(t, c.RefreshCAT(t.Context()), own)
 }
 
 func TestTheHelloTimeoutStaysBelowWhatsmeows(t *testing.T) {

@@ -70,6 +70,65 @@ func TestWhatWasNotAcknowledgedComesAgain(t *testing.T) {
 	})
 }
 
+// Only the acknowledgement of that very stanza takes it off the list.
+func TestAMessageIsPendingUntilItIsAcknowledgedItself(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *wasim.Service) {
+		acct := s.NewAccount("491700000001")
+		dev := pair(t, s, acct)
+		bob := newContact(t, s, "491700000002")
+		h := newHost(s, dev)
+		h.cli.AddEventHandlerWithSuccessStatus(func(e any) bool { _, ok := e.(*events.Message); return !ok })
+		h.login(t)
+		id, err := bob.Send(within(t, time.Minute), acct.JID(), "hello")
+		require.NoError(t, err)
+		eventually(t, "seen", func() bool { return len(texts(h)) == 1 })
+		from := got[*events.Message](h)[0].Info.Sender // the device that wrote it
+		d := s.Device(*dev.ID)
+		acks := func() (out []wasim.Ack) {
+			for _, a := range d.Acks() {
+				if a.Tag == "message" || a.ID == id {
+					out = append(out, a)
+				}
+			}
+			return out
+		}
+		require.Empty(t, acks())
+		carol := types.NewJID("491700000003", types.DefaultUserServer)
+		send := func(tag string, attrs waBinary.Attrs) {
+			require.NoError(t, h.cli.DangerousInternals().SendNode(within(t, time.Minute), waBinary.Node{Tag: tag, Attrs: attrs}))
+		}
+		for i, a := range []waBinary.Attrs{
+			{"class": "message", "id": id, "to": carol},
+			{"class": "message", "id": id, "to": from, "participant": carol},
+			{"class": "message", "id": "another", "to": from},
+			{"class": "notification", "id": id, "to": from},
+		} {
+			send("ack", a)
+			eventually(t, "the ack", func() bool { return len(acks()) == i+1 })
+			require.True(t, acks()[i].Unasked, "%v", a)
+			require.Equal(t, []string{id}, d.Pending(), "%v", a)
+		}
+		before := d.Stats().Receipts
+		for i, a := range []waBinary.Attrs{
+			{"id": id, "to": from, "type": "read"},
+			{"id": "another", "to": from},
+			{"id": id, "to": from, "type": "retry"},
+		} {
+			send("receipt", a)
+			eventually(t, "the receipt", func() bool { return d.Stats().Receipts == before+i+1 })
+			require.Len(t, acks(), 4, "%v", a)
+			require.Contains(t, d.Pending(), id, "%v", a)
+		}
+		send("receipt", waBinary.Attrs{"id": id, "to": from})
+		eventually(t, "acknowledged", func() bool { return len(acks()) > 4 })
+		last := acks()[4]
+		require.Equal(t, "receipt", last.By)
+		require.False(t, last.Unasked, "%+v", acks())
+		require.Equal(t, 1, last.Sends)
+		h.end()
+	})
+}
+
 func TestAMessageThatDoesNotDecryptIsAskedForAgain(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *wasim.Service) {
 		bob, eve := newContact(t, s, "491700000002"), newContact(t, s, "491700000003")
