@@ -16,7 +16,6 @@ import (
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
-	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -509,7 +508,7 @@ func TestTrap04_AGhostSaysConnected(t *testing.T) {
 // hasty is a service that closes right behind its last word.
 func hasty(t *testing.T) *world {
 	sim := wasim.New(wasim.WithTB(t), wasim.WithCloseDelay(0))
-	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: memorybackend.New()}
+	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: newServer(t)}
 }
 
 func TestTrap05_TheReasonIsKnownHoweverItsEventsArrive(t *testing.T) {

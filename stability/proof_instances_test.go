@@ -13,7 +13,6 @@ import (
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
-	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -278,7 +277,7 @@ func TestManagersInOneProcessDoNotDisturbEachOther(t *testing.T) {
 				var worlds []*world
 				var all []*named
 				for i := range n {
-					own := &world{t: t, sim: w.sim, account: w.sim.NewAccount(fmt.Sprintf("4916%08d", i)), memory: memorybackend.New()}
+					own := &world{t: t, sim: w.sim, account: w.sim.NewAccount(fmt.Sprintf("4916%08d", i)), memory: newServer(t)}
 					worlds = append(worlds, own)
 					all = append(all, own.named(fmt.Sprint("m", i)).run())
 				}

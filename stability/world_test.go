@@ -24,7 +24,6 @@ import (
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
-	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -62,13 +61,13 @@ type world struct {
 	t       *testing.T
 	sim     *wasim.Service
 	account *wasim.Account
-	memory  *memorybackend.Memory
+	memory  server
 	contact *wasim.Contact
 }
 
 func newWorld(t *testing.T) *world {
 	sim := wasim.New(wasim.WithTB(t))
-	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: memorybackend.New()}
+	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: newServer(t)}
 }
 
 // device is the account's newest linked device as the service knows it.

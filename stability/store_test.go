@@ -1,0 +1,49 @@
+package stability_test
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/firestorebackend"
+	"github.com/wastability/wastability/stability/memorybackend"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
+)
+
+// server is where an account lives; each Backend is one instance's access.
+type server interface{ Backend() stability.Backend }
+
+// newServer is memory, or with WASTABILITY_BACKEND=firestore a simulated
+// Firestore reached through the official client: the same scenarios, the same
+// virtual time.
+func newServer(t testing.TB) server {
+	switch name := os.Getenv("WASTABILITY_BACKEND"); name {
+	case "", "memory":
+		return memorybackend.New()
+	case "firestore":
+		sim := firestoresim.New()
+		t.Cleanup(sim.Close)
+		return &firestoreServer{t, sim}
+	default:
+		t.Fatalf("WASTABILITY_BACKEND is %q: memory or firestore", name)
+		return nil
+	}
+}
+
+type firestoreServer struct {
+	t   testing.TB
+	sim *firestoresim.Server
+}
+
+// Backend has a client of its own, as each process has.
+func (s *firestoreServer) Backend() stability.Backend {
+	client, err := s.sim.Client(context.Background(), "demo-stability")
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = client.Close() })
+	b, err := firestorebackend.New(client)
+	require.NoError(s.t, err)
+	return b
+}
