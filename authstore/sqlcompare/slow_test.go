@@ -13,6 +13,7 @@ import (
 type way struct {
 	rtt   atomic.Int64 // ns
 	trips atomic.Int64
+	bytes atomic.Int64 // handed over to be written: values of a KV, arguments of a statement
 }
 
 func (w *way) trip() {
@@ -66,6 +67,14 @@ func (c slowConn) QueryContext(ctx context.Context, q string, args []driver.Name
 
 func (c slowConn) ExecContext(ctx context.Context, q string, args []driver.NamedValue) (driver.Result, error) {
 	c.w.trip()
+	for _, a := range args {
+		switch v := a.Value.(type) {
+		case []byte:
+			c.w.bytes.Add(int64(len(v)))
+		case string:
+			c.w.bytes.Add(int64(len(v)))
+		}
+	}
 	return c.Conn.(driver.ExecerContext).ExecContext(ctx, q, args)
 }
 
