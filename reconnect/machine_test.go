@@ -417,3 +417,61 @@ func TestTheBeginningOfATroubleIsTheBestReasonOfItsFirstEnd(t *testing.T) {
 	m.Paired(now)
 	require.Zero(t, m.State().FirstDisconnectReason)
 }
+
+func TestConnectedTwiceIsOneConnection(t *testing.T) {
+	m := machine()
+	_, now := drop(m, start, 0, cause(reconnect.ReasonTimedOut))
+	m.Attempt(now)
+	m.Connected(now)
+	m.Connected(now.Add(59 * time.Second))
+	m.Settle(now.Add(time.Minute))
+	require.Zero(t, m.State().RetryCount)
+}
+
+func TestABetterReasonDoesNotDrawAnew(t *testing.T) {
+	u := 0.0
+	m := reconnect.NewMachine(reconnect.Policy{}, reconnect.State{}, func() float64 { u += 0.3; return u })
+	m.Attempt(start)
+	first := m.Disconnected(cause(reconnect.ReasonConnectionClosed), start)
+	require.Equal(t, first.Delay, m.Disconnected(cause(reconnect.ReasonBadSession), start).Delay)
+}
+
+func TestALateCauseUndoesNeitherAPairingNorItsLoss(t *testing.T) {
+	m := machine()
+	now := start
+	for range 3 {
+		_, now = drop(m, now, time.Second, cause(reconnect.ReasonConnectionReplaced))
+		_, now = drop(m, now, 0, cause(reconnect.ReasonTimedOut))
+	}
+	m.Paired(now)
+	for _, s := range []reconnect.State{m.State(), func() reconnect.State {
+		m.Disconnected(cause(reconnect.ReasonBadSession), now)
+		return m.State()
+	}()} {
+		require.Empty(t, s.Attempts)
+		require.Empty(t, s.Replacements)
+		require.LessOrEqual(t, s.RetryCount, 1)
+	}
+
+	_, now = drop(m, now, 0, cause(reconnect.ReasonTimedOut))
+	m.NeedsPairing(reconnect.ReasonLoggedOut, now)
+	require.Zero(t, m.State().NextRetryAt)
+	m.Disconnected(cause(reconnect.ReasonBadSession), now)
+	require.Equal(t, reconnect.StatusNeedsPairing, m.State().Status)
+}
+
+func TestTheWindowOfAttemptsIsBounded(t *testing.T) {
+	m := machine()
+	for range 300 {
+		drop(m, start, 0, cause(reconnect.ReasonTimedOut))
+	}
+	require.Len(t, m.State().Attempts, 256)
+}
+
+func TestABanEndsWithItsSession(t *testing.T) {
+	m := machine()
+	drop(m, start, 0, reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: time.Hour})
+	d := m.Disconnected(cause(reconnect.ReasonLoggedOut), start)
+	require.Equal(t, reconnect.StatusNeedsPairing, d.Status)
+	require.Zero(t, m.State().NotBefore)
+}
