@@ -132,6 +132,10 @@ func TestRootsAreValidated(t *testing.T) {
 		require.ErrorContains(t, err, "WithRoot", "%q", root)
 		require.Less(t, len(err.Error()), 1000)
 	}
+	for _, root := range []string{"a", "a/b/c"} {
+		_, err := New(c, WithRoot(root))
+		require.ErrorContains(t, err, "even number")
+	}
 	for _, root := range []string{"a/b", "a/b/c/d", "wa:x/a@b", "ü/日本", "__a/b__", ".../x"} {
 		b := opened(t, c, WithRoot(root))
 		require.EqualValues(t, 1, hold(t, b).Epoch, "each root is an account of its own")

@@ -212,6 +212,40 @@ func TestAnIdleStandbyCostsWhatTheFormulaSays(t *testing.T) {
 	})
 }
 
+// A listener that has fallen silent is noticed, and the next one hears.
+func TestADeafListenerIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := sim(t)
+		a := opened(t, onSim(t, s, firestoresim.Name("holder"))).Lock
+		b := opened(t, onSim(t, s, firestoresim.Name("standby"))).Lock
+		rec, _, err := a.Acquire(t.Context(), "a", "n", time.Hour)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range b.(lock.Watcher).Changes(ctx) {
+			}
+		}()
+		time.Sleep(time.Second)
+		s.Fault(firestoresim.SilentListener()).From("standby").Now()
+		s.ResetStats()
+		for range 4 {
+			rec, err = a.Renew(ctx, rec)
+			require.NoError(t, err)
+			time.Sleep(30 * time.Second)
+		}
+		require.Equal(t, 1, s.StatsOf("standby").RPCs[firestoresim.Listen], "it listens again, once")
+		heard := s.StatsOf("standby").ListenReads
+		_, err = a.Renew(ctx, rec)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.Equal(t, heard+1, s.StatsOf("standby").ListenReads)
+		cancel()
+		<-done
+	})
+}
+
 // A cold start reads thousands of sessions in two rounds of requests.
 func TestAColdStartTakesTwoRounds(t *testing.T) {
 	const latency = 100 * time.Millisecond
