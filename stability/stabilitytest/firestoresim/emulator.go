@@ -167,6 +167,16 @@ func (e *Emulator) Addr() string { return e.addr }
 // example demo-x. It needs no environment variable and changes none for longer
 // than this call takes (see the package's page).
 func (e *Emulator) Client(ctx context.Context, project string) (*firestore.Client, error) {
+	conn, err := e.Dial()
+	if err != nil {
+		return nil, err
+	}
+	return newClient(ctx, project, "", conn)
+}
+
+// Dial is a new gRPC connection to the emulator, for what the official client
+// does not send.
+func (e *Emulator) Dial() (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+e.addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithPerRPCCredentials(ownerCredentials{}),
@@ -174,7 +184,7 @@ func (e *Emulator) Client(ctx context.Context, project string) (*firestore.Clien
 	if err != nil {
 		return nil, fmt.Errorf("firestoresim: connecting to the emulator: %w", err)
 	}
-	return newClient(ctx, project, "", conn)
+	return conn, nil
 }
 
 // Reset deletes all documents of a project's default database.

@@ -319,7 +319,7 @@ func (v service) RunQuery(r *pb.RunQueryRequest, out pb.Firestore_RunQueryServer
 			return err
 		}
 	case *pb.RunQueryRequest_NewTransaction:
-		if tx, err = s.begin(q.db, c.NewTransaction); err != nil {
+		if tx, err = s.begin(q.db, newTransaction(c.NewTransaction)); err != nil {
 			return err
 		}
 		if err := out.Send(&pb.RunQueryResponse{Transaction: []byte(tx.id)}); err != nil {

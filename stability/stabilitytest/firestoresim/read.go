@@ -68,7 +68,7 @@ func (v service) BatchGetDocuments(r *pb.BatchGetDocumentsRequest, out pb.Firest
 			return err
 		}
 	case *pb.BatchGetDocumentsRequest_NewTransaction:
-		if tx, err = s.begin(db, c.NewTransaction); err != nil {
+		if tx, err = s.begin(db, newTransaction(c.NewTransaction)); err != nil {
 			return err
 		}
 		if err := out.Send(&pb.BatchGetDocumentsResponse{Transaction: []byte(tx.id)}); err != nil {

@@ -61,6 +61,15 @@ func (s *Server) begin(db string, o *pb.TransactionOptions) (*transaction, error
 	return t, nil
 }
 
+// newTransaction are the options of a transaction begun by a read: it is
+// read-only unless they say otherwise.
+func newTransaction(o *pb.TransactionOptions) *pb.TransactionOptions {
+	if o.GetMode() == nil {
+		return &pb.TransactionOptions{Mode: &pb.TransactionOptions_ReadOnly_{ReadOnly: &pb.TransactionOptions_ReadOnly{}}}
+	}
+	return o
+}
+
 // transaction finds an open transaction; nil for an empty id.
 func (s *Server) transaction(db string, id []byte) (*transaction, error) {
 	if len(id) == 0 {
