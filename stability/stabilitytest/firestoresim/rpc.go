@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Method is an RPC of Firestore's API.
@@ -51,6 +52,10 @@ type call struct {
 	client string
 	method Method
 	rpc    RPC
+	// first takes a listener's first request. A fault answers behind it: a
+	// client that cannot even send it ends its listener for good, with
+	// iterator.Done.
+	first func()
 }
 
 type callKey struct{}
@@ -90,6 +95,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	c := newCall(ss.Context(), info.FullMethod)
+	if c.method == Listen {
+		c.first = func() { _ = ss.RecvMsg(&pb.ListenRequest{}) }
+	}
 	return s.serve(ss.Context(), c, func(ctx context.Context, mute bool) error {
 		return handle(srv, &callStream{ServerStream: ss, ctx: ctx, s: s, c: c, mute: mute})
 	})
@@ -156,6 +164,9 @@ func (s *Server) serve(ctx context.Context, c *call, handle func(ctx context.Con
 		}
 	}
 	if f := struck.fault; f != nil && !f.applies {
+		if c.first != nil {
+			c.first()
+		}
 		return s.answer(ctx, f)
 	}
 	c.rpc.Applied = true
@@ -193,10 +204,37 @@ func (s *Server) checkRequest(m proto.Message) error {
 	if n := proto.Size(m); n > s.requestLimit {
 		return status.Errorf(codes.ResourceExhausted, "firestoresim: the request of %d bytes exceeds the limit of %d", n, s.requestLimit)
 	}
-	if len(m.ProtoReflect().GetUnknown()) > 0 {
-		return status.Errorf(codes.Unimplemented, "firestoresim: %s has fields that this server does not know", m.ProtoReflect().Descriptor().Name())
+	if name := unknownIn(m.ProtoReflect()); name != "" {
+		return status.Errorf(codes.Unimplemented, "firestoresim: %s has fields that this server does not know", name)
 	}
 	return nil
+}
+
+var documentMessage = (&pb.Document{}).ProtoReflect().Descriptor().FullName()
+
+// unknownIn names a message with unknown fields, m or one in it. It does not
+// look into documents: a value of an unknown type has no type, which is
+// refused anyway.
+func unknownIn(m protoreflect.Message) (name protoreflect.Name) {
+	if len(m.GetUnknown()) > 0 {
+		return m.Descriptor().Name()
+	}
+	if m.Descriptor().FullName() == documentMessage {
+		return ""
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil || f.IsMap():
+		case f.IsList():
+			for i := 0; i < v.List().Len() && name == ""; i++ {
+				name = unknownIn(v.List().Get(i).Message())
+			}
+		default:
+			name = unknownIn(v.Message())
+		}
+		return name == ""
+	})
+	return name
 }
 
 func unimplemented(what string) error {
