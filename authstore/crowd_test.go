@@ -78,7 +78,7 @@ func crowd(t *testing.T, clients int, latency time.Duration, messages int) {
 	settle := func(what string) {
 		t.Helper()
 		for i, h := range hosts {
-			h.wait(t, what, func() bool { return len(h.texts) >= len(want[i]) })
+			h.arrives(t, what, func() bool { return len(h.texts) >= len(want[i]) })
 		}
 	}
 
@@ -152,6 +152,25 @@ func crowd(t *testing.T, clients int, latency time.Duration, messages int) {
 	for _, h := range hosts {
 		h.kv.SetLatency(0)
 		h.end(t)
+	}
+}
+
+// arrives is wait for as long as something comes: a slow store lets messages
+// queue up for minutes, and what is lost never comes.
+func (h *host) arrives(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for {
+		h.mu.Lock()
+		ok, ch := cond(), h.waiting
+		h.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-ch:
+		case <-time.After(2 * time.Minute):
+			require.FailNow(t, "waited in vain for "+what)
+		}
 	}
 }
 

@@ -77,10 +77,12 @@ func SourceStopped() ImportOption { return func(o *importConfig) { o.stopped = t
 // ReplaceDevice lets the import take the place of a paired device.
 func ReplaceDevice() ImportOption { return func(o *importConfig) { o.overwrite = true } }
 
-// RetireSource marks the device of a KV as deleted once it has moved, so that
-// nothing logs in with it there. Its rows stay: Container.Restore undoes it,
-// should the move be given up before the device was used in its new place. A
-// database is never written to.
+// RetireSource marks the source once the device has moved, so that nothing logs
+// in with it there. The device of a KV is marked as deleted; its rows stay, and
+// Container.Restore undoes it. A database of sqlstore gets a compat number with
+// which sqlstore refuses to open it; nothing else in it changes. One that has
+// other devices, or may not be written to, stays as it is: a warning then says
+// so. Undo it only if the device was not used in its new place.
 func RetireSource() ImportOption { return func(o *importConfig) { o.retire = true } }
 
 // OnProgress is told of every step, from the goroutine of the caller. It must
@@ -101,6 +103,7 @@ type Report struct {
 	From     string
 	JID      types.JID
 	DryRun   bool
+	Retired  bool         // the source was marked: nothing logs in with it there
 	Resumed  bool         // an earlier, unfinished one was completed
 	Entries  map[Kind]int // what the source has; a LID mapping counts twice
 	Rows     int          // as they stand in the target
@@ -224,9 +227,21 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	if err := s.adoptImport(h, m, r.JID); err != nil {
 		return err
 	}
-	if k, ok := from.(kvSource); ok && o.retire {
-		if err := k.retire(ctx); err != nil {
+	if !o.retire {
+		return nil
+	}
+	switch src := from.(type) {
+	case kvSource:
+		if err := src.retire(ctx); err != nil {
 			return fmt.Errorf("the device has moved, but the source could not be marked: never use it again: %w", err)
+		}
+		r.Retired = true
+	case sqlSource:
+		v.close() // it may hold the only connection there is
+		if err := src.retire(ctx); err != nil {
+			r.Warnings = append(r.Warnings, "the source was not marked as moved, so nothing but you keeps it from being used: never start the old service again: "+err.Error())
+		} else {
+			r.Retired = true
 		}
 	}
 	return nil

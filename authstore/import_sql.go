@@ -23,6 +23,10 @@ const (
 	// sqlstore takes the next id from what rows are left, so higher ones may
 	// have been given out and used up.
 	preKeyGap = 4096
+
+	// movedMark is added to the compat number of a database whose device has
+	// moved: every sqlstore then refuses to open it.
+	movedMark = 1_000_000
 )
 
 type sqlSource struct {
@@ -35,9 +39,10 @@ type sqlSource struct {
 // up to date by sqlstore's own Upgrade. device is its JID with the device
 // number; the zero JID is the only one there is.
 //
-// The database is only read, in one transaction, and again for the comparison.
-// It has no lock that would tell of a client that uses it: SourceStopped says
-// that there is none.
+// The database is only read, in one transaction, and again for the comparison,
+// which notices what was written meanwhile. It has no lock that would tell of
+// a client that uses it: SourceStopped says that there is none, and RetireSource
+// keeps one from coming back.
 func FromSQL(db *sql.DB, device types.JID) Source { return sqlSource{db, device} }
 
 func (q sqlSource) String() string { return "whatsmeow's SQL store" }
@@ -64,6 +69,22 @@ func (q sqlSource) open(ctx context.Context) (view, error) {
 	return v, nil
 }
 
+// retire makes sqlstore refuse the database from now on: its Upgrade, which
+// every program calls first, finds a schema that is too new for it. Nothing
+// else is changed; taking movedMark off whatsmeow_version.compat undoes it. A
+// database with other devices is left alone.
+func (q sqlSource) retire(ctx context.Context) error {
+	var devices int
+	if err := q.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM whatsmeow_device").Scan(&devices); err != nil {
+		return err
+	}
+	if devices != 1 {
+		return fmt.Errorf("the database has %d devices, and marking it would stop all of them", devices)
+	}
+	_, err := q.db.ExecContext(ctx, fmt.Sprintf("UPDATE whatsmeow_version SET compat=COALESCE(NULLIF(compat, 0), version)+%d", movedMark))
+	return err
+}
+
 type sqlView struct {
 	tx     *sql.Tx
 	device types.JID
@@ -81,6 +102,8 @@ func (v *sqlView) begin(ctx context.Context, device types.JID) error {
 		return fmt.Errorf("%w: this is no database of whatsmeow's sqlstore, or one of an early version: open it with a current sqlstore once (Upgrade): %w", ErrNoDevice, err)
 	}
 	switch {
+	case compat > movedMark:
+		return fmt.Errorf("%w: its device has moved to another store. If it was never used there, take %d off whatsmeow_version.compat to use it here again", ErrNoDevice, movedMark)
 	case version < sqlSchema:
 		return fmt.Errorf("its schema is version %d: open it with a current sqlstore once (Upgrade), then import", version)
 	case compat > sqlSchema:

@@ -250,6 +250,17 @@ func TestAnAccountMovesFromSQLiteAndOnAndNobodyNotices(t *testing.T) {
 	require.ErrorIs(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + first}, &out, &out), authstore.ErrSourceInUse)
 	require.NoError(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + first, "-stopped"}, &out, &out))
 	require.Contains(t, out.String(), "read back and equal to the source")
+	require.Contains(t, out.String(), "marked as moved")
+	// The old service does not come back by mistake, and nothing was lost of
+	// what it had.
+	db, err := sql.Open("sqlite", "file:"+old+"?_pragma=foreign_keys(1)")
+	require.NoError(t, err)
+	defer db.Close()
+	require.ErrorContains(t, sqlstore.NewWithDB(db, "sqlite3", nil).Upgrade(t.Context()), "unsupported database schema version")
+	require.ErrorContains(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + second, "-stopped"}, &out, &out), "has moved")
+	_, err = db.Exec("UPDATE whatsmeow_version SET compat=compat-1000000")
+	require.NoError(t, err)
+	require.NoError(t, sqlstore.NewWithDB(db, "sqlite3", nil).Upgrade(t.Context()), "and that can be undone")
 	t.Log("\n" + out.String())
 	b, err := localbackend.Open(first)
 	require.NoError(t, err)
@@ -341,7 +352,8 @@ func TestADryRunLeavesNoFileAndAFileInUseIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before, after)
 
-	require.NoError(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + target, "-stopped"}, &out, &out))
+	require.NoError(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + target, "-stopped", "-keep"}, &out, &out))
+	require.Contains(t, out.String(), "NEVER START THE OLD SERVICE AGAIN")
 	require.ErrorIs(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + target, "-stopped"}, &out, &out), authstore.ErrTargetPaired)
 	require.NoError(t, run(t.Context(), []string{"-from", "sqlite:" + old, "-to", "local:" + target, "-stopped", "-replace"}, &out, &out))
 

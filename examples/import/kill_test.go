@@ -59,7 +59,7 @@ func TestAnImportThatIsKilledGoesOnAndIsNeverHalfADevice(t *testing.T) {
 
 	self, err := os.Executable()
 	require.NoError(t, err)
-	args := []string{"-from", "sqlite:" + old, "-to", "local:" + target, "-stopped"}
+	args := []string{"-from", "sqlite:" + old, "-to", "local:" + target, "-stopped", "-keep"}
 	killed := 0
 	for lines := 1; ; lines++ {
 		cmd := exec.Command(self)

@@ -10,9 +10,12 @@
 //
 // Stop the program that uses the source first, and never start it on the
 // source again: a device that runs in two places loses messages in both. A
-// database does not tell whether it is in use, hence -stopped; of our own
-// files the lock is taken, and the device is marked as deleted when it has
-// moved.
+// database does not tell whether it is in use, hence -stopped; what is written
+// to it during the import is noticed, and the import refused. Of our own files
+// the lock is taken. When the device has moved, the source is marked: a file's
+// device as deleted, a database as one that whatsmeow refuses to open. With
+// -keep it is not, nor if it has other devices or may not be written to: then
+// nothing but you keeps the old service from being started.
 //
 // It can be stopped at any time and started again. What was imported is used
 // only after all of it was read back and compared with the source.
@@ -72,6 +75,7 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	device := flags.String("device", "", "JID of the device, if the database has several")
 	stopped := flags.Bool("stopped", false, "nothing uses the source database any more, nor will")
 	replace := flags.Bool("replace", false, "take the place of a device that the target has")
+	keep := flags.Bool("keep", false, "leave the source unmarked: never start the old service again")
 	dryRun := flags.Bool("dry-run", false, "read and count; import nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -82,7 +86,7 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 			return fmt.Errorf("-device: %w", err)
 		}
 	}
-	source, closeSource, err := openSource(ctx, *from, jid)
+	source, closeSource, err := openSource(ctx, *from, jid, *dryRun || *keep)
 	if err != nil {
 		return fmt.Errorf("-from %s: %w", scheme(*from), err)
 	}
@@ -94,11 +98,11 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	defer func() { err = errors.Join(err, target.close()) }()
 
 	p := &printer{out: out, last: time.Now()}
-	opts := []authstore.ImportOption{authstore.OnProgress(p.show), authstore.RetireSource()}
+	opts := []authstore.ImportOption{authstore.OnProgress(p.show)}
 	for _, o := range []struct {
 		on  bool
 		opt authstore.ImportOption
-	}{{*stopped, authstore.SourceStopped()}, {*replace, authstore.ReplaceDevice()}, {*dryRun, authstore.DryRun()}} {
+	}{{!*keep, authstore.RetireSource()}, {*stopped, authstore.SourceStopped()}, {*replace, authstore.ReplaceDevice()}, {*dryRun, authstore.DryRun()}} {
 		if o.on {
 			opts = append(opts, o.opt)
 		}
@@ -124,7 +128,7 @@ func scheme(arg string) string {
 	return kind
 }
 
-func openSource(ctx context.Context, arg string, jid types.JID) (authstore.Source, func() error, error) {
+func openSource(ctx context.Context, arg string, jid types.JID, readOnly bool) (authstore.Source, func() error, error) {
 	kind, rest, _ := strings.Cut(arg, ":")
 	switch {
 	case rest == "":
@@ -139,7 +143,11 @@ func openSource(ctx context.Context, arg string, jid types.JID) (authstore.Sourc
 		if path = filepath.ToSlash(path); path[0] != '/' {
 			path = "/" + path // a drive
 		}
-		dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)"}
+		mode := "rw"
+		if readOnly {
+			mode = "ro"
+		}
+		dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=" + mode + "&_pragma=busy_timeout(5000)"}
 		return openSQL(ctx, "sqlite", dsn.String(), jid)
 	case kind == "postgres":
 		return openSQL(ctx, "postgres", rest, jid)
@@ -255,5 +263,9 @@ func (p *printer) summary(r authstore.Report) {
 	}
 	fmt.Fprintf(p.out, "%d rows written, %d bytes; %d rows read back and equal to the source; %s\n",
 		r.Written, r.Bytes, r.Verified, r.Took.Round(time.Millisecond))
-	fmt.Fprintln(p.out, "Done. Do not use the source again.")
+	if r.Retired {
+		fmt.Fprintln(p.out, "Done. The source is marked as moved and will not log in again. Do not start the old service on a copy of it.")
+		return
+	}
+	fmt.Fprintln(p.out, "Done. NEVER START THE OLD SERVICE AGAIN: nothing keeps it from using the same device, and both would lose messages.")
 }
