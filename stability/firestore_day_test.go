@@ -22,7 +22,7 @@ func TestADayOnFirestoreWithADeployEveryHour(t *testing.T) {
 		sim := firestoresim.New(firestoresim.WithLatency(20 * time.Millisecond))
 		t.Cleanup(sim.Close)
 		w := newWorld(t)
-		w.memory = &firestoreServer{t, sim}
+		w.memory = &firestoreServer{t: t, sim: sim}
 		peer := w.peer()
 		started := 0
 		var all []*tended

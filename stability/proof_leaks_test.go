@@ -10,6 +10,7 @@ import (
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -92,6 +93,7 @@ func TestAfterCloseNoGoroutineIsLeftAtAnyStageOfLife(t *testing.T) {
 			for range stabilitytest.Pick(2, 20) {
 				func() {
 					w := listening(t)
+					w.memory = memorybackend.New() // a Firestore client has goroutines, and they are its host's
 					a := w.named("a", stability.WithShutdownTimeout(300*time.Millisecond))
 					stage(t, w, a)
 					time.Sleep(5 * time.Millisecond)

@@ -3,6 +3,7 @@ package stability_test
 import (
 	"context"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,9 +25,7 @@ func newServer(t testing.TB) server {
 	case "", "memory":
 		return memorybackend.New()
 	case "firestore":
-		sim := firestoresim.New()
-		t.Cleanup(sim.Close)
-		return &firestoreServer{t, sim}
+		return &firestoreServer{t: t}
 	default:
 		t.Fatalf("WASTABILITY_BACKEND is %q: memory or firestore", name)
 		return nil
@@ -34,12 +33,19 @@ func newServer(t testing.TB) server {
 }
 
 type firestoreServer struct {
-	t   testing.TB
-	sim *firestoresim.Server
+	t    testing.TB
+	once sync.Once
+	sim  *firestoresim.Server // made on first use, if not given
 }
 
 // Backend has a client of its own, as each process has.
 func (s *firestoreServer) Backend() stability.Backend {
+	s.once.Do(func() {
+		if s.sim == nil {
+			s.sim = firestoresim.New()
+			s.t.Cleanup(s.sim.Close)
+		}
+	})
 	client, err := s.sim.Client(context.Background(), "demo-stability")
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { _ = client.Close() })
