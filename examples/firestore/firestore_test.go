@@ -24,7 +24,6 @@ func TestMain(m *testing.M) {
 
 func TestReplicasOnFirestoreAreDeployedAndKilledAndLoseNothing(t *testing.T) {
 	emulator := firestoresim.NeedEmulator(t)
-	require.NoError(t, warm(t.Context(), emulator))
 	t.Setenv(emulatorHost, emulator.Addr())
 	t.Setenv("GOOGLE_CLOUD_PROJECT", "demo-wastability")
 	res, err := play(t.Context(), stabilitytest.Pick(2, 20), io.Discard)

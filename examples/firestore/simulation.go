@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"cloud.google.com/go/firestore"
-
 	"github.com/wastability/wastability/examples/internal/demo"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
@@ -31,23 +29,9 @@ func withEmulator(run func(context.Context) error) func(context.Context) error {
 			return err
 		}
 		defer emulator.Close()
-		if err := warm(ctx, emulator); err != nil {
-			return err
-		}
 		demo.Say("emulator", "is Firestore, at %s; what it keeps is gone when this ends", emulator.Addr())
 		return errors.Join(os.Setenv(emulatorHost, emulator.Addr()), os.Setenv("GOOGLE_CLOUD_PROJECT", "demo-wastability"), run(ctx))
 	}
-}
-
-// warm lets the emulator answer once: its first write takes seconds.
-func warm(ctx context.Context, e *firestoresim.Emulator) error {
-	client, err := e.Client(ctx, "demo-warm")
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	_, err = client.Doc("warm/up").Set(ctx, map[string]any{"at": firestore.ServerTimestamp})
-	return err
 }
 
 // quick is a lease that a demo can wait for. The default is 90 s.

@@ -57,8 +57,8 @@ type Emulator struct {
 }
 
 // StartEmulator connects to the emulator that FIRESTORE_EMULATOR_HOST names,
-// or starts one on a free port of 127.0.0.1, which takes about 2 s, and waits
-// until it answers, at most a minute. ctx limits the start only, not the life
+// or starts one on a free port of 127.0.0.1, which takes some seconds, and
+// waits until it has taken a write, at most a minute. ctx limits the start only, not the life
 // of the process: Close ends that. On Linux the process also ends when this one
 // dies, however it dies.
 //
@@ -109,7 +109,27 @@ func startEmulator(ctx context.Context, java, jar string, hc *http.Client) (_ *E
 		proc.kill()
 		return nil, exited, fmt.Errorf("firestoresim: the emulator does not answer: %w\n%s", err, proc.output())
 	}
+	if err := e.warm(ctx); err != nil {
+		proc.kill()
+		return nil, false, fmt.Errorf("firestoresim: the emulator does not take a write: %w\n%s", err, proc.output())
+	}
 	return e, false, nil
+}
+
+// warm writes and reads once: the first time takes seconds, longer than a
+// caller's timeout may be.
+func (e *Emulator) warm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	client, err := e.Client(ctx, "demo-warm")
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if _, err = client.Doc("warm/up").Set(ctx, map[string]any{"at": firestore.ServerTimestamp}); err == nil {
+		_, err = client.Doc("warm/up").Get(ctx)
+	}
+	return err
 }
 
 // await waits until the emulator answers, or its process has exited.
