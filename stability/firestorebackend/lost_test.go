@@ -17,6 +17,7 @@ import (
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 func hold(t testing.TB, b stability.Backend) lock.Record {
@@ -213,6 +214,9 @@ func TestEveryOperationSettlesEveryLostRequestAndReply(t *testing.T) {
 			require.Positive(t, requests)
 			check(t)
 			for name, f := range ways {
+				if f.hang && !stabilitytest.Full() && op.name != "the first acquire" && op.name != "the first commit" {
+					continue // each takes a whole timeout
+				}
 				for n := 1; n <= requests; n++ {
 					t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
 						do, check := op.prepare(t, account(t, f))

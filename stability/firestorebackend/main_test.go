@@ -45,6 +45,9 @@ func opened(t testing.TB, c *firestore.Client, opts ...Option) stability.Backend
 	return b
 }
 
+// patient bears with an emulator on a busy machine.
+var patient = WithTimeout(time.Minute)
+
 // inTurn keeps reads and commits apart. The emulator applies a commit document
 // by document while others read, in one request, in a query and in a read-only
 // transaction alike (5 of 3,000 reads of three documents saw half a commit);
@@ -64,11 +67,19 @@ func (s inTurn) Get(ctx context.Context, keys ...authstore.Key) (map[authstore.K
 func (s inTurn) Commit(ctx context.Context, epoch int64, b authstore.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.keyValues.Commit(ctx, epoch, b)
+	err := s.keyValues.Commit(ctx, epoch, b)
+	// A commit that was given up may still be at work: once the fence has
+	// moved it is over, done or refused.
+	for ses := s.b.ses; err != nil && ses != nil && ses.unclear; {
+		if moved := s.b.settle(context.Background(), laneAuth, "test", ses); lostRace(moved) && !aborted(moved) {
+			break
+		}
+	}
+	return err
 }
 
 func authAccount(t *testing.T, c *firestore.Client) authstoretest.Account {
-	b := opened(t, c)
+	b := opened(t, c, patient)
 	return authstoretest.Account{
 		KV: inTurn{b.Auth.(keyValues), new(sync.RWMutex)}, Lock: b.Lock,
 		Reopen: func(t *testing.T) authstoretest.Account {
@@ -80,7 +91,7 @@ func authAccount(t *testing.T, c *firestore.Client) authstoretest.Account {
 }
 
 func stateAccount(t *testing.T, c *firestore.Client) reconnecttest.Account {
-	b := opened(t, c)
+	b := opened(t, c, patient)
 	return reconnecttest.Account{
 		State: b.State, Lock: b.Lock,
 		Reopen: func(t *testing.T) reconnecttest.Account {
@@ -96,7 +107,7 @@ func stateAccount(t *testing.T, c *firestore.Client) reconnecttest.Account {
 }
 
 func incidentAccount(t *testing.T, c *firestore.Client) guardtest.Account {
-	b := opened(t, c)
+	b := opened(t, c, patient)
 	return guardtest.Account{
 		Store: b.Incidents,
 		Reopen: func(t *testing.T) guardtest.Account {
@@ -115,7 +126,7 @@ func TestTheLockConformsOnTheEmulator(t *testing.T) {
 	c := onEmulator(t)
 	locktest.Run(t, locktest.Config{Lease: time.Second, New: func(t *testing.T) func() lock.Store {
 		root := "accounts/" + rand.Text()
-		return func() lock.Store { return opened(t, c, WithRoot(root)).Lock }
+		return func() lock.Store { return opened(t, c, WithRoot(root), patient).Lock }
 	}})
 }
 

@@ -29,7 +29,7 @@ func TestNothingOfTheOldHolderLandsAfterATakeover(t *testing.T) {
 	landed, refused := 0, 0
 	for round := range stabilitytest.Pick(25, 500) {
 		root := "accounts/" + rand.Text()
-		a, b := opened(t, c, WithRoot(root)), opened(t, c, WithRoot(root))
+		a, b := opened(t, c, WithRoot(root), patient), opened(t, c, WithRoot(root), patient)
 		old, granted, err := a.Lock.Acquire(t.Context(), "a", rand.Text(), time.Millisecond)
 		require.NoError(t, err)
 		require.True(t, granted)
@@ -91,7 +91,7 @@ func TestContendersOnABadNetworkAreLinearizable(t *testing.T) {
 	rec := locktest.NewRecorder()
 	rec.Slack = 20 * time.Millisecond // the emulator's clock, and milliseconds
 	contenders := stabilitytest.Pick(5, 20)
-	end := time.Now().Add(stabilitytest.Pick(8*time.Second, time.Minute))
+	end := time.Now().Add(stabilitytest.Pick(4*time.Second, time.Minute))
 	var wg sync.WaitGroup
 	var terms, lost atomic.Int64
 	stores := make([]lock.Store, contenders)
