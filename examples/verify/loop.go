@@ -174,7 +174,7 @@ func loop(ctx context.Context, r *report, p parts) error {
 	}
 	refused := s.service.Fault(wasim.Refused()).From("child").Always().OnNextLogin()
 	s.service.Fault(wasim.FIN()).For(s.account.JID()).Now()
-	ended := await(ctx, 20*time.Second, first.over)
+	ended := await(ctx, 40*time.Second, first.over)
 	if !r.check("after ten attempts in ten minutes it ends by itself", ended, fmt.Sprintf("%d dials", s.service.DialsFrom("child"))) {
 		return nil
 	}
