@@ -21,6 +21,7 @@ import (
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -33,6 +34,7 @@ type bench struct {
 	peer    *wasim.Contact
 	client  *whatsmeow.Client
 	meter   *authstoretest.FaultyKV
+	place   server
 	got     atomic.Int64 // messages handed over
 	more    chan struct{}
 }
@@ -45,7 +47,8 @@ func newBench(b *testing.B) *bench {
 	x.peer, err = x.sim.NewContact(b.Context(), "491520000002")
 	require.NoError(b, err)
 
-	backend := memorybackend.New().Backend()
+	x.place = newServer(b)
+	backend := x.place.Backend()
 	x.meter = authstoretest.Faulty(backend.Auth)
 	backend.Auth = x.meter
 	m, err := stability.New(
@@ -119,6 +122,13 @@ func (x *bench) settle() {
 func (x *bench) measure(f func()) {
 	x.settle()
 	x.meter.Reset()
+	billed := func() firestoresim.Stats {
+		if f, ok := x.place.(*firestoreServer); ok {
+			return f.sim.Stats()
+		}
+		return firestoresim.Stats{}
+	}
+	before := billed()
 	n := 0
 	for x.b.Loop() {
 		f()
@@ -131,6 +141,13 @@ func (x *bench) measure(f func()) {
 	per(s.Gets+s.Scans, "reads")
 	per(s.Calls(), "roundtrips")
 	per(s.Puts+s.Deletes, "rows")
+	if after := billed(); after.RPCs != nil { // WASTABILITY_BACKEND=firestore
+		per(after.RPCs[firestoresim.Commit]-before.RPCs[firestoresim.Commit], "rpc-commits")
+		per(after.RPCs[firestoresim.BatchGetDocuments]-before.RPCs[firestoresim.BatchGetDocuments], "rpc-gets")
+		per(after.Reads-before.Reads, "doc-reads")
+		per(after.Writes-before.Writes, "doc-writes")
+		per(after.Deletes-before.Deletes, "doc-deletes")
+	}
 }
 
 func BenchmarkReceive(b *testing.B) {
