@@ -290,6 +290,20 @@ func TestSilentFromTheBeginning(t *testing.T) {
 	})
 }
 
+// Listeners that are cut whenever they come keep trying, and get through when
+// that ends.
+func TestCutAgainAndAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
+		f := s.Fault(CutListener()).Always().Now()
+		time.AfterFunc(10*time.Minute, f.Stop)
+		snaps := c.Collection("l").Snapshots(t.Context())
+		defer snaps.Stop()
+		_, err := snaps.Next()
+		require.NoError(t, err)
+		require.Greater(t, f.Fired(), 5)
+	})
+}
+
 func TestTheServersClock(t *testing.T) {
 	for _, off := range []time.Duration{time.Hour, -time.Hour} {
 		inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {

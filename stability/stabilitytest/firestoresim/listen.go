@@ -97,6 +97,7 @@ func (v service) Listen(stream pb.Firestore_ListenServer) error {
 		}
 	}
 	s.streams[l] = struct{}{}
+	cut := l.cut
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -104,6 +105,10 @@ func (v service) Listen(stream pb.Firestore_ListenServer) error {
 		s.mu.Unlock()
 	}()
 
+	if cut != nil {
+		l.call.first()
+		return cut
+	}
 	requests := make(chan *pb.ListenRequest)
 	received := make(chan error, 1)
 	go func() {
@@ -126,6 +131,12 @@ func (v service) Listen(stream pb.Firestore_ListenServer) error {
 			out, err := l.request(r)
 			if err != nil {
 				return err
+			}
+			s.mu.Lock()
+			silent := len(l.silent) > 0
+			s.mu.Unlock()
+			if silent {
+				continue
 			}
 			if err := l.send(stream, out); err != nil {
 				return err

@@ -72,6 +72,9 @@ func parseQuery(parent string, sq *pb.StructuredQuery) (q *query, err error) {
 			return nil, err
 		}
 	}
+	if q.all && q.parent != "" && (sq.GetWhere() != nil || len(sq.GetOrderBy()) > 0) {
+		return nil, invalid("a filtered or ordered query of a collection group under a document")
+	}
 	var bounds []string
 	if q.filter, err = q.parseFilter(sq.GetWhere(), &bounds); err != nil {
 		return nil, err

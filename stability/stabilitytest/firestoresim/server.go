@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"cloud.google.com/go/firestore"
 	pb "cloud.google.com/go/firestore/apiv1/firestorepb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
@@ -168,8 +170,9 @@ func (s *Server) Dial(name string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("firestoresim: connecting: %w", err)
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.conns, func(c *grpc.ClientConn, _ struct{}) bool { return c.GetState() == connectivity.Shutdown })
 	s.conns[conn] = struct{}{}
-	s.mu.Unlock()
 	return conn, nil
 }
 

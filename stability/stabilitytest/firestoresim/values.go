@@ -274,11 +274,6 @@ func withField(fs fields, path []string, v *pb.Value) fields {
 	if isMap {
 		inner = m.MapValue.GetFields()
 	}
-	if v == nil {
-		if _, ok := lookup(inner, path[1:]); !ok {
-			return fs
-		}
-	}
 	out := cloneFields(fs)
 	out[name] = &pb.Value{ValueType: &pb.Value_MapValue{MapValue: &pb.MapValue{Fields: withField(inner, path[1:], v)}}}
 	return out

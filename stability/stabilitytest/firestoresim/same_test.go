@@ -1,0 +1,416 @@
+package firestoresim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "cloud.google.com/go/firestore/apiv1/firestorepb"
+	"github.com/stretchr/testify/require"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	"pgregory.net/rapid"
+)
+
+// TestSameAnswers gives this package's server and the official emulator the
+// same random writes, reads and queries; their answers are the same, but for
+// the texts of errors and the times, of which the order is compared.
+func TestSameAnswers(t *testing.T) {
+	e := NeedEmulator(t)
+	s := New()
+	defer s.Close()
+	simConn, err := s.Dial("")
+	require.NoError(t, err)
+	defer simConn.Close()
+	emuConn, err := e.Dial()
+	require.NoError(t, err)
+	defer emuConn.Close()
+	sim, emu := pb.NewFirestoreClient(simConn), pb.NewFirestoreClient(emuConn)
+
+	steps := stabilitytest.Pick(150, 4000)
+	const perRun = 50
+	left := steps
+	for left > 0 {
+		seed := steps - left
+		project := project()
+		a := &side{c: sim, db: "projects/" + project + "/databases/(default)", ranks: map[string]time.Time{}}
+		b := &side{c: emu, db: a.db, ranks: map[string]time.Time{}}
+		ops := rapid.Custom(genOps(perRun)).Example(seed)
+		for i, op := range ops {
+			x, y := op.run(t.Context(), a), op.run(t.Context(), b)
+			if x != y {
+				t.Fatalf("after %d operations of seed %d: %v\nsim:      %s\nemulator: %s\nerrors: %v / %v\nbefore: %v", i, seed, op, x, y, a.err, b.err, ops[max(0, i-4):i])
+			}
+		}
+		left -= perRun
+	}
+}
+
+// side is one of the two, with the update times of its documents.
+type side struct {
+	c     pb.FirestoreClient
+	db    string
+	ranks map[string]time.Time
+	err   error // the last one, for its text
+}
+
+type op struct {
+	kind   string
+	writes []opWrite
+	paths  []string
+	query  *pb.StructuredQuery
+	parent string
+	fields []string
+}
+
+func (o op) String() string {
+	return fmt.Sprintf("%s %v %v %v %v %v", o.kind, o.writes, o.paths, o.parent, o.query, o.fields)
+}
+
+type opWrite struct {
+	kind  string
+	path  string
+	value fields
+	mask  []string
+	pre   string
+	field string
+	n     *pb.Value
+}
+
+var simPaths = []string{"a/x", "a/y", "a/z", "a/x/b/1", "a/y/b/1", "b/1", "b/ü", "c/__id7__", "c/d.e"}
+var simFields = []string{"n", "m.x", "m", "`a b`", "s"}
+
+func genValue(depth int) *rapid.Generator[*pb.Value] {
+	return rapid.Custom(func(t *rapid.T) *pb.Value {
+		top := 9
+		if depth > 1 {
+			top = 7
+		}
+		switch rapid.IntRange(0, top).Draw(t, "type") {
+		case 0:
+			return &pb.Value{ValueType: &pb.Value_NullValue{}}
+		case 1:
+			return &pb.Value{ValueType: &pb.Value_BooleanValue{BooleanValue: rapid.Bool().Draw(t, "b")}}
+		case 2, 3:
+			return integer(rapid.Int64Range(-2, 3).Draw(t, "i"))
+		case 4:
+			return &pb.Value{ValueType: &pb.Value_DoubleValue{DoubleValue: rapid.SampledFrom([]float64{0.5, 1, 2, -1, math.Inf(1), math.NaN()}).Draw(t, "d")}}
+		case 5:
+			return &pb.Value{ValueType: &pb.Value_StringValue{StringValue: rapid.SampledFrom([]string{"", "a", "b", "ü", "\uffee", "😀"}).Draw(t, "s")}}
+		case 6:
+			return &pb.Value{ValueType: &pb.Value_BytesValue{BytesValue: []byte(rapid.SampledFrom([]string{"", "\x00", "z"}).Draw(t, "by"))}}
+		case 7:
+			return &pb.Value{ValueType: &pb.Value_TimestampValue{TimestampValue: &timestamppb.Timestamp{Seconds: rapid.Int64Range(0, 2).Draw(t, "ts"), Nanos: 1500}}}
+		case 8:
+			var vs []*pb.Value
+			for range rapid.IntRange(0, 2).Draw(t, "len") {
+				v := genValue(2).Draw(t, "e")
+				vs = append(vs, v)
+			}
+			return array(vs...)
+		}
+		return &pb.Value{ValueType: &pb.Value_MapValue{MapValue: &pb.MapValue{Fields: genFields(depth+1).Draw(t, "m")}}}
+	})
+}
+
+func genFields(depth int) *rapid.Generator[fields] {
+	return rapid.Custom(func(t *rapid.T) fields {
+		fs := fields{}
+		for _, name := range []string{"n", "m", "a b", "s", "x"} {
+			if rapid.IntRange(0, 2).Draw(t, "has "+name) == 0 {
+				fs[name] = genValue(depth).Draw(t, name)
+			}
+		}
+		return fs
+	})
+}
+
+func genOps(n int) func(t *rapid.T) []op {
+	return func(t *rapid.T) (ops []op) {
+		for range n {
+			ops = append(ops, genOp(t))
+		}
+		return ops
+	}
+}
+
+func genOp(t *rapid.T) op {
+	path := rapid.SampledFrom(simPaths)
+	switch k := rapid.IntRange(0, 9).Draw(t, "op"); {
+	case k < 5:
+		o := op{kind: rapid.SampledFrom([]string{"commit", "commit", "commit", "batchwrite", "transaction"}).Draw(t, "how")}
+		used := map[string]bool{}
+		for range rapid.IntRange(1, 3).Draw(t, "writes") {
+			w := opWrite{path: path.Draw(t, "path"), kind: rapid.SampledFrom([]string{"set", "set", "merge", "delete", "transform"}).Draw(t, "kind")}
+			if used[w.path] {
+				continue // several writes to one document have a test of their own
+			}
+			used[w.path] = true
+			w.value = genFields(0).Draw(t, "value")
+			w.pre = rapid.SampledFrom([]string{"", "", "", "exists", "absent", "time", "stale"}).Draw(t, "pre")
+			switch w.kind {
+			case "merge":
+				w.mask = rapid.SliceOfN(rapid.SampledFrom(simFields), 0, 3).Draw(t, "mask")
+			case "transform":
+				w.field = rapid.SampledFrom([]string{"inc", "max", "min", "union", "remove"}).Draw(t, "transform")
+				w.n = rapid.SampledFrom([]*pb.Value{integer(1), integer(-3), {ValueType: &pb.Value_DoubleValue{DoubleValue: 0.5}}}).Draw(t, "operand")
+				w.mask = []string{rapid.SampledFrom(simFields).Draw(t, "field")}
+			}
+			o.writes = append(o.writes, w)
+		}
+		return o
+	case k < 7:
+		o := op{kind: "get", paths: rapid.SliceOfN(path, 1, 4).Draw(t, "paths")}
+		if rapid.Bool().Draw(t, "masked") {
+			o.fields = rapid.SliceOfN(rapid.SampledFrom(simFields), 1, 2).Draw(t, "mask")
+		}
+		return o
+	case k == 7:
+		return op{kind: "list", parent: rapid.SampledFrom([]string{"", "a/x", "a/y"}).Draw(t, "parent")}
+	}
+	return op{kind: rapid.SampledFrom([]string{"query", "query", "count"}).Draw(t, "how"),
+		parent: rapid.SampledFrom([]string{"", "", "a/x"}).Draw(t, "parent"), query: genQuery(t)}
+}
+
+func fieldRef(f string) *pb.StructuredQuery_FieldReference {
+	return &pb.StructuredQuery_FieldReference{FieldPath: f}
+}
+
+func genFilter(t *rapid.T, depth int) *pb.StructuredQuery_Filter {
+	if depth < 2 && rapid.IntRange(0, 3).Draw(t, "composite") == 0 {
+		c := &pb.StructuredQuery_CompositeFilter{Op: rapid.SampledFrom([]pb.StructuredQuery_CompositeFilter_Operator{1, 2}).Draw(t, "op")}
+		for range rapid.IntRange(1, 2).Draw(t, "parts") {
+			c.Filters = append(c.Filters, genFilter(t, depth+1))
+		}
+		return &pb.StructuredQuery_Filter{FilterType: &pb.StructuredQuery_Filter_CompositeFilter{CompositeFilter: c}}
+	}
+	f := rapid.SampledFrom([]string{"n", "m.x", "s"}).Draw(t, "f")
+	if rapid.IntRange(0, 4).Draw(t, "unary") == 0 {
+		return &pb.StructuredQuery_Filter{FilterType: &pb.StructuredQuery_Filter_UnaryFilter{UnaryFilter: &pb.StructuredQuery_UnaryFilter{
+			Op: rapid.SampledFrom([]pb.StructuredQuery_UnaryFilter_Operator{2, 3}).Draw(t, "op"), OperandType: &pb.StructuredQuery_UnaryFilter_Field{Field: fieldRef(f)}}}}
+	}
+	ff := &pb.StructuredQuery_FieldFilter{Field: fieldRef(f), Value: genValue(0).Draw(t, "v"),
+		Op: rapid.SampledFrom([]pb.StructuredQuery_FieldFilter_Operator{1, 2, 3, 4, 5}).Draw(t, "op")}
+	return &pb.StructuredQuery_Filter{FilterType: &pb.StructuredQuery_Filter_FieldFilter{FieldFilter: ff}}
+}
+
+func genQuery(t *rapid.T) *pb.StructuredQuery {
+	q := &pb.StructuredQuery{From: []*pb.StructuredQuery_CollectionSelector{{
+		CollectionId: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "coll"), AllDescendants: rapid.Bool().Draw(t, "all")}}}
+	if rapid.Bool().Draw(t, "where") {
+		q.Where = genFilter(t, 0)
+	}
+	for _, f := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"n", "s", "m.x"}), 0, 2, rapid.ID[string]).Draw(t, "orders") {
+		q.OrderBy = append(q.OrderBy, &pb.StructuredQuery_Order{Field: fieldRef(f), Direction: pb.StructuredQuery_Direction(rapid.IntRange(1, 2).Draw(t, "dir"))})
+	}
+	if len(q.OrderBy) > 0 && rapid.Bool().Draw(t, "start") {
+		q.StartAt = &pb.Cursor{Before: rapid.Bool().Draw(t, "before"), Values: []*pb.Value{genValue(0).Draw(t, "at")}}
+	}
+	if len(q.OrderBy) > 0 && rapid.IntRange(0, 3).Draw(t, "end") == 0 {
+		q.EndAt = &pb.Cursor{Before: rapid.Bool().Draw(t, "before"), Values: []*pb.Value{genValue(0).Draw(t, "at")}}
+	}
+	if rapid.IntRange(0, 2).Draw(t, "limited") == 0 {
+		q.Limit = wrapperspb.Int32(rapid.Int32Range(0, 3).Draw(t, "limit"))
+		q.Offset = rapid.Int32Range(0, 2).Draw(t, "offset")
+	}
+	if rapid.IntRange(0, 2).Draw(t, "select") == 0 {
+		q.Select = &pb.StructuredQuery_Projection{Fields: []*pb.StructuredQuery_FieldReference{fieldRef(rapid.SampledFrom(simFields).Draw(t, "sel"))}}
+	}
+	return q
+}
+
+func (s *side) name(path string) string { return s.db + "/documents/" + path }
+
+func (s *side) write(w opWrite) *pb.Write {
+	out := &pb.Write{}
+	switch w.kind {
+	case "delete":
+		out.Operation = &pb.Write_Delete{Delete: s.name(w.path)}
+	case "transform":
+		ft := &pb.DocumentTransform_FieldTransform{FieldPath: w.mask[0]}
+		switch w.field {
+		case "inc":
+			ft.TransformType = &pb.DocumentTransform_FieldTransform_Increment{Increment: w.n}
+		case "max":
+			ft.TransformType = &pb.DocumentTransform_FieldTransform_Maximum{Maximum: w.n}
+		case "min":
+			ft.TransformType = &pb.DocumentTransform_FieldTransform_Minimum{Minimum: w.n}
+		case "union":
+			ft.TransformType = &pb.DocumentTransform_FieldTransform_AppendMissingElements{AppendMissingElements: &pb.ArrayValue{Values: []*pb.Value{w.n}}}
+		case "remove":
+			ft.TransformType = &pb.DocumentTransform_FieldTransform_RemoveAllFromArray{RemoveAllFromArray: &pb.ArrayValue{Values: []*pb.Value{w.n}}}
+		}
+		out.Operation = &pb.Write_Update{Update: &pb.Document{Name: s.name(w.path)}}
+		out.UpdateMask = &pb.DocumentMask{}
+		out.UpdateTransforms = []*pb.DocumentTransform_FieldTransform{ft}
+	default:
+		out.Operation = &pb.Write_Update{Update: &pb.Document{Name: s.name(w.path), Fields: w.value}}
+		if w.kind == "merge" {
+			out.UpdateMask = &pb.DocumentMask{FieldPaths: w.mask}
+		}
+	}
+	at := s.ranks[w.path]
+	switch w.pre {
+	case "exists", "absent":
+		out.CurrentDocument = &pb.Precondition{ConditionType: &pb.Precondition_Exists{Exists: w.pre == "exists"}}
+	case "time":
+		if at.IsZero() {
+			at = time.Unix(1, 0)
+		}
+		out.CurrentDocument = &pb.Precondition{ConditionType: &pb.Precondition_UpdateTime{UpdateTime: timestamppb.New(at)}}
+	case "stale":
+		out.CurrentDocument = &pb.Precondition{ConditionType: &pb.Precondition_UpdateTime{UpdateTime: timestamppb.New(time.Unix(1, 0))}}
+	}
+	return out
+}
+
+// wrote describes what a write did to the update time, and remembers it.
+func (s *side) wrote(path string, r *pb.WriteResult, commit time.Time) string {
+	how := "new"
+	switch at := r.GetUpdateTime(); {
+	case at == nil:
+		how = "none"
+		delete(s.ranks, path)
+	case at.AsTime().Equal(s.ranks[path]):
+		how = "kept"
+	default:
+		if !commit.IsZero() && !at.AsTime().Equal(commit) {
+			how = "odd"
+		}
+		s.ranks[path] = at.AsTime()
+	}
+	for _, v := range r.GetTransformResults() {
+		how += " " + show(v)
+	}
+	return how
+}
+
+func (o op) run(ctx context.Context, s *side) string {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	end := func(err error) string {
+		if err != nil && err != io.EOF {
+			s.err = err
+			say("%v", status.Code(err))
+		}
+		return strings.Join(out, "; ")
+	}
+	switch o.kind {
+	case "commit", "transaction", "batchwrite":
+		var ws []*pb.Write
+		for _, w := range o.writes {
+			ws = append(ws, s.write(w))
+		}
+		if o.kind == "batchwrite" {
+			res, err := s.c.BatchWrite(ctx, &pb.BatchWriteRequest{Database: s.db, Writes: ws})
+			for i := range res.GetStatus() {
+				if c := res.Status[i].GetCode(); c != 0 {
+					say("%d", c)
+					continue
+				}
+				say("%s", s.wrote(o.writes[i].path, res.WriteResults[i], time.Time{}))
+			}
+			return end(err)
+		}
+		req := &pb.CommitRequest{Database: s.db, Writes: ws}
+		if o.kind == "transaction" {
+			tx, err := s.c.BeginTransaction(ctx, &pb.BeginTransactionRequest{Database: s.db})
+			if err != nil {
+				return end(err)
+			}
+			req.Transaction = tx.Transaction
+		}
+		res, err := s.c.Commit(ctx, req)
+		for i, r := range res.GetWriteResults() {
+			say("%s", s.wrote(o.writes[i].path, r, res.CommitTime.AsTime()))
+		}
+		return end(err)
+	case "get":
+		req := &pb.BatchGetDocumentsRequest{Database: s.db}
+		for _, p := range o.paths {
+			req.Documents = append(req.Documents, s.name(p))
+		}
+		if o.fields != nil {
+			req.Mask = &pb.DocumentMask{FieldPaths: o.fields}
+		}
+		st, err := s.c.BatchGetDocuments(ctx, req)
+		for err == nil {
+			var r *pb.BatchGetDocumentsResponse
+			if r, err = st.Recv(); err == nil {
+				say("%s%s", r.GetMissing(), s.showDocument(r.GetFound()))
+			}
+		}
+		slices.Sort(out) // the order is nobody's promise
+		return end(err)
+	case "list":
+		parent := strings.TrimSuffix(s.name(o.parent), "/")
+		res, err := s.c.ListCollectionIds(ctx, &pb.ListCollectionIdsRequest{Parent: parent})
+		return fmt.Sprint(res.GetCollectionIds()) + end(err)
+	case "count":
+		st, err := s.c.RunAggregationQuery(ctx, &pb.RunAggregationQueryRequest{Parent: strings.TrimSuffix(s.name(o.parent), "/"),
+			QueryType: &pb.RunAggregationQueryRequest_StructuredAggregationQuery{StructuredAggregationQuery: &pb.StructuredAggregationQuery{
+				QueryType:    &pb.StructuredAggregationQuery_StructuredQuery{StructuredQuery: o.query},
+				Aggregations: []*pb.StructuredAggregationQuery_Aggregation{{Alias: "n", Operator: &pb.StructuredAggregationQuery_Aggregation_Count_{Count: &pb.StructuredAggregationQuery_Aggregation_Count{}}}}}}})
+		for err == nil {
+			var r *pb.RunAggregationQueryResponse
+			if r, err = st.Recv(); err == nil {
+				say("%s", show(r.GetResult().GetAggregateFields()["n"]))
+			}
+		}
+		return end(err)
+	}
+	st, err := s.c.RunQuery(ctx, &pb.RunQueryRequest{Parent: strings.TrimSuffix(s.name(o.parent), "/"), QueryType: &pb.RunQueryRequest_StructuredQuery{StructuredQuery: o.query}})
+	for err == nil {
+		var r *pb.RunQueryResponse
+		if r, err = st.Recv(); err == nil && r.Document != nil {
+			say("%s", s.showDocument(r.Document))
+		}
+	}
+	return end(err)
+}
+
+func (s *side) showDocument(d *pb.Document) string {
+	if d == nil {
+		return ""
+	}
+	path := strings.TrimPrefix(d.Name, s.db+"/documents/")
+	return fmt.Sprintf("%s=%s known:%v created first:%v", path, showFields(d.Fields), d.UpdateTime.AsTime().Equal(s.ranks[path]), !d.CreateTime.AsTime().After(d.UpdateTime.AsTime()))
+}
+
+func showFields(fs fields) string {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(fs)) {
+		fmt.Fprintf(&b, "%q:%s,", k, show(fs[k]))
+	}
+	return "{" + b.String() + "}"
+}
+
+func show(v *pb.Value) string {
+	switch t := v.GetValueType().(type) {
+	case *pb.Value_IntegerValue:
+		return fmt.Sprintf("int %d", t.IntegerValue)
+	case *pb.Value_DoubleValue:
+		return fmt.Sprintf("double %v", t.DoubleValue)
+	case *pb.Value_MapValue:
+		return showFields(t.MapValue.GetFields())
+	case *pb.Value_ArrayValue:
+		var vs []string
+		for _, e := range t.ArrayValue.GetValues() {
+			vs = append(vs, show(e))
+		}
+		return fmt.Sprint(vs)
+	}
+	j, _ := json.Marshal(lookValue(v))
+	return fmt.Sprintf("%T %s", v.GetValueType(), j)
+}
