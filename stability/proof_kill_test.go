@@ -4,7 +4,6 @@ package stability_test
 
 import (
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -68,14 +67,10 @@ func TestAFullDiskStopsTheClientAndLosesNothingAcknowledged(t *testing.T) {
 	require.NoError(t, w.account.Phone().Scan(c.hears("qr")))
 	c.hears("paired")
 	c.hears("connected")
-	c.leave()
-	info, err := os.Stat(p.File)
-	require.NoError(t, err)
-
-	p.Limit = info.Size()
-	c = p.start(t)
-	c.hears("connected")
 	stop := w.stream(10*time.Millisecond, 30_000)
+	awaitReal(t, "some are handled", func() bool { return len(w.device().AckedMessages()) > 5 })
+	c.tell("limit")
+	require.Equal(t, "<nil>", c.hears("limited"))
 	c.hears("store_down", "deactivated store_unavailable")
 	awaitReal(t, "the status says so", func() bool {
 		c.tell("status")
@@ -97,7 +92,6 @@ func TestAFullDiskStopsTheClientAndLosesNothingAcknowledged(t *testing.T) {
 	c.hears("connected")
 	c.kill()
 	durable()
-	p.Limit = 0
 	c = p.start(t)
 	c.hears("connected")
 	awaitReal(t, "everything arrives", func() bool { return len(w.device().Pending()) == 0 })

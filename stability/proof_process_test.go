@@ -39,7 +39,6 @@ type part struct {
 	File    string // a localbackend
 	Served  string // or the address of a store that the test serves
 	Record  string // each handled message, synced
-	Limit   int64  // bytes a file may have; 0: no limit
 	Lease   time.Duration
 	Peer    string // writes to it all the time
 }
@@ -71,11 +70,6 @@ func (p part) play() error {
 		fmt.Println(word, text)
 	}
 	signal.Ignore(syscall.SIGXFSZ)
-	if p.Limit > 0 {
-		if err := limitFiles(p.Limit); err != nil {
-			return err
-		}
-	}
 	b, err := p.backend()
 	if err != nil {
 		return err
@@ -117,6 +111,8 @@ func (p part) play() error {
 				say("status", fmt.Sprintf("%s|%v", st.Mode, st.StoreUnavailable != nil))
 			case "freeze":
 				f.armed.Store(true)
+			case "limit":
+				say("limited", limitFiles(fileLimit))
 			case "unlimit":
 				say("unlimited", limitFiles(0))
 			}
@@ -189,6 +185,10 @@ func (p part) backend() (stability.Backend, error) {
 	}
 	return localbackend.Open(p.File)
 }
+
+// fileLimit is less than any session takes, and more than a record of what was
+// handled: a file system on which nothing more can be written to the session.
+const fileLimit = 16 << 10
 
 // limitFiles sets how large a file may grow; zero is the most that is allowed.
 func limitFiles(size int64) error {
