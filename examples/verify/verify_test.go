@@ -71,6 +71,7 @@ func TestEveryDefinitionOfDoneHoldsOnFirestore(t *testing.T) {
 }
 
 func TestEveryDefinitionOfDoneHolds(t *testing.T) {
+	t.Parallel()
 	each(t, map[string]parts{"local": {backend: "local"}, "memory": {backend: "memory"}}, func(p parts) func(*testing.T) {
 		var out bytes.Buffer
 		r := &report{out: &out}
@@ -136,6 +137,7 @@ func losing(f forgetful) func(guard.IncidentStore) guard.IncidentStore {
 }
 
 func TestABrokenPartMakesItsCheckFail(t *testing.T) {
+	t.Parallel()
 	wa := func(d map[string]any) map[string]any { return d["wa"].(map[string]any) }
 	type broken struct {
 		parts parts
