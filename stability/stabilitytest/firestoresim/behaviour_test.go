@@ -729,7 +729,7 @@ var behaviours = []behaviour{
 	{"transactions do not lose updates", func(w *world) {
 		w.set("t/n", data{"n": 0})
 		const clients, rounds = 3, 3
-		errs := make(chan error)
+		errs := make(chan error, clients)
 		for range clients {
 			c := w.client()
 			go func() {
