@@ -98,7 +98,7 @@ func TestARunningHandlerFinishesAndItsAnswerLeaves(t *testing.T) {
 		require.Less(t, time.Since(start), 6*time.Second, "within the budget")
 		require.Equal(t, []string{"re m0"}, peer.Texts(), "what was begun is finished, and nothing new")
 		require.Equal(t, []string{"m0"}, a.texts())
-		rec, err := w.memory.Backend().Lock.Load(t.Context())
+		rec, err := w.look().Lock.Load(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, rec.Holder)
 

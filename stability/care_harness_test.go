@@ -13,7 +13,7 @@ import (
 func (i *instance) incident(id string) guard.Incident { return i.w.incident(id) }
 
 func (w *world) incident(id string) guard.Incident {
-	list, _ := w.memory.Backend().Incidents.List(context.Background())
+	list, _ := w.look().Incidents.List(context.Background())
 	for _, inc := range list {
 		if inc.ID == id {
 			return inc

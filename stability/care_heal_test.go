@@ -83,7 +83,7 @@ func TestAReconnectLoopIsBrokenInThisOrderAndAFreshProcessWorks(t *testing.T) {
 		var lockAtExit string
 		m := w.healing(t, b, func(m *stability.Manager) func(int) {
 			return func(code int) {
-				rec, err := w.memory.Backend().Lock.Load(context.Background())
+				rec, err := w.look().Lock.Load(context.Background())
 				require.NoError(t, err)
 				lockAtExit = rec.Holder
 				atExit = m.Status()
@@ -199,7 +199,7 @@ func TestTheFourthHealWithinAnHourBecomesSlowRetriesAndARestartChangesNothing(t 
 		st := a.status()
 		require.GreaterOrEqual(t, st.NextRetryAt.Sub(st.At), 14*time.Minute)
 		require.Equal(t, st.NextRetryAt.UTC(), st.State.NextRetryAt, "and it is saved")
-		saved, err := w.memory.Backend().State.Load(t.Context())
+		saved, err := w.look().State.Load(t.Context())
 		require.NoError(t, err)
 		require.WithinDuration(t, st.State.NextRetryAt, saved.NextRetryAt, time.Microsecond, "the precision of the coarsest backend")
 		dials := w.sim.Dials()

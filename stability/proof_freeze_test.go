@@ -113,7 +113,7 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 
 	for n := range stabilitytest.Pick(2, 10) {
 		time.Sleep(300 * time.Millisecond)
-		rec, err := w.memory.Backend().Lock.Load(t.Context())
+		rec, err := w.look().Lock.Load(t.Context())
 		require.NoError(t, err)
 		b := w.named("b", stability.WithLease(lease)).run()
 		b.reached(1, stability.EventStandby)

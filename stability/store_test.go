@@ -32,10 +32,23 @@ func newServer(t testing.TB) server {
 	}
 }
 
+// look is a Backend for who only reads, again and again.
+func (w *world) look() stability.Backend {
+	s, ok := w.memory.(*firestoreServer)
+	if !ok {
+		return w.memory.Backend()
+	}
+	s.looked.Do(func() { s.looker = s.Backend() })
+	return s.looker
+}
+
 type firestoreServer struct {
 	t    testing.TB
 	once sync.Once
 	sim  *firestoresim.Server // made on first use, if not given
+
+	looked sync.Once
+	looker stability.Backend
 }
 
 // Backend has a client of its own, as each process has.

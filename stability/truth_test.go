@@ -114,7 +114,7 @@ func (c *checker) look() {
 	if !c.deadAt.IsZero() && logins > c.deadFrom {
 		c.deadAt = time.Time{} // it is another link by now
 	}
-	rec, err := c.w.memory.Backend().Lock.Load(context.Background())
+	rec, err := c.w.look().Lock.Load(context.Background())
 	require.NoError(c.w.t, err)
 	held := rec.Holder != "" && now.Before(rec.LeaseUntil)
 	connected := 0
