@@ -280,6 +280,9 @@ func lines(t *testing.T, path string) map[string]int {
 // has returned from arrives. No prekey id stands for two keys: the service
 // reports that. What is delivered again is decrypted, or known to be done.
 func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the process that is killed would end by itself on whatsmeow's own race")
+	}
 	kills := stabilitytest.Pick(10, 500)
 	s := wasim.New(wasim.WithTB(t))
 	require.NoError(t, s.Listen())

@@ -35,7 +35,7 @@ type parts struct {
 // Shortened by public options: what is a minute in the default is a second or
 // less here.
 var (
-	policy = reconnect.Policy{InitialDelay: 100 * time.Millisecond, MaxDelay: 1600 * time.Millisecond, StableAfter: 2 * time.Second}
+	policy = reconnect.Policy{InitialDelay: 300 * time.Millisecond, MaxDelay: 1600 * time.Millisecond, StableAfter: 2 * time.Second}
 	care   = guard.Policy{StuckAfter: 2 * time.Second, Refresh: 400 * time.Millisecond, ClearAfter: 200 * time.Millisecond}
 )
 

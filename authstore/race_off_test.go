@@ -1,0 +1,5 @@
+//go:build !race
+
+package authstore_test
+
+const raceEnabled = false
