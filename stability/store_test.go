@@ -66,3 +66,5 @@ func (s *firestoreServer) Backend() stability.Backend {
 	require.NoError(s.t, err)
 	return b
 }
+
+func (s *firestoreServer) billed() firestoresim.Stats { return s.sim.Stats() }

@@ -183,7 +183,7 @@ func kvContender(b *testing.B, name, number string, kv authstore.KV, epoch int64
 	}
 	dress := func(d *store.Device) *store.Device {
 		if plain {
-			naive{d.Sessions.(store.AllStores), slow, epoch}.install(d)
+			naiveOn(slow, epoch, d.Sessions.(store.AllStores)).Install(d)
 		}
 		return d
 	}
