@@ -220,27 +220,47 @@ func TestPlainDataIsRefusedWhereSealingIsRequired(t *testing.T) {
 
 // Ids from strangers, of any content and length.
 func TestAnyIDIsHarmless(t *testing.T) {
-	for _, sealed := range []bool{false, true} {
-		var opts []Option
-		if sealed {
-			opts = append(opts, WithAEAD(NewAESGCM([32]byte{3})))
+	keepApart(t, "~x", "a/b:0", "ü:0", "\x00:0", strings.Repeat("x", 5000)+":0", " ", "a b", "\xff\xfe", "~"+strings.Repeat("0", 64))
+}
+
+func FuzzIDs(f *testing.F) {
+	f.Add("a", "A")
+	f.Add("1:0", "1:0/")
+	f.Add("~x", "\x00")
+	f.Add(strings.Repeat("x", 300), strings.Repeat("x", 301))
+	f.Add("a@b", "a")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if a != b && a != "" && b != "" {
+			keepApart(t, a, b)
 		}
+	})
+}
+
+// keepApart uses every id wherever an id comes from outside, and finds under
+// each what was put there, by the next process too.
+func keepApart(t *testing.T, ids ...string) {
+	for _, opts := range [][]Option{nil, {WithAEAD(NewAESGCM([32]byte{3}))}} {
 		kv := newMapKV()
 		c, d, _ := open(t, kv, opts...)
-		odd := []string{"~x", "a/b:0", "ü:0", "\x00:0", strings.Repeat("x", 5000) + ":0", " ", "a b", "\xff\xfe", "~" + strings.Repeat("0", 64)}
-		for i, a := range odd {
+		for i, a := range ids {
 			require.NoError(t, d.Sessions.PutSession(bg, a, validSession(t, uint32(i+1))))
+			require.NoError(t, d.Identities.PutIdentity(bg, a, [32]byte{byte(i)}))
 			require.NoError(t, d.SenderKeys.PutSenderKey(bg, a, a, validSenderKey([]byte{byte(i)})))
 			require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, types.NewJID(a, a), types.NewJID(a, a), types.MessageID(a), []byte{byte(i)}))
 			require.NoError(t, d.AppState.PutAppStateVersion(bg, a, uint64(i+1), [128]byte{}))
 			require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, a, 1, []store.AppStateMutationMAC{{IndexMAC: []byte(a), ValueMAC: []byte(a)}}))
 			require.NoError(t, d.LIDs.PutLIDMapping(bg, types.NewJID("l"+a, types.HiddenUserServer), types.NewJID(a, types.DefaultUserServer)))
+			_, _, err := d.Contacts.PutPushName(bg, types.NewJID(a, types.DefaultUserServer), "name of "+a)
+			require.NoError(t, err)
 		}
-		_, d, _ = reopen(t, kv, c, opts...)
-		for i, a := range odd {
+		c, d, _ = reopen(t, kv, c, opts...)
+		for i, a := range ids {
 			v, err := d.Sessions.GetSession(bg, a)
 			require.NoError(t, err)
 			require.EqualValues(t, i+1, sessionCounter(t, v), "%q", a)
+			trusted, err := d.Identities.IsTrustedIdentity(bg, a, [32]byte{byte(i)})
+			require.NoError(t, err)
+			require.True(t, trusted, "%q", a)
 			k, err := d.SenderKeys.GetSenderKey(bg, a, a)
 			require.NoError(t, err)
 			require.Equal(t, validSenderKey([]byte{byte(i)}), k)
@@ -253,7 +273,11 @@ func TestAnyIDIsHarmless(t *testing.T) {
 			lid, err := d.LIDs.GetLIDForPN(bg, types.NewJID(a, types.DefaultUserServer))
 			require.NoError(t, err)
 			require.Equal(t, "l"+a, lid.User)
+			contact, err := d.Contacts.GetContact(bg, types.NewJID(a, types.DefaultUserServer))
+			require.NoError(t, err)
+			require.Equal(t, "name of "+a, contact.PushName, "%q", a)
 		}
+		require.NoError(t, c.Close(bg))
 	}
 }
 
