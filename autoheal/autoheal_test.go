@@ -109,3 +109,58 @@ func TestThresholdsAreValidatedByName(t *testing.T) {
 		require.ErrorContains(t, p.Validate(), "Policy."+field)
 	}
 }
+
+func TestNineOfEachAreNoLoop(t *testing.T) {
+	h := autoheal.New(autoheal.Policy{})
+	in := autoheal.Input{Failures: 9, Attempts: every(9, time.Second, start)}
+	require.Equal(t, autoheal.Verdict{Action: autoheal.None, InWindow: 9}, h.Check(in, start))
+	in.Failures = 10
+	require.Equal(t, autoheal.Heal, h.Check(in, start).Action)
+	in.Failures, in.Attempts = 9, every(10, time.Second, start)
+	require.Equal(t, autoheal.Heal, h.Check(in, start).Action)
+}
+
+// The lists come from a document that others may have written.
+func TestTheOrderOfTheRestartsDoesNotMatter(t *testing.T) {
+	sorted := every(5, 10*time.Minute, start)
+	mixed := []time.Time{sorted[3], sorted[0], sorted[4], sorted[2], sorted[1]}
+	h := autoheal.New(autoheal.Policy{})
+	v := h.Check(autoheal.Input{Failures: 10, Restarts: mixed}, start)
+	require.Equal(t, h.Check(autoheal.Input{Failures: 10, Restarts: sorted}, start), v)
+	require.Equal(t, sorted[2].Add(time.Hour), v.BudgetAt)
+}
+
+func TestAVerdictSaysWhatWasCounted(t *testing.T) {
+	h := autoheal.New(autoheal.Policy{})
+	in := autoheal.Input{
+		Failures: 13, Attempts: append(every(12, 10*time.Second, start), start.Add(-time.Hour)),
+		Restarts: every(2, 10*time.Minute, start),
+	}
+	require.Equal(t, autoheal.Verdict{
+		Action: autoheal.Heal, InWindow: 12, Spent: 2,
+		Text: "12 attempts within 10m0s and 13 failures in a row: this process gives up, so that a fresh one or a standby takes over.",
+	}, h.Check(in, start))
+
+	in.Restarts = every(4, 10*time.Minute, start)
+	require.Equal(t, autoheal.Verdict{
+		Action: autoheal.Exhausted, InWindow: 12, Spent: 4, Floor: 15 * time.Minute, BudgetAt: start.Add(40 * time.Minute),
+		Text: "Reconnecting goes on in a loop, and 4 restarts within 1h0m0s did not help: attempts are at least 15m0s apart now.",
+	}, h.Check(in, start))
+}
+
+func TestTheDefaults(t *testing.T) {
+	want := autoheal.Policy{
+		Attempts: 10, Window: 10 * time.Minute, Failures: 10, Budget: 3, BudgetWindow: time.Hour, SlowRetry: 15 * time.Minute,
+	}
+	require.Equal(t, want, autoheal.Policy{}.Defaults())
+	own := autoheal.Policy{Disabled: true, Attempts: 1, Window: 2, Failures: 4, Budget: 5, BudgetWindow: 6, SlowRetry: 7}
+	require.Equal(t, own, own.Defaults())
+	require.Equal(t, 5*time.Second, autoheal.StepTimeout)
+}
+
+func TestTheBudgetWindowHoldsAtLeastOneWindow(t *testing.T) {
+	require.NoError(t, autoheal.Policy{BudgetWindow: 10 * time.Minute}.Validate())
+	require.ErrorContains(t, autoheal.Policy{BudgetWindow: 10*time.Minute - 1}.Validate(), "the budget would never be spent")
+	require.ErrorContains(t, autoheal.Policy{BudgetWindow: -1}.Validate(), "Policy.BudgetWindow is negative")
+	require.ErrorContains(t, autoheal.Policy{Window: -1, BudgetWindow: -1}.Validate(), "Policy.Window is negative")
+}
