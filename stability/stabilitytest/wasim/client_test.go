@@ -15,6 +15,7 @@ import (
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
+	waLog "go.mau.fi/whatsmeow/util/log"
 
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -46,13 +47,18 @@ func (d deletes) DeleteDevice(ctx context.Context, dev *store.Device) error {
 }
 
 func newHost(s *wasim.Service, dev *store.Device, label ...string) *host {
+	return newHostWith(s, dev, nil, label...)
+}
+
+// newHostWith is newHost with a logger for the client; nil for none.
+func newHostWith(s *wasim.Service, dev *store.Device, log waLog.Logger, label ...string) *host {
 	h := &host{s: s, dev: dev, deleted: &atomic.Int32{}}
 	if d, ok := dev.Container.(deletes); ok {
 		dev.Container = d.DeviceContainer
 	}
 	dev.Container = deletes{dev.Container, h.deleted}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	h.cli = whatsmeow.NewClient(dev, nil)
+	h.cli = whatsmeow.NewClient(dev, log)
 	h.cli.EnableAutoReconnect = false
 	h.cli.DisableLoginAutoReconnect = true
 	h.cli.ManualHistorySyncDownload = true

@@ -62,8 +62,12 @@ func (c *conn) fail(n node) {
 	c.closeAfter(c.s.opt.closeDelay)
 }
 
-// deliverOffline sends again whatever the device has not acknowledged.
+// deliverOffline sends again whatever the device has not acknowledged. On a
+// connection that a fault has silenced or ended by now it waits on.
 func (c *conn) deliverOffline() {
+	if c.silent.Load() || c.ending.Load() {
+		return
+	}
 	if n := len(c.dev.pending); n > 0 {
 		per := map[string]int{}
 		for _, p := range c.dev.pending {
