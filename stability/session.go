@@ -153,6 +153,7 @@ func (s *session) stopLocked(cause error, graceful bool) {
 		return
 	}
 	s.ending, s.graceful, s.cause = true, graceful, cause
+	s.m.modeSince = time.Now() // nobody may use it from now on, however long the tear-down takes
 	if s.stopSave != nil {
 		s.stopSave() // the last save has a bound of its own
 	}
@@ -542,7 +543,7 @@ func (s *session) tearDown() {
 	if deactivation(cause) == reconnect.ReasonStoreUnavailable {
 		m.noteStoreLocked(cause)
 	}
-	m.session, m.modeSince = nil, time.Now()
+	m.session = nil
 	if errors.Is(cause, errHealing) && !m.cfg.healInProcess {
 		m.exiting = make(chan struct{})
 	}
