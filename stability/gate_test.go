@@ -1,6 +1,8 @@
 package stability_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
 // Ending a term takes a moment, and as long as the budget allows when a handler
@@ -52,6 +55,211 @@ func TestFromTheLossOfTheLockOnNoStatusSaysActive(t *testing.T) {
 		close(free)
 		a.wire.heal()
 		a.ready()
+		a.stop()
+		w.close()
+	})
+}
+
+// A backend that does not answer is asked soon at first, then every five
+// seconds, in each outage anew.
+func TestWhatCouldNotBeSavedIsTriedAgainWithGrowingPauses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a").run().pair()
+		for range 2 {
+			time.Sleep(5 * time.Minute)
+			var saves []time.Time
+			a.wire.set(func(call string) error {
+				if call != "save state" {
+					return nil
+				}
+				saves = append(saves, time.Now())
+				return errNoRoute
+			})
+			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+			time.Sleep(19 * time.Second)
+			a.wire.heal()
+			var pauses []time.Duration
+			for i := range saves[1:] {
+				pauses = append(pauses, saves[i+1].Sub(saves[i]))
+			}
+			require.Equal(t, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second}, pauses)
+			a.ready()
+		}
+		a.stop()
+		w.close()
+	})
+}
+
+// The state is where a term that is over shows first, if the lock is silent.
+func TestASaveThatIsFencedEndsTheTermAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a").run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		a.wire.set(func(call string) error {
+			if call == "save state" {
+				return reconnect.ErrFenced
+			}
+			return nil
+		})
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		time.Sleep(time.Second)
+		over := a.history(stability.EventDeactivated)
+		require.NotEmpty(t, over)
+		require.Equal(t, reconnect.ReasonLockLost, over[0].Reason)
+		require.Empty(t, a.history(stability.EventStoreDown), "the backend has answered")
+		a.wire.heal()
+		a.ready()
+		a.stop()
+		w.close()
+	})
+}
+
+// Who stops waits for no save that hangs, and that it was broken off is no
+// outage of the backend.
+func TestAStopBreaksOffASaveThatHangs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a").run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		a.wire.hang(only("save state"))
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		time.Sleep(time.Second)
+		start := time.Now()
+		a.stop()
+		require.Less(t, time.Since(start), 7*time.Second, "the last save has five")
+		require.Empty(t, a.history(stability.EventStoreDown))
+		w.close()
+	})
+}
+
+// Without the state nobody knows what may be done: the lock is not kept for it,
+// and whoever can read the state may have it.
+func TestWhoCannotReadTheStateLeavesTheLockToOthers(t *testing.T) {
+	for _, hang := range []bool{false, true} {
+		t.Run(fmt.Sprintf("hang=%v", hang), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.named("a").run().pair().stop()
+				a := w.named("a")
+				if hang {
+					a.wire.hang(only("load state"))
+				} else {
+					a.wire.fail(only("load state"))
+				}
+				dials := w.sim.Dials()
+				a.run()
+				down := a.reached(1, stability.EventStoreDown)
+				require.Equal(t, reconnect.ReasonStoreUnavailable, down.Reason)
+				time.Sleep(time.Hour)
+				st := a.status()
+				require.Equal(t, stability.ModePassive, st.Mode)
+				require.ErrorIs(t, st.StoreUnavailable, map[bool]error{false: errNoRoute, true: context.DeadlineExceeded}[hang])
+				require.Equal(t, down.Time, st.StoreUnavailableSince)
+				require.Contains(t, st.Summary, "The backend does not answer")
+				require.Equal(t, dials, w.sim.Dials())
+				require.Len(t, a.history(stability.EventStoreDown), 1)
+				require.Empty(t, a.history(stability.EventActivated))
+
+				b := w.named("b").run()
+				start := time.Now()
+				b.ready()
+				require.Less(t, time.Since(start), time.Minute)
+
+				// The lock answers that another has it, and that is all that
+				// standing by needs.
+				a.reached(1, stability.EventStandby)
+				require.NoError(t, a.status().StoreUnavailable)
+				require.Zero(t, a.status().StoreUnavailableSince)
+				require.Len(t, a.history(stability.EventStoreUp), 1)
+				a.wire.heal()
+				b.stop()
+				a.ready()
+				require.NoError(t, a.status().StoreUnavailable)
+				a.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+// What waiting cannot cure is told to who called Run.
+func TestAStateOfANewerFormatEndsRunWithItsError(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.named("a").run().pair().stop()
+		a := w.named("a")
+		a.wire.set(func(call string) error {
+			if call == "load state" {
+				return reconnect.ErrNewerFormat
+			}
+			return nil
+		})
+		a.run()
+		require.ErrorIs(t, <-a.result, reconnect.ErrNewerFormat)
+		require.NoError(t, a.m.Close(t.Context()))
+		w.named("b").run().ready().stop() // and the lock is free
+		w.close()
+	})
+}
+
+// That the backend can be read says little: it answers when the state could be
+// saved, also where nothing else would save it yet.
+func TestAnOutageAtTheActivationIsOverWhenTheStateWasSaved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := w.byHand()
+		h.wire.fail(only("load state"))
+		active := make(chan error, 1)
+		go func() { active <- h.m.Activate(t.Context()) }()
+		h.reached(1, stability.EventStoreDown)
+		time.Sleep(time.Minute)
+		h.wire.fail(only("save state"))
+		require.NoError(t, <-active)
+		time.Sleep(time.Minute)
+		require.Equal(t, stability.ModeActive, h.status().Mode)
+		require.Error(t, h.status().StoreUnavailable)
+		require.Empty(t, h.history(stability.EventStoreUp))
+		h.wire.heal()
+		time.Sleep(10 * time.Second)
+		require.NoError(t, h.status().StoreUnavailable)
+		require.Len(t, h.history(stability.EventStoreUp), 1)
+		require.Len(t, h.history(stability.EventStoreDown), 1)
+		require.Zero(t, w.sim.Dials())
+		h.finish()
+	})
+}
+
+// The same for the device, which is read once the lock is held.
+func TestAnOutageWhileTheDeviceIsReadIsToldAndEndsByItself(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.named("a").run().pair().stop()
+		a := w.named("a")
+		a.wire.fail(only("get", "scan"))
+		dials := w.sim.Dials()
+		a.run()
+		a.reached(1, stability.EventActivated)
+		a.reached(1, stability.EventStoreDown)
+		time.Sleep(10 * time.Minute)
+		st := a.status()
+		require.Equal(t, stability.ModeActive, st.Mode, "the lock can be kept")
+		require.ErrorIs(t, st.StoreUnavailable, errNoRoute)
+		require.Contains(t, st.Summary, "no attempt begins before it does")
+		require.Equal(t, dials, w.sim.Dials())
+		a.wire.fail(only("save state"))
+		time.Sleep(time.Minute)
+		require.Error(t, a.status().StoreUnavailable)
+		require.Equal(t, dials, w.sim.Dials())
+		a.wire.heal()
+		a.ready()
+		require.NoError(t, a.status().StoreUnavailable)
+		require.Len(t, a.history(stability.EventStoreDown), 1)
+		require.Len(t, a.history(stability.EventStoreUp), 1)
+		require.Empty(t, a.codes)
 		a.stop()
 		w.close()
 	})
