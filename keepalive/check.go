@@ -3,6 +3,8 @@ package keepalive
 import (
 	"fmt"
 	"time"
+
+	"github.com/wastability/wastability/internal/plain"
 )
 
 type monitor struct {
@@ -74,16 +76,16 @@ func judge(p Policy, o Observation, now time.Time) Verdict {
 			Text: fmt.Sprintf("The socket is open but dead: %d pings in a row were not answered.", o.ProbesFailed)}
 	case silence >= p.StaleAfter:
 		v = Verdict{Health: Stale, Since: active, Reconnect: true,
-			Text: "The socket is open but dead: nothing came from the server for " + round(silence) + "."}
+			Text: "The socket is open but dead: nothing came from the server for " + plain.Span(silence) + "."}
 	case !o.HandlerSince.IsZero() && now.Sub(o.HandlerSince) >= p.HandlerAfter:
 		v = Verdict{Health: Degraded, Since: o.HandlerSince,
-			Text: "The link is alive, but an event handler of this program has been running for " + round(now.Sub(o.HandlerSince)) + "; what comes after it waits."}
+			Text: "The link is alive, but an event handler of this program has been running for " + plain.Span(now.Sub(o.HandlerSince)) + "; what comes after it waits."}
 	case o.DecryptFailures >= p.DecryptLimit:
 		v = Verdict{Health: Degraded, Since: o.DecryptSince,
-			Text: fmt.Sprintf("The link is alive, but %d messages within %s could not be decrypted.", o.DecryptFailures, round(p.DecryptWindow))}
+			Text: fmt.Sprintf("The link is alive, but %d messages within %s could not be decrypted.", o.DecryptFailures, plain.Span(p.DecryptWindow))}
 	case now.Sub(event) >= p.QuietAfter:
 		v = Verdict{Health: Quiet, Since: event,
-			Text: "Connected; nothing happened for " + round(now.Sub(event)) + ", and the server answers."}
+			Text: "Connected; nothing happened for " + plain.Span(now.Sub(event)) + ", and the server answers."}
 	}
 	if v.Reconnect {
 		return v
@@ -106,5 +108,3 @@ func soonest(now time.Time, times ...time.Time) (first time.Time) {
 	}
 	return first
 }
-
-func round(d time.Duration) string { return d.Round(time.Second).String() }

@@ -218,11 +218,11 @@ func TestTheSentencesSayWhatWasMeasured(t *testing.T) {
 		}, "The socket is open but dead: nothing came from the server for 6m3s."},
 		{func(o *keepalive.Observation) { o.HandlerSince = now.Add(-3*time.Minute - 700*time.Millisecond) },
 			"The link is alive, but an event handler of this program has been running for 3m1s; what comes after it waits."},
-		{func(o *keepalive.Observation) { o.DecryptFailures = 17 }, "The link is alive, but 17 messages within 7m0s could not be decrypted."},
+		{func(o *keepalive.Observation) { o.DecryptFailures = 17 }, "The link is alive, but 17 messages within 7m could not be decrypted."},
 		{func(o *keepalive.Observation) {
 			*o = up(now.Add(-8 * time.Minute))
 			o.LastProbeAt = now.Add(-time.Minute)
-		}, "Connected; nothing happened for 8m0s, and the server answers."},
+		}, "Connected; nothing happened for 8m, and the server answers."},
 		{func(*keepalive.Observation) {}, "Connected, and the server answers."},
 	} {
 		o := alive(now)

@@ -27,12 +27,12 @@ var (
 	textAccountBanned = Text{
 		Means: "WhatsApp refused the login with code 406: the account is banned.",
 		Does:  "It stops and offers no QR code. The old credentials are archived.",
-		Do:    "Open WhatsApp on the phone and follow what it says (request a review). Pair again only after the ban was lifted.",
+		Do:    "Open WhatsApp on the phone of this account and follow what it says (request a review). Only when the ban was lifted, pair again.",
 	}
 	textAccountLocked = Text{
 		Means: "WhatsApp refused the login with code 403: the account is locked, or the phone was logged out.",
 		Does:  "It stops and offers no QR code by itself. The old credentials are archived.",
-		Do:    "Open WhatsApp on the phone and follow what it says, then pair again.",
+		Do:    "Open WhatsApp on the phone of this account and follow what it says, then pair again.",
 	}
 	textTemporaryBan = Text{
 		Means: "WhatsApp banned the account for a limited time.",
@@ -47,7 +47,7 @@ var (
 	textUntrustedServer = Text{
 		Means: "The server could not prove that it is WhatsApp: its Noise certificate is wrong.",
 		Does:  "It stops. Nothing of the session was sent.",
-		Do:    "Check for a proxy or firewall that intercepts the connection. If there is none, update whatsmeow. Then restart.",
+		Do:    "Check for a proxy or firewall that intercepts the connection. If there is none, update whatsmeow. Let it try again only then.",
 	}
 	textConnectionReplaced = Text{
 		Means: "The same session connected from somewhere else, and WhatsApp closed this connection.",
@@ -85,13 +85,13 @@ var (
 		Do:    "Nothing for some minutes. If it lasts, check whether a proxy or firewall answers in WhatsApp's place.",
 	}
 	textBadSession = Text{
-		Means: "WhatsApp ended the connection with an error that it did not explain.",
-		Does:  "It retries with growing pauses. After several in a row it repairs the local session; credentials are never deleted for this.",
+		Means: "WhatsApp ended the connection with an error that it did not explain; the local session may be damaged.",
+		Does:  "It retries with growing pauses. After some in a row (three, unless set otherwise) it repairs the local session; credentials are never deleted for this.",
 		Do:    "If it goes on, look at the code in the status and update whatsmeow.",
 	}
 	textConnectRejected = Text{
 		Means: "WhatsApp refused the login with a code that retrying rarely cures.",
-		Does:  "It makes a few slow attempts, then stops.",
+		Does:  "It makes a few slow attempts (three, unless set otherwise), then stops.",
 		Do:    "Look at the code in the status, update whatsmeow or the client settings, then restart.",
 	}
 	textConnectionLost = Text{

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
@@ -419,8 +420,8 @@ func TestDegradedIsReportedAndTellsWhy(t *testing.T) {
 		a := w.tended("a").run().pair()
 		time.Sleep(time.Minute)
 		in := a.m.Client().DangerousInternals()
-		for range 12 {
-			in.DispatchEvent(&events.UndecryptableMessage{})
+		for n := range 12 {
+			in.DispatchEvent(&events.UndecryptableMessage{Info: types.MessageInfo{ID: fmt.Sprint(n)}})
 		}
 		time.Sleep(time.Second)
 		require.Equal(t, []guard.Change{opened}, a.book.of(id))

@@ -2,6 +2,7 @@ package stability_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/keepalive"
@@ -268,7 +270,9 @@ func TestPilingDecryptionFailuresAreDegradedAndPass(t *testing.T) {
 			if i == 9 {
 				require.NotEqual(t, keepalive.Degraded, a.status().Probes.Health)
 			}
-			in.DispatchEvent(&events.UndecryptableMessage{})
+			for range 2 { // sent again, it fails again: it is one message all the same
+				in.DispatchEvent(&events.UndecryptableMessage{Info: types.MessageInfo{ID: fmt.Sprint(i)}})
+			}
 			time.Sleep(10 * time.Second)
 		}
 		st := a.status()

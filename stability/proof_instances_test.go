@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -225,6 +226,7 @@ func TestHandOverIsImmediateAndEveryMessageIsDeliveredOnce(t *testing.T) {
 
 // forget0 empties the events and keeps the messages.
 func (i *instance) forget0() {
+	synctest.Wait()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.events = nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/internal/plain"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 )
@@ -48,8 +49,8 @@ type Status struct {
 	LeaseEpoch            int64
 	TrustedUntil          time.Time // this instance's own term; zero without one
 	InstanceID            string
-	StoreUnavailable      error     // why the backend does not answer; nil while it does
-	StoreUnavailableSince time.Time // zero while it answers
+	StoreUnavailable      error     // why the backend does not answer, be it only for the lock; nil while it does
+	StoreUnavailableSince time.Time // zero while it answers; with a lock that is not renewed, its last renewal
 
 	LastEventAt   time.Time
 	LastMessageAt time.Time
@@ -79,6 +80,9 @@ func (m *Manager) Status() Status {
 	st.ModeSince, st.Closed = m.modeSince, m.closed
 	if m.down != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.down, m.downAt
+	}
+	if hb := st.Heartbeats; st.StoreUnavailable == nil && m.session != nil && hb.Failures > 0 {
+		st.StoreUnavailable, st.StoreUnavailableSince = hb.LastError, hb.LastRenewalAt
 	}
 	for range 2 { // the socket may go at any moment, once: look again if it went in between
 		if s := m.session; s != nil && s.slot != nil {
@@ -133,7 +137,10 @@ func (m *Manager) lockStatus(st *Status) {
 	}
 	stats := m.lease.Stats()
 	st.InstanceID = stats.Holder
-	st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch = stats.Seen.Holder, stats.Seen.LeaseUntil, stats.Seen.Epoch
+	st.LeaseEpoch = stats.Seen.Epoch
+	if stats.Seen.Holder != stats.Holder { // its own it has given back; else it is a term's, below
+		st.LockHolder, st.LockLeaseUntil = stats.Seen.Holder, stats.Seen.LeaseUntil
+	}
 }
 
 // storeInfo asks the store for what it knows without I/O.
@@ -163,7 +170,7 @@ func (m *Manager) waStatusLocked() reconnect.Status {
 }
 
 func (st Status) summary() string {
-	ago := func(t time.Time) string { return st.At.Sub(t).Round(time.Second).String() }
+	ago := func(t time.Time) string { return plain.Span(st.At.Sub(t)) }
 	var text reconnect.Text
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		text = st.LastDisconnectReason.Text()
@@ -172,16 +179,18 @@ func (st Status) summary() string {
 	case st.Closed:
 		return "Closed: this instance does nothing any more."
 	case st.Mode == ModePassive && st.StoreUnavailable != nil:
-		return "The backend does not answer, so nobody knows who holds the lock: " + st.StoreUnavailable.Error() + ". It is asked again until it does."
-	case st.Mode == ModePassive && st.LockHolder != "" && st.LockHolder != st.InstanceID:
+		return "The backend does not answer, so nobody knows who holds the lock. It is asked again until it does. The error: " + st.StoreUnavailable.Error() + "."
+	case st.Mode == ModePassive && st.LockHolder != "":
 		return "Standing by: " + st.LockHolder + " holds the lock. This instance takes over when it is released or expires."
 	case st.Mode == ModePassive:
 		return "Not active: this instance does not hold the lock."
 	case st.WA == reconnect.StatusConnected && st.Heartbeats.Failures > 0 && !st.Heartbeats.TrustedUntil.IsZero():
 		return fmt.Sprintf("Connected for %s, but the backend does not answer: the lock could not be renewed for %s. Unless it can, the connection is cut in %s.",
-			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), max(0, st.Heartbeats.TrustedUntil.Sub(st.At)).Round(time.Second))
+			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), plain.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
 	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
 		return "Connected for " + ago(st.ConnectedAt) + "."
+	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Quiet:
+		return "Connected for " + ago(st.ConnectedAt) + strings.TrimPrefix(st.Probes.Text, "Connected")
 	case st.WA == reconnect.StatusConnected:
 		return "Connected for " + ago(st.ConnectedAt) + ". " + st.Probes.Text
 	}
@@ -189,8 +198,21 @@ func (st Status) summary() string {
 	if st.WA == reconnect.StatusNeedsPairing {
 		out = "Not paired"
 	}
+	switch st.LastDisconnectReason {
+	case reconnect.ReasonAccountBanned:
+		out = "Banned by WhatsApp: not connected"
+	case reconnect.ReasonAccountLocked:
+		out = "Locked by WhatsApp: not connected"
+	}
 	if !st.DisconnectedSince.IsZero() {
 		out += " for " + ago(st.DisconnectedSince)
+	}
+	if st.StoreUnavailable != nil {
+		out += ": the backend does not answer, and no attempt begins before it does."
+		if st.LastDisconnectReason != reconnect.ReasonNone && st.LastDisconnectReason != reconnect.ReasonStoreUnavailable {
+			out += fmt.Sprintf(" The connection ended with %s.", st.LastDisconnectReason)
+		}
+		return out
 	}
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		out += fmt.Sprintf(" (%s). %s", st.LastDisconnectReason, text.Means)
@@ -201,10 +223,10 @@ func (st Status) summary() string {
 		out += "."
 	}
 	switch {
-	case st.StoreUnavailable != nil:
-		out += " The backend does not answer, and no attempt begins before it does."
 	case st.QRAvailable:
 		out += " Scan the code with the phone, under Linked devices."
+	case st.Parked && st.WA == reconnect.StatusNeedsPairing && st.LastDisconnectReason.Action() == reconnect.ActionStop:
+		out += " " + text.Do + " No code to scan is offered before somebody asks for one."
 	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
 		out += " Nothing happens until somebody asks for a code to scan. " + text.Do
 	case st.Parked:
@@ -214,7 +236,7 @@ func (st Status) summary() string {
 	case st.Connecting:
 		out += " An attempt is under way."
 	case !st.NextRetryAt.IsZero():
-		out += fmt.Sprintf(" Next attempt in %s.", max(0, st.NextRetryAt.Sub(st.At)).Round(100*time.Millisecond))
+		out += fmt.Sprintf(" Next attempt in %s.", plain.Span(st.NextRetryAt.Sub(st.At)))
 	default:
 		out += " No attempt is planned. " + text.Do
 	}

@@ -2,8 +2,10 @@ package stability
 
 import (
 	"context"
+	"slices"
 	"time"
 
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/keepalive"
@@ -13,13 +15,20 @@ import (
 // vitals is what is known of how alive a connection is. Guarded by Manager.mu.
 type vitals struct {
 	verdict     keepalive.Verdict
-	failed      int         // unanswered pings in a row
-	lastProbe   time.Time   // a ping of ours was answered
-	probeSent   time.Time   // a ping of ours was sent
-	probing     bool        //
-	queueSince  time.Time   // a marker waits in the queue since then; zero while none does
-	queueAt     time.Time   // when to put the next one in
-	undecrypted []time.Time // newest last, bounded
+	failed      int           // unanswered pings in a row
+	lastProbe   time.Time     // a ping of ours was answered
+	probeSent   time.Time     // a ping of ours was sent
+	probing     bool          //
+	queueSince  time.Time     // a marker waits in the queue since then; zero while none does
+	queueAt     time.Time     // when to put the next one in
+	undecrypted []undecrypted // newest last, bounded
+}
+
+// undecrypted is a message that could not be decrypted.
+type undecrypted struct {
+	from types.JID
+	id   types.MessageID
+	at   time.Time
 }
 
 // maxUndecrypted bounds the list of decryption failures that is kept.
@@ -47,7 +56,11 @@ func (sl *slot) onVital(evt any) bool {
 		if e.IsUnavailable {
 			return true // a message that is not for this device
 		}
-		list := append(sl.vitals.undecrypted, time.Now())
+		// Its sender first sends it again with the same session, and it fails again.
+		if slices.ContainsFunc(sl.vitals.undecrypted, func(u undecrypted) bool { return u.id == e.Info.ID && u.from == e.Info.Sender }) {
+			return true
+		}
+		list := append(sl.vitals.undecrypted, undecrypted{e.Info.Sender, e.Info.ID, time.Now()})
 		sl.vitals.undecrypted = list[max(0, len(list)-maxUndecrypted):]
 	default:
 		return false
@@ -113,10 +126,10 @@ func (sl *slot) observeLocked(now time.Time) keepalive.Observation {
 	o.LastProbeAt, o.ProbeSentAt, o.ProbesFailed = sl.vitals.lastProbe, sl.vitals.probeSent, sl.vitals.failed
 	o.HandlerSince = sl.vitals.queueSince
 	from := now.Add(-sl.m.cfg.keepalive.Defaults().DecryptWindow)
-	for _, at := range sl.vitals.undecrypted {
-		if at.After(from) {
+	for _, u := range sl.vitals.undecrypted {
+		if u.at.After(from) {
 			if o.DecryptFailures == 0 {
-				o.DecryptSince = at
+				o.DecryptSince = u.at
 			}
 			o.DecryptFailures++
 		}

@@ -145,6 +145,7 @@ func (i *instance) kill() {
 
 // forget empties the history.
 func (i *instance) forget() {
+	synctest.Wait() // until the observer has been told what happened so far
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.events, i.got = nil, nil

@@ -33,6 +33,11 @@ func explain(st stability.Status) explanation {
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		text = st.LastDisconnectReason.Text()
 	}
+	if a := st.Auth; a != nil && !a.Exists && !a.Deleted && st.LastDisconnectReason == reconnect.ReasonQRExpired {
+		text.Means = "No phone has been linked yet, and nobody scanned the codes that were shown."
+	} else if text.Means != "" {
+		text.Means = told(text.Means, st.LastDisconnectDetail, st.State.LastDisconnectCode)
+	}
 	down := first(st.DisconnectedSince, st.LastDisconnectAt, st.ModeSince)
 	if text.Means == "" && st.WA == reconnect.StatusNeedsPairing {
 		text.Means = "No phone has been linked yet."
@@ -40,44 +45,42 @@ func explain(st stability.Status) explanation {
 	if a := st.Auth; a != nil && a.Deleted && st.LastDisconnectReason == reconnect.ReasonQRExpired {
 		// What came last is not what is wrong.
 		text.Means = join("The session that was there ended for good at "+clock(a.DeletedAt)+", and nobody has scanned a new code since.",
-			ended(a.Reason))
+			told(ended(a.Reason), st.State.FirstDisconnectDetail, st.State.FirstDisconnectCode))
 	}
 	switch {
 	case st.Closed:
-		return explanation{since: st.ModeSince, why: "The program closed the Manager.", next: "Nothing: this instance is over, and its lock was given back.", do: "If that was not meant to be, start the program again."}
+		return explanation{since: st.ModeSince, why: "The program ended its use of the account (it closed the Manager).", next: "Nothing: this instance is over, and its lock was given back.", do: "If that was not meant to be, start the program again."}
 
 	case st.Mode == stability.ModePassive:
 		return explainStandby(st)
 
-	case st.StoreUnavailable != nil:
-		x := explanation{
-			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means,
-			do: reconnect.ReasonStoreUnavailable.Text().Do,
-		}
-		if st.WA == reconnect.StatusConnected {
-			x.next = "The backend is asked again every few seconds. If it stays away, the connection is cut before the lock can be taken by another instance."
-		} else {
-			x.next = "The backend is asked again every few seconds; the connection is tried again as soon as it answers."
-		}
-		return x
-
 	case st.WA == reconnect.StatusConnected:
 		return explainConnected(st)
 
+	case st.StoreUnavailable != nil:
+		x := explanation{
+			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means, do: bringBack(st),
+			next: "The backend is asked again every few seconds; the connection is tried again as soon as it answers.",
+		}
+		if until := st.Heartbeats.TrustedUntil; until.After(st.At) && st.Heartbeats.Failures > 0 {
+			x.next += " If it has not answered at " + clock(until) + ", another instance may take the lock; this one then stands by."
+		}
+		return x
+
 	case st.QRAvailable:
-		x := explanation{since: down, why: text.Means, do: "Scan the code on the phone: Settings, Linked devices, Link a device."}
-		x.next = "The code is replaced by a new one when it expires; after some minutes without a scan no more are offered until somebody asks."
+		x := explanation{since: down, why: text.Means, do: "Scan the code that GET /api/whatsapp/qr shows, on the phone of this account: Settings, Linked devices, Link a device."}
+		x.next = "The code is replaced by a new one when it expires (GET /api/whatsapp/qr says when); after some minutes without a scan no more are offered until somebody asks."
 		return x
 
 	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
 		return explanation{
 			since: down, why: text.Means,
-			next: "Nothing happens until somebody asks for a code to scan.",
-			do:   join(operatorFirst(st.LastDisconnectReason), "Ask for a new code with POST /api/whatsapp/reconnect or /api/whatsapp/pair, then scan or enter it on the phone under Linked devices."),
+			next: "Nothing happens by itself: no code is offered until somebody asks for one.",
+			do:   join(operatorFirst(st.LastDisconnectReason), pairAgain),
 		}
 
 	case st.Parked:
-		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(text.Do, "POST /api/whatsapp/reconnect tries without a restart.")}
+		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(text.Do, "POST /api/whatsapp/reconnect makes an attempt.")}
 
 	case st.WA == reconnect.StatusNeedsPairing:
 		return explanation{
@@ -90,7 +93,7 @@ func explain(st stability.Status) explanation {
 	x := explanation{since: down, why: text.Means, do: needed(text.Do)}
 	switch {
 	case st.Connecting:
-		x.next = "An attempt is under way. If it fails: " + lower(cmp.Or(text.Does, "It retries with growing pauses."))
+		x.next = "An attempt is under way, and given up after " + fmt.Sprint(st.Settings.ConnectTimeout) + ". If it fails: " + lower(cmp.Or(text.Does, "It retries with growing pauses."))
 	case !st.NextRetryAt.IsZero() && st.State.NotBefore.After(st.At):
 		x.next = "One attempt is made when the ban is over, at " + clock(st.NextRetryAt) + ", and none before."
 	case budgetSpent(st):
@@ -99,6 +102,7 @@ func explain(st stability.Status) explanation {
 		x.do = join(x.do, "When the cause is mended, POST /api/whatsapp/reconnect tries at once.")
 	case replacedAgain(st):
 		x.next = "It came back, and was replaced again. It tries only rarely now, so that two copies do not fight. The next attempt is made at " + clock(st.NextRetryAt) + "."
+		x.do = join(x.do, "When the other copy is stopped, POST /api/whatsapp/reconnect tries at once.")
 	case !st.NextRetryAt.IsZero():
 		x.next = join(text.Does, "The next attempt is made at "+clock(st.NextRetryAt)+".")
 	default:
@@ -115,9 +119,9 @@ func explainStandby(st stability.Status) explanation {
 	switch {
 	case st.StoreUnavailable != nil:
 		return explanation{
-			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means,
+			since: st.StoreUnavailableSince, why: "The backend that keeps the session and its lock cannot be reached, so this instance cannot tell whether another one is active.",
 			next: "The backend is asked again every few seconds; this instance then stands by or becomes active.",
-			do:   reconnect.ReasonStoreUnavailable.Text().Do,
+			do:   bringBack(st),
 		}
 	case st.LockHolder != "" && st.LockHolder != st.InstanceID:
 		return explanation{
@@ -137,7 +141,14 @@ func explainConnected(st stability.Status) explanation {
 		return explanation{
 			since: hb.LastRenewalAt, why: "The backend does not answer, so the lock of this account cannot be renewed.",
 			next: "It is asked again and again. If it has not answered at " + clock(hb.TrustedUntil) + ", the connection is cut, before another instance can take the lock; all goes on by itself when the backend is back.",
-			do:   reconnect.ReasonStoreUnavailable.Text().Do,
+			do:   bringBack(st),
+		}
+	}
+	if st.StoreUnavailable != nil {
+		return explanation{
+			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means,
+			next: "The backend is asked again every few seconds. If it stays away, the connection is cut before the lock can be taken by another instance.",
+			do:   bringBack(st),
 		}
 	}
 	switch st.Probes.Health {
@@ -152,7 +163,7 @@ func explainConnected(st stability.Status) explanation {
 		return explanation{
 			since: st.Probes.Since, why: st.Probes.Text,
 			next: "The connection is kept. Messages that cannot be handed over wait, and nothing is lost; an incident is raised.",
-			do:   "Look at the program's own event handlers (a call that waits for ever), then at the decryption failures in its log.",
+			do:   "Look at the program's own event handlers for a call that waits for ever. A restart frees it: what was not handled comes again.",
 		}
 	case keepalive.Stale:
 		return explanation{since: st.Probes.Since, why: st.Probes.Text, next: "The connection is cut now and made anew."}
@@ -160,6 +171,29 @@ func explainConnected(st stability.Status) explanation {
 		return explanation{since: st.ConnectedAt, next: "Nothing needs to happen: nobody writes, and the server answers pings. It goes on like this."}
 	}
 	return explanation{since: st.ConnectedAt, next: "Messages are received as they come."}
+}
+
+// pairAgain is how a device is linked when there is none.
+const pairAgain = "Ask for a new code: POST /api/whatsapp/reconnect for one to scan (GET /api/whatsapp/qr then shows it), or POST /api/whatsapp/pair with the phone number for one to type in. Use it within a minute, on the phone under Linked devices."
+
+// bringBack names the backend that should be brought back.
+func bringBack(st stability.Status) string {
+	return strings.Replace(reconnect.ReasonStoreUnavailable.Text().Do, "the backend", "the backend ("+st.AuthStore+")", 1)
+}
+
+// told adds to what a reason means what came with it, word for word, as far as
+// it says more.
+func told(means, detail string, code int) string {
+	if strings.Contains(strings.ToLower(means), strings.ToLower(detail)) {
+		detail = ""
+	}
+	if number := fmt.Sprint(code); code != 0 && !strings.Contains(means, number) {
+		detail = strings.TrimSuffix("code "+number+", "+detail, ", ")
+	}
+	if detail == "" {
+		return means
+	}
+	return join(means, "What was reported: "+detail+".")
 }
 
 // rare reports whether the next attempt is further away than usual is.
@@ -203,11 +237,12 @@ func needed(do string) string {
 	return do
 }
 
+// join makes one text of two sentences, either of which may be missing.
 func join(a, b string) string {
 	if a == "" || a == "Nothing." {
 		return b
 	}
-	return a + " " + b
+	return strings.TrimSuffix(a+" "+b, " ")
 }
 
 // lower lets a sentence follow a colon.

@@ -70,7 +70,14 @@ func (s inTurn) Commit(ctx context.Context, epoch int64, b authstore.Batch) erro
 	err := s.keyValues.Commit(ctx, epoch, b)
 	// A commit that was given up may still be at work: once the fence has
 	// moved it is over, done or refused.
-	for ses := s.b.ses; err != nil && ses != nil && ses.unclear; {
+	for err != nil {
+		s.b.mu.Lock()
+		ses := s.b.ses
+		unclear := ses != nil && ses.unclear
+		s.b.mu.Unlock()
+		if !unclear {
+			break
+		}
 		if moved := s.b.settle(context.Background(), laneAuth, "test", ses); lostRace(moved) && !aborted(moved) {
 			break
 		}
