@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -67,27 +69,35 @@ func TestErrorsHaveTheirClassAndAreNotHammered(t *testing.T) {
 			good := opened(t, client)
 			rec := hold(t, good)
 			require.NoError(t, good.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")))
-			for name := range calls(good, rec) {
-				b := opened(t, client) // with pacers of its own
-				do := calls(b, rec)[name]
-				w.fail(func(string, int) fault { return fault{drop: c.answer} })
-				w.reset()
+			w.fail(func(string, int) fault { return fault{drop: c.answer} })
+			check := func(name string) {
+				do := calls(opened(t, client), rec)[name] // with pacers of its own
 				err := do(t.Context())
-				require.ErrorIs(t, err, c.want, name)
-				require.NotErrorIs(t, err, lock.ErrLost, name)
-				require.NotErrorIs(t, err, authstore.ErrFenced, name)
+				assert.ErrorIs(t, err, c.want, name)
+				assert.NotErrorIs(t, err, lock.ErrLost, name)
+				assert.NotErrorIs(t, err, authstore.ErrFenced, name)
 				var p *backoff.PermanentError
 				isLock := name == "acquire" || name == "renew" || name == "release" || name == "load"
-				require.Equal(t, isLock && c.paced, errors.As(err, &p), "%s: %v", name, err)
+				assert.Equal(t, isLock && c.paced, errors.As(err, &p), "%s: %v", name, err)
 				if c.paced {
-					require.Equal(t, 1, w.reset().total(), "%s: one request", name)
+					assert.Equal(t, 1, w.reset().total(), "%s: one request", name)
 					for range 50 {
-						require.ErrorIs(t, do(t.Context()), c.want, name)
+						assert.ErrorIs(t, do(t.Context()), c.want, name)
 					}
-					require.Zero(t, w.reset().total(), "%s: asked again at once", name)
+					assert.Zero(t, w.reset().total(), "%s: asked again at once", name)
 				}
-				w.fail(nil)
 			}
+			var wg sync.WaitGroup
+			for name := range calls(good, rec) {
+				w.reset()
+				if c.paced { // requests are counted
+					check(name)
+				} else { // each waits between its attempts
+					wg.Go(func() { check(name) })
+				}
+			}
+			wg.Wait()
+			w.fail(nil)
 			require.Equal(t, map[string]string{"g1/a": "v"}, values(t, opened(t, client)), "nothing was written")
 			got, err := opened(t, client).Lock.Load(t.Context())
 			require.NoError(t, err)
