@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types/events"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -263,4 +264,49 @@ func TestAnOutageWhileTheDeviceIsReadIsToldAndEndsByItself(t *testing.T) {
 		a.stop()
 		w.close()
 	})
+}
+
+func TestCredentialsThatDoNotOpenEndRunWithTheirError(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		right := stability.WithAEAD(authstore.NewAESGCM([32]byte{1}))
+		w.named("a", right).run().pair().stop()
+		dials := w.sim.Dials()
+		b := w.named("b", stability.WithAEAD(authstore.NewAESGCM([32]byte{2}))).run()
+		require.ErrorIs(t, <-b.result, authstore.ErrWrongKey)
+		require.Empty(t, b.outages())
+		require.NoError(t, b.m.Close(t.Context()))
+		require.Equal(t, dials, w.sim.Dials())
+		w.named("c", right).run().ready().stop()
+		w.close()
+	})
+}
+
+func TestWhatWaitingDoesNotCureEndsRun(t *testing.T) {
+	for _, cause := range []error{
+		authstore.ErrCorrupt, authstore.ErrNewerFormat, authstore.ErrTooLarge, authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey,
+	} {
+		t.Run(cause.Error(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.named("a")
+				a.wire.set(func(call string) error {
+					if readCalls(call) && call != "load state" {
+						return cause
+					}
+					return nil
+				})
+				a.run()
+				select {
+				case err := <-a.result:
+					require.ErrorIs(t, err, cause)
+				case <-time.After(time.Hour):
+					require.Fail(t, "it waits")
+				}
+				require.NoError(t, a.status().StoreUnavailable, "it has answered")
+				require.NoError(t, a.m.Close(t.Context()))
+				w.close()
+			})
+		})
+	}
 }
