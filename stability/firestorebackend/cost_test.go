@@ -11,6 +11,7 @@ import (
 	"go.mau.fi/whatsmeow/proto/waAdv"
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
+	"pgregory.net/rapid"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/lock"
@@ -75,6 +76,67 @@ func TestASendToAGroupOf256IsAFewDocuments(t *testing.T) {
 	st = s.Stats()
 	require.Equal(t, 2, st.Writes, "one bucket and the fence")
 	require.Zero(t, st.Reads)
+}
+
+// A prefix that says which bucket is one bucket, and never a wrong one.
+func TestAPrefixIsOneBucketWhereItsIdsAre(t *testing.T) {
+	for _, c := range []struct{ kind, prefix string }{
+		{"secret", "g1/00112233445566778899aabb/"}, // as authstore looks for a message
+		{"appmac", "g1/regular_high/"},             // for a collection
+		{"outgoing", "g1/00112233445566778899aabb/"},
+		{"senderkey", "g1/4917000000:"}, // for a user
+	} {
+		k := authstore.Kind(c.kind)
+		require.Equal(t, placeOf(authstore.Key{Kind: k, ID: c.prefix + "x"}).bucket, prefixBucket(k, ruleOf(k), c.prefix), "%s %s", k, c.prefix)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		k := authstore.Kind(rapid.SampledFrom([]string{"device", "session", "event", "appmac", "secret", "outgoing", "senderkey", "new"}).Draw(t, "kind"))
+		id := rapid.StringMatching(`[a-c/:_@]{0,12}`).Draw(t, "id")
+		prefix := id[:rapid.IntRange(0, len(id)).Draw(t, "length of the prefix")]
+		if bucket := prefixBucket(k, ruleOf(k), prefix); bucket != "" {
+			require.Equal(t, placeOf(authstore.Key{Kind: k, ID: id}).bucket, bucket, "%s: %q begins with %q", k, id, prefix)
+		}
+	})
+}
+
+// What a device reads on demand is read from the bucket it stands in, however
+// much else there is of its kind.
+func TestAMessageSecretIsOneRead(t *testing.T) {
+	s := sim(t)
+	c := onSim(t, s)
+	chat := types.NewJID("4917111111", types.DefaultUserServer)
+	message := func(i int) types.MessageID { return types.MessageID(fmt.Sprintf("3EB0%028X", i)) }
+	secrets := make([]store.MessageSecretInsert, 3000)
+	for i := range secrets {
+		secrets[i] = store.MessageSecretInsert{Chat: chat, Sender: chat, ID: message(i), Secret: random(32)}
+	}
+	mac := []store.AppStateMutationMAC{{IndexMAC: random(32), ValueMAC: random(32)}}
+	collections := []string{"critical_block", "critical_unblock_low", "regular_high", "regular_low", "regular"}
+	first, d := paired(t, opened(t, c))
+	require.NoError(t, d.MsgSecrets.PutMessageSecrets(t.Context(), secrets))
+	for _, name := range collections {
+		require.NoError(t, d.AppState.PutAppStateVersion(t.Context(), name, 1, [128]byte{}))
+		require.NoError(t, d.AppState.PutAppStateMutationMACs(t.Context(), name, 1, mac))
+	}
+	require.NoError(t, first.Close(t.Context())) // everything is written
+
+	b := opened(t, c) // nothing of it is in memory
+	second := authstore.New(b.Auth)
+	t.Cleanup(func() { _ = second.Close(context.Background()) })
+	d, err := second.Device(t.Context(), heldTerm{hold(t, b)})
+	require.NoError(t, err)
+	for i := 7; i < len(secrets); i += 500 {
+		s.ResetStats()
+		got, _, err := d.MsgSecrets.GetMessageSecret(t.Context(), chat, chat, message(i))
+		require.NoError(t, err)
+		require.Equal(t, secrets[i].Secret, got)
+		require.Equal(t, 1, s.Stats().Reads)
+	}
+	s.ResetStats()
+	got, err := d.AppState.GetAppStateMutationMAC(t.Context(), "regular_high", mac[0].IndexMAC)
+	require.NoError(t, err)
+	require.Equal(t, mac[0].ValueMAC, got)
+	require.Equal(t, 1, s.Stats().Reads)
 }
 
 // A bucket never outgrows its document: what does not fit stands beside it, and

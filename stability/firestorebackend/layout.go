@@ -22,6 +22,7 @@ type rule struct {
 	small   int                     // bytes of the largest value in a bucket
 	full    int                     // bytes in a bucket, by size
 	route   func(id string) (n int) // length of the part of an id that chooses the bucket; 0: not all of it is there
+	closed  bool                    // that part ends with a byte of its own: nothing that follows makes it longer
 	creds   bool                    // the bucket is the document creds
 	ttl     bool                    // documents of their own have expireAt
 }
@@ -58,13 +59,13 @@ func ruleOf(k authstore.Kind) rule {
 	case "chat", "token":
 		r.buckets = 2
 	case "appmac": // read by collection
-		r.small, r.full, r.route = 64*kib, 640*kib, segments(2)
+		r.small, r.full, r.route, r.closed = 64*kib, 640*kib, segments(2), true
 	case "senderkey": // read one by one, and by user
 		r.buckets, r.small, r.full, r.route = 256, 16*kib, 96*kib, user
 	case "secret": // read by message
-		r.buckets, r.small, r.full, r.route = 64, 4*kib, 96*kib, segments(2)
+		r.buckets, r.small, r.full, r.route, r.closed = 64, 4*kib, 96*kib, segments(2), true
 	case "outgoing":
-		r.full, r.route = 256*kib, segments(2)
+		r.full, r.route, r.closed = 256*kib, segments(2), true
 	case "part", "quarantine":
 		r = rule{}
 	}
@@ -164,8 +165,9 @@ func prefixBucket(k authstore.Kind, r rule, prefix string) string {
 	if r.creds {
 		return credsID
 	}
-	// With the default route an id is complete only when it is the whole id.
-	if n := r.route(prefix); n > 0 && n < len(prefix) {
+	// Where the part is not closed, more of it may follow: with the default
+	// route it is the whole id.
+	if n := r.route(prefix); n > 0 && (n < len(prefix) || r.closed) {
 		return bucketOf(k, r, prefix)
 	}
 	return ""
