@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,8 +18,10 @@ import (
 func testAtomicReads(t *testing.T, a Account) {
 	epoch := hold(t, a)
 	ks := keys("atomic/first", "session/second", "zebra/third")
+	fresh := func(i int) authstore.Key { return key(fmt.Sprint("session/new ", i)) } // in one batch only
+	var written atomic.Int64
 	write := func(i int) {
-		var b authstore.Batch
+		b := authstore.Batch{Put: []authstore.Entry{{Key: fresh(i), Value: []byte("v")}}}
 		for _, k := range ks {
 			b.Put = append(b.Put, authstore.Entry{Key: k, Value: fmt.Append(nil, i)})
 		}
@@ -26,6 +29,7 @@ func testAtomicReads(t *testing.T, a Account) {
 			b = authstore.Batch{Delete: ks}
 		}
 		commit(t, a, epoch, b)
+		written.Store(int64(i))
 	}
 	write(0)
 	ctx, stop := context.WithCancel(t.Context())
@@ -34,10 +38,18 @@ func testAtomicReads(t *testing.T, a Account) {
 	for range 4 {
 		readers.Go(func() {
 			for ctx.Err() == nil {
-				got, err := a.KV.Get(t.Context(), ks...)
+				next := int(written.Load()) + 1 // may be on its way
+				got, err := a.KV.Get(t.Context(), append([]authstore.Key{fresh(next)}, ks...)...)
 				if err != nil {
 					t.Errorf("Get beside a Commit: %v", err)
 					return
+				}
+				if _, ok := got[fresh(next)]; ok {
+					if v, err := strconv.Atoi(string(got[ks[0]])); err == nil && v < next {
+						t.Errorf("half a batch: a key that batch %d puts is there, another still has what batch %d put", next, v)
+						return
+					}
+					delete(got, fresh(next))
 				}
 				if n := len(got); n != 0 && n != len(ks) {
 					t.Errorf("half a batch: %d of %d keys", n, len(ks))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envChild) != "" {
 		os.Exit(child(context.Background()))
 	}
+	_ = flag.Set("test.parallel", "3") // unless the command line says another: they wait most of the time
 	os.Exit(firestoresim.Main(m).Run())
 }
 
@@ -61,8 +63,11 @@ func each[T any](t *testing.T, cases map[string]T, f func(c T) func(t *testing.T
 }
 
 func TestEveryDefinitionOfDoneHoldsOnFirestore(t *testing.T) {
-	t.Setenv(emulatorHost, firestoresim.NeedEmulator(t).Addr())
-	t.Setenv(projectName, "demo-verify")
+	t.Parallel()
+	// For the whole process, so that this can wait together with the others,
+	// which use neither.
+	require.NoError(t, os.Setenv(emulatorHost, firestoresim.NeedEmulator(t).Addr()))
+	require.NoError(t, os.Setenv(projectName, "demo-verify"))
 	var out bytes.Buffer
 	r := &report{out: &out}
 	all(t.Context(), r, parts{backend: "firestore"})

@@ -8,8 +8,6 @@ import (
 	"io"
 	"math"
 	"math/bits"
-
-	"github.com/wastability/wastability/authstore"
 )
 
 // bbolt maps its file into memory and trusts what it finds there: a truncated
@@ -187,7 +185,7 @@ func (c *checker) head(stored []byte) (map[string][]byte, error) {
 		return nil, err
 	}
 	if format > formatVersion {
-		return nil, fmt.Errorf("format %d, known is %d: %w", format, formatVersion, authstore.ErrNewerFormat)
+		return nil, newerFormat(format)
 	}
 	return found, nil
 }

@@ -135,6 +135,10 @@ func decodeFormat(b []byte) (uint32, error) {
 	return binary.LittleEndian.Uint32(b), nil
 }
 
+func newerFormat(format uint32) error {
+	return fmt.Errorf("format %d, known is %d: %w", format, formatVersion, authstore.ErrNewerFormat)
+}
+
 // writer changes values and totals in one transaction of bbolt.
 type writer struct {
 	tx     *bbolt.Tx

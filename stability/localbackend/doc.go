@@ -60,8 +60,9 @@
 // batch may be tried again. After a failed write to the log the next commit is
 // folded with all before it, and the log begins anew. bbolt rolls back what
 // fails. Where that failed so late that memory shows the commit and the disk may
-// not, the meta page is written and synced again before anything else is: the
-// file is never closed for it, so the lock is not lost by it.
+// not, the meta page is written and synced again before anything else is. The
+// file is not closed for it, so the lock is not lost by it; and whoever opens a
+// file does the same first, since the one before may have been killed there.
 //
 // # Damage
 //

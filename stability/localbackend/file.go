@@ -35,9 +35,10 @@ type file struct {
 	// gone is set when the term is over although nobody released it: the path
 	// names another file, or memory and disk cannot be trusted to agree.
 	gone atomic.Bool
-	// unsettled is set when a commit's meta page was written but not synced.
-	// Guarded by backend.sem.
-	unsettled bool
+	// unsettled is set when a commit's meta page was written but not synced, and
+	// unsettledTx says which. Guarded by backend.sem.
+	unsettled   bool
+	unsettledTx int
 	// abandoned is set after a panic inside bbolt, whose own mutexes may be
 	// held for ever.
 	abandoned atomic.Bool
@@ -177,6 +178,12 @@ func openFile(ctx context.Context, path string, log int) (*file, error) {
 		f.Close()
 		return nil, damagedFile(path, err)
 	}
+	dir, base := filepath.Split(path)
+	removeLeftOvers(dir, base)
+	if err := syncDir(dir); err != nil { // whoever created it may have been killed before
+		f.Close()
+		return nil, fmt.Errorf("localbackend: open %s: sync the directory: %w", path, err)
+	}
 	if err := handOver(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("localbackend: lock %s: %w", path, err)
@@ -190,7 +197,14 @@ func openFile(ctx context.Context, path string, log int) (*file, error) {
 	}
 	out := &file{path: path, db: db, f: f, info: info, pending: make(map[place][]byte)}
 	out.size.Store(info.Size())
-	if err := out.openLog(log); err != nil {
+	// The last transaction may be in the kernel's memory only, if whoever wrote
+	// it failed to sync or was killed: it must be on disk before another one
+	// takes the pages that it has freed.
+	err = out.settle()
+	if err == nil {
+		err = out.openLog(log)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("localbackend: open %s: %w", path, err), out.close())
 	}
 	return out, nil
@@ -251,11 +265,7 @@ func create(path string, log int) error {
 		}
 	}
 	os.Remove(tmp.Name())
-	if err := syncDir(dir); err != nil {
-		return fmt.Errorf("localbackend: create %s: sync the directory: %w", path, err)
-	}
-	removeLeftOvers(dir, base)
-	return nil
+	return nil // openFile syncs the directory
 }
 
 // removeLeftOvers removes what killed processes left while creating the same
@@ -264,7 +274,7 @@ func create(path string, log int) error {
 func removeLeftOvers(dir, base string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), base+newSuffix) {
+		if n, ok := strings.CutPrefix(e.Name(), base+newSuffix); ok && strings.Trim(n, "0123456789") == "" {
 			_ = os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}

@@ -28,9 +28,9 @@ func TestMain(m *testing.M) {
 // newPath is a path where nothing is yet.
 func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "wa.db") }
 
-func openAt(t *testing.T, path string) stability.Backend {
+func openAt(t *testing.T, path string, opts ...Option) stability.Backend {
 	t.Helper()
-	b, err := Open(path)
+	b, err := Open(path, opts...)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = b.Close() })
 	return b

@@ -256,7 +256,9 @@ func readLog(h logHead, region []byte) (changes []change, dirty bool, err error)
 	return changes, dirty, nil
 }
 
-// commitLog is where the log of an open file stands. Guarded by backend.sem.
+// commitLog is where the log of an open file stands. Guarded by backend.sem;
+// logHead also by file.mu, as pending: what is pending is in the tables as soon
+// as they have a higher generation than logHead.
 type commitLog struct {
 	logHead
 	off     int64 // of sector 0 in the file
@@ -293,6 +295,9 @@ func (f *file) openLog(size int) error {
 		}
 		return err
 	})
+	if err == nil && format > formatVersion { // since it was checked
+		err = newerFormat(format)
+	}
 	if err == nil && format < 2 {
 		err = f.update(func(tx *bbolt.Tx) error {
 			if err := makeLog(tx, size); err != nil {
@@ -389,13 +394,19 @@ func (f *file) append(payload []byte) error {
 // log, in one transaction; also has the transaction before it ends, where not
 // nil. sem is held.
 func (f *file) fold(changes []change, also func(*bbolt.Tx) error) error {
-	all := maps.Clone(f.pending)
-	for _, c := range changes {
-		all[place{c.bucket, c.key}] = c.stored
-	}
-	places := slices.SortedFunc(maps.Keys(all), place.compare)
-	next := f.log.logHead
-	err := f.update(func(tx *bbolt.Tx) error {
+	var next logHead
+	err := f.update(func(tx *bbolt.Tx) (err error) {
+		if next, err = readLogHead(tx); err != nil {
+			return err
+		}
+		all := make(map[place][]byte)
+		if next.generation == f.log.generation { // else an attempt that failed late has put them
+			maps.Copy(all, f.pending)
+		}
+		for _, c := range changes {
+			all[place{c.bucket, c.key}] = c.stored
+		}
+		places := slices.SortedFunc(maps.Keys(all), place.compare)
 		w, err := newWriter(tx)
 		if err != nil {
 			return err
@@ -404,13 +415,6 @@ func (f *file) fold(changes []change, also func(*bbolt.Tx) error) error {
 			if err := w.set(logged[p.bucket], []byte(p.key), all[p]); err != nil {
 				return err
 			}
-		}
-		b, err := head(tx, keyLog)
-		if err == nil {
-			next, err = decodeLogHead(b) // an attempt that failed late may have raised it
-		}
-		if err != nil {
-			return err
 		}
 		next.generation++
 		if err := putHead(tx, keyLog, next.encode()); err != nil {
@@ -425,14 +429,22 @@ func (f *file) fold(changes []change, also func(*bbolt.Tx) error) error {
 		return nil
 	})
 	if err != nil {
-		f.log.broken = true
+		f.log.broken = f.log.broken || f.unsettled // else nothing of it happened
 		return err
 	}
-	f.log.logHead, f.log.next, f.log.record, f.log.broken = next, 0, 0, false
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.log.logHead, f.log.next, f.log.record, f.log.broken = next, 0, 0, false
 	clear(f.pending)
 	return nil
+}
+
+func readLogHead(tx *bbolt.Tx) (h logHead, err error) {
+	b, err := head(tx, keyLog)
+	if err == nil {
+		h, err = decodeLogHead(b)
+	}
+	return h, err
 }
 
 // place is where a value of the tables stands.

@@ -1,6 +1,7 @@
 package localbackend
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -228,11 +229,66 @@ func TestACommitThatMayNotBeOnDiskIsSettledFirst(t *testing.T) {
 	b := openAt(t, path)
 	rec := hold(t, b)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")))
-	f := b.Lock.(lockStore).b.cur.Load().file
-	f.unsettled = true
+	f := openFileOf(b)
+	f.unsettled, f.unsettledTx = true, newestTx(t, path)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("w")))
 	require.False(t, f.unsettled)
+
+	// What cannot be written again, because it is not there any more, is not
+	// built upon.
+	f.unsettled, f.unsettledTx = true, newestTx(t, path)+1
+	require.ErrorContains(t, b.Auth.Commit(t.Context(), rec.Epoch, one("x")), "gone from memory")
+	require.Error(t, b.Auth.Commit(t.Context(), rec.Epoch, one("x")))
+	rec = hold(t, b)
+	got, err := b.Auth.Get(t.Context(), authstore.Key{Kind: "session", ID: "1"})
+	require.NoError(t, err)
+	require.Equal(t, "w", string(got[authstore.Key{Kind: "session", ID: "1"}]))
 	require.NoError(t, b.Close())
+	requireOneFile(t, path)
+}
+
+func newestTx(t *testing.T, path string) int {
+	m, err := readMetas(imageOf(t, path))
+	require.NoError(t, err)
+	return int(m.txid)
+}
+
+// Whoever wrote the last transaction may have been killed before it was synced,
+// or have failed to sync it: the page is written and synced again before a next
+// one may take what it has freed.
+func TestOpeningSettlesTheLastTransaction(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path)
+	hold(t, b)
+	require.NoError(t, b.Close())
+	before := imageOf(t, path)
+	old := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(path, old, old))
+	f, err := openFile(t.Context(), path, logSize)
+	require.NoError(t, err)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.True(t, info.ModTime().After(old.Add(time.Minute)), "something was written")
+	require.True(t, bytes.Equal(before, imageOf(t, path)), "and it was what stood there")
+	require.NoError(t, f.close())
+}
+
+// A process killed while it created the account may leave its file under a
+// second name, with the keys in it.
+func TestASecondNameOfANewFileIsRemoved(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path)
+	hold(t, b)
+	require.NoError(t, b.Close())
+	require.NoError(t, os.Link(path, path+newSuffix+"123"))
+	other := path + newSuffix + "copy" // somebody else's
+	require.NoError(t, os.WriteFile(other, nil, 0o600))
+	b = openAt(t, path)
+	hold(t, b)
+	require.NoError(t, b.Close())
+	require.NoFileExists(t, path+newSuffix+"123")
+	require.FileExists(t, other)
+	require.NoError(t, os.Remove(other))
 	requireOneFile(t, path)
 }
 

@@ -45,7 +45,19 @@ func (f *file) view(fn func(*reader) error) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	err := guarded(func() error {
-		return f.db.View(func(tx *bbolt.Tx) error { return fn(&reader{tx, f.pending}) })
+		return f.db.View(func(tx *bbolt.Tx) error {
+			r := &reader{tx, f.pending}
+			if len(f.pending) > 0 {
+				h, err := readLogHead(tx)
+				if err != nil {
+					return err
+				}
+				if h.generation != f.log.generation {
+					r.pending = nil // folded: tx has it
+				}
+			}
+			return fn(r)
+		})
 	})
 	f.judge(err)
 	return err
@@ -92,7 +104,7 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 	if verr := f.view(func(r *reader) error { now = r.tx.ID(); return nil }); verr != nil {
 		f.gone.Store(true) // could not be mapped: this term cannot go on
 	} else {
-		f.unsettled = now == txid
+		f.unsettled, f.unsettledTx = now == txid, txid
 	}
 	return fmt.Errorf("localbackend: write %s: %w", f.path, err)
 }
@@ -103,7 +115,14 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 func (f *file) settle() error {
 	page := make([]byte, f.db.Info().PageSize)
 	var off int64
-	err := f.view(func(r *reader) error { off = int64(r.tx.ID()%2) * int64(len(page)); return nil })
+	err := f.view(func(r *reader) error {
+		if f.unsettled && r.tx.ID() != f.unsettledTx {
+			f.gone.Store(true) // what bbolt remembers is not what the file says
+			return fmt.Errorf("transaction %d is gone from memory too, and %d came back", f.unsettledTx, r.tx.ID())
+		}
+		off = int64(r.tx.ID()%2) * int64(len(page))
+		return nil
+	})
 	if err == nil {
 		_, err = f.f.ReadAt(page, off)
 	}
