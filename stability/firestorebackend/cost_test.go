@@ -32,7 +32,13 @@ func paired(t testing.TB, b stability.Backend) (*authstore.Container, *store.Dev
 	t.Helper()
 	c := authstore.New(b.Auth)
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
-	d, err := c.Device(t.Context(), heldTerm{hold(t, b)})
+	return c, pairedIn(t, c, heldTerm{hold(t, b)})
+}
+
+// pairedIn pairs the device of a Container.
+func pairedIn(t testing.TB, c *authstore.Container, f authstore.Fence) *store.Device {
+	t.Helper()
+	d, err := c.Device(t.Context(), f)
 	require.NoError(t, err)
 	d.ID = &types.JID{User: "4917000000", Device: 1, Server: types.DefaultUserServer}
 	d.LID = types.JID{User: "94917000000", Device: 1, Server: types.HiddenUserServer}
@@ -40,7 +46,7 @@ func paired(t testing.TB, b stability.Backend) (*authstore.Container, *store.Dev
 		Details: []byte("details"), AccountSignature: make([]byte, 64), AccountSignatureKey: make([]byte, 32), DeviceSignature: make([]byte, 64),
 	}
 	require.NoError(t, d.Save(t.Context()))
-	return c, d
+	return d
 }
 
 func random(n int) []byte {

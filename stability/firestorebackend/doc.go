@@ -83,8 +83,11 @@
 // wrong and what to do. A read that fails is an error, never an absence: no
 // failure makes a fresh device. Requests take 5 s at most (WithTimeout), and are
 // repeated a few times within the caller's context. After ErrQuota, ErrPermission
-// and ErrDatabaseNotFound no request is made for 1 s, then 2, 4 … 30 (the lock:
-// 5): calls return the same error at once meanwhile. The Firestore client repeats
+// and ErrDatabaseNotFound no request is made for 1 s, then 2, 4, 8, 10 (the lock:
+// 5), however many were refused at once: calls return the same error at once
+// meanwhile. A pause is well within authstore's patience of 30 s. Lock, session,
+// state and incidents pause each by itself. A token that could not be fetched is
+// ErrUnavailable: Firestore was not asked. The Firestore client repeats
 // UNAVAILABLE and RESOURCE_EXHAUSTED of a write until the timeout, and then hides
 // which it was: that is ErrUnavailable, and its text says so.
 //

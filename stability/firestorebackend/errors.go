@@ -61,8 +61,8 @@ type pacer struct {
 
 const (
 	firstPause = time.Second
-	maxPause   = 30 * time.Second
-	lockPause  = 5 * time.Second // a lease must not run out for a pause
+	maxPause   = 10 * time.Second // well within authstore's patience of 30 s: a pause must not outlast it
+	lockPause  = 5 * time.Second  // a lease must not run out for a pause
 )
 
 func (p *pacer) held() error {
@@ -82,6 +82,9 @@ func (p *pacer) note(l lane, err error) {
 			p.err, p.pause = nil, 0
 		}
 		return
+	}
+	if p.err != nil && time.Now().Before(p.until) {
+		return // it was under way when the pause began: the same refusal
 	}
 	limit := maxPause
 	if l == laneLock {
@@ -139,7 +142,13 @@ func (b *backend) describe(ctx, inner context.Context, op string, err error) err
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		class = ErrQuota
-	case codes.PermissionDenied, codes.Unauthenticated:
+	case codes.Unauthenticated:
+		// gRPC answers so by itself when it has no token to send: whoever gives
+		// tokens was not reached, and Firestore was not asked.
+		if !strings.Contains(err.Error(), "per-RPC creds failed") {
+			class = ErrPermission
+		}
+	case codes.PermissionDenied:
 		class = ErrPermission
 	case codes.NotFound:
 		if strings.Contains(err.Error(), "No document to update") {
@@ -200,13 +209,17 @@ func forLock(err error) error {
 // tries bounds the repetitions within one call; callers repeat too.
 const tries = 4
 
-// pauses yields the pauses between them.
+// longestPause bounds the pauses between them: a change of an incident that
+// others keep getting ahead of is tried often.
+const longestPause = 500 * time.Millisecond
+
+// pauses yields the pauses between repetitions.
 func pauses() func(ctx context.Context) bool {
 	d := 20 * time.Millisecond
 	return func(ctx context.Context) bool {
 		t := time.NewTimer(d/2 + jitter(d))
 		defer t.Stop()
-		d *= 2
+		d = min(2*d, longestPause)
 		select {
 		case <-t.C:
 			return true

@@ -4,9 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -20,6 +24,7 @@ import (
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 // calls are all operations, by name.
@@ -63,6 +68,7 @@ func TestErrorsHaveTheirClassAndAreNotHammered(t *testing.T) {
 		{"database", status.Error(codes.NotFound, "The database (default) does not exist for project x"), ErrDatabaseNotFound, true},
 		{"datastore mode", status.Error(codes.FailedPrecondition, "The Cloud Firestore API is not available for Firestore in Datastore Mode database projects/x/databases/(default)."), ErrDatabaseNotFound, true},
 		{"internal", internal, ErrUnavailable, false},
+		{"token", noToken, ErrUnavailable, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			client, w := onWire(t)
@@ -105,6 +111,91 @@ func TestErrorsHaveTheirClassAndAreNotHammered(t *testing.T) {
 			require.Equal(t, "one", got.Holder)
 		})
 	}
+}
+
+// noToken is what gRPC answers by itself when it has nothing to send as a token.
+var noToken = status.Error(codes.Unauthenticated, "transport: per-RPC creds failed due to error: credentials: cannot fetch token: "+
+	"Post \"https://oauth2.googleapis.com/token\": dial tcp: lookup oauth2.googleapis.com: i/o timeout")
+
+// Whoever waits for the lock waits on when a token could not be fetched once.
+func TestATokenThatCouldNotBeFetchedIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := sim(t)
+		failed := s.Fault(firestoresim.Fail(codes.Unauthenticated, status.Convert(noToken).Message())).Times(6).Now()
+		l, err := lock.New(opened(t, onSim(t, s)).Lock, "one", lock.WithLogger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		term, err := l.Acquire(t.Context())
+		require.NoError(t, err)
+		require.True(t, term.Held())
+		require.Equal(t, 6, failed.Fired(), "more than the repetitions of one call")
+		require.NoError(t, l.Close(context.Background()))
+	})
+}
+
+// cutTerm notes that the connection was given up.
+type cutTerm struct {
+	heldTerm
+	cut *atomic.Pointer[error]
+}
+
+func (c cutTerm) Cut(err error) { c.cut.CompareAndSwap(nil, &err) }
+
+// A refusal that is over within authstore's patience costs a wait and not the
+// connection, however many requests it met at once.
+func TestAQuotaThatComesBackInTimeCutsNoConnection(t *testing.T) {
+	for _, c := range []struct {
+		reads           int
+		refused, within time.Duration
+	}{
+		{1, 50 * time.Millisecond, 5 * time.Second},
+		{8, 50 * time.Millisecond, 5 * time.Second}, // one pause, not eight
+		{1, 16 * time.Second, 30 * time.Second},     // a pause does not outlast the patience
+		{8, 16 * time.Second, 30 * time.Second},
+	} {
+		t.Run(fmt.Sprintf("%d reads refused for %v", c.reads, c.refused), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := sim(t, firestoresim.WithLatency(20*time.Millisecond))
+				b := opened(t, onSim(t, s))
+				container := authstore.New(b.Auth)
+				t.Cleanup(func() { _ = container.Close(context.Background()) })
+				term := cutTerm{heldTerm{hold(t, b)}, new(atomic.Pointer[error])}
+				d := pairedIn(t, container, term)
+				refusal := s.Fault(firestoresim.ResourceExhausted()).On(firestoresim.BatchGetDocuments).Always().Now()
+				time.AfterFunc(c.refused, refusal.Stop)
+				begin := time.Now()
+				var wg sync.WaitGroup
+				for i := range c.reads {
+					wg.Go(func() {
+						_, err := d.SenderKeys.GetSenderKey(t.Context(), fmt.Sprintf("%d@g.us", i), fmt.Sprintf("49170%d:1", i))
+						assert.NoError(t, err)
+					})
+				}
+				wg.Wait()
+				require.Positive(t, refusal.Fired())
+				require.LessOrEqual(t, refusal.Fired(), 5*c.reads, "at 0, 1, 3, 7 and 15 s")
+				require.Less(t, time.Since(begin), c.within)
+				if cut := term.cut.Load(); cut != nil {
+					require.NoError(t, *cut)
+				}
+			})
+		})
+	}
+}
+
+// Who keeps losing to others waits longer and longer, but not for minutes.
+func TestTheWaitOfALoserIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := sim(t)
+		b := opened(t, onSim(t, s))
+		lost := s.Fault(firestoresim.Fail(codes.FailedPrecondition, "the stored version does not match the required base version")).
+			On(firestoresim.Commit).Times(contenders - 1).Now()
+		begin := time.Now()
+		_, isNew, err := b.Incidents.Raise(t.Context(), guard.Incident{ID: "x", DetectedAt: time.Now()})
+		require.NoError(t, err)
+		require.True(t, isNew)
+		require.Equal(t, contenders-1, lost.Fired())
+		require.Less(t, time.Since(begin), contenders*longestPause*3/2)
+	})
 }
 
 func TestAnExhaustedQuotaIsBounded(t *testing.T) {

@@ -124,10 +124,13 @@ func (w *watch) stop() {
 	}
 }
 
+// listenPause is the longest pause between two listeners; looks go on meanwhile.
+const listenPause = 30 * time.Second
+
 // later replaces the listener after a pause that grows.
 func (w *watch) later() {
 	w.stop()
-	w.pause = min(max(2*w.pause, firstPause), maxPause)
+	w.pause = min(max(2*w.pause, firstPause), listenPause)
 	w.again = time.After(w.pause/2 + jitter(w.pause/2))
 }
 
