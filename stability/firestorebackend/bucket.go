@@ -10,7 +10,8 @@ import (
 )
 
 // bucket is what a session knows of one bucket: enough to keep it from
-// outgrowing a document without reading it again.
+// outgrowing a document without reading it again. Once it is part of a session's
+// knowledge it is guarded by backend.mu: commits change it.
 type bucket struct {
 	exists bool
 	sizes  map[string]int // field -> weight

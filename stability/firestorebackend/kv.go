@@ -155,6 +155,7 @@ func (b *backend) spilledBuckets(places map[authstore.Key]place) map[string]bool
 func pick(b *backend, st stamp, places map[authstore.Key]place, docs map[string]*firestore.DocumentSnapshot, beside map[string]bool) (out map[authstore.Key][]byte, again bool, err error) {
 	in := make(map[authstore.Key][]byte)
 	read := make(map[string]*bucket)
+	spilled := make(map[string]bool) // read belongs to the session once it is learnt
 	for _, p := range places {
 		if p.bucket == "" || read[p.bucket] != nil {
 			continue
@@ -163,7 +164,7 @@ func pick(b *backend, st stamp, places map[authstore.Key]place, docs map[string]
 		if err != nil {
 			return nil, false, err
 		}
-		read[p.bucket] = bk
+		read[p.bucket], spilled[p.bucket] = bk, bk.spilled
 		for _, e := range entries {
 			in[e.key] = e.value
 		}
@@ -183,7 +184,7 @@ func pick(b *backend, st stamp, places map[authstore.Key]place, docs map[string]
 		}
 		own := docs[p.own]
 		switch {
-		case own == nil && read[p.bucket].spilled:
+		case own == nil && spilled[p.bucket]:
 			beside[p.bucket] = true
 			again = true
 		case own != nil && own.Exists():
@@ -292,39 +293,40 @@ func (s keyValues) scanKind(ctx context.Context, op string, kind authstore.Kind)
 // that find it the same, since a key that moves changes its bucket.
 func (s keyValues) scanBucket(ctx context.Context, op string, kind authstore.Kind, id, prefix string) ([]entry, error) {
 	b := s.b
-	look := func() (*firestore.DocumentSnapshot, *bucket, []entry, error) {
+	look := func() (doc *firestore.DocumentSnapshot, spilled bool, entries []entry, err error) {
 		st := b.stamp()
 		req := b.request()
 		req.add(id)
 		docs, err := req.read(ctx, op)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, false, nil, err
 		}
 		bk, entries, err := entriesOf(docs[id])
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, false, nil, err
 		}
+		spilled = bk.spilled // bk belongs to the session once it is learnt
 		b.learn(st, func(k *knowledge) {
 			if k.buckets[id] == nil {
 				k.set(id, bk)
 			}
 		})
-		return docs[id], bk, entries, nil
+		return docs[id], spilled, entries, nil
 	}
-	doc, bk, entries, err := look()
-	for n := 1; err == nil && bk.spilled; n++ {
+	doc, spilled, entries, err := look()
+	for n := 1; err == nil && spilled; n++ {
 		owns, err := s.owns(ctx, op, kind, prefix)
 		if err != nil {
 			return nil, err
 		}
-		again, bk2, entries2, err := look()
+		again, spilled2, entries2, err := look()
 		if err != nil {
 			return nil, err
 		}
 		if again.UpdateTime.Equal(doc.UpdateTime) {
 			return append(entries, owns...), nil
 		}
-		if doc, bk, entries = again, bk2, entries2; n == tries {
+		if doc, spilled, entries = again, spilled2, entries2; n == tries {
 			return nil, fmt.Errorf("%w: %s: the keys kept moving while they were read", ErrUnavailable, op)
 		}
 	}

@@ -1,0 +1,64 @@
+package firestorebackend
+
+import (
+	"crypto/rand"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/stability"
+)
+
+// What a read has found of a bucket goes to the session, and a commit changes it
+// there while the read goes on. It is the race detector that looks on here.
+func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
+	reads := map[authstore.Kind]func(t *testing.T, b stability.Backend, small, large authstore.Key) map[authstore.Key][]byte{
+		"event": func(t *testing.T, b stability.Backend, small, large authstore.Key) map[authstore.Key][]byte {
+			got, err := b.Auth.Get(t.Context(), small, large)
+			assert.NoError(t, err)
+			return got
+		},
+		"appmac": func(t *testing.T, b stability.Backend, _, _ authstore.Key) map[authstore.Key][]byte {
+			got := map[authstore.Key][]byte{}
+			for e, err := range b.Auth.Scan(t.Context(), "appmac", "g1/regular/") {
+				assert.NoError(t, err)
+				got[e.Key] = e.Value
+			}
+			return got
+		},
+	}
+	c := onSim(t, sim(t))
+	for kind, read := range reads {
+		small, large := authstore.Key{Kind: kind, ID: "g1/regular/1"}, authstore.Key{Kind: kind, ID: "g1/regular/2"}
+		commit := func(b stability.Backend, epoch int64, k authstore.Key, size int) {
+			require.NoError(t, b.Auth.Commit(t.Context(), epoch, authstore.Batch{Put: []authstore.Entry{{Key: k, Value: make([]byte, size)}}}))
+		}
+		for range 10 {
+			b := opened(t, c, WithRoot("accounts/"+rand.Text()))
+			epoch := hold(t, b).Epoch
+			commit(b, epoch, small, 1)
+			raw := b.Auth.(keyValues).b
+			raw.mu.Lock()
+			clear(raw.ses.know.buckets) // as in a term that has not met the bucket yet
+			raw.mu.Unlock()
+			var got map[authstore.Key][]byte
+			var wg sync.WaitGroup
+			wg.Go(func() { got = read(t, b, small, large) })
+			require.Eventually(t, func() bool {
+				raw.mu.Lock()
+				defer raw.mu.Unlock()
+				return raw.ses.know.buckets[placeOf(small).bucket] != nil
+			}, time.Minute, time.Millisecond)
+			commit(b, epoch, large, 100_000) // beside the bucket, which says so
+			wg.Wait()
+			require.Len(t, got[small], 1)
+			if v, ok := got[large]; ok {
+				require.Len(t, v, 100_000)
+			}
+		}
+	}
+}
