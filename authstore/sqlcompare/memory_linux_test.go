@@ -36,33 +36,31 @@ const envMemory = "WASTABILITY_MEMORY"
 // a store, on the same account of 5,000 sessions and 20,000 sender keys: after
 // the start and the sessions of one group of 256, and after all sessions.
 func BenchmarkProcessMemory(b *testing.B) {
-	stores := map[string]func(tb testing.TB, file string) *store.Device{"sqlstore": sqliteDevice, "authstore": localDevice}
+	stores := map[string]func(tb testing.TB, file string) (*store.Device, func()){"sqlstore": sqliteDevice, "authstore": localDevice}
 	sessions := map[string][]byte{}
 	for i := range coldSessions {
 		sessions[memberAddress(i)] = someSession()
 	}
 	for name, open := range stores {
 		file := filepath.Join(b.TempDir(), name+".db")
-		fill := func(tb testing.TB) {
-			d := open(tb, file)
-			pair(tb, d)
-			require.NoError(tb, d.Sessions.PutManySessions(tb.Context(), sessions))
-			for i := range coldSessions {
-				require.NoError(tb, d.Identities.PutIdentity(tb.Context(), memberAddress(i), [32]byte{byte(i)}))
-			}
-			for g := range 200 {
-				for m := range 100 {
-					require.NoError(tb, d.SenderKeys.PutSenderKey(tb.Context(), memberAddress(g)+"@g.us", memberAddress(m), fmt.Appendf(nil, `{"SenderKeyStates":[],"Padding":"%0260d"}`, m)))
-				}
+		d, done := open(b, file)
+		pair(b, d)
+		require.NoError(b, d.Sessions.PutManySessions(b.Context(), sessions))
+		for i := range coldSessions {
+			require.NoError(b, d.Identities.PutIdentity(b.Context(), memberAddress(i), [32]byte{byte(i)}))
+		}
+		for g := range 200 {
+			for m := range 100 {
+				require.NoError(b, d.SenderKeys.PutSenderKey(b.Context(), memberAddress(g)+"@g.us", memberAddress(m), fmt.Appendf(nil, `{"SenderKeyStates":[],"Padding":"%0260d"}`, m)))
 			}
 		}
+		done()
 		b.Run(name, func(b *testing.B) {
-			b.Run("fill", func(b *testing.B) { fill(b); b.SkipNow() }) // closed when it ends
 			for b.Loop() {
-				none, _ := memoryOf(b, "none", file)
-				start, full := memoryOf(b, name, file)
-				b.ReportMetric((start-none)/1024, "MiB-started")
-				b.ReportMetric((full-none)/1024, "MiB-all-sessions")
+				none, with := memoryOf(b, "none", file), memoryOf(b, name, file)
+				for i, what := range []string{"MiB-started", "MiB-mapped-started", "MiB-all-sessions", "MiB-mapped-all-sessions"} {
+					b.ReportMetric((with[i]-none[i])/1024, what)
+				}
 			}
 		})
 	}
@@ -82,15 +80,15 @@ func someSession() []byte {
 	return r.Serialize()
 }
 
-func memoryOf(b *testing.B, name, file string) (start, full float64) {
+func memoryOf(b *testing.B, name, file string) (kib [4]float64) {
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestMemoryOfAProcess$", "-test.v")
 	cmd.Env = append(os.Environ(), envMemory+"="+name+":"+file)
 	out, err := cmd.CombinedOutput()
 	require.NoError(b, err, string(out))
 	_, after, _ := bytes.Cut(out, []byte("memory: "))
-	_, err = fmt.Sscan(string(after), &start, &full)
+	_, err = fmt.Sscan(string(after), &kib[0], &kib[1], &kib[2], &kib[3])
 	require.NoError(b, err, string(out))
-	return start, full
+	return kib
 }
 
 func TestMemoryOfAProcess(t *testing.T) {
@@ -105,7 +103,8 @@ func TestMemoryOfAProcess(t *testing.T) {
 		if string(name) == "authstore" {
 			open = localDevice
 		}
-		d := open(t, string(file))
+		d, done := open(t, string(file))
+		defer done()
 		use = func(n int) {
 			var addresses []string
 			for i := range n {
@@ -120,43 +119,49 @@ func TestMemoryOfAProcess(t *testing.T) {
 		}
 	}
 	use(crowdSize)
-	start := resident(t)
+	own, mapped := resident(t)
 	use(coldSessions)
-	fmt.Printf("memory: %d %d\n", start, resident(t))
+	ownAll, mappedAll := resident(t)
+	fmt.Printf("memory: %d %d %d %d\n", own, mapped, ownAll, mappedAll)
 }
 
-// resident is VmRSS in KiB, with as little garbage as possible.
-func resident(t *testing.T) int {
+// resident is what is in memory, in KiB, with as little garbage as possible:
+// the process's own, and pages of files, which the kernel takes back when it
+// needs them.
+func resident(t *testing.T) (own, mapped int) {
 	debug.FreeOSMemory()
 	status, err := os.ReadFile("/proc/self/status")
 	require.NoError(t, err)
-	_, after, _ := bytes.Cut(status, []byte("VmRSS:"))
-	n, err := strconv.Atoi(string(bytes.Fields(after)[0]))
-	require.NoError(t, err)
-	return n
+	read := func(name string) int {
+		_, after, _ := bytes.Cut(status, []byte(name))
+		n, err := strconv.Atoi(string(bytes.Fields(after)[0]))
+		require.NoError(t, err)
+		return n
+	}
+	return read("RssAnon:"), read("RssFile:")
 }
 
-func sqliteDevice(tb testing.TB, file string) *store.Device {
+func sqliteDevice(tb testing.TB, file string) (*store.Device, func()) {
 	db, err := sql.Open("sqlite", "file:"+file+"?_pragma=foreign_keys(1)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate")
 	require.NoError(tb, err)
-	tb.Cleanup(func() { _ = db.Close() })
 	c := sqlstore.NewWithDB(db, "sqlite3", nil)
 	require.NoError(tb, c.Upgrade(tb.Context()))
 	d, err := c.GetFirstDevice(tb.Context())
 	require.NoError(tb, err)
-	return d
+	return d, func() { require.NoError(tb, db.Close()) }
 }
 
-func localDevice(tb testing.TB, file string) *store.Device {
+func localDevice(tb testing.TB, file string) (*store.Device, func()) {
 	backend, err := localbackend.Open(file)
 	require.NoError(tb, err)
-	tb.Cleanup(func() { require.NoError(tb, backend.Close()) })
 	rec, granted, err := backend.Lock.Acquire(tb.Context(), "memory", strconv.Itoa(os.Getpid()), time.Hour)
 	require.NoError(tb, err)
 	require.True(tb, granted)
 	c := authstore.New(backend.Auth)
-	tb.Cleanup(func() { require.NoError(tb, c.Close(context.Background())) })
 	d, err := c.Device(tb.Context(), fence{rec.Epoch})
 	require.NoError(tb, err)
-	return d
+	return d, func() {
+		require.NoError(tb, c.Close(context.Background()))
+		require.NoError(tb, backend.Close())
+	}
 }
