@@ -1,12 +1,14 @@
 package stability_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -29,6 +31,12 @@ func TestAPairingThatFailsHalfwayLeavesTheEarlierDeviceRestorable(t *testing.T) 
 		{"the host refuses", func(t *testing.T, w *world, a *named, q stability.QR) {
 			a.m.Client().PrePairCallback = func(types.JID, string, string) bool { return false }
 			scan()(t, w, a, q)
+		}},
+		{"the credentials were refused", func(t *testing.T, w *world, a *named, q stability.QR) {
+			a.wire.set(refuseOne())
+			scan()(t, w, a, q)
+			time.Sleep(time.Minute)
+			a.wire.heal()
 		}},
 		{"the credentials could not be saved", func(t *testing.T, w *world, a *named, q stability.QR) {
 			a.wire.fail(only("commit"))
@@ -77,4 +85,107 @@ func TestAPairingThatFailsHalfwayLeavesTheEarlierDeviceRestorable(t *testing.T) 
 			})
 		})
 	}
+}
+
+// refuseOne answers the first commit as a backend does that will never take it,
+// and no other. The store makes it twice: with what waits beside it, and alone.
+func refuseOne() func(string) error {
+	refused := 0
+	return func(call string) error {
+		if call != "commit" || refused == 2 {
+			return nil
+		}
+		refused++
+		return authstore.ErrTooLarge
+	}
+}
+
+// What a pairing that failed has left in its device is of no use: the next code
+// shows keys of another.
+func TestAfterAFailedPairingEverythingIsNew(t *testing.T) {
+	for name, fail := range map[string]func(*testing.T, *world, *named, stability.QR){
+		"wrong HMAC": func(t *testing.T, w *world, _ *named, q stability.QR) {
+			require.NoError(t, w.account.Phone().Scan(q.Code, wasim.BadHMAC()))
+		},
+		"the credentials were refused": func(t *testing.T, w *world, a *named, q stability.QR) {
+			a.wire.set(refuseOne())
+			require.NoError(t, w.account.Phone().Scan(q.Code))
+			time.Sleep(time.Second)
+			a.wire.heal()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.named("a").run()
+				q := <-a.codes
+				client := a.m.Client()
+				fail(t, w, a, q)
+				var next stability.QR
+				w.await("a new code", func() bool {
+					next, _ = a.m.QR()
+					return next.Code != "" && a.m.Client() != client
+				})
+				old := strings.Split(q.Code, ",")
+				for i, part := range strings.Split(next.Code, ",") {
+					require.NotEqual(t, old[i], part, "part %d", i)
+				}
+				a.forget()
+				require.NoError(t, w.account.Phone().Scan(next.Code))
+				a.ready()
+				require.Len(t, w.account.Devices(), 1)
+				a.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+// whatsmeow deletes the device that the service has logged out. If it cannot,
+// that device is set aside before a new one is offered, and asks for no login.
+func TestALoggedOutDeviceThatWasNotDeletedDoesNotComeBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a").run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		device := w.device()
+		out := w.sim.Fault(wasim.Failure(401)).For(w.account.JID()).Always().OnNextLogin()
+		refuse := refuseOne()
+		a.wire.set(refuse)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		q := <-a.codes
+		require.Equal(t, 1, out.Fired(), "one login, and no other with the same device")
+		a.wire.heal()
+		require.NoError(t, refuse("commit"), "the deletion was refused before")
+		set, err := a.m.Quarantine(t.Context())
+		require.NoError(t, err)
+		require.NotNil(t, set.Device)
+		require.Equal(t, device.JID(), set.Device.JID)
+		out.Stop()
+		require.NoError(t, w.account.Phone().Scan(q.Code))
+		a.ready()
+		a.stop()
+		w.close()
+	})
+}
+
+func TestByHandADeviceIsRestoredBeforeANewOneIsAskedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.named("a").run().pair().stop()
+		device := w.device().JID()
+		h := w.byHand().activate()
+		h.ready()
+		w.sim.Fault(wasim.Failure(401)).For(w.account.JID()).OnNextLogin()
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.await("logged out", func() bool { return h.status().WA == reconnect.StatusNeedsPairing })
+		time.Sleep(time.Minute)
+		require.NoError(t, h.m.RestoreDevice(t.Context()))
+		h.activate()
+		require.Equal(t, device, h.client.Store.GetJID())
+		h.ready()
+		require.Len(t, w.account.Devices(), 1)
+		h.finish()
+	})
 }

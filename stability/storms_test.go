@@ -102,3 +102,32 @@ func TestAnOutageEndsBeforeTheNextAttemptIsDue(t *testing.T) {
 		w.close()
 	})
 }
+
+// A loop that could not be broken in time is not broken for an end that a fresh
+// process cannot cure.
+func TestALoopIsBrokenOnlyForAnEndThatCounts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		time.Sleep(5 * time.Minute)
+		a.forget()
+		stop := w.loops()
+		a.reached(9, stability.EventDisconnected)
+		time.Sleep(time.Second)
+		a.wire.failOnce(2, only("save state")) // the heal's
+		a.reached(10, stability.EventDisconnected)
+		stop()
+		outdated := w.sim.Fault(wasim.Failure(405)).For(w.account.JID()).Always().OnNextLogin()
+		time.Sleep(time.Hour)
+		require.Greater(t, outdated.Fired(), 2)
+		require.Equal(t, reconnect.ReasonClientOutdated, a.status().LastDisconnectReason)
+		require.Equal(t, 10, a.status().State.Failures, "the loop is on record")
+		require.False(t, a.exited())
+		require.Empty(t, a.status().State.Restarts)
+		outdated.Stop()
+		a.m.Reconnect()
+		a.ready()
+		a.stop()
+		w.close()
+	})
+}
