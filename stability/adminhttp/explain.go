@@ -62,7 +62,7 @@ func explain(st stability.Status) explanation {
 			since: st.StoreUnavailableSince, why: reconnect.ReasonStoreUnavailable.Text().Means, do: bringBack(st),
 			next: "The backend is asked again every few seconds; the connection is tried again as soon as it answers.",
 		}
-		if until := st.Heartbeats.TrustedUntil; until.After(st.At) && st.Heartbeats.Failures > 0 {
+		if until := st.Heartbeats.TrustedUntil; until.After(st.At) {
 			x.next += " If it has not answered at " + clock(until) + ", another instance may take the lock; this one then stands by."
 		}
 		return x
@@ -139,7 +139,7 @@ func explainStandby(st stability.Status) explanation {
 func explainConnected(st stability.Status) explanation {
 	if hb := st.Heartbeats; hb.Failures > 0 && !hb.TrustedUntil.IsZero() {
 		return explanation{
-			since: hb.LastRenewalAt, why: "The backend does not answer, so the lock of this account cannot be renewed.",
+			since: hb.LastRenewalAt, why: "The backend does not answer: the lock of this account could not be renewed since " + clock(hb.LastRenewalAt) + ".",
 			next: "It is asked again and again. If it has not answered at " + clock(hb.TrustedUntil) + ", the connection is cut, before another instance can take the lock; all goes on by itself when the backend is back.",
 			do:   bringBack(st),
 		}

@@ -231,7 +231,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 	if a := st.Auth; a != nil {
 		doc.WA.AuthStateExists, doc.WA.AuthKeyCount = &a.Exists, value(a.KeyCount, a.KeyCount >= 0)
 		doc.WA.LastAuthWriteAt = stamp(a.LastWriteAt)
-		if a.Exists && !a.JID.IsEmpty() {
+		if !a.JID.IsEmpty() { // also of a session that is set aside: which phone to open
 			doc.WA.Account = h.text(a.JID.String())
 		}
 	}
