@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"cloud.google.com/go/firestore"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/wastability/wastability/authstore"
 )
@@ -44,7 +42,7 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, batch authstore.Batc
 		b.finish(p.ses, p, true)
 		return nil
 	}
-	if status.Code(err) == codes.InvalidArgument {
+	if invalid(err) {
 		// It would be refused again, and must not be taken for an outage.
 		return fmt.Errorf("firestorebackend: %s: Firestore refuses the write: %w: %w", op, authstore.ErrTooLarge, err)
 	}

@@ -186,6 +186,9 @@ func lostRace(err error) bool {
 
 func aborted(err error) bool { return status.Code(err) == codes.Aborted }
 
+// invalid reports a request that Firestore refuses for what it says.
+func invalid(err error) bool { return status.Code(err) == codes.InvalidArgument }
+
 // hopeless reports an error that no repetition within this call can cure.
 func hopeless(err error) bool {
 	for _, target := range []error{ErrQuota, ErrPermission, ErrDatabaseNotFound, ErrClosed, ErrDamaged} {
@@ -193,7 +196,7 @@ func hopeless(err error) bool {
 			return true
 		}
 	}
-	return status.Code(err) == codes.InvalidArgument
+	return invalid(err)
 }
 
 // forLock marks what lock.Lease must not wait out.

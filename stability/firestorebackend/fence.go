@@ -61,7 +61,9 @@ func (b *backend) underFence(ctx context.Context, l lane, op string, epoch int64
 				return nil
 			}
 			undo(s)
-			if !lostRace(err) {
+			if !lostRace(err) || aborted(err) {
+				// The client repeats by itself, so ABORTED may be the answer to
+				// a repetition while the first attempt is still on its way.
 				b.mu.Lock()
 				s.unclear = true
 				b.mu.Unlock()
@@ -71,10 +73,33 @@ func (b *backend) underFence(ctx context.Context, l lane, op string, epoch int64
 			// The fence moved. Who moved it decides sessionOf.
 			b.forget(s)
 		}
+		if invalid(err) {
+			err = b.askedOfAnother(ctx, l, op, s, err)
+		}
 		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
 			return err
 		}
 	}
+}
+
+// askedOfAnother tells a write that Firestore refuses for what is in it from one
+// that names a token later than the fence: then the stored fence is an older
+// one, put back by an import, and the session is over.
+func (b *backend) askedOfAnother(ctx context.Context, l lane, op string, s *session, err error) error {
+	_, token, err2 := b.readFence(ctx, l, op)
+	switch {
+	case err2 != nil:
+		return err2
+	case token.Equal(b.tokenOf(s)):
+		return err
+	}
+	b.forget(s)
+	return putBack(op)
+}
+
+// putBack is not the refusal itself, which is permanent.
+func putBack(op string) error {
+	return fmt.Errorf("%w: %s: the fence document is older than it was: somebody has put it back", ErrUnavailable, op)
 }
 
 func (b *backend) tokenOf(s *session) time.Time {
@@ -83,8 +108,17 @@ func (b *backend) tokenOf(s *session) time.Time {
 	return s.token
 }
 
-// begin takes over the token of a term.
-func (b *backend) begin(epoch int64, token time.Time) *session {
+// granted begins the session of a term that the server has just granted here:
+// it counts, also after a higher epoch, whose documents somebody deleted.
+func (b *backend) granted(epoch int64, token time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ses = &session{epoch: epoch, token: token}
+}
+
+// adopt begins the session of a term that was granted elsewhere. A newer one,
+// granted here meanwhile, stays.
+func (b *backend) adopt(epoch int64, token time.Time) *session {
 	s := &session{epoch: epoch, token: token}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -129,7 +163,10 @@ func (b *backend) sessionOf(ctx context.Context, l lane, op string, epoch int64)
 		}
 		moved, err := b.moveFence(ctx, l, op, token)
 		if err == nil {
-			return b.begin(epoch, moved), nil
+			return b.adopt(epoch, moved), nil
+		}
+		if invalid(err) {
+			err = putBack(op)
 		}
 		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
 			return nil, err

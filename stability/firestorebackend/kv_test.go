@@ -62,3 +62,28 @@ func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
 		}
 	}
 }
+
+// The client puts an answer that breaks off together with the answer to a second
+// request. What it gives then was never there at one moment.
+func TestAnAnswerInTwoPiecesIsNoAnswer(t *testing.T) {
+	c, w := onWire(t)
+	b := opened(t, c)
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1", "b", "1")))
+	require.NotEqual(t, placeOf(key("a")).bucket, placeOf(key("b")).bucket)
+	for _, pieces := range []int{1, tries - 1, tries} {
+		w.reset()
+		w.fail(func(_ string, nth int) fault { return fault{cut: nth%2 == 1 && nth < 2*pieces} })
+		got, err := b.Auth.Get(t.Context(), key("a"), key("b"))
+		w.fail(nil)
+		if pieces == tries {
+			require.ErrorIs(t, err, ErrUnavailable)
+			require.Nil(t, got)
+			require.Equal(t, 2*pieces, w.reset().total())
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, map[authstore.Key][]byte{key("a"): []byte("1"), key("b"): []byte("1")}, got)
+		require.Equal(t, 2*pieces+1, w.reset().total(), "each in two requests, then one that is whole")
+	}
+}

@@ -142,7 +142,7 @@ func (s lockStore) take(ctx context.Context, op string, h held, holder, nonce st
 		res, err := batch.Commit(ctx)
 		if err == nil {
 			at = res[0].UpdateTime
-			b.begin(epoch, res[1].UpdateTime)
+			b.granted(epoch, res[1].UpdateTime)
 		}
 		return err
 	})
@@ -169,6 +169,7 @@ func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 	write func(ctx context.Context, version time.Time) error,
 ) (now held, gone bool, err error) {
 	version := rec.RenewedAt.Truncate(time.Microsecond)
+	var looked bool // because Firestore refused the write as invalid
 	pause := pauses()
 	for n := 1; ; n++ {
 		if version.IsZero() {
@@ -184,10 +185,16 @@ func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 		if err == nil {
 			return held{}, false, nil
 		}
-		if lostRace(err) && !aborted(err) {
+		switch {
+		case lostRace(err) && !aborted(err):
 			version = time.Time{}
+		case invalid(err) && !looked:
+			// So Firestore answers a version later than that of the document:
+			// an older one was put back by an import.
+			version, looked = time.Time{}, true
+			continue
 		}
-		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
+		if hopeless(err) || ctx.Err() != nil || n >= tries || !pause(ctx) {
 			return held{}, false, forLock(err)
 		}
 	}

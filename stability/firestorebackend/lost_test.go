@@ -18,6 +18,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 func hold(t testing.TB, b stability.Backend) lock.Record {
@@ -260,6 +261,31 @@ func TestACommitThatArrivesLateWritesNothing(t *testing.T) {
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "2")))
 
 	// Now it arrives.
+	err := raw.fenced(t.Context(), late, func(batch *firestore.WriteBatch) {
+		batch.Set(raw.doc(placeOf(key("a")).bucket), map[string]any{"data": map[string]any{"g1/a": []byte("1")}}, firestore.MergeAll)
+	})
+	require.Equal(t, codes.FailedPrecondition, status.Code(err))
+	require.Equal(t, map[string]string{"g1/a": "2"}, values(t, b))
+}
+
+// ABORTED may be the answer to the client's own repetition, while the attempt
+// before it, which got UNAVAILABLE, is still on its way.
+func TestACommitThatWasAbortedMayStillArrive(t *testing.T) {
+	s := sim(t)
+	b := opened(t, onSim(t, s))
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "0")))
+	raw := b.Auth.(keyValues).b
+	late := raw.tokenOf(raw.ses)
+	faults := []*firestoresim.Injection{
+		s.Fault(firestoresim.Unavailable()).On(firestoresim.Commit).Now(),
+		s.Fault(firestoresim.Aborted()).On(firestoresim.Commit).Now(),
+	}
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
+	for _, f := range faults {
+		require.Equal(t, 1, f.Fired())
+	}
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "2")))
 	err := raw.fenced(t.Context(), late, func(batch *firestore.WriteBatch) {
 		batch.Set(raw.doc(placeOf(key("a")).bucket), map[string]any{"data": map[string]any{"g1/a": []byte("1")}}, firestore.MergeAll)
 	})

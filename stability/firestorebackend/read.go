@@ -10,8 +10,8 @@ import (
 	"google.golang.org/api/iterator"
 )
 
-// get reads documents in one request. A missing one is a snapshot that does
-// not exist; an error is never an absence.
+// get reads documents in one request and as of one moment. A missing one is a
+// snapshot that does not exist; an error is never an absence.
 func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore.DocumentRef) (snaps []*firestore.DocumentSnapshot, err error) {
 	if len(refs) == 0 {
 		return nil, nil
@@ -27,12 +27,12 @@ func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore
 			return nil, err
 		}
 		if oneMoment(snaps) {
-			break
+			b.clock.saw(snaps[len(snaps)-1].ReadTime)
+			return snaps, nil
 		}
 		// The client has put the answer together from two requests.
 	}
-	b.clock.saw(snaps[len(snaps)-1].ReadTime)
-	return snaps, nil
+	return nil, fmt.Errorf("%w: %s: every answer broke off: %d documents were never read as of one moment", ErrUnavailable, op, len(refs))
 }
 
 // again repeats a read that may succeed.

@@ -18,7 +18,9 @@ import (
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/lock/locktest"
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 // An instance that has lost its lease and does not know it goes on writing, as
@@ -250,4 +252,120 @@ func TestEpochsGoOnAfterTheLockDocumentIsDeleted(t *testing.T) {
 	require.NoError(t, err)
 	_, err = b.Lock.Load(t.Context())
 	require.ErrorIs(t, err, ErrDamaged)
+}
+
+// Both lock documents deleted by hand: epochs begin anew, and the term that is
+// granted then is the one that counts, also to a backend that knows a higher
+// epoch.
+func TestAGrantCountsAfterBothLockDocumentsAreDeleted(t *testing.T) {
+	c := onSim(t, sim(t))
+	b := opened(t, c)
+	hold(t, b)
+	old := hold(t, b)
+	require.EqualValues(t, 2, old.Epoch)
+	require.NoError(t, b.Auth.Commit(t.Context(), old.Epoch, put("a", "0")))
+	for _, id := range []string{"wa_connection", "wa_connection_fence"} {
+		_, err := c.Doc(DefaultRoot + "/locks/" + id).Delete(t.Context())
+		require.NoError(t, err)
+	}
+	rec := hold(t, b)
+	require.EqualValues(t, 1, rec.Epoch)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
+	require.NoError(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 1}))
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), old.Epoch, put("a", "old")), authstore.ErrFenced)
+	require.Equal(t, map[string]string{"g1/a": "1"}, values(t, b))
+}
+
+// An import puts documents back whose update times are earlier than those that
+// the holder knows. Firestore calls a write that names such a time invalid, and
+// not lost.
+func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
+	account := func(t *testing.T) (*firestoresim.Server, *firestore.Client, stability.Backend, lock.Record) {
+		s := sim(t)
+		c := onSim(t, s)
+		b := opened(t, c)
+		rec := hold(t, b)
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "0")))
+		raw := b.Auth.(keyValues).b
+		raw.mu.Lock()
+		raw.ses.token = raw.ses.token.Add(time.Minute)
+		raw.mu.Unlock()
+		rec.RenewedAt = rec.RenewedAt.Add(time.Minute)
+		return s, c, b, rec
+	}
+	fenceIs := func(t *testing.T, c *firestore.Client, epoch int64) {
+		_, err := c.Doc(DefaultRoot+"/locks/wa_connection_fence").Set(t.Context(), fenceFields(epoch, false))
+		require.NoError(t, err)
+	}
+	t.Run("a commit goes on in the same term", func(t *testing.T) {
+		_, _, b, rec := account(t)
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
+		require.Equal(t, map[string]string{"g1/a": "1"}, values(t, b))
+	})
+	t.Run("a save goes on in the same term", func(t *testing.T) {
+		_, _, b, rec := account(t)
+		require.NoError(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 7}))
+		got, err := b.State.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 7, got.RetryCount)
+	})
+	t.Run("a commit of a term that is not the fence's is fenced", func(t *testing.T) {
+		_, c, b, rec := account(t)
+		fenceIs(t, c, rec.Epoch+1)
+		require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")), authstore.ErrFenced)
+	})
+	t.Run("a fence that cannot be read is an outage", func(t *testing.T) {
+		s, _, b, rec := account(t)
+		s.Fault(firestoresim.Fail(codes.Unknown, "a moment")).On(firestoresim.BatchGetDocuments).Always().Now()
+		err := b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1"))
+		require.ErrorIs(t, err, ErrUnavailable)
+		require.NotErrorIs(t, err, authstore.ErrTooLarge)
+	})
+	t.Run("a write that is refused for itself is too large", func(t *testing.T) {
+		s, _, b, rec := account(t)
+		refused := s.Fault(firestoresim.Fail(codes.InvalidArgument, "the value is too large")).On(firestoresim.Commit).After(2).Always().Now()
+		err := b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")) // refused for the fence, which is moved then
+		require.ErrorIs(t, err, authstore.ErrTooLarge)
+		require.Equal(t, 1, refused.Fired(), "not repeated")
+	})
+	t.Run("a commit that adopts its term meanwhile looks again", func(t *testing.T) {
+		s, _, b, rec := account(t)
+		raw := b.Auth.(keyValues).b
+		raw.forget(raw.ses)
+		refused := s.Fault(firestoresim.Fail(codes.InvalidArgument, "later than it is")).On(firestoresim.Commit).Now()
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
+		require.Equal(t, 1, refused.Fired())
+	})
+	t.Run("a renewal goes on in the same term", func(t *testing.T) {
+		_, _, b, rec := account(t)
+		got, err := b.Lock.Renew(t.Context(), rec)
+		require.NoError(t, err)
+		require.Equal(t, rec.Epoch, got.Epoch)
+	})
+	t.Run("a renewal under another holder is lost", func(t *testing.T) {
+		_, c, b, rec := account(t)
+		_, err := c.Doc(DefaultRoot+"/locks/wa_connection").Update(t.Context(), []firestore.Update{{Path: "holderInstanceId", Value: "two"}})
+		require.NoError(t, err)
+		_, err = b.Lock.Renew(t.Context(), rec)
+		require.ErrorIs(t, err, lock.ErrLost)
+		require.NoError(t, b.Lock.Release(t.Context(), rec), "there is nothing to release")
+		now, err := b.Lock.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "two", now.Holder)
+	})
+	t.Run("a release frees the lock", func(t *testing.T) {
+		_, _, b, rec := account(t)
+		require.NoError(t, b.Lock.Release(t.Context(), rec))
+		now, err := b.Lock.Load(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, now.Holder)
+	})
+	t.Run("a renewal that is refused for itself ends", func(t *testing.T) {
+		s, _, b, rec := account(t)
+		refused := s.Fault(firestoresim.Fail(codes.InvalidArgument, "no")).On(firestoresim.Commit).Always().Now()
+		_, err := b.Lock.Renew(t.Context(), rec)
+		require.Equal(t, codes.InvalidArgument, status.Code(err))
+		require.NotErrorIs(t, err, lock.ErrLost)
+		require.Equal(t, 2, refused.Fired(), "one look")
+	})
 }

@@ -26,6 +26,7 @@ type fault struct {
 	drop error // it never arrives
 	lose error // it is carried out, this is the answer
 	hang bool  // with drop or lose: no answer at all until the caller gives up
+	cut  bool  // of a read: its answer breaks off after the first document
 }
 
 // wire is a connection to the official emulator that counts what goes over it
@@ -106,7 +107,7 @@ func (w *wire) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 	f := w.request(path.Base(method), nil)
 	if f.drop == nil && f.lose == nil {
 		s, err := open(ctx, desc, cc, method, opts...)
-		return &counted{s, w}, err
+		return &counted{ClientStream: s, w: w, cut: f.cut}, err
 	}
 	err := f.drop
 	if err == nil {
@@ -118,12 +119,20 @@ func (w *wire) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 // counted counts the documents of answers.
 type counted struct {
 	grpc.ClientStream
-	w *wire
+	w    *wire
+	cut  bool
+	came int
 }
 
 func (s *counted) RecvMsg(m any) error {
+	if s.cut && s.came > 0 {
+		for s.ClientStream.RecvMsg(m) == nil { // or the stream would stay
+		}
+		return unavailable
+	}
 	err := s.ClientStream.RecvMsg(m)
 	if err == nil {
+		s.came++
 		n := 0
 		switch r := m.(type) {
 		case *firestorepb.BatchGetDocumentsResponse:
