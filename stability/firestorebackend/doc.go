@@ -37,7 +37,12 @@
 //   - A release frees the lock and closes the fence in one commit: the epoch of a
 //     released term writes no more, also what is still on its way.
 //   - If somebody deletes the lock document, the holder's next renewal is
-//     lock.ErrLost, and the next term goes on counting from the fence.
+//     lock.ErrLost, and the next term goes on counting from the fence. Without
+//     both documents epochs begin at 1 again. While a lock document is there it
+//     alone is counted from: to read the fence too would cost each look of a
+//     standby a second read. So put both back, or neither, and not while an
+//     instance runs: after a lock document of an earlier epoch alone, two terms
+//     could have the same one.
 //
 // # The fence
 //
@@ -52,10 +57,14 @@
 // The batch holds plain sets and deletes, so that it may be applied twice. After
 // an error whose outcome is not known the fence is moved before anything else is
 // written: what is still on its way comes too late and cannot undo something
-// newer. What the Firestore client repeats by itself within one call (after
-// UNAVAILABLE) is not seen here and has the old token: such an attempt could only
-// do harm if it arrived after its own repetition had been answered and the next
-// commit too.
+// newer. ABORTED is such an error, since it may be the answer to a repetition.
+// What the Firestore client repeats by itself within one call (after UNAVAILABLE)
+// is not seen here and has the old token: such an attempt could only do harm if
+// it arrived after its own repetition had succeeded and the next commit too.
+//
+// A fence document that is older than the token, as after an import, is found
+// when it refuses a write: it is read, and its epoch decides whether the term
+// goes on.
 //
 // # The session
 //
@@ -96,8 +105,8 @@
 // four are transient, on purpose: authstore waits, then ends the term with its
 // connection, and unacknowledged messages stay with the service. Were a missing
 // permission permanent there, each message would fail to decrypt for good. A
-// write that Firestore refuses as invalid is authstore.ErrTooLarge, which is
-// permanent.
+// write that Firestore refuses as invalid, under a fence that is as it was, is
+// authstore.ErrTooLarge, which is permanent.
 //
 // # Watching
 //
@@ -130,6 +139,14 @@
 // is queried by field, so nothing is indexed) of this folder:
 //
 //	firebase deploy --only firestore
+//
+// That is for a project of its own. The command replaces the rules of the whole
+// database, and takes the file for all of its indexes and exemptions: those that
+// are not in it are deleted once that is confirmed, with --force unasked. In a
+// project that others use too, merge both files into those that it has. An
+// exemption counts for every collection of that name, wherever it stands: those
+// of state and incidents are for all fields (*), so queries by field in other
+// collections with these names would fail.
 //
 // Without the exemptions everything works; writes are slower and cost more
 // storage. Two optional TTL policies remove resolved incidents 90 days after
