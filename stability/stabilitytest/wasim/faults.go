@@ -258,7 +258,7 @@ func (s *Service) flood(d *Device, c *conn, n int, interval time.Duration) {
 				return
 			}
 			s.mu.Lock()
-			if d.conn == c {
+			if d.conn == c && !c.silent.Load() {
 				r := node{Tag: "receipt", Attrs: attrs{
 					"from": d.acct.JID(), "id": s.id(), "t": time.Now().Unix(), "type": "read",
 				}}

@@ -300,3 +300,41 @@ func TestACopyThatIsMarkedOfflineLeavesTheOthersAsTheyAre(t *testing.T) {
 		}
 	})
 }
+
+// Silence swallows a flood too, and what is swallowed was not sent.
+func TestAFloodIntoSilenceDoesNotArrive(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *wasim.Service) {
+		h := online(t, s, s.NewAccount("491700000001"))
+		time.Sleep(time.Second)
+		d := s.Device(h.jid())
+		sent := d.Stats().StanzasOut["receipt"]
+		silence := s.Fault(wasim.Silence()).For(h.jid()).Now()
+		s.Flood(h.jid(), 3, time.Millisecond)
+		time.Sleep(time.Second)
+		require.Empty(t, got[*events.Receipt](h))
+		require.Equal(t, sent, d.Stats().StanzasOut["receipt"])
+		silence.Stop()
+		s.Flood(h.jid(), 2, time.Millisecond)
+		eventually(t, "those that come later", func() bool { return len(got[*events.Receipt](h)) == 2 })
+		require.Equal(t, sent+2, d.Stats().StanzasOut["receipt"])
+		h.end()
+	})
+}
+
+// Nor does a last word reach who is silent.
+func TestASilentConnectionDoesNotHearThatItIsReplaced(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *wasim.Service) {
+		h := online(t, s, s.NewAccount("491700000001"))
+		s.Fault(wasim.Silence()).For(h.jid()).Now()
+		other := newHost(s, h.dev)
+		other.login(t)
+		eventually(t, "the first one is ended", func() bool { return !h.up() })
+		time.Sleep(time.Second)
+		require.Equal(t, 1, s.Device(h.jid()).Stats().Replaced)
+		require.Empty(t, got[*events.StreamReplaced](h))
+		require.Len(t, got[*events.Disconnected](h), 1)
+		h.cli.Disconnect()
+		h.cancel()
+		other.end()
+	})
+}
