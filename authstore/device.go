@@ -29,8 +29,18 @@ type head struct {
 	DeletedAt time.Time `json:"deletedAt,omitzero"`
 	Reason    string    `json:"reason,omitempty"`
 	Purge     []string  `json:"purge,omitempty"` // generations whose rows are to go
+	Kept      *kept     `json:"kept,omitempty"`  // comes back if a new device is deleted before it has logged in
 
 	unknown map[string]json.RawMessage // what a newer library wrote beside
+}
+
+// kept is a deleted device in whose place another was saved, which has not
+// proved yet that it can log in.
+type kept struct {
+	Gen       string    `json:"gen"`
+	JID       string    `json:"jid"`
+	DeletedAt time.Time `json:"deletedAt"`
+	Reason    string    `json:"reason,omitempty"`
 }
 
 const (
@@ -287,7 +297,7 @@ func decodeHead(b []byte) (head, error) {
 }
 
 // PutDevice saves d. The first save of a new device makes it the account's:
-// what an earlier one left is purged.
+// what an earlier one left is purged, once the new one has logged in.
 func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
 	const op = "save device"
 	if d.ID == nil {
@@ -323,9 +333,14 @@ func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
 	return s.adopt(op, d, h, value)
 }
 
-// adopt begins a generation with d. Nothing else of it exists yet.
+// adopt begins a generation with d. Nothing else of it exists yet. A deleted
+// device stays restorable until d has logged in: a pairing fails if its last
+// word does not reach the service, and whatsmeow deletes what was saved.
 func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) error {
-	if h.Gen != "" {
+	switch {
+	case h.State == stateDeleted:
+		h.Kept = &kept{h.Gen, h.JID, h.DeletedAt, h.Reason}
+	case h.Gen != "":
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}
 	h.Gen, h.Next, h.State = fmt.Sprintf("d%d", h.Next), h.Next+1, statePaired
@@ -354,7 +369,8 @@ func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) er
 }
 
 // DeleteDevice marks the device as deleted. Its rows stay until another device
-// is paired. Everything that still comes through d fails.
+// is paired; of a device that never logged in nothing is kept. Everything that
+// still comes through d fails.
 func (s *deviceStore) DeleteDevice(ctx context.Context, d *store.Device) error {
 	const op = "delete device"
 	if d.ID == nil {
@@ -375,6 +391,10 @@ func (s *deviceStore) DeleteDevice(ctx context.Context, d *store.Device) error {
 		return nil // nothing of that name, as in a database
 	}
 	h.State, h.DeletedAt, h.Reason = stateDeleted, time.Now().UTC(), s.c.takeReason()
+	if k := h.Kept; k != nil { // the pairing came to nothing
+		h.Purge = append(slices.Clone(h.Purge), h.Gen)
+		h.Gen, h.JID, h.DeletedAt, h.Reason, h.Kept = k.Gen, k.JID, k.DeletedAt, k.Reason, nil
+	}
 	encoded, err := h.encode()
 	if err != nil {
 		return err

@@ -142,6 +142,9 @@
 // whatsmeow deletes a device by itself when the service says that it was logged
 // out. The head then says deleted, when and why; the rows stay, the Device is
 // over, and Container.Restore brings it back until it is purged for good
-// (Container.PurgeDevice) or another device is paired, which takes a new generation and purges the old one, in chunks that a later
-// load takes up again. The LID map is the account's and stays.
+// (Container.PurgeDevice) or another device is paired. That takes a new
+// generation. The old one is purged when the service has taken prekeys of the
+// new device, in chunks that a later load takes up again; a device that is
+// deleted before has never logged in, and its predecessor is the one that can
+// be restored. The LID map is the account's and stays.
 package authstore

@@ -3,6 +3,7 @@ package authstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -79,6 +80,7 @@ func TestADeletedDeviceCanBeRestoredUntilAnotherIsPaired(t *testing.T) {
 		require.NoError(t, back.Delete(bg))
 		next := fresh(t, c, 1)
 		pair(t, next, testJID(1))
+		login(t, next)
 		v, err = next.Sessions.GetSession(bg, "1:0")
 		require.NoError(t, err)
 		require.Nil(t, v)
@@ -92,6 +94,72 @@ func TestADeletedDeviceCanBeRestoredUntilAnotherIsPaired(t *testing.T) {
 		c2 := New(kv)
 		require.ErrorIs(t, c2.Restore(bg, newFence(1)), ErrNothingDeleted)
 	})
+}
+
+// whatsmeow saves the device before the service has the last word of a pairing,
+// and deletes it if that does not get through. Until the new device has logged
+// in, in this term or a later one, the earlier one comes back.
+func TestAPairingThatComesToNothingLeavesTheEarlierDeviceRestorable(t *testing.T) {
+	for name, c := range map[string]struct {
+		reload, logsIn, late bool
+		want                 int
+	}{
+		"deleted at once":           {want: 1},
+		"deleted in the next term":  {reload: true, want: 1},
+		"it has logged in":          {logsIn: true, want: 2},
+		"and was loaded again":      {logsIn: true, reload: true, want: 2},
+		"it logs in after a reload": {reload: true, late: true, want: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				a, d, _ := open(t, kv)
+				require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 7)))
+				a.SetDeleteReason("logged out: 401")
+				require.NoError(t, d.Delete(bg))
+				before, err := a.Info(bg)
+				require.NoError(t, err)
+
+				next := fresh(t, a, 1)
+				pair(t, next, testJID(2))
+				require.ErrorIs(t, a.Restore(bg, newFence(1)), ErrNothingDeleted, "it is paired now")
+				next = fresh(t, a, 1)
+				require.Equal(t, testJID(2), *next.ID)
+				require.NoError(t, next.Sessions.PutSession(bg, "2:0", validSession(t, 3)))
+				if c.logsIn {
+					login(t, next)
+				}
+				synctest.Wait()
+				if c.reload {
+					next = fresh(t, a, 1)
+				}
+				if c.late {
+					login(t, next)
+				}
+				synctest.Wait()
+				require.Equal(t, 3-c.want, kv.count("session"), "of what can come back")
+				require.NoError(t, next.Delete(bg))
+				after, err := a.Info(bg)
+				require.NoError(t, err)
+				require.True(t, after.Deleted)
+				require.Equal(t, testJID(c.want), after.JID)
+				if c.want == 1 {
+					require.Equal(t, before.DeletedAt, after.DeletedAt)
+					require.Equal(t, "logged out: 401", after.Reason)
+				}
+				require.NoError(t, a.Restore(bg, newFence(1)))
+				back := fresh(t, a, 1)
+				require.Equal(t, after.JID, *back.ID)
+				has, err := back.Sessions.HasSession(bg, fmt.Sprintf("%d:0", c.want))
+				require.NoError(t, err)
+				require.True(t, has)
+				synctest.Wait()
+				require.NoError(t, a.Close(bg))
+				require.Equal(t, 1, kv.count("session"), "the other one's are gone")
+				require.Equal(t, 1, kv.count("device"))
+			})
+		})
+	}
 }
 
 func TestAFailedDeleteIsAVeto(t *testing.T) {
@@ -137,6 +205,7 @@ func TestAPurgeIsTakenUpAgain(t *testing.T) {
 			return nil
 		}
 		pair(t, next, testJID(2))
+		login(t, next)
 		synctest.Wait()
 		require.NoError(t, c.Close(bg))
 		require.Equal(t, 2, kv.count("session"))

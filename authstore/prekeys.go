@@ -174,7 +174,16 @@ func (s *deviceStore) MarkPreKeysAsUploaded(ctx context.Context, upToID uint32) 
 	if len(changes) == 0 {
 		return s.ready(op)
 	}
-	return s.write(ctx, op, changes...)
+	if err := s.write(ctx, op, changes...); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	first := s.head.Kept != nil
+	s.mu.Unlock()
+	if first {
+		s.purgeInBackground()
+	}
+	return nil
 }
 
 func (s *deviceStore) UploadedPreKeyCount(ctx context.Context) (int, error) {

@@ -26,10 +26,19 @@ func (s *deviceStore) purgeInBackground() {
 	h, orphans, doubtful := s.head, s.orphans, s.doubtful
 	s.orphans, s.doubtful = nil, nil
 	s.mu.Unlock()
-	if h.State != statePaired || len(h.Purge)+len(orphans)+len(doubtful) == 0 {
+	proved := h.Kept != nil && s.hasLoggedIn()
+	if h.State != statePaired || len(h.Purge)+len(orphans)+len(doubtful) == 0 && !proved {
 		return
 	}
 	s.inBackground(func() {
+		if proved {
+			if s.letGo() != nil {
+				return
+			}
+			s.mu.Lock()
+			h = s.head
+			s.mu.Unlock()
+		}
 		for t, parts := range doubtful {
 			more, err := s.lazyOrphans(t, parts)
 			if err != nil {
@@ -48,6 +57,50 @@ func (s *deviceStore) purgeInBackground() {
 			}
 		}
 	})
+}
+
+// hasLoggedIn reports whether the service has taken prekeys of this device,
+// which it does after a login.
+func (s *deviceStore) hasLoggedIn() bool {
+	n, err := s.UploadedPreKeyCount(context.Background())
+	return err == nil && n > 0
+}
+
+// letGo gives up the device in whose place this one was paired.
+func (s *deviceStore) letGo() error {
+	const op = "let a replaced device go"
+	return s.editHead(op, func(h *head) {
+		if h.Kept != nil {
+			h.Purge = append(slices.Clone(h.Purge), h.Kept.Gen)
+			h.Kept = nil
+		}
+	})
+}
+
+// editHead changes the record of the account's device.
+func (s *deviceStore) editHead(op string, edit func(*head)) error {
+	if err := s.acquire(context.Background(), op, s.saveSem); err != nil {
+		return err
+	}
+	defer func() { <-s.saveSem }()
+	s.mu.Lock()
+	h := s.head
+	s.mu.Unlock()
+	if h.State != statePaired {
+		return nil
+	}
+	edit(&h)
+	encoded, err := h.encode()
+	if err != nil {
+		return err
+	}
+	if err := s.submit(op, []change{put(tHead, headID, encoded)}, Batch{}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.head = h
+	s.mu.Unlock()
+	return nil
 }
 
 // deviceKinds are the kinds of rows that stand under a generation.
@@ -81,25 +134,9 @@ func (s *deviceStore) purge(gen string) error {
 			}
 		}
 	}
-	if err := s.acquire(context.Background(), op, s.saveSem); err != nil {
-		return err
-	}
-	defer func() { <-s.saveSem }()
-	s.mu.Lock()
-	h := s.head
-	s.mu.Unlock()
-	h.Purge = slices.DeleteFunc(slices.Clone(h.Purge), func(g string) bool { return g == gen })
-	encoded, err := h.encode()
-	if err != nil {
-		return err
-	}
-	if err := s.submit(op, []change{put(tHead, headID, encoded)}, Batch{}); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.head = h
-	s.mu.Unlock()
-	return nil
+	return s.editHead(op, func(h *head) {
+		h.Purge = slices.DeleteFunc(slices.Clone(h.Purge), func(g string) bool { return g == gen })
+	})
 }
 
 // resetLocked makes memory that of a new generation; what is the account's

@@ -110,6 +110,7 @@ func TestAPurgeThatWasBrokenOffIsFinished(t *testing.T) {
 			require.Zero(t, kv.count("session"))
 		}
 		pair(t, fresh, testJID(2))
+		login(t, fresh)
 		require.NoError(t, fresh.Sessions.PutSession(bg, "1:0", validSession(t, 4)))
 		require.NoError(t, c.Close(bg))
 		kv.setEpoch(3)

@@ -191,6 +191,14 @@ func pair(t testing.TB, d *store.Device, jid types.JID) {
 	require.NoError(t, d.Save(context.Background()))
 }
 
+// login is what follows the first login of d: the service takes prekeys.
+func login(t testing.TB, d *store.Device) {
+	t.Helper()
+	list, err := d.PreKeys.GetOrGenPreKeys(context.Background(), 2)
+	require.NoError(t, err)
+	require.NoError(t, d.PreKeys.MarkPreKeysAsUploaded(context.Background(), list[1].KeyID))
+}
+
 // open gives a paired device in a fresh term of kv.
 func open(t testing.TB, kv *mapKV, opts ...Option) (*Container, *store.Device, *testFence) {
 	t.Helper()

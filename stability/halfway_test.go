@@ -44,6 +44,13 @@ func TestAPairingThatFailsHalfwayLeavesTheEarlierDeviceRestorable(t *testing.T) 
 			time.Sleep(2 * time.Minute)
 			a.wire.heal()
 		}},
+		{"the link breaks before the answer", func(t *testing.T, w *world, a *named, q stability.QR) {
+			a.m.Client().PrePairCallback = func(types.JID, string, string) bool {
+				w.sim.Fault(wasim.Reset()).Now()
+				return true
+			}
+			scan()(t, w, a, q)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
