@@ -97,6 +97,9 @@ func (x *toll) all() []tolled {
 }
 
 func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("its processes send on real sockets that are cut: whatsmeow's own races end them")
+	}
 	t.Parallel()
 	const lease = 1500 * time.Millisecond
 	w := listening(t)

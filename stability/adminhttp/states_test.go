@@ -196,6 +196,7 @@ var states = []struct {
 	}, nil},
 	{"closed", false, func(p *place) {
 		p.run().pair()
+		time.Sleep(2 * time.Minute)
 		p.stop()
 		time.Sleep(time.Minute + off)
 	}, nil},

@@ -57,8 +57,10 @@ func (h *half) set(d *deadline, t time.Time) {
 		d.timer = nil
 	}
 	d.at = t
-	if !t.IsZero() {
-		d.timer = time.AfterFunc(time.Until(t), func() {
+	// What has passed needs no timer. (One of no length runs in a bubble at once,
+	// beside the bubble's others, and crashes the race detector.)
+	if left := time.Until(t); !t.IsZero() && left > 0 {
+		d.timer = time.AfterFunc(left, func() {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.cond.Broadcast()
