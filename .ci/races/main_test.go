@@ -1,0 +1,67 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	socketRace = `WARNING: DATA RACE
+Read at 0x00c0002781e8 by goroutine 197:
+  go.mau.fi/whatsmeow/socket.(*FrameSocket).SendFrame()
+      socket/framesocket.go:124 +0x51
+
+Previous write at 0x00c0002781e8 by goroutine 198:
+  go.mau.fi/whatsmeow/socket.(*FrameSocket).Close()
+      socket/framesocket.go:82 +0x334
+==================
+`
+	answerRace = `WARNING: DATA RACE
+Write at 0x00c0006ef510 by goroutine 11:
+  runtime.closechan()
+      runtime/chan.go:414 +0x0
+  go.mau.fi/whatsmeow.(*Client).cancelResponse()
+      request.go:66 +0x5c
+  go.mau.fi/whatsmeow.(*Client).SendMessage()
+      send.go:408 +0x48c7
+
+Previous read at 0x00c0006ef510 by goroutine 1001:
+  runtime.chansend()
+      runtime/chan.go:176 +0x0
+  go.mau.fi/whatsmeow.(*Client).receiveResponse()
+      request.go:85 +0x379
+==================
+`
+	ourRace = `WARNING: DATA RACE
+Read at 0x00c0006ef510 by goroutine 11:
+  github.com/wastability/wastability/lock.(*term).Held()
+      lock/term.go:80 +0x51
+
+Previous write at 0x00c0006ef510 by goroutine 198:
+  go.mau.fi/whatsmeow/socket.(*FrameSocket).Close()
+      socket/framesocket.go:82 +0x334
+==================
+`
+	failedByRace  = "--- FAIL: TestA (1.0s)\n    testing.go:1712: race detected during execution of test\n"
+	failedByChild = "--- FAIL: TestB (1.0s)\n        \tError Trace:\tx.go:1\n        \tError:      \texit status 66\n"
+	failedItself  = "--- FAIL: TestC (1.0s)\n        \tError Trace:\tx.go:1\n        \tError:      \tnot equal\n"
+)
+
+// A test is run again only if nothing but a known race went wrong.
+func TestOnly(t *testing.T) {
+	require.Equal(t, []string{"TestA"}, only(socketRace+failedByRace))
+	require.Equal(t, []string{"TestA"}, only(answerRace+failedByRace))
+	require.Equal(t, []string{"TestA", "TestB"}, only(answerRace+socketRace+failedByRace+failedByChild))
+	for name, out := range map[string]string{
+		"a race of ours":             ourRace + failedByRace,
+		"one of ours among others":   socketRace + ourRace + failedByRace,
+		"a failure beside a race":    socketRace + failedByRace + failedItself,
+		"a failure beside a child's": socketRace + failedByChild + failedItself,
+		"a failure without a race":   failedItself,
+		"a panic":                    socketRace + failedByRace + "panic: boom\n",
+		"nothing that is understood": "--- FAIL: TestA (1.0s)\n",
+	} {
+		require.Empty(t, only(out), name)
+	}
+}
