@@ -49,7 +49,7 @@ func FuzzLog(f *testing.F) {
 				require.NoError(t, err)
 			}
 		}
-		require.LessOrEqual(t, size, len(raw))
+		require.LessOrEqual(t, size, len(region))
 		if len(changes) > 0 {
 			require.True(t, dirty)
 			// What was read is what a writer would have written.
