@@ -294,7 +294,7 @@ func TestEveryMethodMayBeCalledFromInsideEveryCallback(t *testing.T) {
 					time.Sleep(5 * time.Minute)
 					n.mu.Lock()
 					require.Equal(t, in, out, "a call did not return: %v", calls)
-					require.Greater(t, in, 3, "%v", calls)
+					require.GreaterOrEqual(t, in, 3, "%v", calls) // a Close at the first leaves two more
 					n.mu.Unlock()
 					require.ErrorIs(t, n.m.Activate(t.Context()), stability.ErrClosed)
 					w.close()

@@ -324,6 +324,7 @@ func TestQuiesceWaitsForHandlersAndTheirAnswers(t *testing.T) {
 			_, err := alice.Send(t.Context(), b.acct.JID(), fmt.Sprint(i))
 			require.NoError(t, err)
 		}
+		synctest.Wait() // the first is with the handler
 		require.NotEmpty(t, b.device().Pending())
 		require.ErrorIs(t, conn.Quiesce(within(t, time.Second)), context.DeadlineExceeded)
 		require.NoError(t, conn.Quiesce(t.Context()))
