@@ -395,16 +395,9 @@ func (s *deviceStore) DeleteDevice(ctx context.Context, d *store.Device) error {
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 		h.Gen, h.JID, h.DeletedAt, h.Reason, h.Kept = k.Gen, k.JID, k.DeletedAt, k.Reason, nil
 	}
-	encoded, err := h.encode()
-	if err != nil {
+	if err := s.writeHead(op, h); err != nil {
 		return err
 	}
-	if err := s.submit(op, []change{put(tHead, headID, encoded)}, Batch{}); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.head = h
-	s.mu.Unlock()
 	s.retire(ErrDeviceDeleted)
 	return nil
 }

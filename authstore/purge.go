@@ -90,6 +90,12 @@ func (s *deviceStore) editHead(op string, edit func(*head)) error {
 		return nil
 	}
 	edit(&h)
+	return s.writeHead(op, h)
+}
+
+// writeHead puts h in place of the record of the account's device. The caller
+// holds saveSem.
+func (s *deviceStore) writeHead(op string, h head) error {
 	encoded, err := h.encode()
 	if err != nil {
 		return err

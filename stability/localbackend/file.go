@@ -264,7 +264,6 @@ func create(path string, log int) error {
 			}
 		}
 	}
-	os.Remove(tmp.Name())
 	return nil // openFile syncs the directory
 }
 

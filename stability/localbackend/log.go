@@ -310,12 +310,8 @@ func (f *file) openLog(size int) error {
 		return err
 	}
 	var region []byte
-	err = f.view(func(r *reader) error {
-		b, err := head(r.tx, keyLog)
-		if err != nil {
-			return err
-		}
-		if f.log.logHead, err = decodeLogHead(b); err != nil {
+	err = f.view(func(r *reader) (err error) {
+		if f.log.logHead, err = readLogHead(r.tx); err != nil {
 			return err
 		}
 		bucket := r.tx.Bucket(bucketLog)
