@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -280,7 +281,7 @@ func lines(t *testing.T, path string) map[string]int {
 // has returned from arrives. No prekey id stands for two keys: the service
 // reports that. What is delivered again is decrypted, or known to be done.
 func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the process that is killed would end by itself on whatsmeow's own race")
 	}
 	kills := stabilitytest.Pick(10, 500)

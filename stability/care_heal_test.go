@@ -13,6 +13,7 @@ import (
 
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -291,7 +292,7 @@ func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 		{"replaced", wasim.Replaced(), 6},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if raceEnabled && c.name == "restart required" {
+			if race.Enabled && c.name == "restart required" {
 				t.Skip("a send while the link drops is whatsmeow's own race: hundreds of logins that end at once meet it")
 			}
 			bubble(t, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -700,7 +701,7 @@ func TestTrap10_ADeletedDeviceIsNotReadAnyMore(t *testing.T) {
 }
 
 func TestTrap11_ASendInFlightWhenTheLinkDropsReturns(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("a send while the link drops is whatsmeow's own race: it is what this test makes happen")
 	}
 	bubble(t, func(t *testing.T) {

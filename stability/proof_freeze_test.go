@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -97,7 +98,7 @@ func (x *toll) all() []tolled {
 }
 
 func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("its processes send on real sockets that are cut: whatsmeow's own races end them")
 	}
 	t.Parallel()

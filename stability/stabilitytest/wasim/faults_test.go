@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types/events"
 
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -214,7 +215,7 @@ func TestASilentServiceConnectsAfterItsQueriesTimeOut(t *testing.T) {
 
 func TestAFaultWaitsForItsStanza(t *testing.T) {
 	on, fault := onBoth, wasim.Reset()
-	if raceEnabled { // the contact notices in its own time, not amid a send
+	if race.Enabled { // the contact notices in its own time, not amid a send
 		on, fault = inBubble, wasim.Silence()
 	}
 	on(t, func(t *testing.T, s *wasim.Service) {
@@ -235,7 +236,7 @@ func TestAFaultWaitsForItsStanza(t *testing.T) {
 				require.Less(t, in()-before, 7)
 			}
 		}
-		if raceEnabled {
+		if race.Enabled {
 			time.Sleep(2 * time.Minute)
 		}
 		eventually(t, "a came back", func() bool { return dev.Stats().Logins == 2 })

@@ -1,5 +1,0 @@
-//go:build !race
-
-package authstore_test
-
-const raceEnabled = false

@@ -1,5 +1,0 @@
-//go:build !race
-
-package stability_test
-
-const raceEnabled = false

@@ -1,5 +1,0 @@
-//go:build !race
-
-package wasim_test
-
-const raceEnabled = false
