@@ -3,7 +3,6 @@
 package authstore_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,9 +12,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability/localbackend"
@@ -170,108 +168,9 @@ func (v victim) chat(ctx context.Context, c *whatsmeow.Client) {
 	}
 }
 
-// life is one process of a victim.
-type life struct {
-	*exec.Cmd
-	t    *testing.T
-	in   io.WriteCloser
-	mu   sync.Mutex
-	said []string
-	more chan struct{}
-	over chan struct{} // no more output
-	once sync.Once
-}
-
-func (v victim) start(t *testing.T) *life {
+func (v victim) start(t *testing.T) *child.Process {
 	t.Helper()
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	text, err := json.Marshal(v)
-	require.NoError(t, err)
-	l := &life{Cmd: exec.Command(exe), t: t, more: make(chan struct{}), over: make(chan struct{})}
-	l.Env = append(os.Environ(), victimEnv+"="+string(text))
-	l.Stderr = os.Stderr
-	l.in, err = l.StdinPipe()
-	require.NoError(t, err)
-	out, err := l.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, l.Start())
-	go func() {
-		defer close(l.over)
-		for in := bufio.NewScanner(out); in.Scan(); {
-			l.mu.Lock()
-			l.said = append(l.said, in.Text())
-			close(l.more)
-			l.more = make(chan struct{})
-			l.mu.Unlock()
-		}
-	}()
-	t.Cleanup(l.kill)
-	return l
-}
-
-// kill is kill -9; the process is gone when it returns.
-func (l *life) kill() {
-	l.once.Do(func() {
-		_ = l.Process.Kill()
-		<-l.over
-		_ = l.Wait()
-	})
-}
-
-// hears waits until the process has said word and returns what followed it.
-func (l *life) hears(word string) string {
-	l.t.Helper()
-	limit := time.After(time.Minute)
-	for {
-		l.mu.Lock()
-		for _, line := range l.said {
-			if rest, ok := strings.CutPrefix(line, word+" "); ok {
-				l.mu.Unlock()
-				return rest
-			}
-		}
-		more, said := l.more, fmt.Sprint(l.said)
-		l.mu.Unlock()
-		select {
-		case <-more:
-		case <-l.over:
-			require.Fail(l.t, "the process ended", "waiting for %s, heard %s", word, said)
-		case <-limit:
-			require.Fail(l.t, "never said", "waiting for %s, heard %s", word, said)
-		}
-	}
-}
-
-// silent requires that none of words was said.
-func (l *life) silent(words ...string) {
-	l.t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, line := range l.said {
-		for _, word := range words {
-			require.False(l.t, strings.HasPrefix(line, word+" "), line)
-		}
-	}
-}
-
-func (l *life) leave() {
-	l.t.Helper()
-	require.NoError(l.t, l.in.Close())
-	<-l.over
-	require.NoError(l.t, l.Wait(), "%v", l.said)
-	l.once.Do(func() {})
-}
-
-func lines(t *testing.T, path string) map[string]int {
-	t.Helper()
-	raw, err := os.ReadFile(path)
-	require.NoError(t, err)
-	seen := make(map[string]int)
-	for _, id := range strings.Fields(string(raw)) {
-		seen[id]++
-	}
-	return seen
+	return child.Start(t, victimEnv, v)
 }
 
 // A client on a file is killed at random moments of a chat, of its prekey
@@ -298,15 +197,15 @@ func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
 		Received: filepath.Join(dir, "received"), Sent: filepath.Join(dir, "sent"),
 	}
 	l := v.start(t)
-	require.NoError(t, account.Phone().Scan(l.hears("qr")))
-	l.hears("paired")
-	l.kill()
+	require.NoError(t, account.Phone().Scan(l.Hears("qr")))
+	l.Hears("paired")
+	l.Kill()
 	// First contact, one after the other: two first messages that cross are a
 	// matter of the protocol, not of the store.
 	hello, err := peer.Send(t.Context(), account.JID(), "hello")
 	require.NoError(t, err)
 	l = v.start(t)
-	l.hears("connected")
+	l.Hears("connected")
 	device := account.Devices()[0]
 	waitFor(t, "the first message", func() bool { return len(device.Pending()) == 0 && len(peer.Texts()) > 0 })
 
@@ -340,33 +239,35 @@ func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
 		}
 	})
 
-	start := time.Now()
+	start, connected := time.Now(), true
 	for range kills {
 		time.Sleep(rand.N(150 * time.Millisecond))
-		l.kill()
-		l.silent("undecryptable", "qr", "refused", "error")
+		l.Kill()
+		l.Silent("undecryptable", "qr", "refused", "error")
 		l = v.start(t)
-		if rand.N(4) > 0 { // else it is killed wherever it is on the way
-			l.hears("connected")
+		if connected = rand.N(4) > 0; connected { // else it is killed wherever it is on the way
+			l.Hears("connected")
 		}
 	}
 	took := time.Since(start)
-	l.hears("connected")
+	if !connected {
+		l.Hears("connected")
+	}
 	cancel()
 	wg.Wait()
 	waitFor(t, "everything is delivered", func() bool { return len(device.Pending()) == 0 })
-	l.leave()
-	l.silent("undecryptable", "qr", "refused", "error")
+	l.Leave()
+	l.Silent("undecryptable", "qr", "refused", "error")
 
 	require.Len(t, account.Devices(), 1, "paired once")
 	require.Zero(t, device.Stats().RetryReceipts)
-	seen, twice := lines(t, v.Received), 0
+	seen, twice := child.Recorded(t, v.Received), 0
 	for id := range sent {
 		require.Positive(t, seen[id], "a message that is lost")
 		twice += seen[id] - 1
 	}
 	require.LessOrEqual(t, twice, 2*kills, "at most the one in flight from each contact at each kill")
-	out := lines(t, v.Sent)
+	out := child.Recorded(t, v.Sent)
 	require.Greater(t, len(out), kills, "it has sent all the time")
 	waitFor(t, "what was sent arrives", func() bool {
 		got := make(map[string]int)

@@ -110,9 +110,9 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 	p := part{Service: w.sim.Endpoint(), Served: addr, Record: filepath.Join(dir, "record"), Lease: lease, Peer: w.peer().JID().String()}
 	p.Service.Addr = way
 	c := p.start(t)
-	require.NoError(t, w.account.Phone().Scan(c.hears("qr")))
-	c.hears("paired")
-	c.hears("connected")
+	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
+	c.Hears("paired")
+	c.Hears("connected")
 	stop := w.stream(5*time.Millisecond, 20)
 
 	for n := range stabilitytest.Pick(2, 10) {
@@ -124,7 +124,7 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 		before := len(gate.all())
 		late := n%2 == 1 // in the middle of a commit; else anywhere
 		if late {
-			c.tell("freeze")
+			c.Tell("freeze")
 		} else {
 			require.NoError(t, c.Process.Signal(syscall.SIGSTOP))
 		}
@@ -133,7 +133,7 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 		time.Sleep(200 * time.Millisecond)
 		require.NoError(t, c.Process.Signal(syscall.SIGCONT))
 		woken := time.Now()
-		c.hears("standby")
+		c.Hears("standby")
 		t.Logf("standing by %v after waking", time.Since(woken))
 		time.Sleep(500 * time.Millisecond)
 
@@ -153,11 +153,11 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 		never(t, reconnect.ReasonConnectionReplaced, b)
 
 		b.stop()
-		c.hears("connected")
+		c.Hears("connected")
 	}
 	stop()
 	awaitReal(t, "everything is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
-	require.False(t, c.saidSince("qr"))
-	c.leave()
+	require.False(t, c.SaidSince("qr"))
+	c.Leave()
 	w.close()
 }

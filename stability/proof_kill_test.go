@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
@@ -19,36 +20,36 @@ func TestKilledAtAnyMomentItLogsInWithoutACodeAndLosesNoMessage(t *testing.T) {
 	dir := t.TempDir()
 	p := part{Service: w.sim.Endpoint(), File: filepath.Join(dir, "wa.db"), Record: filepath.Join(dir, "record")}
 	c := p.start(t)
-	require.NoError(t, w.account.Phone().Scan(c.hears("qr")))
-	c.hears("paired")
-	c.hears("connected")
+	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
+	c.Hears("paired")
+	c.Hears("connected")
 	stop := w.stream(2*time.Millisecond, 20)
 
 	kills, connected := stabilitytest.Pick(5, 40), true
 	for range kills {
 		time.Sleep(rand.N(300 * time.Millisecond))
-		c.kill()
+		c.Kill()
 		// Whatever the service takes for delivered is on the disk.
-		seen := recorded(t, p.Record)
+		seen := child.Recorded(t, p.Record)
 		for _, id := range w.device().AckedMessages() {
 			require.Contains(t, seen, id, "acknowledged, and lost")
 		}
 		c = p.start(t)
 		if connected = rand.N(4) > 0; connected { // else it is killed wherever it is on the way
-			c.hears("connected")
+			c.Hears("connected")
 		}
-		require.False(t, c.saidSince("qr"))
+		require.False(t, c.SaidSince("qr"))
 	}
 	if !connected {
-		c.hears("connected")
+		c.Hears("connected")
 	}
-	require.False(t, c.saidSince("qr"))
+	require.False(t, c.SaidSince("qr"))
 	sent := stop()
 	awaitReal(t, "everything is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
-	c.leave()
+	c.Leave()
 	require.Len(t, w.account.Devices(), 1, "paired once")
 
-	seen, twice := recorded(t, p.Record), 0
+	seen, twice := child.Recorded(t, p.Record), 0
 	for _, id := range sent {
 		require.Positive(t, seen[id], "lost")
 		twice += seen[id] - 1
@@ -64,20 +65,20 @@ func TestAFullDiskStopsTheClientAndLosesNothingAcknowledged(t *testing.T) {
 	dir := t.TempDir()
 	p := part{Service: w.sim.Endpoint(), File: filepath.Join(dir, "wa.db"), Record: filepath.Join(dir, "record")}
 	c := p.start(t)
-	require.NoError(t, w.account.Phone().Scan(c.hears("qr")))
-	c.hears("paired")
-	c.hears("connected")
+	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
+	c.Hears("paired")
+	c.Hears("connected")
 	stop := w.stream(10*time.Millisecond, 30_000)
 	awaitReal(t, "some are handled", func() bool { return len(w.device().AckedMessages()) > 5 })
-	c.tell("limit")
-	require.Equal(t, "<nil>", c.hears("limited"))
-	c.hears("store_down", "deactivated store_unavailable")
+	c.Tell("limit")
+	require.Equal(t, "<nil>", c.Hears("limited"))
+	c.Hears("store_down", "deactivated store_unavailable")
 	awaitReal(t, "the status says so", func() bool {
-		c.tell("status")
-		return c.hears("status") == "passive_lock_not_acquired|true"
+		c.Tell("status")
+		return c.Hears("status") == "passive_lock_not_acquired|true"
 	})
 	durable := func() {
-		seen := recorded(t, p.Record)
+		seen := child.Recorded(t, p.Record)
 		for _, id := range w.device().AckedMessages() {
 			require.Contains(t, seen, id, "acknowledged, and lost")
 		}
@@ -87,16 +88,16 @@ func TestAFullDiskStopsTheClientAndLosesNothingAcknowledged(t *testing.T) {
 	require.NotEmpty(t, w.device().Pending(), "what does not fit stays with the service")
 
 	// Room again, in the same process; then in another one.
-	c.tell("unlimit")
-	require.Equal(t, "<nil>", c.hears("unlimited"))
-	c.hears("connected")
-	c.kill()
+	c.Tell("unlimit")
+	require.Equal(t, "<nil>", c.Hears("unlimited"))
+	c.Hears("connected")
+	c.Kill()
 	durable()
 	c = p.start(t)
-	c.hears("connected")
+	c.Hears("connected")
 	awaitReal(t, "everything arrives", func() bool { return len(w.device().Pending()) == 0 })
-	c.leave()
-	seen := recorded(t, p.Record)
+	c.Leave()
+	seen := child.Recorded(t, p.Record)
 	for _, id := range sent {
 		require.Positive(t, seen[id], "lost")
 	}

@@ -7,9 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
@@ -24,6 +22,7 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -203,121 +202,9 @@ func limitFiles(size int64) error {
 	return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &l)
 }
 
-// process is a part that is playing.
-type process struct {
-	*exec.Cmd
-	t    *testing.T
-	in   io.WriteCloser
-	mu   sync.Mutex
-	said []string
-	more chan struct{}
-	over chan struct{} // no more output
-	once sync.Once
-}
-
-func (p part) start(t *testing.T) *process {
+func (p part) start(t *testing.T) *child.Process {
 	t.Helper()
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	text, err := json.Marshal(p)
-	require.NoError(t, err)
-	c := &process{Cmd: exec.Command(exe), t: t, more: make(chan struct{}), over: make(chan struct{})}
-	c.Env = append(os.Environ(), partEnv+"="+string(text))
-	c.Stderr = os.Stderr
-	c.in, err = c.StdinPipe()
-	require.NoError(t, err)
-	out, err := c.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, c.Start())
-	go func() {
-		defer close(c.over)
-		in := bufio.NewScanner(out)
-		for in.Scan() {
-			c.mu.Lock()
-			c.said = append(c.said, in.Text())
-			close(c.more)
-			c.more = make(chan struct{})
-			c.mu.Unlock()
-		}
-	}()
-	t.Cleanup(c.kill)
-	return c
-}
-
-// kill is kill -9; the process is gone when it returns.
-func (c *process) kill() {
-	c.once.Do(func() {
-		_ = c.Process.Kill()
-		<-c.over
-		_ = c.Wait()
-	})
-}
-
-// hears waits for a line that begins with word, counted from the line after
-// the last one that was waited for, and returns the rest of it.
-func (c *process) hears(words ...string) (text string) {
-	c.t.Helper()
-	limit := time.After(time.Minute)
-	for {
-		c.mu.Lock()
-		for i, line := range c.said {
-			for _, word := range words {
-				if rest, ok := strings.CutPrefix(line, word); ok && (rest == "" || rest[0] == ' ') {
-					c.said = c.said[i+1:]
-					c.mu.Unlock()
-					return strings.TrimSpace(rest)
-				}
-			}
-		}
-		more, said := c.more, fmt.Sprint(c.said)
-		c.mu.Unlock()
-		select {
-		case <-more:
-		case <-c.over:
-			require.Fail(c.t, "the process ended", "waiting for %v, heard %s", words, said)
-		case <-limit:
-			require.Fail(c.t, "never said", "waiting for %v, heard %s", words, said)
-		}
-	}
-}
-
-// said tells whether the process said word and forgets it all.
-func (c *process) saidSince(word string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, line := range c.said {
-		if strings.HasPrefix(line, word+" ") {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *process) tell(word string) {
-	c.t.Helper()
-	_, err := fmt.Fprintln(c.in, word)
-	require.NoError(c.t, err)
-}
-
-// leave ends the process in good order.
-func (c *process) leave() {
-	c.t.Helper()
-	require.NoError(c.t, c.in.Close())
-	<-c.over
-	require.NoError(c.t, c.Wait(), "%v", c.said)
-	c.once.Do(func() {})
-}
-
-// recorded counts the handled messages by id.
-func recorded(t *testing.T, path string) map[string]int {
-	t.Helper()
-	raw, err := os.ReadFile(path)
-	require.NoError(t, err)
-	seen := map[string]int{}
-	for _, id := range strings.Fields(string(raw)) {
-		seen[id]++
-	}
-	return seen
+	return child.Start(t, partEnv, p)
 }
 
 // stream lets the contact send messages of a size until stop, which returns
