@@ -3,12 +3,14 @@ package reconnect
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types/events"
 )
 
@@ -62,8 +64,8 @@ func (c Cause) Unwrap() error { return c.Err }
 
 // Classify says what a cause means, and whether it ends the connection.
 //
-// It understands a whatsmeow event, an error from Connect, a received Stanza,
-// a Reason, a Cause and an error that wraps one. nil means that the connection
+// It understands a whatsmeow event, an error from Connect, a received stanza
+// (a Stanza or a *binary.Node), a Reason, a Cause and an error that wraps one. nil means that the connection
 // ended and nobody knows why: connection_closed. What it does not know is no
 // end: ends is false. It is pure and never panics.
 //
@@ -96,6 +98,8 @@ func Classify(cause any) (c Cause, ends bool) {
 		return *v, v.Reason != ReasonNone
 	case Stanza:
 		return ClassifyStanza(string(v))
+	case *waBinary.Node:
+		return ClassifyNode(v)
 	case error:
 		return classifyError(v)
 	}
@@ -160,6 +164,29 @@ func classifyEvent(evt any) (c Cause, ends, ok bool) {
 		}
 		c, ends = pairError(e.Error)
 		return c, ends, true
+	}
+	return passkeyEvent(evt)
+}
+
+// passkeyEvent handles the events of a pairing that asks for a passkey. They
+// are known by name, since older versions of whatsmeow lack the types. None of
+// them ends the connection: the code stays valid, and the host may try again.
+func passkeyEvent(evt any) (c Cause, ends, ok bool) {
+	t := reflect.TypeOf(evt)
+	if t == nil || t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+		return Cause{}, false, false
+	}
+	switch t.Elem().Name() {
+	case "PairPasskeyRequest", "PairPasskeyConfirmation":
+		return Cause{}, false, true
+	case "PairPasskeyError":
+		c = Cause{Reason: ReasonPairingFailed, Detail: "the passkey step of the pairing failed"}
+		if v := reflect.ValueOf(evt); !v.IsNil() {
+			if f := v.Elem().FieldByName("Error"); f.IsValid() && f.CanInterface() {
+				c.Err, _ = f.Interface().(error)
+			}
+		}
+		return c, false, true
 	}
 	return Cause{}, false, false
 }

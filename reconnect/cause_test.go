@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,13 +157,31 @@ func operatorText(t require.TestingT, s string) {
 	}
 }
 
-// node prints as whatsmeow does when it has received it.
-func node(tag string, attrs waBinary.Attrs, children ...waBinary.Node) reconnect.Stanza {
-	n := waBinary.Node{Tag: tag, Attrs: attrs}
+func node(tag string, attrs waBinary.Attrs, children ...waBinary.Node) *waBinary.Node {
+	n := &waBinary.Node{Tag: tag, Attrs: attrs}
 	if len(children) > 0 {
 		n.Content = children
 	}
-	return reconnect.Stanza(n.XMLString())
+	return n
+}
+
+// printed is a node as whatsmeow's receive logger prints it.
+func printed(n *waBinary.Node) reconnect.Stanza {
+	var attrs []string
+	for name, value := range n.Attrs {
+		attrs = append(attrs, fmt.Sprintf(` %s="%v"`, name, value))
+	}
+	slices.Sort(attrs)
+	head := n.Tag + strings.Join(attrs, "")
+	children, _ := n.Content.([]waBinary.Node)
+	if len(children) == 0 {
+		return reconnect.Stanza("<" + head + "/>")
+	}
+	var inner string
+	for i := range children {
+		inner += string(printed(&children[i]))
+	}
+	return reconnect.Stanza("<" + head + ">" + inner + "</" + n.Tag + ">")
 }
 
 func TestClassifyStanzas(t *testing.T) {
@@ -171,7 +190,7 @@ func TestClassifyStanzas(t *testing.T) {
 	}
 	type attrs = waBinary.Attrs
 	for _, want := range []struct {
-		stanza reconnect.Stanza
+		stanza any
 		reason reconnect.Reason
 		code   int
 	}{
@@ -198,19 +217,31 @@ func TestClassifyStanzas(t *testing.T) {
 		{node("failure", attrs{"reason": "503"}), reconnect.ReasonServiceUnavailable, 503},
 		{node("failure", nil), reconnect.ReasonConnectRejected, 0},
 		{node("xmlstreamend", nil), reconnect.ReasonConnectionClosed, 0},
-		{`<stream:error code="515">`, reconnect.ReasonRestartRequired, 515},
-		{`<stream:error><text>&lt;conflict type="replaced"/></text></stream:error>`, reconnect.ReasonBadSession, 0},
+		{reconnect.Stanza(`<stream:error code="515">`), reconnect.ReasonRestartRequired, 515},
+		{reconnect.Stanza(`<stream:error><text>&lt;conflict type="replaced"/></text></stream:error>`), reconnect.ReasonBadSession, 0},
 	} {
 		c, ends := reconnect.Classify(want.stanza)
 		require.True(t, ends, want.stanza)
 		require.Equal(t, want.reason, c.Reason, want.stanza)
 		require.Equal(t, want.code, c.Code, want.stanza)
 		require.Equal(t, reconnect.SourceTap, c.Source)
+		if n, ok := want.stanza.(*waBinary.Node); ok {
+			text, ends := reconnect.Classify(printed(n))
+			require.True(t, ends)
+			require.Equal(t, c, text, "the text of a stanza says what the stanza says")
+		}
 	}
 	for _, other := range []reconnect.Stanza{
 		"", "<", "<failure", "<f", "failure reason=401", "<failures/>", "<stream:errors/>", "<success/>", " <failure/>",
 		`<message from="1@s.whatsapp.net"><body><failure reason="401"/></body></message>`,
 		`<iq><error code="401"/></iq>`, `<stream:features/>`, `<xmlstreamended/>`,
+	} {
+		_, ends := reconnect.Classify(other)
+		require.False(t, ends, other)
+	}
+	for _, other := range []*waBinary.Node{
+		nil, {}, node("success", attrs{"t": 1}), node("failures", attrs{"reason": "401"}), node("stream:features", nil),
+		node("message", nil, *node("failure", attrs{"reason": "401"})), node("iq", nil, *node("error", attrs{"code": "401"})),
 	} {
 		_, ends := reconnect.Classify(other)
 		require.False(t, ends, other)
@@ -241,6 +272,11 @@ func TestUninterestingStanzasCostNoAllocation(t *testing.T) {
 	for _, text := range []string{`<message from="x"/>`, `<success/>`, `<stream:features/>`, `<fib/>`, ""} {
 		require.Zero(t, testing.AllocsPerRun(100, func() { reconnect.ClassifyStanza(text) }), text)
 	}
+}
+
+func TestUninterestingNodesAreNotRendered(t *testing.T) {
+	n := node("message", waBinary.Attrs{"id": "3EB0"}, waBinary.Node{Tag: "enc", Content: make([]byte, 1<<20)})
+	require.Zero(t, testing.AllocsPerRun(100, func() { reconnect.ClassifyNode(n) }))
 }
 
 func BenchmarkClassifyStanza(b *testing.B) {

@@ -74,6 +74,14 @@ func pairDetail(err error) string {
 func connectError(err error) Cause {
 	text := err.Error()
 	if strings.Contains(text, "failed to verify server cert") {
+		// Newer versions of whatsmeow look at the time too. A wrong clock is no
+		// forgery: it is put right, or the certificate renewed, and a retry succeeds.
+		switch {
+		case strings.Contains(text, "certificate expired"):
+			return Cause{Reason: ReasonNetworkUnreachable, Detail: "the server's Noise certificate has expired, or this machine's clock is wrong"}
+		case strings.Contains(text, "certificate not valid yet"):
+			return Cause{Reason: ReasonNetworkUnreachable, Detail: "the server's Noise certificate is not valid yet, or this machine's clock is wrong"}
+		}
 		return Cause{Reason: ReasonUntrustedServer, Detail: "the server's Noise certificate is not WhatsApp's"}
 	}
 	if strings.Contains(text, "timed out waiting for handshake response") {

@@ -1,9 +1,12 @@
 package reconnect
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	waBinary "go.mau.fi/whatsmeow/binary"
 )
 
 // Prefixes of the stanzas that matter. All else is rejected by the first few
@@ -60,11 +63,9 @@ func hasTag(text, tag string) bool {
 func classifyEnd(text string) Cause {
 	text = text[:min(len(text), maxStanza)]
 	name, attrs, rest := element(text)
-	var c Cause
-	switch name {
-	case tagStreamError:
+	conflict, child := "", ""
+	if name == tagStreamError {
 		// Only the children's own tags count, not what stands in text.
-		conflict, child := "", ""
 		for rest != "" {
 			var tag, a string
 			tag, a, rest = element(rest)
@@ -75,16 +76,63 @@ func classifyEnd(text string) Cause {
 				child = tag
 			}
 		}
-		c = streamError(attr(attrs, "code"), conflict, child)
+	}
+	return endOf(name, func(name string) string { return attr(attrs, name) }, conflict, child)
+}
+
+// ClassifyNode is ClassifyStanza for a stanza that was parsed already, as
+// newer versions of whatsmeow give it to their logger. It looks at the tag and
+// at the few attributes that matter; nothing is rendered. nil is no end.
+func ClassifyNode(n *waBinary.Node) (c Cause, ends bool) {
+	if n == nil {
+		return Cause{}, false
+	}
+	switch n.Tag {
+	case tagStreamError, tagFailure, tagStreamEnd:
+	default:
+		return Cause{}, false
+	}
+	conflict, child := "", ""
+	if children, ok := n.Content.([]waBinary.Node); ok && n.Tag == tagStreamError {
+		for i := range children {
+			if children[i].Tag == "conflict" && conflict == "" {
+				conflict = nodeAttr(&children[i], "type")
+			}
+			if child == "" {
+				child = children[i].Tag
+			}
+		}
+	}
+	return endOf(n.Tag, func(name string) string { return nodeAttr(n, name) }, conflict, child), true
+}
+
+// nodeAttr is an attribute as XMLString would print it.
+func nodeAttr(n *waBinary.Node, name string) string {
+	switch v := n.Attrs[name].(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// endOf is what a stanza that ends a connection means.
+func endOf(tag string, attr func(name string) string, conflict, child string) Cause {
+	var c Cause
+	switch tag {
+	case tagStreamError:
+		c = streamError(attr("code"), conflict, child)
 	case tagFailure:
-		c = failure(wireCode(attr(attrs, "reason")))
+		c = failure(wireCode(attr("reason")))
 		switch c.Reason {
 		case ReasonTemporaryBan:
-			c = ban(wireCode(attr(attrs, "code")), seconds(attr(attrs, "expire")))
+			c = ban(wireCode(attr("code")), seconds(attr("expire")))
 		default:
 			// A 403 explains itself in words meant for the owner.
 			for _, name := range []string{"message", "logout_message_header", "logout_message_subtext"} {
-				if s := plain(attr(attrs, name)); s != "" && c.Detail == "" {
+				if s := plain(attr(name)); s != "" && c.Detail == "" {
 					c.Detail = s
 				}
 			}
