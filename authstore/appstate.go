@@ -1,9 +1,11 @@
 package authstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,29 +67,43 @@ func (s *deviceStore) GetLatestAppStateSyncKeyID(ctx context.Context) ([]byte, e
 	if err := s.ready("get app state key"); err != nil {
 		return nil, err
 	}
-	var latest []byte
-	var at int64
-	s.each(ctx, tAppKey, func(id string, v []byte) {
-		k, err := parseAppKey(v)
-		if err == nil && (latest == nil || k.Timestamp > at) {
-			latest, at = []byte(id), k.Timestamp
-		}
-	})
-	return latest, nil
+	keys := s.appKeys(ctx)
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	return []byte(keys[0].id), nil
 }
 
-// GetAllAppStateSyncKeys is asked for by newer versions of whatsmeow.
+// GetAllAppStateSyncKeys lists the keys, the newest first. Newer versions of
+// whatsmeow ask for it.
 func (s *deviceStore) GetAllAppStateSyncKeys(ctx context.Context) ([]*store.AppStateSyncKey, error) {
 	if err := s.ready("get app state keys"); err != nil {
 		return nil, err
 	}
 	var out []*store.AppStateSyncKey
-	s.each(ctx, tAppKey, func(_ string, v []byte) {
+	for _, k := range s.appKeys(ctx) {
+		out = append(out, &k.key)
+	}
+	return out, nil
+}
+
+type appKey struct {
+	id  string
+	key store.AppStateSyncKey
+}
+
+// appKeys is the keys, newest first; of two of one time always in one order.
+func (s *deviceStore) appKeys(ctx context.Context) []appKey {
+	var keys []appKey
+	s.each(ctx, tAppKey, func(id string, v []byte) {
 		if k, err := parseAppKey(v); err == nil {
-			out = append(out, &k)
+			keys = append(keys, appKey{id, k})
 		}
 	})
-	return out, nil
+	slices.SortFunc(keys, func(a, b appKey) int {
+		return cmp.Or(cmp.Compare(b.key.Timestamp, a.key.Timestamp), cmp.Compare(b.id, a.id))
+	})
+	return keys
 }
 
 func macID(name string, index []byte) string { return macName(name) + "\x00" + string(index) }

@@ -76,38 +76,13 @@ type savedDevice struct {
 	unknown         map[string]json.RawMessage
 }
 
-// knownFields are the fields of store.Device that savedDevice names, or that
-// are no data.
-func knownFields() []string {
-	return []string{"Log", "NoiseKey", "IdentityKey", "SignedPreKey", "RegistrationID", "AdvSecretKey", "ID", "LID", "Account",
-		"Platform", "BusinessName", "PushName", "LIDMigrationTimestamp", "FacebookUUID", "Initialized", "Deleted"}
-}
-
-// eachUnknownField visits exported string, []byte and integer fields that came
-// into store.Device after this library was written.
-func eachUnknownField(d any, visit func(name string, f reflect.Value)) {
-	v := reflect.ValueOf(d).Elem()
-	known := knownFields()
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
-		if !field.IsExported() || slices.Contains(known, field.Name) {
-			continue
-		}
-		switch k := field.Type.Kind(); {
-		case k == reflect.String, k >= reflect.Int && k <= reflect.Uint64,
-			k == reflect.Slice && field.Type.Elem().Kind() == reflect.Uint8:
-			visit(field.Name, v.Field(i))
-		}
-	}
-}
-
 func encodeDevice(d *store.Device, before savedDevice) ([]byte, error) {
 	s := savedDevice{
 		JID: d.ID.String(), RegistrationID: d.RegistrationID,
 		NoiseKey: d.NoiseKey.Priv[:], IdentityKey: d.IdentityKey.Priv[:],
 		SignedPreKey: d.SignedPreKey.Priv[:], SignedPreKeyID: d.SignedPreKey.KeyID, SignedPreKeySig: d.SignedPreKey.Signature[:],
 		AdvSecretKey: d.AdvSecretKey, Platform: d.Platform, BusinessName: d.BusinessName, PushName: d.PushName,
-		LIDMigration: d.LIDMigrationTimestamp, More: before.More, unknown: before.unknown,
+		LIDMigration: d.LIDMigrationTimestamp, unknown: before.unknown,
 	}
 	if !d.LID.IsEmpty() {
 		s.LID = d.LID.String()
@@ -119,26 +94,7 @@ func encodeDevice(d *store.Device, before savedDevice) ([]byte, error) {
 	if d.FacebookUUID != uuid.Nil {
 		s.FacebookUUID = d.FacebookUUID.String()
 	}
-	var err error
-	more := make(map[string]json.RawMessage)
-	for k, v := range before.More {
-		more[k] = v
-	}
-	eachUnknownField(d, func(name string, f reflect.Value) {
-		delete(more, name)
-		if f.IsZero() {
-			return
-		}
-		b, e := json.Marshal(f.Interface())
-		if e != nil {
-			err = e
-		}
-		more[name] = b
-	})
-	if err != nil {
-		return nil, fmt.Errorf("authstore: encode the device: %w", err)
-	}
-	s.More = more
+	s.More = saveUnknownFields(d, before.More)
 	return marshalWith(s, s.unknown)
 }
 
@@ -198,14 +154,8 @@ func (s savedDevice) fill(d *store.Device) error {
 	}
 	d.Platform, d.BusinessName, d.PushName = s.Platform, s.BusinessName, s.PushName
 	d.LIDMigrationTimestamp = s.LIDMigration
-	eachUnknownField(d, func(name string, f reflect.Value) {
-		if raw, ok := s.More[name]; ok && err == nil {
-			if json.Unmarshal(raw, f.Addr().Interface()) != nil {
-				err = badDevice("field " + name + " does not parse")
-			}
-		}
-	})
-	return err
+	loadUnknownFields(d, s.More)
+	return nil
 }
 
 // newDevice is an unpaired device with fresh keys, as sqlstore makes one.
@@ -320,6 +270,7 @@ func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
 			before, _ = decodeDevice(v)
 		}
 	}
+	s.warnUnsavable(d)
 	value, err := encodeDevice(d, before)
 	if err != nil {
 		return err

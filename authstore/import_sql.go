@@ -5,19 +5,27 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 )
 
 const (
-	// sqlSchema is the version of whatsmeow's tables that this code reads.
-	sqlSchema = 11
+	// sqlOldest and sqlSchema are the versions of whatsmeow's tables that this
+	// code reads.
+	sqlOldest = 11
+	sqlSchema = 15
+
+	// What came with which version.
+	sqlSenderTimestamp = 12
+	sqlRetryBuffer     = 13
+	sqlNCTSalt         = 14
+	sqlCompanionNonce  = 15
 
 	// preKeyGap is how far the id counter is set beyond the ids in the source:
 	// sqlstore takes the next id from what rows are left, so higher ones may
@@ -35,7 +43,8 @@ type sqlSource struct {
 }
 
 // FromSQL is a device in a database of whatsmeow's sqlstore, SQLite or
-// Postgres, with the schema of this whatsmeow version; an older one is brought
+// Postgres, with a schema of version 11 (whatsmeow of December 2025) to 15
+// (August 2026), whatever whatsmeow this is built with; an older one is brought
 // up to date by sqlstore's own Upgrade. device is its JID with the device
 // number; the zero JID is the only one there is.
 //
@@ -86,10 +95,11 @@ func (q sqlSource) retire(ctx context.Context) error {
 }
 
 type sqlView struct {
-	tx     *sql.Tx
-	device types.JID
-	saved  savedDevice
-	warn   []string
+	tx      *sql.Tx
+	version int // of the schema
+	device  types.JID
+	saved   savedDevice
+	warn    []string
 }
 
 func (v *sqlView) jid() types.JID     { return v.device }
@@ -104,18 +114,24 @@ func (v *sqlView) begin(ctx context.Context, device types.JID) error {
 	switch {
 	case compat > movedMark:
 		return fmt.Errorf("%w: its device has moved to another store. If it was never used there, take %d off whatsmeow_version.compat to use it here again", ErrNoDevice, movedMark)
-	case version < sqlSchema:
+	case version < sqlOldest:
 		return fmt.Errorf("its schema is version %d: open it with a current sqlstore once (Upgrade), then import", version)
 	case compat > sqlSchema:
 		return fmt.Errorf("%w (schema version %d)", ErrNewerFormat, version)
 	case version > sqlSchema:
 		v.warn = append(v.warn, fmt.Sprintf("the schema is version %d: what whatsmeow added after version %d was not read", version, sqlSchema))
 	}
-	const columns = `SELECT jid, lid, facebook_uuid, registration_id, noise_key, identity_key,
+	v.version = version
+	columns := `jid, lid, facebook_uuid, registration_id, noise_key, identity_key,
 		signed_pre_key, signed_pre_key_id, signed_pre_key_sig,
 		adv_key, adv_details, adv_account_sig, adv_account_sig_key, adv_device_sig,
-		platform, business_name, push_name, lid_migration_ts FROM whatsmeow_device`
-	rows, err := v.tx.QueryContext(ctx, columns)
+		platform, business_name, push_name, lid_migration_ts`
+	if version >= sqlCompanionNonce {
+		columns += ", companion_meta_nonce"
+	} else {
+		columns += ", ''"
+	}
+	rows, err := v.tx.QueryContext(ctx, "SELECT "+columns+" FROM whatsmeow_device")
 	if err != nil {
 		return fmt.Errorf("read whatsmeow_device: %w", err)
 	}
@@ -124,12 +140,19 @@ func (v *sqlView) begin(ctx context.Context, device types.JID) error {
 	var found []savedDevice
 	for rows.Next() {
 		var d savedDevice
-		var lid, fb sql.NullString
+		var lid, fb, nonce sql.NullString
 		if err := rows.Scan(&d.JID, &lid, &fb, &d.RegistrationID, &d.NoiseKey, &d.IdentityKey,
 			&d.SignedPreKey, &d.SignedPreKeyID, &d.SignedPreKeySig,
 			&d.AdvSecretKey, &d.AccountDetails, &d.AccountSig, &d.AccountSigKey, &d.DeviceSig,
-			&d.Platform, &d.BusinessName, &d.PushName, &d.LIDMigration); err != nil {
+			&d.Platform, &d.BusinessName, &d.PushName, &d.LIDMigration, &nonce); err != nil {
 			return fmt.Errorf("read whatsmeow_device: %w", err)
+		}
+		if nonce.String != "" { // a field that only newer versions of whatsmeow have
+			value, err := json.Marshal(nonce.String)
+			if err != nil {
+				return err
+			}
+			d.More = map[string]json.RawMessage{"CompanionMetaNonce": value}
 		}
 		d.LID, d.FacebookUUID = lid.String, fb.String
 		names = append(names, d.JID)
@@ -194,7 +217,14 @@ func (v *sqlView) table(ctx context.Context, t tableID) (*image, error) {
 		}
 		add(deviceID, value)
 	case tMisc:
-		err = v.preKeyCounter(ctx, add)
+		if err = v.preKeyCounter(ctx, add); err == nil && v.version >= sqlNCTSalt {
+			err = v.each(ctx, "nct_salt", "salt", ofOurJID, func(r *sql.Rows) error {
+				var salt []byte
+				err := r.Scan(&salt)
+				add(nctSalt, salt)
+				return err
+			})
+		}
 	case tSession:
 		err = v.each(ctx, "sessions", "their_id, session", ofOurJID, func(r *sql.Rows) error {
 			var id string
@@ -280,12 +310,32 @@ func (v *sqlView) table(ctx context.Context, t tableID) (*image, error) {
 			return err
 		})
 	case tToken:
-		err = v.each(ctx, "privacy_tokens", "their_jid, token, timestamp", ofOurJID, func(r *sql.Rows) error {
+		columns := "their_jid, token, timestamp, NULL"
+		if v.version >= sqlSenderTimestamp {
+			columns = "their_jid, token, timestamp, sender_timestamp"
+		}
+		err = v.each(ctx, "privacy_tokens", columns, ofOurJID, func(r *sql.Rows) error {
 			var id string
-			var token []byte
+			var t token
+			var sent sql.NullInt64
+			err := r.Scan(&id, &t.bytes, &t.at, &sent)
+			t.sent = max(sent.Int64, 0)
+			add(id, t.value())
+			return err
+		})
+	case tOutgoing:
+		if v.version < sqlRetryBuffer {
+			break
+		}
+		err = v.each(ctx, "retry_buffer", "chat_jid, message_id, format, plaintext, timestamp", ofOurJID, func(r *sql.Rows) error {
+			var chat, id, format string
+			var plaintext []byte
 			var at int64
-			err := r.Scan(&id, &token, &at)
-			add(id, tokenValue(store.PrivacyToken{Token: token, Timestamp: time.Unix(at, 0)}))
+			err := r.Scan(&chat, &id, &format, &plaintext, &at)
+			if jid, e := types.ParseJID(chat); e == nil {
+				chat = jid.ToNonAD().String()
+			}
+			add(outgoingIDOf(chat, id), outgoingValue(at, format, plaintext))
 			return err
 		})
 	case tLID:

@@ -41,6 +41,8 @@ func furnish(t testing.TB, d *store.Device) {
 	require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 7, []store.AppStateMutationMAC{{IndexMAC: make([]byte, 32), ValueMAC: []byte{9}}}))
 	require.NoError(t, d.ChatSettings.PutMutedUntil(bg, testJID(3), store.MutedForever))
 	require.NoError(t, d.PrivacyTokens.PutPrivacyTokens(bg, store.PrivacyToken{User: testJID(4), Token: []byte("t"), Timestamp: time.Unix(6, 0)}))
+	require.NoError(t, storeOf(d).AddOutgoingEvent(bg, testJID(5), "OUT", "wa", []byte("sent")))
+	require.NoError(t, storeOf(d).PutNCTSalt(bg, []byte("salt")))
 	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(9), testJID(9), types.MessageID(strings.Repeat("é/", 700)), make([]byte, 5000)))
 }
 
@@ -82,7 +84,7 @@ func TestAnImportedDeviceIsTheSameUnderAnotherSealAndOtherLimits(t *testing.T) {
 	kv, f := source(t)
 	src := FromKV("old", kv, f)
 	want := tables(t, src)
-	require.Len(t, want, int(numTables)-2, "every table but the outgoing events has something in it")
+	require.Len(t, want, int(numTables)-1, "every table has something in it")
 
 	to := newMapKV()
 	to.limits = Limits{MaxValue: 1000, MaxBatch: 3000, MaxKeys: 10}

@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"reflect"
 	"strconv"
 	"strings"
-	"time"
 
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
@@ -140,98 +138,4 @@ func (s *deviceStore) namesOf(ctx context.Context, jid types.JID) []types.JID {
 		}
 	}
 	return out
-}
-
-// A privacy token is stored as its time, the sender's time (newer versions of
-// whatsmeow have one) and the token.
-const senderTimestamp = "SenderTimestamp"
-
-func tokenValue(t store.PrivacyToken) []byte {
-	var sent int64
-	if f := reflect.ValueOf(t).FieldByName(senderTimestamp); f.IsValid() {
-		if at, ok := f.Interface().(time.Time); ok && !at.IsZero() {
-			sent = at.Unix()
-		}
-	}
-	return append(fieldsOf(t.Timestamp.Unix(), sent), t.Token...)
-}
-
-func parseToken(b []byte) (t store.PrivacyToken, err error) {
-	f := fields{b: b}
-	t.Timestamp = time.Unix(f.varint(), 0)
-	sent := f.varint()
-	if field := reflect.ValueOf(&t).Elem().FieldByName(senderTimestamp); sent != 0 && field.IsValid() {
-		if _, ok := field.Interface().(time.Time); ok {
-			field.Set(reflect.ValueOf(time.Unix(sent, 0)))
-		}
-	}
-	t.Token = copyOf(f.b)
-	return t, f.err
-}
-
-// PutPrivacyTokens keeps the newer of two tokens of a user.
-func (s *deviceStore) PutPrivacyTokens(ctx context.Context, tokens ...store.PrivacyToken) error {
-	return s.update(ctx, "put privacy tokens", soon, func(get func(tableID, string) ([]byte, bool)) []change {
-		latest := make(map[string]store.PrivacyToken)
-		for _, t := range tokens {
-			id := t.User.ToNonAD().String()
-			old, ok := latest[id]
-			if !ok {
-				if v, stored := get(tToken, id); stored {
-					if parsed, err := parseToken(v); err == nil {
-						old, ok = parsed, true
-					}
-				}
-			}
-			if !ok || !t.Timestamp.Before(old.Timestamp) {
-				latest[id] = t
-			}
-		}
-		var changes []change
-		for id, t := range latest {
-			value := tokenValue(t)
-			if old, ok := get(tToken, id); !same(old, ok, value) {
-				changes = append(changes, put(tToken, id, value))
-			}
-		}
-		return changes
-	})
-}
-
-// GetPrivacyToken gives the newest token of user under either name.
-func (s *deviceStore) GetPrivacyToken(ctx context.Context, user types.JID) (*store.PrivacyToken, error) {
-	if err := s.ready("get privacy token"); err != nil {
-		return nil, err
-	}
-	var best *store.PrivacyToken
-	for _, name := range s.namesOf(ctx, user.ToNonAD()) {
-		v, ok := s.get(ctx, tToken, name.String())
-		if !ok {
-			continue
-		}
-		t, err := parseToken(v)
-		if err == nil && (best == nil || t.Timestamp.After(best.Timestamp)) {
-			best = &t
-		}
-	}
-	if best != nil {
-		best.User = user.ToNonAD()
-	}
-	return best, nil
-}
-
-// DeleteExpiredPrivacyTokens removes tokens older than cutoff and says how
-// many. Newer versions of whatsmeow ask for it.
-func (s *deviceStore) DeleteExpiredPrivacyTokens(ctx context.Context, cutoff time.Time) (int64, error) {
-	const op = "delete privacy tokens"
-	if err := s.ready(op); err != nil {
-		return 0, err
-	}
-	var changes []change
-	s.each(ctx, tToken, func(id string, v []byte) {
-		if t, err := parseToken(v); err != nil || t.Timestamp.Before(cutoff) {
-			changes = append(changes, del(tToken, id))
-		}
-	})
-	return int64(len(changes)), s.later(ctx, op, soon, changes...)
 }

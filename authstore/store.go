@@ -26,29 +26,31 @@ type deviceStore struct {
 	saveSem   chan struct{} // held while the device is saved or deleted
 	macSem    chan struct{} // held while MACs are read
 
-	mu        sync.Mutex // memory only, never across I/O
-	im        *image
-	gen       string // "" until the device was saved
-	head      head
-	queue     []*request
-	dirty     map[row]struct{}
-	keys      senderKeys
-	asides    map[Key][]Entry        // damaged rows: where they stand, and as what they are kept
-	late      map[logicalID]struct{} // deferred since the commit in progress began
-	timer     *time.Timer
-	flushAt   time.Time
-	closed    bool
-	lastWrite time.Time
-	migrated  map[string]struct{}        // PN users whose sessions have moved
-	checked   map[string]struct{}        // addresses whose session is known to parse
-	secrets   map[[16]byte]struct{}      // message secrets written in this term
-	staged    map[string]*stagedAppState // by collection
-	loaded    map[string]struct{}        // collections whose MACs are in memory
-	seenRow   string                     // the bucket that takes the next finished event
-	seenNext  int
-	found     []foundSplit                 // split rows met while reading
-	orphans   []Key                        // parts without a manifest
-	doubtful  map[tableID]map[Key]struct{} // parts that may be such
+	mu          sync.Mutex // memory only, never across I/O
+	im          *image
+	gen         string // "" until the device was saved
+	head        head
+	queue       []*request
+	dirty       map[row]struct{}
+	keys        senderKeys
+	asides      map[Key][]Entry        // damaged rows: where they stand, and as what they are kept
+	late        map[logicalID]struct{} // deferred since the commit in progress began
+	timer       *time.Timer
+	flushAt     time.Time
+	closed      bool
+	lastWrite   time.Time
+	migrated    map[string]struct{}        // PN users whose sessions have moved
+	checked     map[string]struct{}        // addresses whose session is known to parse
+	secrets     map[[16]byte]struct{}      // message secrets written in this term
+	staged      map[string]*stagedAppState // by collection
+	loaded      map[string]struct{}        // collections whose MACs are in memory
+	seenRow     string                     // the bucket that takes the next finished event
+	seenNext    int
+	warned      sync.Once                    // of fields of the Device that cannot be kept
+	outgoingDue time.Time                    // when old outgoing events are next looked for
+	found       []foundSplit                 // split rows met while reading
+	orphans     []Key                        // parts without a manifest
+	doubtful    map[tableID]map[Key]struct{} // parts that may be such
 }
 
 var (

@@ -1,0 +1,150 @@
+package authstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"go.mau.fi/whatsmeow/types"
+)
+
+// Outgoing events: what was sent is kept, so that a peer who could not decrypt
+// it can ask again, also after a restart. whatsmeow adds one just before it
+// encrypts, so it rides on the commit of that send's sessions and costs none of
+// its own.
+//
+// whatsmeow asks with every send that old ones be deleted, and an error would
+// fail the send. So a send never waits for it: it happens beside, once a term
+// and then twice a day, in one look at the table, and what goes rides too. A
+// look that fails is repeated after an hour; it never ends the term.
+
+const (
+	outgoingTTL   = 7 * 24 * time.Hour
+	outgoingMost  = 10_000         // what is left of more, however young
+	outgoingEvery = 12 * time.Hour // how often old ones are looked for
+	outgoingAgain = time.Hour      // after a look that failed
+)
+
+func outgoingID(chat types.JID, id types.MessageID) string {
+	return outgoingIDOf(chat.ToNonAD().String(), string(id))
+}
+
+func outgoingIDOf(chat, id string) string { return shortHash(id) + "/" + shortHash(chat) }
+
+// outgoingValue is a time (Unix ms), a format and a plaintext.
+func outgoingValue(at int64, format string, plaintext []byte) []byte {
+	return append(appendBytes(fieldsOf(at), []byte(format)), plaintext...)
+}
+
+func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id types.MessageID, format string, plaintext []byte) error {
+	return s.later(ctx, "add outgoing event", soon,
+		put(tOutgoing, outgoingID(chat, id), outgoingValue(time.Now().UnixMilli(), format, plaintext)))
+}
+
+// GetOutgoingEvent looks under chat, then under altChat. Missing: empty, nil.
+func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.JID, id types.MessageID) (format string, plaintext []byte, err error) {
+	const op = "get outgoing event"
+	if err := s.ready(op); err != nil {
+		return "", nil, err
+	}
+	ids := []string{outgoingID(chat, id)}
+	if !altChat.IsEmpty() {
+		ids = append(ids, outgoingID(altChat, id))
+	}
+	for _, rowID := range ids {
+		// Memory first: what it drops between the two looks is durable by then.
+		v, ok := s.get(ctx, tOutgoing, rowID)
+		if !ok {
+			if v, ok, err = s.readRow(op, row{tOutgoing, rowID}); err != nil {
+				return "", nil, err
+			}
+		}
+		if !ok {
+			continue
+		}
+		f := fields{b: v}
+		_ = f.varint()
+		format = string(f.bytes())
+		if f.err != nil {
+			if err := s.setAside(tOutgoing, rowID, v, f.err); err != nil {
+				return "", nil, err
+			}
+			continue
+		}
+		return format, copyOf(f.b), nil
+	}
+	return "", nil, nil
+}
+
+// DeleteOldOutgoingEvents returns at once: see above.
+func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
+	const op = "delete old outgoing events"
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	now := time.Now()
+	due := !now.Before(s.outgoingDue)
+	if due {
+		s.outgoingDue = now.Add(outgoingEvery)
+	}
+	s.mu.Unlock()
+	if !due {
+		return nil
+	}
+	s.inBackground(func() {
+		if err := s.deleteOldOutgoing(op); err != nil {
+			s.cfg.log.Warn("old outgoing events were not deleted, this is tried again in an hour", "error", err)
+			s.mu.Lock()
+			s.outgoingDue = time.Now().Add(outgoingAgain)
+			s.mu.Unlock()
+		}
+	})
+	return nil
+}
+
+func (s *deviceStore) deleteOldOutgoing(op string) error {
+	call := func(op string, f func(context.Context) error) error { return s.cfg.call(context.Background(), op, f) }
+	stored, err := s.scanTable(call, op, tOutgoing, "")
+	if err != nil {
+		return err
+	}
+	type event struct {
+		id string
+		at int64
+	}
+	var events []event
+	for _, r := range stored {
+		f := fields{b: r.data}
+		switch at := f.varint(); {
+		case errors.Is(r.err, ErrCorrupt):
+			s.quarantine([]loadedRow{r})
+		case r.err == nil:
+			events = append(events, event{r.row.bucket, at})
+		}
+	}
+	slices.SortFunc(events, func(a, b event) int { return cmp.Compare(b.at, a.at) })
+	limit := time.Now().Add(-outgoingTTL).UnixMilli()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	var old []change
+	for i, e := range events {
+		if _, newer := s.im.get(tOutgoing, e.id); !newer && (e.at < limit || i >= outgoingMost) {
+			old = append(old, del(tOutgoing, e.id))
+		}
+	}
+	for id, v := range s.im.flat[tOutgoing] {
+		if f := (fields{b: v}); f.varint() < limit {
+			old = append(old, del(tOutgoing, id))
+		}
+	}
+	if len(old) > 0 {
+		s.laterLocked(lazily, old...)
+	}
+	return nil
+}
