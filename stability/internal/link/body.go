@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,9 +49,11 @@ type body struct {
 
 	// Reader's state.
 	phase phase
+	rsv   byte   // reserved bits of frames that were negotiated
 	in    []byte // raw bytes not parsed yet
 	wa    []byte // payload of the messages so far: WhatsApp's frames
-	fin   bool   // the message they came in is complete
+	deflt []byte // the compressed message they come in, as far as it is there
+	form  messageForm
 	out   []byte // for the pump, now
 	held  []byte // for the pump, once connected
 	heads scanner
@@ -60,15 +63,40 @@ type body struct {
 	frames int // data frames begun
 }
 
-func newBody(c *Conn, rwc io.ReadWriteCloser) *body {
+// messageForm is the form of the messages in which the hello comes.
+type messageForm int
+
+const (
+	formUnknown messageForm = iota
+	formPlain
+	formDeflated
+)
+
+// newBody wraps an upgraded connection. extensions is what the server chose of
+// the extensions that the client offered.
+func newBody(c *Conn, rwc io.ReadWriteCloser, extensions string) *body {
+	rsv := reservedBits(extensions)
 	return &body{
-		c: c, rwc: rwc, fin: true,
+		c: c, rwc: rwc, rsv: rsv, heads: scanner{rsv: rsv}, sent: scanner{rsv: rsv},
 		closed:     make(chan struct{}),
 		local:      make(chan struct{}),
 		helloSent:  make(chan struct{}),
 		finishSent: make(chan struct{}),
 		readFailed: make(chan struct{}),
 	}
+}
+
+// reservedBits says which reserved bits the frames of a connection may have.
+// With an extension that nobody here knows it may be any.
+func reservedBits(extensions string) byte {
+	name, _, _ := strings.Cut(extensions, ";")
+	switch name = strings.TrimSpace(name); {
+	case extensions == "":
+		return rsvNone
+	case strings.EqualFold(name, "permessage-deflate") && !strings.Contains(extensions, ","):
+		return rsvDeflate
+	}
+	return rsvAny
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -170,7 +198,11 @@ func (b *body) awaitHello() error {
 // the pump.
 func (b *body) parse() (done bool, err error) {
 	for {
-		h, ok, valid := parseHeader(b.in)
+		h, ok, valid := parseHeader(b.in, b.rsv)
+		if b.rsv == rsvAny {
+			b.passAll()
+			return true, nil
+		}
 		if !valid || h.masked || h.length > maxHello {
 			return false, fmt.Errorf("%w before its hello", ErrProtocol)
 		}
@@ -192,9 +224,12 @@ func (b *body) parse() (done bool, err error) {
 		case opText:
 			return false, fmt.Errorf("%w: text before its hello", ErrProtocol)
 		}
-		b.wa = append(b.wa, payload...)
-		if len(b.wa) > maxHello {
-			return false, fmt.Errorf("%w: hello too long", ErrProtocol)
+		whole, err := b.gather(h, payload)
+		if err != nil {
+			return false, err
+		}
+		if !whole {
+			continue
 		}
 		if len(b.wa) < socket.FrameLengthSize {
 			continue
@@ -205,9 +240,13 @@ func (b *body) parse() (done bool, err error) {
 		}
 		// The hello alone in a frame of its own: what is behind it, in the
 		// same message or after it, has to wait until we are connected.
-		b.out = appendFrame(b.out, b.wa[:size])
-		if rest := b.wa[size:]; len(rest) > 0 || !h.fin {
-			b.held = appendFrame(nil, rest)
+		wrap, rest := appendFrame, b.wa[size:]
+		if b.form == formDeflated {
+			wrap = appendStored
+		}
+		b.out = wrap(b.out, b.wa[:size])
+		if len(rest) > 0 || !h.fin {
+			b.held = wrap(nil, rest)
 			if !h.fin {
 				b.held[0] &^= 0x80
 			}
@@ -218,6 +257,48 @@ func (b *body) parse() (done bool, err error) {
 		b.stopTimer()
 		return true, nil
 	}
+}
+
+// gather takes the payload of a data frame; whole is false while more of it
+// must come before it can be looked at.
+func (b *body) gather(h frameHeader, payload []byte) (whole bool, err error) {
+	form := formPlain
+	if h.rsv == rsvDeflate {
+		form = formDeflated
+	}
+	switch {
+	case h.opcode == opContinuation:
+	case b.form == formUnknown:
+		b.form = form
+	case b.form != form:
+		return false, fmt.Errorf("%w: a hello in two forms", ErrProtocol)
+	}
+	if b.form == formDeflated {
+		b.deflt = append(b.deflt, payload...)
+		if payload = nil; h.fin {
+			payload, err = inflate(b.deflt, b.wa, maxHello)
+			b.deflt = nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("%w: a hello that cannot be unpacked: %w", ErrProtocol, err)
+		}
+	}
+	b.wa = append(b.wa, payload...)
+	if len(b.wa)+len(b.deflt) > maxHello {
+		return false, fmt.Errorf("%w: hello too long", ErrProtocol)
+	}
+	return len(b.deflt) == 0, nil
+}
+
+// passAll gives up to look into the websocket: an extension that nobody here
+// knows was negotiated. The pump sees everything from here on; an attempt that
+// dies while whatsmeow waits for the hello takes whatsmeow's time to fail.
+func (b *body) passAll() {
+	b.c.l.report(Frames, "the server chose a websocket extension that is not known here: an attempt that fails may take 20 s longer")
+	b.held = append(b.held, b.in...)
+	b.in = nil
+	b.phase = phaseOpen
+	b.stopTimer()
 }
 
 // doom ends an attempt that waits for the server hello: the pump sees one
@@ -263,6 +344,9 @@ func (b *body) Write(p []byte) (int, error) {
 			closeCode = clientCloseCode(p, h)
 		}
 	})
+	if b.sent.bad {
+		b.frames++ // each frame is one write
+	}
 	n, err := b.rwc.Write(p)
 	if err == nil && b.sent.skip == 0 && closeCode < 0 {
 		b.progress()
@@ -299,7 +383,11 @@ func (c *Conn) awaitHostConnect() {
 	c.l.mu.Lock()
 	client := c.l.client
 	c.l.mu.Unlock()
-	client.DangerousInternals().GetSocketWaitChan()
+	if in, ok := any(client.DangerousInternals()).(interface{ GetSocketWaitChan() <-chan struct{} }); ok {
+		in.GetSocketWaitChan()
+	} else {
+		client.IsConnected() // takes the same lock
+	}
 	c.settle(true)
 }
 

@@ -29,6 +29,7 @@ type bot struct {
 	acct   *wasim.Account
 	l      *Link
 	client *whatsmeow.Client
+	blind  bool // nobody tells the link what was received
 
 	fenced  atomic.Pointer[error] // what the gate answers
 	wire    wire
@@ -44,6 +45,16 @@ type bot struct {
 	byType   map[string]int
 	arrived  chan struct{} // closed and replaced at each event
 	messages map[string]int
+	problems map[Reliance]string
+}
+
+// blindTap stands for a logger that does not see received stanzas.
+const blindTap Reliance = "tap"
+
+func (b *bot) compat(r Reliance, problem string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.problems[r] = problem
 }
 
 // wire is what passes under the link's own wrapper.
@@ -102,13 +113,26 @@ type recvLog struct {
 	b *bot
 }
 
-func (g recvLog) Debugf(_ string, args ...any) { g.b.received(args[0].(string)) }
+func (g recvLog) Debugf(_ string, args ...any) {
+	xml := fmt.Sprint(args[0]) // a text or a node, by the version of whatsmeow
+	if !g.b.blind {
+		_, typ, _ := strings.Cut(xml, ` type="`)
+		typ, _, _ = strings.Cut(typ, `"`)
+		g.b.l.Received(tagOf(xml), typ)
+	}
+	g.b.received(xml)
+}
+
+func tagOf(xml string) string {
+	tag := strings.TrimPrefix(xml, "<")
+	if end := strings.IndexAny(tag, " />"); end >= 0 {
+		tag = tag[:end]
+	}
+	return tag
+}
 
 func (b *bot) received(xml string) {
-	key := strings.TrimPrefix(xml, "<")
-	if end := strings.IndexAny(key, " />"); end >= 0 {
-		key = key[:end]
-	}
+	key := tagOf(xml)
 	if _, id, ok := strings.Cut(xml, ` id="`); ok {
 		key, _, _ = strings.Cut(id, `"`)
 	}
@@ -193,11 +217,11 @@ func newBot(t *testing.T) *bot {
 	return newBotOn(t, wasim.New(wasim.WithTB(t)))
 }
 
-func newBotOn(t *testing.T, s *wasim.Service) *bot {
+func newBotOn(t *testing.T, s *wasim.Service, without ...Reliance) *bot {
 	t.Helper()
 	b := &bot{
-		t: t, s: s, acct: s.NewAccount("491700000001"), readOn: map[string]uint64{}, byType: map[string]int{},
-		arrived: make(chan struct{}), messages: map[string]int{},
+		t: t, s: s, blind: slices.Contains(without, blindTap), acct: s.NewAccount("491700000001"), readOn: map[string]uint64{}, byType: map[string]int{},
+		arrived: make(chan struct{}), messages: map[string]int{}, problems: map[Reliance]string{},
 	}
 	tr := s.Transport(label)
 	dial := tr.DialContext
@@ -209,7 +233,7 @@ func newBotOn(t *testing.T, s *wasim.Service) *bot {
 		b.wire.set(func() { b.wire.writes, b.wire.limbo = 0, false })
 		return &wireConn{c, &b.wire}, nil
 	}
-	b.l = New(Config{Transport: tr, Gate: func() error {
+	b.l = New(Config{Transport: tr, Without: without, Compat: b.compat, Gate: func() error {
 		if err := b.fenced.Load(); err != nil {
 			return *err
 		}

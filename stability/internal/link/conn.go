@@ -29,6 +29,7 @@ type Conn struct {
 	written  atomic.Uint64
 	upgraded atomic.Bool
 	ended    atomic.Bool
+	work     work
 
 	mu          sync.Mutex // never held across I/O or a callback
 	dialed      bool       // a RoundTrip was seen

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -189,7 +190,7 @@ func (c *Conn) upgrade(req *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("link: upgraded body is a %T, which cannot be written", resp.Body)
 	}
-	b := newBody(c, rwc)
+	b := newBody(c, rwc, strings.Join(resp.Header.Values("Sec-WebSocket-Extensions"), ","))
 	c.mu.Lock()
 	c.body = b
 	c.mu.Unlock()

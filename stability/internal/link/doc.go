@@ -75,14 +75,26 @@
 //     so that waiters return at once instead of after 5 s;
 //  6. cancel the connection's context, which frees goroutines that wait for a
 //     full queue;
-//  7. drain: wait for the connection's queue loop to end, then run the queue
-//     under a dead context until a marker stanza of our own comes out, 10 ms
-//     more, and a second marker.
+//  7. drain: wait for the connection's queue loop to end. Older versions of
+//     whatsmeow have one queue a client: run it under a dead context until a
+//     marker stanza of our own comes out, 10 ms more, and a second marker.
+//     Newer ones have a queue a connection, which goes with it: wait until no
+//     handler has been running for 10 ms.
 //
 // Stanzas handled by the drain see a cancelled context: a message among them
 // is not acknowledged (there is no socket to send an acknowledgement on) and
 // the server delivers it again. Their events do reach the host's handlers;
 // [Link.Draining] is true meanwhile.
+//
+// # What it relies on
+//
+// Each [Reliance] is looked for at run time, by shape. Quiesce puts a marker
+// into the queue where there is one queue a client. Else it counts: the tap
+// says what was received ([Link.Received]), and a counter around each entry of
+// the client's table of handlers says what was handled. Without the first the
+// queue counts as empty when no handler has been running for 100 ms; without
+// both Quiesce only waits that long. Stanzas known to be left in a queue of
+// unknown shape make End fail, so that a new client is made.
 //
 // # What can go wrong
 //

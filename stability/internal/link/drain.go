@@ -18,6 +18,9 @@ const (
 	markerBase = -(1 << 30)
 	// settleTime is for events that whatsmeow dispatches by go.
 	settleTime = 10 * time.Millisecond
+	// calmTime without a handler running means that nothing waits for one. The
+	// queue loop goes from one stanza to the next in microseconds.
+	calmTime = 100 * time.Millisecond
 )
 
 // handlerCheck is an event of our own, to see whether the permanent handler
@@ -55,8 +58,8 @@ func (l *Link) handle(evt any) bool {
 }
 
 // drain empties the client's queue of received stanzas. When it returns nil,
-// no stanza of an ended connection will be handled any more.
-func (l *Link) drain(ctx context.Context) error {
+// no stanza of the ended connection will be handled any more.
+func (l *Link) drain(ctx context.Context, c *Conn) error {
 	// A drain that was given up may still sit in a stuck handler.
 	select {
 	case l.drainSem <- struct{}{}:
@@ -70,7 +73,7 @@ func (l *Link) drain(ctx context.Context) error {
 	go func() {
 		defer func() { <-l.drainSem }()
 		defer cancel(nil)
-		err := l.runDrain(runCtx)
+		err := l.runDrain(runCtx, c)
 		if err == nil {
 			l.draining.Store(false)
 		}
@@ -84,14 +87,16 @@ func (l *Link) drain(ctx context.Context) error {
 	}
 }
 
-func (l *Link) runDrain(ctx context.Context) error {
+func (l *Link) runDrain(ctx context.Context, c *Conn) error {
 	// The connection's own loop first. While it sits in a slow handler it
 	// does not look at its context, and would take stanzas of the next
 	// connection afterwards.
 	if err := l.loops.wait(ctx); err != nil {
 		return fmt.Errorf("a handler is still running: %w", err)
 	}
-	client := l.client.DangerousInternals()
+	if l.inside.shared == nil {
+		return l.forget(ctx, c)
+	}
 	l.ensureHandler()
 
 	dead, cancel := context.WithCancel(context.Background())
@@ -102,7 +107,7 @@ func (l *Link) runDrain(ctx context.Context) error {
 	l.loops.expect()
 	go func() {
 		defer close(stopped)
-		client.HandlerQueueLoop(dead, loopCtx)
+		l.inside.shared.HandlerQueueLoop(dead, loopCtx)
 	}()
 
 	err := l.sendMarker(ctx)
@@ -119,6 +124,22 @@ func (l *Link) runDrain(ctx context.Context) error {
 	<-stopped
 	l.loops.forgive()
 	return err
+}
+
+// errLeftOver reports stanzas that nobody here can clear away. The client must
+// not be used again: it may handle them on its next connection.
+var errLeftOver = errors.New("link: stanzas of this connection are left in a queue of an unknown kind: make a new client")
+
+// forget is the drain where each connection has a queue of its own, which goes
+// with it: only what is running has to end, and what it dispatches by go.
+func (l *Link) forget(ctx context.Context, c *Conn) error {
+	if err := c.work.wait(ctx, 0, settleTime); err != nil {
+		return fmt.Errorf("a handler is still running: %w", err)
+	}
+	if !l.inside.own && c.work.left() {
+		return errLeftOver
+	}
+	return nil
 }
 
 // sendMarker puts a stanza of our own behind all others and waits for it.
@@ -140,7 +161,7 @@ func (l *Link) sendMarker(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encoding the marker: %w", err)
 	}
-	l.client.DangerousInternals().HandleFrame(ctx, data)
+	l.inside.shared.HandleFrame(ctx, data)
 	select {
 	case <-seen:
 		return nil
@@ -173,7 +194,7 @@ func (c *Conn) Quiesce(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	err := c.l.sendMarker(ctx)
+	err := c.handled(ctx)
 	if err == nil {
 		select { // acknowledgements leave in goroutines of their own
 		case <-time.After(settleTime):
@@ -187,21 +208,38 @@ func (c *Conn) Quiesce(ctx context.Context) error {
 	return nil
 }
 
+// handled waits until what was received so far has been handled. A marker
+// behind it in the queue knows, where there is a way into the queue. Else the
+// stanzas are counted in and out. Where nobody counts them in, the queue counts
+// as empty when no handler has been running for a while.
+func (c *Conn) handled(ctx context.Context) error {
+	if c.l.inside.shared != nil {
+		return c.l.sendMarker(ctx)
+	}
+	return c.work.wait(ctx, c.work.seen(), calmTime)
+}
+
 var errWentDown = errors.New("link: connection went down")
 
 // ensureHandler puts the permanent handler back if the host removed all
 // handlers.
 func (l *Link) ensureHandler() {
+	if l.inside.dispatcher == nil {
+		// Nobody can look. Added anew it is there, though not the first any more.
+		l.client.RemoveEventHandler(l.id)
+		l.id = l.client.AddEventHandlerWithSuccessStatus(l.handle)
+		return
+	}
 	there := make(chan struct{})
 	l.mu.Lock()
 	l.handler = there
 	l.mu.Unlock()
-	l.client.DangerousInternals().DispatchEvent(&handlerCheck{l})
+	l.inside.dispatcher.DispatchEvent(&handlerCheck{l})
 	if isClosed(there) {
 		return
 	}
 	l.cfg.Logger.Debug("link: event handler was removed, adding it again")
-	l.client.AddEventHandlerWithSuccessStatus(l.handle)
+	l.id = l.client.AddEventHandlerWithSuccessStatus(l.handle)
 }
 
 // whatsmeow's words at the two ends of its queue loop.
@@ -238,9 +276,12 @@ type loopCounter struct {
 	started  int
 	closed   int
 	changed  chan struct{} // closed and replaced at each change
+	report   func(problem string)
 }
 
-func (n *loopCounter) init() { n.changed = make(chan struct{}) }
+func (n *loopCounter) init(report func(problem string)) {
+	n.changed, n.report = make(chan struct{}), report
+}
 
 func (n *loopCounter) expect() {
 	n.mu.Lock()
@@ -257,10 +298,14 @@ func (n *loopCounter) forgive() {
 
 func (n *loopCounter) note(counter *int) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	*counter++
+	first := counter == &n.started && *counter == 1
 	close(n.changed)
 	n.changed = make(chan struct{})
+	n.mu.Unlock()
+	if first {
+		n.report("")
+	}
 }
 
 // wait returns when every loop that must have started has ended. A client
@@ -271,12 +316,16 @@ func (n *loopCounter) wait(ctx context.Context) error {
 	expired := false
 	for {
 		n.mu.Lock()
-		if n.started < n.expected && expired {
+		unheard := n.started < n.expected && expired
+		if unheard {
 			n.expected = n.started // the host replaced Client.Log
 		}
 		done := n.started >= n.expected && n.closed >= n.started
 		changed := n.changed
 		n.mu.Unlock()
+		if unheard {
+			n.report("the client's logger does not hear its queue loop start and end: each end of a connection takes a little longer and is less exact")
+		}
 		if done {
 			return nil
 		}

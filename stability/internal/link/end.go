@@ -91,7 +91,7 @@ func (c *Conn) end(ctx context.Context, alone bool) error {
 	}
 	if clean {
 		// 7.
-		if err := c.l.drain(ctx); err != nil {
+		if err := c.l.drain(ctx, c); err != nil {
 			return fmt.Errorf("draining the queue: %w", err)
 		}
 	}
@@ -104,9 +104,12 @@ func (c *Conn) end(ctx context.Context, alone bool) error {
 func (l *Link) awaitDisconnected(ctx context.Context) error {
 	dead, cancel := context.WithCancel(context.Background())
 	cancel()
-	client := l.client.DangerousInternals()
 	for {
-		if errors.Is(client.SendNode(dead, waBinary.Node{Tag: "link-check"}), whatsmeow.ErrNotConnected) {
+		if n := l.inside.nodes; n == nil {
+			if !l.client.IsConnected() {
+				return nil
+			}
+		} else if errors.Is(n.SendNode(dead, waBinary.Node{Tag: "link-check"}), whatsmeow.ErrNotConnected) {
 			return nil
 		}
 		select {

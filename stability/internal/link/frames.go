@@ -1,6 +1,13 @@
 package link
 
-import "encoding/binary"
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"errors"
+	"io"
+	"strings"
+)
 
 // Websocket opcodes (RFC 6455, section 5.2).
 const (
@@ -12,9 +19,19 @@ const (
 	opPong         = 0xA
 )
 
+// The reserved bits of a head. An extension that was negotiated gives them a
+// meaning: with permessage-deflate (RFC 7692) the first one marks the first
+// frame of a compressed message.
+const (
+	rsvNone    = 0x00
+	rsvDeflate = 0x40
+	rsvAny     = 0x70
+)
+
 // frameHeader is the head of one websocket frame.
 type frameHeader struct {
 	fin    bool
+	rsv    byte
 	opcode byte
 	masked bool
 	length uint64
@@ -22,12 +39,14 @@ type frameHeader struct {
 }
 
 // parseHeader reads the head of a frame; ok is false while p is too short,
-// valid is false for what no client has to accept.
-func parseHeader(p []byte) (h frameHeader, ok, valid bool) {
+// valid is false for what no client has to accept. rsv are the reserved bits
+// that may be set.
+func parseHeader(p []byte, rsv byte) (h frameHeader, ok, valid bool) {
 	if len(p) < 2 {
 		return h, false, true
 	}
 	h.fin = p[0]&0x80 != 0
+	h.rsv = p[0] & rsvAny
 	h.opcode = p[0] & 0x0f
 	h.masked = p[1]&0x80 != 0
 	h.size = 2
@@ -50,11 +69,13 @@ func parseHeader(p []byte) (h frameHeader, ok, valid bool) {
 	if h.masked {
 		h.size += 4
 	}
-	valid = p[0]&0x70 == 0 && h.length>>63 == 0
+	valid = h.rsv&^rsv == 0 && h.length>>63 == 0
 	switch h.opcode {
-	case opContinuation, opText, opBinary:
+	case opText, opBinary:
+	case opContinuation:
+		valid = valid && (h.rsv == 0 || rsv == rsvAny)
 	case opClose, opPing, opPong:
-		valid = valid && h.fin && h.length <= 125
+		valid = valid && (h.rsv == 0 || rsv == rsvAny) && h.fin && h.length <= 125
 	default:
 		valid = false
 	}
@@ -63,6 +84,7 @@ func parseHeader(p []byte) (h frameHeader, ok, valid bool) {
 
 // scanner walks over a stream of frames, looking at their heads only.
 type scanner struct {
+	rsv  byte   // reserved bits that may be set
 	head []byte // the beginning of a head, if it came in pieces
 	skip uint64 // payload still to come
 	bad  bool   // lost the thread; says nothing from then on
@@ -78,7 +100,7 @@ func (s *scanner) scan(p []byte, head func(frameHeader)) {
 		}
 		before := len(s.head)
 		s.head = append(s.head, p[:min(len(p), 14-before)]...)
-		h, ok, valid := parseHeader(s.head)
+		h, ok, valid := parseHeader(s.head, s.rsv)
 		if !valid {
 			s.bad = true
 			return
@@ -94,6 +116,40 @@ func (s *scanner) scan(p []byte, head func(frameHeader)) {
 		}
 		p, s.head, s.skip = p[h.size-before:], s.head[:0], h.length
 	}
+}
+
+// appendStored appends what appendFrame would, as a compressed message whose
+// blocks are stored. The other side's window holds the same bytes then as if
+// it had read the message in the form it was sent in.
+func appendStored(dst, payload []byte) []byte {
+	var blocks []byte
+	for first := true; first || len(payload) > 0; first = false {
+		n := min(len(payload), 1<<16-1)
+		blocks = append(blocks, 0)
+		blocks = binary.LittleEndian.AppendUint16(blocks, uint16(n))
+		blocks = binary.LittleEndian.AppendUint16(blocks, ^uint16(n))
+		blocks = append(blocks, payload[:n]...)
+		payload = payload[n:]
+	}
+	blocks = append(blocks, 0) // the head of the empty block whose rest a sender leaves out
+	at := len(dst)
+	dst = appendFrame(dst, blocks)
+	dst[at] |= rsvDeflate
+	return dst
+}
+
+// inflate reads a compressed message, behind the bytes of those before it.
+// More than limit bytes are an error.
+func inflate(message, before []byte, limit int) ([]byte, error) {
+	// The sender leaves the end of its last block out (RFC 7692, section 7.2.2);
+	// a final block behind it lets the reader end.
+	tail := strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff")
+	r := flate.NewReaderDict(io.MultiReader(bytes.NewReader(message), tail), before)
+	out, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if err == nil && len(out) > limit {
+		err = errors.New("too long")
+	}
+	return out, err
 }
 
 // appendFrame appends an unmasked binary frame, as a server sends it.

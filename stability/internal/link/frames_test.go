@@ -56,11 +56,13 @@ func TestTheScannerSeesTheSameFramesHoweverTheyAreCut(t *testing.T) {
 }
 
 func TestNoBytesMakeTheParsersPanic(t *testing.T) {
+	l := New(Config{})
 	rapid.Check(t, func(t *rapid.T) {
-		var s scanner
+		ext := rapid.SampledFrom([]string{"", "permessage-deflate; server_no_context_takeover", "permessage-x"}).Draw(t, "extensions")
+		s := scanner{rsv: reservedBits(ext)}
 		for _, p := range rapid.SliceOf(rapid.SliceOf(rapid.Byte())).Draw(t, "stream") {
 			s.scan(p, func(frameHeader) {})
-			b := newBody((&Link{}).newConnLocked(true), nil)
+			b := newBody(l.newConnLocked(true), nil, ext)
 			b.in = p
 			_, _ = b.parse()
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +72,16 @@ type Config struct {
 
 	// Logger receives a few lines at debug level. nil: none.
 	Logger *slog.Logger
+
+	// Compat is told what was not found of whatsmeow's inside, and what that
+	// means; with an empty text that it was. It is called from any goroutine,
+	// possibly often, and must not block. nil: nobody is told.
+	Compat func(r Reliance, problem string)
+	// Without names what is treated as not found. Tests use it.
+	Without []Reliance
 }
+
+func (cfg Config) without(r Reliance) bool { return slices.Contains(cfg.Without, r) }
 
 const maxHelloTimeout = whatsmeow.NoiseHandshakeResponseTimeout - time.Second
 
@@ -95,6 +105,9 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Compat == nil {
+		cfg.Compat = func(Reliance, string) {}
+	}
 	return cfg
 }
 
@@ -108,6 +121,7 @@ type Link struct {
 	drainSem   chan struct{} // semaphore: one drain at a time
 	loops      loopCounter
 	draining   atomic.Bool
+	inside     inside // set by the first Install
 
 	mu      sync.Mutex // never held across I/O or a callback
 	client  *whatsmeow.Client
@@ -120,6 +134,7 @@ type Link struct {
 	marker  int
 	markers map[int]chan struct{} // closed when the marker of that number comes out
 	handler chan struct{}         // closed when the permanent handler proves it is there
+	id      uint32                // of the permanent handler
 }
 
 // New makes a Link for one client.
@@ -132,7 +147,7 @@ func New(cfg Config) *Link {
 		drainSem:   make(chan struct{}, 1),
 		markers:    make(map[int]chan struct{}),
 	}
-	l.loops.init()
+	l.loops.init(func(problem string) { l.report(LoopWords, problem) })
 	l.media = l.mediaTransport()
 	return l
 }
@@ -178,11 +193,20 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 	c.SetPreLoginHTTPClient(web)
 	c.SetMediaHTTPClient(&http.Client{Transport: mediaTripper{l}})
 	if first {
-		c.Log = &loopLogger{Logger: c.Log, loops: &l.loops}
-		c.AddEventHandlerWithSuccessStatus(l.handle)
+		if !l.cfg.without(LoopWords) {
+			c.Log = &loopLogger{Logger: c.Log, loops: &l.loops}
+		}
+		l.inside = findInside(c.DangerousInternals(), l.cfg.without)
+		if !l.cfg.without(HandlerTable) {
+			l.inside.tags = countHandlers(c, l.counted)
+		}
+		l.inside.missing(l.report)
+		l.id = c.AddEventHandlerWithSuccessStatus(l.handle)
 	}
 	return nil
 }
+
+func (l *Link) report(r Reliance, problem string) { l.cfg.Compat(r, problem) }
 
 func set(field *bool, v bool) {
 	if *field != v {

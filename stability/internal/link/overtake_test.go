@@ -22,7 +22,7 @@ func TestAHelloThatOvertakesTheReturnOfItsWriteArmsNoTimer(t *testing.T) {
 	c := l.newConnLocked(true)
 	l.mu.Unlock()
 	var b *body
-	b = newBody(c, overtaken{func() { b.stopTimer() }})
+	b = newBody(c, overtaken{func() { b.stopTimer() }}, "")
 	_, err := b.Write([]byte{0x82, 0x81, 0, 0, 0, 0, 'x'})
 	require.NoError(t, err)
 	require.True(t, isClosed(b.helloSent))

@@ -1,0 +1,125 @@
+package link
+
+import (
+	"context"
+	"reflect"
+
+	"go.mau.fi/whatsmeow"
+	waBinary "go.mau.fi/whatsmeow/binary"
+)
+
+// Reliance names a part of whatsmeow's inside that is used where it is found.
+// None of them is a requirement: what is missing makes something slower or
+// less exact, and is reported to Config.Compat.
+type Reliance string
+
+// The reliances of this package.
+const (
+	// QueueLoop: DangerousInternals has a queue loop of a shape that is known,
+	// so that the stanzas of an ended connection cannot be left for the next.
+	QueueLoop Reliance = "queue_loop"
+	// LoopWords: the client's logger is told when its queue loop starts and
+	// ends, so that an end knows when the last stanza was handled.
+	LoopWords Reliance = "queue_loop_log"
+	// HandlerTable: the client has a table of handlers by tag, so that what is
+	// being handled can be counted.
+	HandlerTable Reliance = "handler_table"
+	// SendInside, DispatchInside: methods of DangerousInternals.
+	SendInside     Reliance = "send_node"
+	DispatchInside Reliance = "dispatch_event"
+	// Frames: what arrives are websocket frames of a kind that is known.
+	Frames Reliance = "frames"
+)
+
+// Shapes of whatsmeow's inside. A method whose signature changed is missing:
+// nothing here fails to compile for it.
+type (
+	// sharedQueue: the client has one queue of received stanzas for all its
+	// connections.
+	sharedQueue interface {
+		HandlerQueueLoop(evtCtx, connCtx context.Context)
+		HandleFrame(ctx context.Context, data []byte)
+	}
+	// ownQueue: each connection has a queue of its own, which goes with it.
+	ownQueue interface {
+		HandlerQueueLoop(evtCtx, connCtx context.Context, queue chan *waBinary.Node)
+	}
+	nodeSender interface {
+		SendNode(ctx context.Context, node waBinary.Node) error
+	}
+	dispatcher interface {
+		DispatchEvent(evt any) bool
+	}
+)
+
+// inside is what was found of a client's inside; nil where it was not.
+type inside struct {
+	shared     sharedQueue
+	own        bool // each connection has a queue of its own
+	nodes      nodeSender
+	dispatcher dispatcher
+	tags       map[string]bool // of the stanzas that are queued; nil: handlers are not counted
+}
+
+// findInside looks for the shapes in what DangerousInternals returns.
+func findInside(in any, without func(Reliance) bool) (x inside) {
+	if !without(QueueLoop) {
+		x.shared, _ = in.(sharedQueue)
+		_, x.own = in.(ownQueue)
+	}
+	if !without(SendInside) {
+		x.nodes, _ = in.(nodeSender)
+	}
+	if !without(DispatchInside) {
+		x.dispatcher, _ = in.(dispatcher)
+	}
+	return x
+}
+
+// missing reports what was not found.
+func (x inside) missing(report func(Reliance, string)) {
+	tell := func(r Reliance, there bool, text string) {
+		if there {
+			text = ""
+		}
+		report(r, text)
+	}
+	tell(QueueLoop, x.shared != nil || x.own,
+		"whatsmeow's queue loop has an unknown shape: stanzas left over from an ended connection cannot be cleared away")
+	tell(SendInside, x.nodes != nil, "whatsmeow's SendNode is missing: the end of a connection is found by IsConnected")
+	tell(DispatchInside, x.dispatcher != nil || x.shared == nil,
+		"whatsmeow's DispatchEvent is missing: an event handler that the host removed is not noticed")
+	tell(HandlerTable, x.tags != nil || x.shared != nil,
+		"whatsmeow's table of handlers is missing: a hand-over knows less exactly when the last stanza was handled")
+}
+
+type nodeHandler = func(ctx context.Context, node *waBinary.Node)
+
+// countHandlers puts a counter around each of the client's handlers of
+// received stanzas, before it connects for the first time, and returns their
+// tags. Where each connection has a queue of its own nothing else tells when a
+// stanza was handled. The table is a private field: nil when it is not there,
+// or not of this type.
+func countHandlers(c *whatsmeow.Client, around func(nodeHandler) nodeHandler) map[string]bool {
+	return wrapTable(reflect.ValueOf(c), "nodeHandlers", around)
+}
+
+func wrapTable(client reflect.Value, name string, around func(nodeHandler) nodeHandler) map[string]bool {
+	plain := reflect.TypeFor[nodeHandler]()
+	f := client.Elem().FieldByName(name)
+	if !f.IsValid() || f.Kind() != reflect.Map || f.Type().Key().Kind() != reflect.String || !f.Type().Elem().ConvertibleTo(plain) || f.Len() == 0 {
+		return nil
+	}
+	table := reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem()
+	tags := make(map[string]bool, table.Len())
+	for _, tag := range table.MapKeys() {
+		h := table.MapIndex(tag)
+		if h.IsNil() {
+			continue
+		}
+		counted := around(h.Convert(plain).Interface().(nodeHandler))
+		table.SetMapIndex(tag, reflect.ValueOf(counted).Convert(f.Type().Elem()))
+		tags[tag.String()] = true
+	}
+	return tags
+}

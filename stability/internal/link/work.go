@@ -1,0 +1,136 @@
+package link
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	waBinary "go.mau.fi/whatsmeow/binary"
+)
+
+// work counts the stanzas of one connection, from the moment they were read to
+// the end of their handlers.
+type work struct {
+	mu       sync.Mutex
+	received uint64               // read and put into the queue
+	begun    uint64               // taken out of it
+	running  map[uint64]time.Time // by number, those that have not ended; since when
+	changed  chan struct{}        // closed and replaced at each change somebody waits for
+}
+
+func (w *work) update(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+	if w.changed != nil {
+		close(w.changed)
+		w.changed = nil
+	}
+}
+
+// begin notes that a handler was called and returns what ends it.
+func (w *work) begin() (end func()) {
+	var n uint64
+	w.update(func() {
+		w.begun++
+		n = w.begun
+		if w.running == nil {
+			w.running = make(map[uint64]time.Time, 1)
+		}
+		w.running[n] = time.Now()
+	})
+	return func() { w.update(func() { delete(w.running, n) }) }
+}
+
+// seen is how many stanzas were received; 0 when nobody counts them, or not
+// all of them.
+func (w *work) seen() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.received < w.begun {
+		return 0
+	}
+	return w.received
+}
+
+// left reports whether stanzas were received and never handled.
+func (w *work) left() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.begun < w.received
+}
+
+// wait returns when the first n stanzas have been handled. n = 0: when no
+// handler is running and none begins for calm.
+func (w *work) wait(ctx context.Context, n uint64, calm time.Duration) error {
+	for {
+		w.mu.Lock()
+		done := n == 0 && len(w.running) == 0
+		if n > 0 {
+			done = w.begun >= n
+			for i := range w.running {
+				done = done && i > n
+			}
+		}
+		if done && n > 0 {
+			w.mu.Unlock()
+			return nil
+		}
+		if w.changed == nil {
+			w.changed = make(chan struct{})
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		var quiet <-chan time.Time
+		if done {
+			quiet = time.After(calm)
+		}
+		select {
+		case <-changed:
+		case <-quiet:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// counted is put around a handler of received stanzas.
+func (l *Link) counted(h nodeHandler) nodeHandler {
+	return func(ctx context.Context, n *waBinary.Node) {
+		c, _ := ctx.Value(connKey{}).(*Conn) // whose queue it was in, if the attempt was ours
+		if c == nil || c.l != l {
+			c = l.Current()
+		}
+		if c == nil || n == nil || !queued(n.Tag, attrText(n, "type")) {
+			h(ctx, n)
+			return
+		}
+		defer c.work.begin()()
+		h(ctx, n)
+	}
+}
+
+// queued reports whether a stanza goes through the queue for sure. The answer
+// to a query does not, unless nobody waits for it any more.
+func queued(tag, typ string) bool {
+	return tag != "iq" || typ == "get" || typ == "set"
+}
+
+func attrText(n *waBinary.Node, name string) string {
+	s, _ := n.Attrs[name].(string)
+	return s
+}
+
+// Received notes a stanza that was just read, in the goroutine that reads,
+// before whatsmeow queues it: its tag and the attribute type. Whoever sees all
+// received stanzas calls it, so that Quiesce knows what it waits for. It never
+// blocks.
+func (l *Link) Received(tag, typ string) {
+	if !l.inside.tags[tag] || !queued(tag, typ) {
+		return
+	}
+	if c := l.Current(); c != nil {
+		c.work.update(func() { c.work.received++ })
+	}
+}
