@@ -60,6 +60,12 @@
 // further frames, which nobody would take off the pump's hands if the
 // handshake fails.
 //
+// A client may offer permessage-deflate; the offer passes as it is. Where the
+// server accepts it, frames may be compressed, and the empty frame is a plain
+// one all the same. A compressed hello is unpacked to see where it ends, and
+// handed over packed anew, so that the client's window stays right. With any
+// other extension the wrapper lets everything pass and does without all this.
+//
 // # The end
 //
 // [Conn.End] is the one way in which a connection ends:
