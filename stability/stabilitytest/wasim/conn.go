@@ -185,6 +185,8 @@ func (c *conn) handle(n *node) {
 	switch {
 	case n.Tag == "iq":
 		c.handleIQ(n)
+	case n.Tag == "ib" && child(n, "unified_session") != nil:
+		// newer clients send it when they pair and when they become available
 	case c.dev == nil:
 		if n.Tag != "ack" {
 			c.s.violation("<%s> before login", n.Tag)
@@ -216,7 +218,7 @@ type Unknown struct {
 }
 
 func (c *conn) unknown(n *node) {
-	u := Unknown{Tag: n.Tag, XMLNS: str(n, "xmlns"), Type: str(n, "type"), XML: n.XMLString()}
+	u := Unknown{Tag: n.Tag, XMLNS: str(n, "xmlns"), Type: str(n, "type"), XML: xml(n)}
 	if c.dev != nil {
 		u.Device = c.dev.jid()
 	}
@@ -303,6 +305,15 @@ func (o *outbox) close() {
 		o.closed, o.items = true, nil
 		close(o.wake)
 	}
+}
+
+// xml prints a stanza. The method for it has another name in newer versions of
+// whatsmeow.
+func xml(n *node) string {
+	if older, ok := any(n).(interface{ XMLString() string }); ok {
+		return older.XMLString()
+	}
+	return fmt.Sprint(n)
 }
 
 // str and jid read attributes; a missing one, or one of another type, is the

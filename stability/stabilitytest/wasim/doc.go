@@ -22,7 +22,7 @@
 // # Accounts, phones, contacts
 //
 //	acct := s.NewAccount("491700000001")     // a number and a LID
-//	acct.Phone().Scan(code)                  // pairs who shows this QR code
+//	acct.Phone().Scan(code)                  // pairs who shows this QR code, of older or newer clients
 //	acct.Phone().EnterCode("ABCD-EFGH")      // pairs who called PairPhone
 //	acct.Phone().RemoveDevice(acct.Devices()[0])
 //	bob, err := s.NewContact(ctx, "491700000002")  // a real client, connected

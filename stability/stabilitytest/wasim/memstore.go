@@ -40,6 +40,8 @@ type memStore struct {
 	events     map[[32]byte]*store.BufferedEvent
 	lidOf      map[string]string
 	pnOf       map[string]string
+	outgoing   map[outgoingKey]outgoing
+	nctSalt    []byte
 }
 
 type memPreKey struct {
@@ -84,6 +86,7 @@ func newMemStore() *memStore {
 		contacts: map[types.JID]types.ContactInfo{}, settings: map[types.JID]types.LocalChatSettings{},
 		secrets: map[memSecretKey][]byte{}, tokens: map[types.JID]store.PrivacyToken{},
 		events: map[[32]byte]*store.BufferedEvent{}, lidOf: map[string]string{}, pnOf: map[string]string{},
+		outgoing: map[outgoingKey]outgoing{},
 	}
 	m.window <- struct{}{}
 	return m
@@ -93,6 +96,7 @@ func (m *memStore) attach(d *store.Device) {
 	d.Identities, d.Sessions, d.PreKeys, d.SenderKeys = m, m, m, m
 	d.AppStateKeys, d.AppState, d.Contacts, d.ChatSettings = m, m, m, m
 	d.MsgSecrets, d.PrivacyTokens, d.EventBuffer, d.LIDs = m, m, m, m
+	m.attachNewer(d)
 	d.Initialized = true
 }
 

@@ -321,6 +321,9 @@ func (m *memStore) PutPrivacyTokens(_ context.Context, tokens ...store.PrivacyTo
 	for _, t := range tokens {
 		t.User = t.User.ToNonAD()
 		if old, ok := m.tokens[t.User]; !ok || !t.Timestamp.Before(old.Timestamp) {
+			if sent, was := senderTime(&t), senderTime(&old); sent != nil && sent.IsZero() {
+				*sent = *was // as whatsmeow's sqlstore: a notification brings none
+			}
 			m.tokens[t.User] = t
 		}
 	}

@@ -106,13 +106,36 @@ func BadHMAC() ScanOption { return func(s *scan) { s.badHMAC = true } }
 // BadSignature makes the account's signature fail the client's check: PairError.
 func BadSignature() ScanOption { return func(s *scan) { s.badSignature = true } }
 
-// Scan scans a QR code, as whatsmeow's events.QR and GetQRChannel give it. It
+// linkPage is the address in front of the parts of a QR code that a newer
+// client shows, so that a phone's camera finds the right page.
+const linkPage = "https://wa.me/settings/linked_devices#"
+
+// codeParts are the ref and the three keys of a QR code, in either of its two
+// texts: four parts, or linkPage and five, of which the last says which kind of
+// client shows it ("1" for Chrome, for example).
+func codeParts(code string) ([]string, error) {
+	rest, newer := strings.CutPrefix(code, linkPage)
+	parts, want := strings.Split(rest, ","), 4
+	if newer {
+		want = 5
+	}
+	if len(parts) != want {
+		return nil, fmt.Errorf("wasim: a QR code of this kind has %d parts, this one has %d", want, len(parts))
+	}
+	if newer && len(parts[4]) != 1 {
+		return nil, fmt.Errorf("wasim: QR code: %q is no kind of client", parts[4])
+	}
+	return parts[:4], nil
+}
+
+// Scan scans a QR code, as whatsmeow's events.QR and GetQRChannel give it: the
+// four parts of older clients, or the link and five parts of newer ones. It
 // returns when the answer is on its way, so that it may be called from an
 // event handler; the client is paired when it has logged in again.
 func (p *Phone) Scan(code string, opts ...ScanOption) error {
-	parts := strings.Split(code, ",")
-	if len(parts) != 4 {
-		return fmt.Errorf("wasim: a QR code has four parts, this one has %d", len(parts))
+	parts, err := codeParts(code)
+	if err != nil {
+		return err
 	}
 	var raw [3][]byte
 	for i := range raw {
@@ -144,7 +167,7 @@ func (p *Phone) ScanWithoutMultidevice(code string) error {
 	s := p.a.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pr := s.pairings[strings.Split(code, ",")[0]]
+	pr := s.pairings[refOf(code)]
 	if pr == nil {
 		return ErrNoSuchCode
 	}
@@ -228,7 +251,7 @@ func (p *pairing) answered(c *conn, n *node) {
 	}
 	d := p.dev
 	if str(n, "type") == "error" {
-		d.acct.pairErr = fmt.Errorf("wasim: the client refused the pairing: %s", n.XMLString())
+		d.acct.pairErr = fmt.Errorf("wasim: the client refused the pairing: %s", xml(n))
 		p.end(s)
 		return
 	}
@@ -276,4 +299,6 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-func refOf(code string) string { return strings.Split(code, ",")[0] }
+func refOf(code string) string {
+	return strings.Split(strings.TrimPrefix(code, linkPage), ",")[0]
+}

@@ -1,6 +1,7 @@
 package wasim_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,35 @@ func showing(t *testing.T, s *wasim.Service) *host {
 }
 
 func (h *host) code() string { return got[*events.QR](h)[0].Codes[0] }
+
+// newer is the QR text of a newer client, whichever client is under test.
+func newer(code string) string {
+	if strings.HasPrefix(code, "https://") {
+		return code
+	}
+	return "https://wa.me/settings/linked_devices#" + code + ",1"
+}
+
+func TestTheLinkInAQRCodePairsToo(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *wasim.Service) {
+		acct := s.NewAccount("491700000001")
+		h := showing(t, s)
+		code := newer(h.code())
+		for _, bad := range []string{
+			code[:len(code)-2],                // without the kind of client
+			code + "x",                        // no kind of client
+			code + ",1",                       // a part too many
+			strings.Split(code, "#")[1],       // five parts without the link
+			strings.Replace(code, ",", "", 1), // a part too few
+		} {
+			require.Error(t, acct.Phone().Scan(bad))
+		}
+		require.NoError(t, acct.Phone().ScanWithoutMultidevice(code))
+		require.NoError(t, acct.Phone().Scan(code))
+		eventually(t, "paired", func() bool { return len(got[*events.PairSuccess](h)) == 1 })
+		h.end()
+	})
+}
 
 func TestAPhoneCodePairs(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *wasim.Service) {
