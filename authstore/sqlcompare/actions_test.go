@@ -132,7 +132,7 @@ func (s *sides) actions() []func() {
 			agree(s, "MigratePNToLID", 0, 0, s.ours.Sessions.MigratePNToLID(ctx, users[i], users[i+2]), s.theirs.Sessions.MigratePNToLID(ctx, users[i], users[i+2]))
 		},
 	)
-	return append(append(append(all, s.preKeyActions()...), s.appStateActions()...), s.contactActions()...)
+	return slices.Concat(all, s.preKeyActions(), s.appStateActions(), s.contactActions(), s.newestActions())
 }
 
 // senderKey is one that parses, with a random mark in it.

@@ -7,6 +7,14 @@
 // turns; BenchmarkThroughput does so with a whole Manager; BenchmarkMemory
 // tells what a loaded device holds.
 //
+// go.mod here pins the whatsmeow of the library. To compare with another one's
+// sqlstore, run .ci/newest DIR sqlcompare, where DIR is a checkout of it: the
+// suite runs in a copy, in which that whatsmeow takes the pinned one's place.
+// Methods that only newer versions ask for (trusted-contact tokens with a
+// sender's time, NCT salt, outgoing events, all app-state keys) are compared
+// where sqlstore has them. The list below was true of 2025-12-17 and of
+// 2026-08-21, except where it names one of them.
+//
 // # Deviations
 //
 // What authstore answers differently, and why. The comparison leaves these
@@ -28,8 +36,16 @@
 //     is first read. sqlstore returns it.
 //   - Prekey ids come from a counter. sqlstore takes the highest that exists
 //     plus one, and so offers the id of a removed key again.
-//   - PutPrivacyTokens keeps the newer of two tokens. sqlstore lets an older
-//     one replace it, and fails when one call names a user twice.
+//   - PutPrivacyTokens keeps the newer of two tokens, as sqlstore of 2026 does;
+//     that of 2025 lets an older one replace it. sqlstore fails when one call
+//     names a user twice. A sender's time of 1970, which a history sync gives where there
+//     is none, leaves the stored one; sqlstore takes it over.
+//   - GetOutgoingEvent gives no error when there is no such event; sqlstore gives
+//     sql.ErrNoRows. whatsmeow reports either and answers the retry receipt with
+//     nothing.
+//   - DeleteOldOutgoingEvents returns at once: what is older than seven days, and
+//     what is beyond the newest 10,000, goes beside the sends, twice a day.
+//   - DeleteNCTSalt and PutNCTSalt ride with the next write, like tokens.
 //   - GetManyLIDsForPNs keeps device numbers. sqlstore loses them when its
 //     cache is cold.
 //   - PutLIDMapping takes both directions as unique. sqlstore's cache still
@@ -38,8 +54,8 @@
 //     sqlstore's foreign and primary keys refuse both. Index and value MACs
 //     may have any length. PutAppStateVersion and DeleteAppStateMutationMACs
 //     are durable with the PutAppStateMutationMACs that follows.
-//   - GetLatestAppStateSyncKeyID: of keys with the same timestamp either may
-//     be named.
+//   - GetLatestAppStateSyncKeyID and GetAllAppStateSyncKeys: of keys with the
+//     same timestamp either may come first.
 //   - PutAllContactNames and PutManyRedactedPhones: of several entries for one
 //     user the last counts: it is the newest. sqlstore keeps the first.
 //   - GetContact: sqlstore may answer from a cache that PutManyRedactedPhones
