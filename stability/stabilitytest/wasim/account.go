@@ -20,6 +20,7 @@ type Account struct {
 	key      *keys.KeyPair // the phone's identity key, which signs its devices
 	devices  map[uint16]*Device
 	lastID   uint16
+	reuse    uint16 // the id that the next device gets, if not 0
 	ghost    bool
 	// asked are the devices that asked for this account's device list and
 	// are told when it changes.

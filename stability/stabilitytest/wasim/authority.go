@@ -105,16 +105,16 @@ func (a *authority) pool() *x509.CertPool {
 // noiseChain is the marshalled certificate chain of a server whose static key
 // is static: root (serial 0) signs the intermediate, which signs the leaf.
 func (a *authority) noiseChain(static [32]byte) []byte {
-	return signNoiseChain(a.noiseRoot, static)
+	return signNoiseChain(a.noiseRoot, static, time.Unix(0, 0), certNotAfter)
 }
 
-func signNoiseChain(root *keys.KeyPair, static [32]byte) []byte {
+func signNoiseChain(root *keys.KeyPair, static [32]byte, from, until time.Time) []byte {
 	const intermediateSerial, leafSerial = 1, 2
 	inter := keys.NewKeyPair()
 	details := func(serial, issuer uint32, key []byte) []byte {
 		return mustMarshal(&waCert.CertChain_NoiseCertificate_Details{
 			Serial: proto.Uint32(serial), IssuerSerial: proto.Uint32(issuer), Key: key,
-			NotBefore: proto.Uint64(0), NotAfter: proto.Uint64(uint64(certNotAfter.Unix())),
+			NotBefore: proto.Uint64(uint64(from.Unix())), NotAfter: proto.Uint64(uint64(until.Unix())),
 		})
 	}
 	sign := func(by *keys.KeyPair, b []byte) *waCert.CertChain_NoiseCertificate {

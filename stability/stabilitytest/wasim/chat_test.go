@@ -144,9 +144,11 @@ func TestAMessageThatDoesNotDecryptIsAskedForAgain(t *testing.T) {
 		_, err = bob.Send(ctx, eve.JID(), "lost")
 		require.NoError(t, err)
 		eventually(t, "sent again", func() bool { return len(eve.Texts()) == 2 })
-		require.Equal(t, 1, eve.Undecryptable())
-		require.Equal(t, 1, eve.Received()[1].Retry)
-		require.Equal(t, 1, eve.Account().Devices()[0].Stats().RetryReceipts)
+		// a client that addresses by LID knows its session and renews it only when
+		// it is asked a second time
+		require.Contains(t, []int{1, 2}, eve.Undecryptable())
+		require.Equal(t, eve.Undecryptable(), eve.Received()[1].Retry)
+		require.Equal(t, eve.Undecryptable(), eve.Account().Devices()[0].Stats().RetryReceipts)
 	})
 }
 
@@ -166,8 +168,8 @@ func TestAMessageReachesTheSendersOtherDevices(t *testing.T) {
 		eventually(t, "copied", func() bool { return len(texts(h)) == 1 })
 		m := got[*events.Message](h)[0]
 		require.True(t, m.Info.IsFromMe)
-		require.Equal(t, bob.JID(), m.Info.Chat)
-		require.Equal(t, alice.JID().User, m.Info.Sender.User)
+		require.True(t, isOf(bob, m.Info.Chat), "%s", m.Info.Chat)
+		require.True(t, isOf(alice, m.Info.Sender), "%s", m.Info.Sender)
 		h.end()
 	})
 }
@@ -184,9 +186,16 @@ func TestMessagesMayBeAddressedByLID(t *testing.T) {
 		require.NoError(t, err)
 		eventually(t, "there", func() bool { return len(b.Texts()) == 2 && len(a.Texts()) == 1 })
 		require.Equal(t, a.Account().LID(), b.Received()[0].Chat)
-		require.Equal(t, a.JID(), b.Received()[1].Chat)
+		require.True(t, isOf(a, b.Received()[1].Chat), "newer clients address by LID whatever they are asked")
 		require.Zero(t, a.Undecryptable()+b.Undecryptable())
 	})
+}
+
+// isOf reports whether an address is one of a contact's two, with or without a
+// device.
+func isOf(c *wasim.Contact, j types.JID) bool {
+	j = j.ToNonAD()
+	return j == c.JID() || j == c.Account().LID()
 }
 
 func TestGroupsOfRealClientsChat(t *testing.T) {

@@ -26,6 +26,7 @@ type Contact struct {
 	acct *Account
 	dev  *store.Device
 	cli  *whatsmeow.Client
+	opts []ContactOption
 
 	sending chan struct{} // one token: a channel, so that waiting for it is durable in a bubble
 	closing chan struct{}
@@ -88,12 +89,15 @@ func (s *Service) NewContact(ctx context.Context, phone string, opts ...ContactO
 	s.mu.Unlock()
 
 	c := &Contact{
-		s: s, acct: acct, dev: NewMemoryDevice(), sending: make(chan struct{}, 1),
+		s: s, acct: acct, dev: NewMemoryDevice(), opts: opts, sending: make(chan struct{}, 1),
 		closing: make(chan struct{}), ended: make(chan struct{}), up: make(chan struct{}),
 	}
 	c.sending <- struct{}{}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.dev.PushName = acct.pushName
+	if s.opt.lidFirst {
+		c.dev.LIDMigrationTimestamp = 1
+	}
 	c.cli = whatsmeow.NewClient(c.dev, nil)
 	c.cli.EnableAutoReconnect = false
 	c.cli.DisableLoginAutoReconnect = true
@@ -382,6 +386,23 @@ func (c *Contact) JID() types.JID { return c.acct.JID() }
 // Client is the contact's whatsmeow client. In a synctest bubble do not call
 // its Disconnect.
 func (c *Contact) Client() *whatsmeow.Client { return c.cli }
+
+// Reinstall closes the contact and pairs it anew under the same address: with
+// another identity key, no sessions and no messages. Who wrote to it before is
+// not told; Account.TellIdentityChanged does that. The contact that it returns
+// replaces this one.
+func (c *Contact) Reinstall(ctx context.Context) (*Contact, error) {
+	c.Close()
+	c.s.mu.Lock()
+	if id := c.dev.ID; id != nil {
+		if old := c.acct.devices[id.Device]; old != nil {
+			old.remove(true)
+			c.acct.reuse = id.Device
+		}
+	}
+	c.s.mu.Unlock()
+	return c.s.NewContact(ctx, c.acct.phone, c.opts...)
+}
 
 // Close ends the connection from the service's side, so that no goroutine of
 // whatsmeow is left behind, and returns when the contact has stopped.

@@ -61,6 +61,19 @@
 //     recorded (Unknown) and fails the test; so does what the real protocol
 //     forbids (Violations).
 //
+// # Older and newer clients
+//
+// One service serves both, told apart by what they send: the text of their QR
+// codes, their telemetry, the addresses they use. Options decide what a client
+// cannot:
+//
+//	wasim.WithCompression()   // permessage-deflate for who offers it; Compression counts
+//	wasim.WithLIDFirst()      // contacts address direct messages by LID
+//	wasim.WithPhones()        // device 0 is in the device lists
+//
+// A newer client also checks the bounds of the Noise certificate:
+// CertificateValid shows one that has expired.
+//
 // # Faults
 //
 // A fault is prepared, aimed and armed:
@@ -74,6 +87,16 @@
 // Faults of connecting strike the next attempts; before the login the service
 // does not know who is connecting, so aim them with From and a labelled
 // Transport. Stop, or Heal for all, undoes what can be undone.
+//
+// Some faults strike single messages and queries, and leave the connection up:
+//
+//	s.Fault(wasim.MessageNack(463)).For(jid).To(bob.JID()).Always().Now()
+//	s.Fault(wasim.QueryError("usync", "get", 429, "rate-overlimit")).For(jid).Now()
+//	s.Fault(wasim.QueryIgnored("encrypt", "get")).For(jid).Times(3).Now()
+//
+// Stanza and LastStanza send any stanza at all. Device.DropPreKeys makes the
+// service ask for prekeys. Contact.Reinstall gives an address a new identity;
+// Account.TellIdentityChanged tells those who know the account.
 //
 // # Starting again, and other processes
 //

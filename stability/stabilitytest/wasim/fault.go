@@ -16,6 +16,9 @@ type Fault struct {
 	status int
 	delay  time.Duration
 	node   node
+	chain  func(*Service) []byte // the Noise certificate shown
+	text   string
+	query  [2]string // namespace and type of the queries struck; "" matches any
 	dial   func(context.Context, *Service) error
 	// live acts on a connection and says how to undo it, nil where that is
 	// impossible. It is called with s.mu held and must not wait.
@@ -35,6 +38,8 @@ const (
 	stageCert
 	stageHello
 	stageLogin
+	stageMessage // one message of a live connection
+	stageQuery   // one query
 )
 
 type trigger int
@@ -52,6 +57,7 @@ type Injection struct {
 	s       *Service
 	fault   Fault
 	device  types.JID
+	to      types.JID
 	from    string
 	hasFrom bool
 	left    int // times to strike; negative: always
@@ -70,11 +76,21 @@ func (s *Service) Fault(f Fault) *Injection { return &Injection{s: s, fault: f, 
 // the login on: faults before it need From.
 func (i *Injection) For(j types.JID) *Injection {
 	switch i.fault.stage {
-	case stageLive, stageLogin:
+	case stageLive, stageLogin, stageMessage, stageQuery:
 	default:
 		panic("wasim: fault " + i.fault.name + " strikes before the device is known; use From with a labelled Transport")
 	}
 	i.device = j
+	return i
+}
+
+// To limits a fault of messages (MessageNack) to those for one chat: a user, by
+// PN or LID and without a device, or a group.
+func (i *Injection) To(chat types.JID) *Injection {
+	if i.fault.stage != stageMessage {
+		panic("wasim: fault " + i.fault.name + " is not about a message; only those have a chat")
+	}
+	i.to = chat.ToNonAD()
 	return i
 }
 
@@ -94,7 +110,8 @@ func (i *Injection) Times(n int) *Injection {
 func (i *Injection) Always() *Injection { return i.Times(-1) }
 
 // Now strikes the matching connections that exist, all of them whatever Times
-// says. Faults of connecting (dial to login) strike from the next attempt on.
+// says. Faults of connecting (dial to login) strike from the next attempt on,
+// those of messages and queries from the next message or query on.
 func (i *Injection) Now() *Injection {
 	s := i.s
 	s.mu.Lock()
@@ -116,7 +133,8 @@ func (i *Injection) Now() *Injection {
 }
 
 // OnNextLogin strikes right behind success (or the QR codes of a device that
-// is not paired). Faults of connecting strike the next attempt.
+// is not paired). Faults of connecting strike the next attempt, those of
+// messages and queries the next message or query.
 func (i *Injection) OnNextLogin() *Injection {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
@@ -125,7 +143,8 @@ func (i *Injection) OnNextLogin() *Injection {
 }
 
 // AfterStanzas strikes when n more stanzas have come from the target, counted
-// after its login. Faults of connecting strike the next attempt.
+// after its login. Faults of connecting, messages and queries strike the next
+// attempt, message or query.
 func (i *Injection) AfterStanzas(n int) *Injection {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
@@ -226,6 +245,35 @@ func (s *Service) sweep() {
 func (s *Service) take(st stage, c *conn, from string) *Fault {
 	for _, i := range s.injections {
 		if i.fault.stage == st && i.matchesFrom(from) && i.matchesDevice(c) {
+			i.use()
+			return &i.fault
+		}
+	}
+	return nil
+}
+
+// takeMessage finds the fault that strikes a message; the caller holds s.mu.
+func (c *conn) takeMessage(to types.JID) *Fault {
+	return c.takeOne(stageMessage, func(i *Injection) bool {
+		if i.to.IsEmpty() || i.to == to.ToNonAD() {
+			return true
+		}
+		a := c.s.account(to)
+		return a != nil && a == c.s.account(i.to)
+	})
+}
+
+// takeQuery finds the fault that strikes a query; the caller holds s.mu.
+func (c *conn) takeQuery(xmlns, typ string) *Fault {
+	return c.takeOne(stageQuery, func(i *Injection) bool {
+		want := i.fault.query
+		return (want[0] == "" || want[0] == xmlns) && (want[1] == "" || want[1] == typ)
+	})
+}
+
+func (c *conn) takeOne(st stage, ok func(*Injection) bool) *Fault {
+	for _, i := range c.s.injections {
+		if i.fault.stage == st && i.matches(c) && ok(i) {
 			i.use()
 			return &i.fault
 		}

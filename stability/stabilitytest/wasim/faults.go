@@ -47,7 +47,20 @@ func UpgradeStatus(code int) Fault {
 }
 
 // WrongCertificate shows a Noise certificate of another root.
-func WrongCertificate() Fault { return Fault{name: "wrong Noise certificate", stage: stageCert} }
+func WrongCertificate() Fault {
+	return Fault{name: "wrong Noise certificate", stage: stageCert, chain: func(s *Service) []byte {
+		return signNoiseChain(otherRoot(), *s.static.Pub, time.Unix(0, 0), certNotAfter)
+	}}
+}
+
+// CertificateValid shows the right Noise certificate with these bounds of
+// validity: one that has expired, or is not valid yet. Newer clients look at
+// them, older ones do not.
+func CertificateValid(from, until time.Time) Fault {
+	return Fault{name: "bounds of the Noise certificate", stage: stageCert, chain: func(s *Service) []byte {
+		return signNoiseChain(s.auth.noiseRoot, *s.static.Pub, from, until)
+	}}
+}
 
 // HandshakeDrop drops the connection when the client's Noise hello has come.
 func HandshakeDrop() Fault { return Fault{name: "handshake drop", stage: stageHello} }

@@ -16,6 +16,12 @@ func (c *conn) handleIQ(n *node) {
 		}
 		return
 	}
+	if f := c.takeQuery(str(n, "xmlns"), typ); f != nil {
+		if !f.hang {
+			c.iqError(n, f.status, f.text)
+		}
+		return
+	}
 	if c.dev == nil {
 		switch {
 		case str(n, "xmlns") == "w:p":

@@ -19,6 +19,11 @@ const nackInvalid = 479
 func (c *conn) handleMessage(n *node) {
 	to, id := jid(n, "to"), str(n, "id")
 	c.dev.stats.MessagesSent++
+	if f := c.takeMessage(to); f != nil {
+		c.dev.stats.MessagesRefused++
+		c.ackMessage(n, f.status, "")
+		return
+	}
 	var phash string
 	err := fmt.Errorf("no recipient or no id")
 	if id != "" && !to.IsEmpty() {

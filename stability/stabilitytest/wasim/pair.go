@@ -201,7 +201,7 @@ func (a *Account) accept(pr *pairing, advSecret []byte, opts ...ScanOption) erro
 	}
 	sid := data.GetESkeyID()
 	d := &Device{
-		s: a.s, acct: a, id: a.lastID + 1, noise: pr.c.static, identity: [32]byte(data.GetEIdent()),
+		s: a.s, acct: a, id: a.nextID(), noise: pr.c.static, identity: [32]byte(data.GetEIdent()),
 		regID: binary.BigEndian.Uint32(data.GetERegid()), used: map[uint32][32]byte{},
 		skey: preKey{ID: uint32(sid[0])<<16 | uint32(sid[1])<<8 | uint32(sid[2]),
 			Pub: [32]byte(data.GetESkeyVal()), Sig: data.GetESkeySig()},
@@ -212,7 +212,7 @@ func (a *Account) accept(pr *pairing, advSecret []byte, opts ...ScanOption) erro
 	if d.id > 255 {
 		return errors.New("wasim: the account has used up its 255 device ids")
 	}
-	a.lastID = d.id
+	a.lastID, a.reuse = max(a.lastID, d.id), 0
 	details := mustMarshal(&waAdv.ADVDeviceIdentity{
 		RawID: proto.Uint32(1), Timestamp: proto.Uint64(uint64(time.Now().Unix())), KeyIndex: proto.Uint32(uint32(d.id)),
 	})
@@ -240,6 +240,14 @@ func (a *Account) accept(pr *pairing, advSecret []byte, opts ...ScanOption) erro
 		{Tag: "device", Attrs: attrs{"jid": d.jid(), "lid": d.lid()}},
 	}}}})
 	return nil
+}
+
+// nextID is the number that the next device to be paired gets.
+func (a *Account) nextID() uint16 {
+	if a.reuse != 0 {
+		return a.reuse
+	}
+	return a.lastID + 1
 }
 
 // answered takes the client's answers: to pair-device, which says nothing,

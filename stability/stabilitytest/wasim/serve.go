@@ -89,21 +89,38 @@ func (c *conn) run() error {
 		http.Error(w, http.StatusText(f.status), f.status)
 		return w.end(fmt.Errorf("upgrade answered with %d", f.status))
 	}
-	ws, err := websocket.Accept(w, req, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	accept := &websocket.AcceptOptions{InsecureSkipVerify: true}
+	if c.s.opt.compress {
+		accept.CompressionMode, accept.CompressionThreshold = websocket.CompressionContextTakeover, 1
+	}
+	ws, err := websocket.Accept(w, req, accept)
 	if err != nil {
 		return w.end(err)
 	}
+	c.countCompression(req.Header, w.header)
 	defer func() { _ = ws.CloseNow() }()
 	ws.SetReadLimit(-1)
 	c.setWS(ws)
 	return c.session()
 }
 
+func (c *conn) countCompression(offer, answer http.Header) {
+	const extensions, deflate = "Sec-WebSocket-Extensions", "permessage-deflate"
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if strings.Contains(offer.Get(extensions), deflate) {
+		c.s.offered++
+	}
+	if strings.Contains(answer.Get(extensions), deflate) {
+		c.s.compressed++
+	}
+}
+
 // session is everything after the upgrade.
 func (c *conn) session() error {
 	chain := c.s.chain
 	if f := c.take(stageCert); f != nil {
-		chain = signNoiseChain(otherRoot(), *c.s.static.Pub)
+		chain = f.chain(c.s)
 	}
 	err := c.handshake(c.s.static, chain, func() bool {
 		f := c.take(stageHello)

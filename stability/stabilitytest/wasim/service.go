@@ -43,6 +43,9 @@ type Service struct {
 	addr       string
 	closed     bool
 
+	offered    int
+	compressed int
+
 	dialCount atomic.Int64
 	done      chan struct{}
 	wg        sync.WaitGroup
@@ -58,6 +61,8 @@ type options struct {
 	phones     bool
 	keyReuse   bool
 	http       http.Handler
+	compress   bool
+	lidFirst   bool
 	// saved keys, set by Load
 	static *keys.KeyPair
 }
@@ -106,6 +111,17 @@ func WithPhones() Option { return func(o *options) { o.phones = true } }
 // AllowPreKeyReuse accepts an upload that gives an id already used to another
 // key. Default: such an upload is refused and recorded as a violation.
 func AllowPreKeyReuse() Option { return func(o *options) { o.keyReuse = true } }
+
+// WithCompression negotiates permessage-deflate with clients that offer it at
+// the upgrade, as newer ones do; then every frame is compressed in both
+// directions. Others are served as before. Default: it is declined.
+// Service.Compression counts both.
+func WithCompression() Option { return func(o *options) { o.compress = true } }
+
+// WithLIDFirst makes contacts address direct messages to the recipient's LID,
+// whatever address they are given, as newer clients always do: a host then sees
+// chats and senders by LID. Default: an older client addresses as it is told.
+func WithLIDFirst() Option { return func(o *options) { o.lidFirst = true } }
 
 // WithHTTP answers HTTPS requests that are not the websocket (media, version
 // checks). Default: 404. Handlers must not hijack.

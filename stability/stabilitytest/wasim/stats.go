@@ -9,6 +9,7 @@ type DeviceStats struct {
 	StanzasIn         map[string]int // by tag, from the device
 	StanzasOut        map[string]int // by tag, to the device: messages, receipts, notifications
 	MessagesSent      int            // by the device, refused ones included
+	MessagesRefused   int            // by a fault: see MessageNack
 	MessagesDelivered int            // to the device, every sending of each
 	Redelivered       int            // sendings of a message after its first
 	Acks              int
@@ -57,6 +58,14 @@ func (s *Service) DialsFrom(label string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dials[label]
+}
+
+// Compression is how many upgrades offered permessage-deflate, and with how
+// many of them it was negotiated.
+func (s *Service) Compression() (offered, negotiated int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.offered, s.compressed
 }
 
 // Connections is how many connections are open, whatever their state.

@@ -224,7 +224,7 @@ func TestAReceiptThatWaitedIsMarkedOfflineAndALiveOneIsNot(t *testing.T) {
 		again, seen := recorded(s, h)
 		again.login(t)
 		eventually(t, "it came", func() bool { return len(seen.stanzas("receipt", "ANYTHING")) == 1 })
-		require.Contains(t, seen.stanzas("receipt", "ANYTHING")[0], `offline="1"`, "in the order in which they waited")
+		require.Regexp(t, `offline="[12]"`, seen.stanzas("receipt", "ANYTHING")[0], "behind the message that waited before it")
 		again.end()
 	})
 }
