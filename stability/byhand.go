@@ -70,7 +70,10 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 	sl := &slot{s: s, m: m, client: c, auto: auto, gone: make(chan struct{})}
 	t, tapped := c.Log.(*tap)
 	sl.tapped = tapped
-	sl.link = link.New(link.Config{Transport: m.cfg.transport, Gate: s.mayWrite, Logger: m.cfg.logger})
+	sl.link = link.New(link.Config{
+		Transport: m.cfg.transport, Gate: s.mayWrite, Logger: m.cfg.logger,
+		Compat: m.noteCompat, Without: m.cfg.without,
+	})
 	sl.link.OnConn(sl.onDial)
 	if err := sl.link.Install(c); err != nil {
 		return nil, fmt.Errorf("stability: Attach: %w", err)

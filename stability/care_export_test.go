@@ -30,8 +30,12 @@ func NewRig(m *Manager, tapped bool, id types.JID, connect func(context.Context)
 	return r
 }
 
-func (r *Rig) Received(text string) { r.sl.received(text) }
-func (r *Rig) Handle(evt any)       { r.sl.handle(evt) }
+func (r *Rig) Received(text string) {
+	if st, ok := look(text); ok {
+		r.sl.received(st)
+	}
+}
+func (r *Rig) Handle(evt any) { r.sl.handle(evt) }
 func (r *Rig) Dial(ctx context.Context) error {
 	_, err := r.sl.link.Connect(ctx)
 	return err

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"sync/atomic"
 
+	waBinary "go.mau.fi/whatsmeow/binary"
 	waLog "go.mau.fi/whatsmeow/util/log"
+
+	"github.com/wastability/wastability/reconnect"
 )
 
 // tap is a whatsmeow logger that also looks at what the client receives.
@@ -30,13 +33,74 @@ func (t *tap) Sub(module string) waLog.Logger {
 
 func (t *tap) Debugf(msg string, args ...any) {
 	if t.recv && len(args) == 1 {
-		if text, ok := args[0].(string); ok {
-			if s := t.target.Load(); s != nil {
-				s.received(text)
+		if s := t.target.Load(); s != nil {
+			if st, ok := look(args[0]); ok {
+				s.received(st)
 			}
 		}
 	}
 	t.inner.Debugf(msg, args...)
+}
+
+// stanza is what the tap takes from a received stanza.
+type stanza struct {
+	tag   string
+	typ   string          // attribute type, of an iq
+	cause reconnect.Cause // if it ends the connection
+	ends  bool
+}
+
+// look takes a stanza from what whatsmeow gives its receive logger: a text,
+// the stanza itself in newer versions, or whatever can be printed. Only the
+// tag and a few attributes are looked at: most stanzas are never rendered.
+func look(arg any) (stanza, bool) {
+	switch v := arg.(type) {
+	case string:
+		return lookText(v)
+	case *waBinary.Node:
+		if v == nil || v.Tag == "" {
+			return stanza{}, false
+		}
+		st := stanza{tag: v.Tag}
+		if v.Tag == "iq" {
+			st.typ, _ = v.Attrs["type"].(string)
+		}
+		st.cause, st.ends = reconnect.ClassifyNode(v)
+		return st, true
+	case waBinary.Node:
+		return look(&v)
+	case fmt.Stringer:
+		return lookText(printed(v))
+	}
+	return stanza{}, false
+}
+
+// printed is v's text; none if printing it panics, as a nil pointer may.
+func printed(v fmt.Stringer) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = ""
+		}
+	}()
+	return v.String()
+}
+
+func lookText(text string) (stanza, bool) {
+	if len(text) < 2 || text[0] != '<' {
+		return stanza{}, false
+	}
+	end := strings.IndexAny(text, " />")
+	if end < 2 {
+		return stanza{}, false
+	}
+	st := stanza{tag: text[1:end]}
+	if st.tag == "iq" {
+		head, _, _ := strings.Cut(text, ">")
+		_, typ, _ := strings.Cut(head, ` type="`)
+		st.typ, _, _ = strings.Cut(typ, `"`)
+	}
+	st.cause, st.ends = reconnect.ClassifyStanza(text)
+	return st, true
 }
 
 func (t *tap) Infof(msg string, args ...any)  { t.inner.Infof(msg, args...) }

@@ -21,6 +21,7 @@ import (
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/link"
 	"github.com/wastability/wastability/stability/internal/signallog"
 )
 
@@ -57,6 +58,8 @@ type Manager struct {
 	modeSince time.Time       // when the present term began, or the last one ended
 	exiting   chan struct{}   // closed when the exit function came back; nil while none was called
 	changed   chan struct{}   // closed and replaced at every transition
+	gaps      map[link.Reliance]Gap
+	gapsTold  map[link.Reliance]bool // in the log
 }
 
 // clocks are the instants of the last events, in nanoseconds since base: the

@@ -14,6 +14,7 @@ import (
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/link"
 )
 
 // Option configures New. Zero values mean the documented default.
@@ -59,6 +60,8 @@ type config struct {
 
 	onQR      []func(QR)
 	observers []func(Event)
+
+	without []link.Reliance // parts of whatsmeow's inside not to use; tests set it
 
 	errs []error
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +27,8 @@ type slot struct {
 	gone   chan struct{}             // closed when this client is of no more use
 	wire   atomic.Pointer[link.Conn] // the connection that messages may be handed over from
 	refuse atomic.Bool               // no message is handed to the host any more
+	sees   atomic.Bool               // the tap has seen a stanza: it is not blind
+	served atomic.Bool               // and one on this connection that only comes behind a login
 
 	// guarded by Manager.mu
 	conn      *connection // the present attempt or connection; nil between them
@@ -55,6 +56,7 @@ type connection struct {
 	returned  bool      // Connect returned nil
 	success   bool      // the server accepted the login, as the tap saw
 	stanza    bool      // the tap saw a stanza that ends it
+	doubt     bool      // whatsmeow said Connected, and the tap saw no login
 	connected bool      // and still is, unless ended
 	deadline  time.Time // by then the next step must have happened
 	ended     bool
@@ -83,10 +85,21 @@ func (sl *slot) ready() bool { return sl.conn != nil && sl.conn.connected && sl.
 
 // received looks at a stanza in the goroutine that read it, before whatsmeow
 // handles it. It must be quick.
-func (sl *slot) received(text string) {
-	success := strings.HasPrefix(text, "<success")
-	cause, ends := reconnect.ClassifyStanza(text)
-	if !success && !ends {
+func (sl *slot) received(st stanza) {
+	if sl.m.cfg.hides(st.tag) {
+		return
+	}
+	sl.sees.Store(true)
+	sl.link.Received(st.tag, st.typ)
+	success, cause := st.tag == "success", st.cause
+	if !success && !st.ends {
+		if forUsers(st.tag) && !sl.served.Swap(true) {
+			sl.m.mu.Lock()
+			defer sl.m.mu.Unlock()
+			if sl.conn != nil {
+				sl.believeLocked(sl.conn)
+			}
+		}
 		return
 	}
 	if cause.Reason.Class() == reconnect.ClassPermanent {
@@ -100,6 +113,7 @@ func (sl *slot) received(text string) {
 	c := sl.conn
 	if success && c != nil {
 		c.success = true
+		sl.m.noteCompatLocked(relyTap, "")
 	}
 	if c == nil {
 		c = sl.past
@@ -109,6 +123,16 @@ func (sl *slot) received(text string) {
 	}
 	c.stanza = true
 	sl.endLocked(c, cause)
+}
+
+// forUsers reports whether the service sends such stanzas only to clients that
+// are logged in.
+func forUsers(tag string) bool {
+	switch tag {
+	case "message", "receipt", "notification", "presence", "chatstate", "call", "ib", "ack":
+		return true
+	}
+	return false
 }
 
 // handle sees every event of the client, before the host's handlers do. false
@@ -165,8 +189,9 @@ func (sl *slot) onEvent(evt any) {
 	case *events.PairError:
 	default:
 		// These events come from stanzas, and the tap sees every stanza: an
-		// event without one was left over from an earlier connection.
-		if sl.tapped && !c.stanza {
+		// event without one was left over from an earlier connection. A tap
+		// that is blind says nothing.
+		if sl.tapped && sl.sees.Load() && !c.stanza {
 			return
 		}
 	}
@@ -178,9 +203,35 @@ func (sl *slot) onConnected() {
 	defer sl.m.mu.Unlock()
 	c := sl.conn
 	// whatsmeow may say Connected seconds after the link died.
-	if !c.up() || c.connected || (sl.tapped && !c.success) {
+	if !c.up() || c.connected {
 		return
 	}
+	if sl.tapped && !c.success {
+		if sl.sees.Load() {
+			// Left over from an earlier connection, or the tap missed the login.
+			c.doubt = true
+			sl.believeLocked(c)
+			return
+		}
+		sl.m.noteCompatLocked(relyTap, "the logger given to the client shows no received stanza: why a connection ended is known later, and less exactly")
+	}
+	sl.connectedLocked(c)
+}
+
+// believeLocked ends the doubt about a login that the tap has not seen: the
+// service sends what only a client gets that is logged in, or the time for the
+// login is over and the connection has lasted.
+func (sl *slot) believeLocked(c *connection) {
+	over := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
+	if !c.doubt || c.connected || !c.up() || !sl.served.Load() && !over {
+		return
+	}
+	sl.m.noteCompatLocked(relyTap, "the logger given to the client shows received stanzas, but not the login: a login is believed a little later")
+	sl.connectedLocked(c)
+}
+
+// connectedLocked notes that the client is logged in.
+func (sl *slot) connectedLocked(c *connection) {
 	now := time.Now()
 	before := sl.s.machine.State()
 	c.connected, c.deadline = true, time.Time{}
@@ -238,6 +289,7 @@ func (sl *slot) onDial(lc *link.Conn) {
 		sl.m.eventLocked(Event{Kind: EventConnecting, Attempt: sl.attempts})
 	}
 	sl.wire.Store(lc)
+	sl.served.Store(false)
 	sl.s.poke()
 }
 
@@ -318,6 +370,9 @@ func (sl *slot) expire(c *connection) {
 	sl.m.mu.Lock()
 	defer sl.m.mu.Unlock()
 	if c.ended || c != sl.conn {
+		return
+	}
+	if sl.believeLocked(c); c.connected {
 		return
 	}
 	c.deadline = time.Time{}

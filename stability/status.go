@@ -60,6 +60,10 @@ type Status struct {
 	Heartbeats Heartbeats
 	Probes     Probes
 
+	// Compat says what of whatsmeow's inside was not found as this library
+	// knows it; nil when all is well.
+	Compat *Compat
+
 	// Summary says in plain words what is wrong, since when, and what happens
 	// next.
 	Summary string
@@ -78,6 +82,7 @@ func (m *Manager) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	st.ModeSince, st.Closed = m.modeSince, m.closed
+	st.Compat = m.compatLocked()
 	if m.down != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.down, m.downAt
 	}

@@ -54,8 +54,9 @@ func TestStatusNowHasEveryFieldAndNullWhereThereIsNoValue(t *testing.T) {
 			require.Subset(t, keys(doc["wa"]), []string{
 				"waMode", "waStatus", "connectedAt", "lastDisconnectAt", "lastDisconnectReason", "retryCount", "nextRetryAt",
 				"authStore", "authStateExists", "authKeyCount", "lastAuthWriteAt", "lockHolder", "lockLeaseUntil", "leaseEpoch",
-				"lastEventAt", "lastMessageAt", "timeSinceLastEventMs", "isStale",
+				"lastEventAt", "lastMessageAt", "timeSinceLastEventMs", "isStale", "compat",
 			})
+			require.Nil(t, doc["wa"].(map[string]any)["compat"], "all is well")
 		}
 		for _, part := range []string{"wa", "config", "heartbeats", "probes"} {
 			require.ElementsMatch(t, keys(standby[part]), keys(connected[part]), "the same fields in every state")
@@ -83,6 +84,15 @@ func TestStatusNowHasEveryFieldAndNullWhereThereIsNoValue(t *testing.T) {
 		require.EqualValues(t, 90_000, connected["config"].(map[string]any)["leaseMs"])
 		require.NotNil(t, connected["heartbeats"].(map[string]any)["lastRenewalAt"])
 	})
+}
+
+func TestCompatNamesWhatIsMissing(t *testing.T) {
+	since := time.Date(2026, 8, 21, 12, 0, 0, 0, time.UTC)
+	got, err := json.Marshal(adminhttp.Compatibility(&stability.Compat{
+		Whatsmeow: "v1", Library: "v2", Missing: []stability.Gap{{Part: "tap", Effect: "blind", Since: since}},
+	}))
+	require.NoError(t, err)
+	require.JSONEq(t, `{"whatsmeow":"v1","library":"v2","missing":[{"part":"tap","effect":"blind","since":"2026-08-21T12:00:00.000Z"}]}`, string(got))
 }
 
 func keys(v any) (out []string) {

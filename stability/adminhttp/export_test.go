@@ -6,3 +6,6 @@ func (h *Handler) Remembered() int {
 	defer h.limit.mu.Unlock()
 	return len(h.limit.by)
 }
+
+// Compatibility is the part wa.compat of status-now.
+var Compatibility = compatibility

@@ -101,6 +101,33 @@ type waDoc struct {
 	LastMessageAt        stamp  `json:"lastMessageAt"`
 	TimeSinceLastEventMs *int64 `json:"timeSinceLastEventMs"`
 	IsStale              *bool  `json:"isStale"`
+
+	// what of whatsmeow's inside was not found as this library knows it; null
+	// when all is well
+	Compat *compatDoc `json:"compat"`
+}
+
+type compatDoc struct {
+	Whatsmeow string   `json:"whatsmeow"`
+	Library   string   `json:"library"`
+	Missing   []gapDoc `json:"missing"`
+}
+
+type gapDoc struct {
+	Part   string `json:"part"`
+	Effect string `json:"effect"`
+	Since  stamp  `json:"since"`
+}
+
+func compatibility(c *stability.Compat) *compatDoc {
+	if c == nil {
+		return nil
+	}
+	doc := &compatDoc{Whatsmeow: c.Whatsmeow, Library: c.Library, Missing: []gapDoc{}}
+	for _, g := range c.Missing {
+		doc.Missing = append(doc.Missing, gapDoc{g.Part, g.Effect, stamp(g.Since)})
+	}
+	return doc
 }
 
 // stateDoc is the persisted state.
@@ -206,6 +233,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			LastEventAt:           stamp(st.LastEventAt), LastMessageAt: stamp(st.LastMessageAt),
 			TimeSinceLastEventMs: value(max(0, st.At.Sub(st.LastEventAt).Milliseconds()), !st.LastEventAt.IsZero()),
 			IsStale:              value(st.Probes.Health == keepalive.Stale, holder),
+			Compat:               compatibility(st.Compat),
 		},
 		Config: configuration(st.Settings),
 		Heartbeats: heartbeatsDoc{

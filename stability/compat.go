@@ -1,0 +1,117 @@
+package stability
+
+import (
+	"cmp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/wastability/wastability/stability/internal/link"
+)
+
+// Compat says which parts of whatsmeow's inside were not found as this library
+// knows them. It works on without each of them, slower or less exact.
+type Compat struct {
+	Whatsmeow string // its version in this program
+	Library   string // the version of this library
+	Missing   []Gap  // never empty, oldest first
+}
+
+// Gap is one part that was not found.
+type Gap struct {
+	Part   string // a stable word: "tap", "dialer", "queue_loop", …
+	Effect string // what was found, and what it means
+	Since  time.Time
+}
+
+// Reliances of this package; those of the link have names there.
+const (
+	// relyTap: the client's receive logger shows each stanza, as Logger returned it.
+	relyTap link.Reliance = "tap"
+	// relyDialer: the client dials through the Manager's dialer.
+	relyDialer link.Reliance = "dialer"
+	// relyProbe: a ping of our own can be sent.
+	relyProbe link.Reliance = "send_keep_alive"
+	// relyVersion: the version at the login can be set.
+	relyVersion link.Reliance = "login_version"
+)
+
+// relyLogin stands for the tap's sight of the login alone.
+const relyLogin link.Reliance = "tap_login"
+
+// lacks reports whether a test took a part away.
+func (c *config) lacks(part link.Reliance) bool { return slices.Contains(c.without, part) }
+
+// hides reports whether a test keeps a stanza from the tap.
+func (c *config) hides(tag string) bool {
+	return len(c.without) > 0 && (c.lacks(relyTap) || c.lacks(relyLogin) && tag == "success")
+}
+
+// noteCompatLocked notes that a part is not as it should be, or, with an empty
+// text, that it is. The log hears of each part once.
+func (m *Manager) noteCompatLocked(part link.Reliance, effect string) {
+	if effect == "" {
+		delete(m.gaps, part)
+		return
+	}
+	if g, known := m.gaps[part]; known {
+		g.Effect = effect
+		m.gaps[part] = g
+		return
+	}
+	if m.gaps == nil {
+		m.gaps, m.gapsTold = map[link.Reliance]Gap{}, map[link.Reliance]bool{}
+	}
+	m.gaps[part] = Gap{Part: string(part), Effect: effect, Since: time.Now()}
+	if !m.gapsTold[part] {
+		m.gapsTold[part] = true
+		v := versions()
+		m.cfg.logger.Warn("something of whatsmeow's inside is not as this library knows it; going on without",
+			"part", string(part), "effect", effect, "whatsmeow", v.Whatsmeow, "library", v.Library)
+	}
+}
+
+func (m *Manager) noteCompat(part link.Reliance, effect string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noteCompatLocked(part, effect)
+}
+
+// compatLocked is what Status shows: nil when all is well.
+func (m *Manager) compatLocked() *Compat {
+	if len(m.gaps) == 0 {
+		return nil
+	}
+	c := versions()
+	for _, g := range m.gaps {
+		c.Missing = append(c.Missing, g)
+	}
+	slices.SortFunc(c.Missing, func(a, b Gap) int {
+		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.Part, b.Part))
+	})
+	return &c
+}
+
+// versions are those that this program was built with.
+var versions = sync.OnceValue(func() Compat {
+	c := Compat{Whatsmeow: "unknown", Library: "unknown"}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return c
+	}
+	for _, mod := range append([]*debug.Module{&info.Main}, info.Deps...) {
+		v := mod.Version
+		if mod.Replace != nil {
+			v = cmp.Or(mod.Replace.Version, mod.Replace.Path)
+		}
+		switch v = cmp.Or(v, "(devel)"); mod.Path {
+		case "go.mau.fi/whatsmeow":
+			c.Whatsmeow = v
+		case "github.com/wastability/wastability":
+			c.Library = v
+		}
+	}
+	return c
+})
