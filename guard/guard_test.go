@@ -64,11 +64,13 @@ func TestResolveIsRepeatedUntilItSucceeded(t *testing.T) {
 	g := guard.New(guard.Policy{})
 	g.Decide(down(start), start.Add(time.Hour))
 	now := start.Add(2 * time.Hour)
-	require.Len(t, g.Decide(up, now).Resolve, 1)
+	p := g.Decide(up, now)
+	require.Len(t, p.Resolve, 1)
+	require.Equal(t, now.Add(time.Minute), p.CheckAt, "nobody has said that it worked")
 	require.Empty(t, g.Decide(up, now.Add(time.Second)).Resolve)
 	require.Len(t, g.Decide(up, now.Add(time.Minute)).Resolve, 1)
 	// A new outage before that: raised, and no longer to be resolved.
-	p := g.Decide(down(now), now.Add(time.Hour))
+	p = g.Decide(down(now), now.Add(time.Hour))
 	require.Len(t, p.Raise, 1)
 	require.Empty(t, p.Resolve)
 }
@@ -118,12 +120,20 @@ func TestLogoutStaysUntilPairedWhateverHappensToTheCodes(t *testing.T) {
 
 func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
 	for reason, want := range map[string][]guard.Type{
-		"temporary_ban":   {guard.TypeTemporaryBan},
-		"client_outdated": {guard.TypeClientOutdated},
-		"intentional":     nil,
+		"temporary_ban":       {guard.TypeTemporaryBan},
+		"client_outdated":     {guard.TypeClientOutdated},
+		"store_unavailable":   {guard.TypeStoreUnavailable},
+		"connection_replaced": {guard.TypeConnectionConflict},
+		"intentional":         nil,
 	} {
 		f := down(start)
 		f.Reason = reason
+		switch reason {
+		case "store_unavailable":
+			f.StoreDownSince = start
+		case "connection_replaced":
+			f.Replacements = []time.Time{start.Add(10 * time.Minute), start.Add(30 * time.Minute)}
+		}
 		if reason == "temporary_ban" {
 			f.NotBefore = start.Add(24 * time.Hour)
 		}

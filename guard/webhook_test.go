@@ -34,6 +34,7 @@ type receiver struct {
 	tries  int
 	at     []time.Time
 	got    []guard.WebhookBody // accepted
+	ids    []string            // HeaderDelivery of each attempt
 	hold   time.Duration       // how long an answer takes
 }
 
@@ -44,6 +45,7 @@ func (r *receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	r.mu.Lock()
 	r.tries++
 	r.at = append(r.at, time.Now())
+	r.ids = append(r.ids, req.Header.Get(guard.HeaderDelivery))
 	code, answer, hold := http.StatusNoContent, r.answer, r.hold
 	attempt := r.tries
 	r.mu.Unlock()
@@ -319,7 +321,6 @@ func TestAResolvedIncidentIsToldUnlessNobodyCanKnowOfIt(t *testing.T) {
 func TestARepeatedAttemptIsTheSameDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, r, _ := hook(t)
-		var ids []string
 		r.set(func(n int) (int, error) {
 			if n < 4 {
 				return 500, nil
@@ -328,14 +329,36 @@ func TestARepeatedAttemptIsTheSameDelivery(t *testing.T) {
 		})
 		w.Notify(opened(guard.TypeDegraded))
 		time.Sleep(time.Minute)
-		for _, b := range r.bodies() {
-			ids = append(ids, b.Delivery)
-		}
-		require.Len(t, ids, 1)
+		require.Len(t, r.bodies(), 1)
 		require.Equal(t, 4, r.count())
+		require.Equal(t, slices.Repeat(r.ids[:1], 4), r.ids)
+		w.Notify(resolved(guard.TypeDegraded))
+		time.Sleep(time.Minute)
+		require.NotEqual(t, r.ids[0], r.ids[4], "another change is another delivery")
 		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
 			require.InEpsilon(t, want, r.attempts()[i+1].Sub(r.attempts()[i]), 0.21)
 		}
+	})
+}
+
+// One bad hour does not slow down what comes after it.
+func TestPausesAreShortAgainAfterADelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, r, _ := hook(t)
+		r.set(unreachable)
+		w.Notify(opened(guard.TypeDegraded))
+		w.Notify(opened(guard.TypeLoggedOut))
+		time.Sleep(time.Hour)
+		before := r.count()
+		r.set(func(n int) (int, error) { // delivered, refused, delivered
+			if n == before+2 {
+				return 500, nil
+			}
+			return 204, nil
+		})
+		time.Sleep(5 * time.Minute)
+		require.Len(t, r.told(), 2)
+		require.LessOrEqual(t, r.attempts()[before+2].Sub(r.attempts()[before+1]), 1200*time.Millisecond)
 	})
 }
 
@@ -430,6 +453,15 @@ func TestCloseWaitsForTheAttemptInFlightAndNoLongerThanItsTimeout(t *testing.T) 
 		require.LessOrEqual(t, time.Since(start), 10*time.Second)
 		require.Equal(t, 1, r.count())
 		require.Contains(t, log.String(), "count=2")
+
+		w, r, _ = hook(t)
+		r.takes(9 * time.Second) // each in time, and together too long
+		w.Notify(opened(guard.TypeDegraded))
+		w.Notify(opened(guard.TypeLoggedOut))
+		w.Notify(opened(guard.TypeReconnectLoop))
+		start = time.Now()
+		require.NoError(t, w.Close())
+		require.Equal(t, 10*time.Second, time.Since(start))
 
 		w, r, _ = hook(t)
 		r.set(unreachable)

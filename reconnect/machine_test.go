@@ -140,6 +140,10 @@ func TestRestartRequiredIsImmediateButNoEndlessLoop(t *testing.T) {
 	s := time.Second
 	require.Equal(t, []time.Duration{0, 0, 0, 0, 0, 1 * s, 2 * s, 4 * s, 8 * s}, delays)
 	require.Empty(t, m.State().Attempts, "a restart is never a failure")
+
+	m.Connected(now)
+	now = now.Add(time.Hour) // a stable connection: the next restart is the first again
+	require.Zero(t, m.Disconnected(cause(reconnect.ReasonRestartRequired), now).Delay)
 }
 
 func TestDeadLinkReconnectsAtOnceOnlyTheFirstTime(t *testing.T) {
@@ -474,4 +478,24 @@ func TestABanEndsWithItsSession(t *testing.T) {
 	d := m.Disconnected(cause(reconnect.ReasonLoggedOut), start)
 	require.Equal(t, reconnect.StatusNeedsPairing, d.Status)
 	require.Zero(t, m.State().NotBefore)
+
+	// The store says that there is no device any more.
+	m = machine()
+	drop(m, start, 0, reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: time.Hour})
+	_, ok := m.Allowed(start)
+	require.False(t, ok)
+	m.NeedsPairing(reconnect.ReasonNone, start)
+	_, ok = m.Allowed(start)
+	require.True(t, ok, "a new phone does not wait for the old one's ban")
+}
+
+func TestStateHoldsWallTimesInUTC(t *testing.T) {
+	m := machine()
+	now := time.Now().In(time.FixedZone("", 3600)) // with a monotonic reading
+	drop(m, now, time.Second, cause(reconnect.ReasonTimedOut))
+	m.Healed(now)
+	s := m.State()
+	for _, at := range []time.Time{s.ConnectedAt, s.LastDisconnectAt, s.FirstDisconnectAt, s.DisconnectedSince, s.NextRetryAt, s.UpdatedAt, s.Restarts[0]} {
+		require.Equal(t, at.Round(0).UTC(), at)
+	}
 }

@@ -220,6 +220,7 @@ func TestTheQRCodeIsJSONOrAnImageAndItsAbsenceIsExplained(t *testing.T) {
 		p.answer(p.get("/api/whatsapp/qr", "Accept", "application/json, image/png;q=0.1"), 200)
 		w := p.get("/api/whatsapp/qr", "Accept", "image/avif,image/png")
 		require.Equal(t, "image/png", w.Header().Get("Content-Type"))
+		require.Equal(t, doc["expiresAt"], w.Header().Get("X-Expires-At"))
 		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 		img, err := png.Decode(bytes.NewReader(w.Body.Bytes()))
 		require.NoError(t, err)
@@ -447,7 +448,7 @@ func FuzzAdmin(f *testing.F) {
 	require.NoError(f, err)
 	defer standby.Close(context.Background())
 	var handlers []*adminhttp.Handler
-	for _, m := range []*stability.Manager{standby, fuzzed(f)} {
+	for _, m := range []*stability.Manager{standby, spoiled(f, 3)} {
 		h, err := adminhttp.New(m, adminhttp.WithToken(token), adminhttp.WithPairTimeout(time.Millisecond))
 		require.NoError(f, err)
 		handlers = append(handlers, h)

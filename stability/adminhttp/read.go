@@ -58,6 +58,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 		}
 	default:
 		doc.Reason = filled(string(st.LastDisconnectReason))
+		st.LastDisconnectDetail, st.State.FirstDisconnectDetail = "", "" // not ours
 		x := explain(st)
 		doc.Message = "Not connected. " + x.why + " " + x.next
 	}

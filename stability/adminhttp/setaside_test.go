@@ -213,6 +213,8 @@ func TestABackendThatDoesNotAnswerIsSaidInTime(t *testing.T) {
 		for range 3 { // one at a time, and none for longer
 			wg.Go(func() { require.Equal(t, "not_in_time", p.answer(p.get(aside), 503)["error"]) })
 		}
+		time.Sleep(5 * time.Second)
+		require.EqualValues(t, 1, p.hung.Load(), "the others wait for the first")
 		wg.Wait()
 		require.Equal(t, 10*time.Second, time.Since(start))
 		p.hang.Store(false)
@@ -265,9 +267,9 @@ func TestAStoreThatCannotDoItIsSaid(t *testing.T) {
 	})
 }
 
-// fuzzed is an active Manager, by hand, on a file with a deleted session and
+// spoiled is an active Manager, by hand, on a file with a deleted session and n
 // damaged rows.
-func fuzzed(f *testing.F) *stability.Manager {
+func spoiled(f testing.TB, n int) *stability.Manager {
 	ctx, file := context.Background(), filepath.Join(f.TempDir(), "wa.db")
 	b, err := localbackend.Open(file)
 	require.NoError(f, err)
@@ -281,9 +283,9 @@ func fuzzed(f *testing.F) *stability.Manager {
 		Details: []byte("details"), AccountSignature: make([]byte, 64), AccountSignatureKey: make([]byte, 32), DeviceSignature: make([]byte, 64),
 	}
 	require.NoError(f, d.Save(ctx))
-	for i := range 3 {
+	for i := range n {
 		require.NoError(f, b.Auth.Commit(ctx, rec.Epoch, authstore.Batch{Put: []authstore.Entry{
-			{Key: authstore.Key{Kind: "session", ID: fmt.Sprintf("d0/49152000000%d:0", i)}, Value: []byte("\x01\x00 damaged")},
+			{Key: authstore.Key{Kind: "session", ID: fmt.Sprintf("d0/49152%07d:0", i)}, Value: []byte("\x01\x00 damaged")},
 		}}))
 	}
 	d, err = c.Device(ctx, always(rec.Epoch))
@@ -304,7 +306,7 @@ func fuzzed(f *testing.F) *stability.Manager {
 	q, err := m.Quarantine(ctx)
 	require.NoError(f, err)
 	require.NotNil(f, q.Device)
-	require.Len(f, q.Rows, 3)
+	require.Len(f, q.Rows, n)
 	return m
 }
 

@@ -65,7 +65,9 @@ type place struct {
 	calm    atomic.Bool                   // calls of the backend fail the test
 	broken  atomic.Bool                   // calls of the backend fail
 	hang    atomic.Bool                   // calls of the store never return by themselves
+	hung    atomic.Int32                  // calls that did so
 	fault   atomic.Pointer[error]         // what commits of the store answer
+	said    string                        // what a broken backend says besides
 	rough   bool                          // the login after pairing took more than one attempt
 	cancel  context.CancelFunc
 	result  chan error
@@ -198,7 +200,7 @@ func (p *place) call(name string) error {
 		p.t.Errorf("the backend was called: %s", name)
 	}
 	if p.broken.Load() {
-		return fmt.Errorf("%s: %w", name, errNoRoute)
+		return fmt.Errorf("%s: %w%s", name, errNoRoute, p.said)
 	}
 	return nil
 }
@@ -237,6 +239,7 @@ type watchedKV struct {
 
 func (k watchedKV) Get(ctx context.Context, keys ...authstore.Key) (map[authstore.Key][]byte, error) {
 	if k.p.hang.Load() {
+		k.p.hung.Add(1)
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
@@ -254,6 +257,9 @@ func (k watchedKV) Scan(ctx context.Context, kind authstore.Kind, prefix string)
 }
 
 func (k watchedKV) Commit(ctx context.Context, epoch int64, b authstore.Batch) error {
+	if err := ctx.Err(); err != nil { // as every backend does that has a network
+		return err
+	}
 	if fault := k.p.fault.Load(); fault != nil {
 		return *fault
 	}
