@@ -1,0 +1,84 @@
+// Package postgresbackend keeps accounts in a schema of a Postgres database: a
+// lock, a session, the state of the connection and the incidents of each. Many
+// accounts live side by side, and many instances of a program share them.
+//
+//	db, err := postgresbackend.Open(ctx, "postgres://user:password@host/database")
+//	err = db.Migrate(ctx)             // once, or at each start; explicit, never by itself
+//	backend, err := db.Account("4915550001")
+//	m, err := stability.New(stability.WithBackend(backend))
+//
+// A program that has a pool already passes it instead of the connection string.
+// One that uses database/sql passes the string that it gave to sql.Open.
+//
+// # Who is authoritative for what
+//
+// The database's clock decides whether a lease has run out, at the moment of
+// the decision (clock_timestamp). No clock of an instance is compared with
+// another one.
+//
+// The row in locks says who holds the connection. The row in fences says who
+// may write. They are two rows so that renewals and commits never wait for each
+// other; they are written together when a term begins and when it is given
+// back.
+//
+// # A commit
+//
+// A commit is one statement, one transaction and one round trip, whatever its
+// size. It locks the fence's row against a takeover (FOR SHARE), and puts and
+// deletes only if that row has the term's epoch, nonce and token. A takeover
+// writes that row, so it waits for commits under way, and those that come later
+// find another row. The lock on the row is what makes this sound: what a
+// statement sees may be older than a takeover, the row that it has locked is
+// not.
+//
+// Each commit waits for the disk (synchronous_commit), even where the server,
+// the database or the role says otherwise: the statement sets it for itself.
+//
+// # Lost replies
+//
+// A statement whose reply was lost may still be at work, or not have begun: its
+// connection is gone, the server need not know. Repeated later it could undo
+// what was committed after it. So the token in the fence's row is moved before
+// anything else is written: what arrives under the old token then changes
+// nothing. This costs one round trip after a lost reply, and nothing otherwise.
+//
+// An acquisition that is repeated with its nonce is the same term.
+//
+// # Failover and restored backups
+//
+// Postgres can lose acknowledged commits: when a standby that lagged is
+// promoted (asynchronous replication), when a backup is restored, or with fsync
+// off. A promoted standby may show an older epoch than the term that an
+// instance holds. The instance then stops with a text that says so. A new term
+// gets an epoch above every one that the database or the acquiring instance has
+// seen, and its nonce tells it apart from a term of the same number that the
+// standby never heard of. Lost commits of a session cannot be told by anybody:
+// WhatsApp and the store disagree about ratchets then. Use a synchronous
+// standby for accounts that matter, and pair again after restoring an old
+// backup.
+//
+// # Connections
+//
+// All accounts of a DB share its pool. A statement holds a connection for one
+// round trip, nothing is held in between, and there is no session state: a
+// PgBouncer in transaction mode works. Add default_query_exec_mode=exec to the
+// connection string there, since its server connections change under prepared
+// statements.
+//
+// While an instance stands by, one further connection listens for locks that
+// are given back (LISTEN), for all accounts. Where it cannot, as behind a
+// PgBouncer in transaction mode, the lock is polled.
+//
+// # Errors
+//
+// A server that is away, restarts, or has no free connection is an outage:
+// calls fail, and repeating them helps. Missing tables are ErrNoSchema at once.
+// A role without rights, or a wrong password, is permanent only when it has
+// lasted for a minute, since grants and passwords are changed while instances
+// run. Texts say which grant or setting to look at.
+//
+// # Rights
+//
+// Migrate needs a role that may create the schema. Everything else needs USAGE
+// on it, and SELECT, INSERT, UPDATE, DELETE on its tables.
+package postgresbackend

@@ -1,0 +1,354 @@
+package postgresbackend
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/lock/locktest"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
+)
+
+func values(t testing.TB, b stability.Backend) map[string]string {
+	t.Helper()
+	var got map[string]string
+	retried(t, func() error {
+		got = map[string]string{}
+		for e, err := range b.Auth.Scan(context.WithoutCancel(t.Context()), "session", "") {
+			if err != nil {
+				return err
+			}
+			got[e.Key.ID] = string(e.Value)
+		}
+		return nil
+	})
+	return got
+}
+
+// An instance that has lost its lease and does not know it goes on writing, as
+// fast as it can, while another takes over: what the new holder reads first is
+// what it finds at the end.
+func TestNothingOfTheOldTermLandsAfterATakeover(t *testing.T) {
+	db := opened(t)
+	landed := 0
+	for round := range stabilitytest.Pick(60, 500) {
+		id := anyAccount()
+		a, b := backend(t, db, id), backend(t, db, id)
+		old, granted, err := a.Lock.Acquire(t.Context(), "a", rand.Text(), time.Millisecond)
+		require.NoError(t, err)
+		require.True(t, granted)
+		var (
+			wg      sync.WaitGroup
+			n, done atomic.Int64
+		)
+		write := func(f func(i int64) error) {
+			wg.Go(func() {
+				for {
+					err := f(n.Add(1))
+					if errors.Is(err, authstore.ErrFenced) {
+						return
+					}
+					if err != nil {
+						t.Errorf("round %d: a write around the takeover: %v", round, err)
+						return
+					}
+					done.Add(1)
+				}
+			})
+		}
+		for range 3 {
+			write(func(i int64) error {
+				return a.Auth.Commit(t.Context(), old.Epoch, put(fmt.Sprint("k", i%5), fmt.Sprint(i)))
+			})
+		}
+		write(func(i int64) error {
+			return a.State.Save(t.Context(), old.Epoch, reconnect.State{Status: reconnect.StatusConnected, RetryCount: int(i)})
+		})
+		for done.Load() < 4 {
+			time.Sleep(100 * time.Microsecond)
+		}
+		rec := lock.Record{}
+		for granted = false; !granted; {
+			rec, granted, err = b.Lock.Acquire(t.Context(), "b", rand.Text(), time.Hour)
+			require.NoError(t, err)
+		}
+		require.Equal(t, old.Epoch+1, rec.Epoch)
+		first := values(t, b)
+		state, err := b.State.Load(t.Context())
+		require.NoError(t, err)
+		wg.Wait()
+		require.Equal(t, first, values(t, b), "a commit of the old term landed in the new one")
+		later, err := b.State.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, state, later)
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", "new")))
+		landed += int(done.Load())
+	}
+	t.Logf("%d writes landed before the takeovers, none after", landed)
+}
+
+// The reply of a commit is lost, the next one is acknowledged; then the first
+// arrives once more.
+func TestALateCommitUndoesNothing(t *testing.T) {
+	db := opened(t)
+	b := backend(t, db, anyAccount())
+	a := b.Auth.(keyValues).a
+	rec := hold(t, b, "one")
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", "1")))
+	a.mu.Lock()
+	first := a.term
+	a.mu.Unlock()
+	late := func() int {
+		var passed int
+		require.NoError(t, db.pool.QueryRow(t.Context(), db.q.commit, a.id, first.epoch, first.nonce, first.token,
+			[]string{"session"}, [][]byte{[]byte("k")}, [][]byte{[]byte("1")}, []string{}, [][]byte{}).Scan(&passed))
+		return passed
+	}
+	require.Equal(t, 1, late(), "a request as the instance sends it")
+
+	a.doubt(first)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", "2")))
+	require.Zero(t, late())
+	require.Equal(t, "2", value(t, b, "k"))
+	require.NoError(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 1}), "all writes know the new token")
+}
+
+// The move of the token has its own lost replies.
+func TestAMoveOfTheTokenWhoseReplyWasLostIsFound(t *testing.T) {
+	db := opened(t)
+	b := backend(t, db, anyAccount())
+	a := b.Auth.(keyValues).a
+	rec := hold(t, b, "one")
+	a.mu.Lock()
+	before := a.term
+	a.mu.Unlock()
+	a.doubt(before)
+	moved, err := a.bump(t.Context(), "test", before, term{token: "landed"})
+	require.NoError(t, err)
+	require.True(t, moved)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", "1")))
+	moved, err = a.bump(t.Context(), "test", before, term{token: "late"})
+	require.NoError(t, err)
+	require.False(t, moved, "a move that comes late finds another token")
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", "2")))
+}
+
+// A standby that lagged is promoted: the term of the holder is gone, and the
+// next one could have its number.
+func TestATermThatAFailoverForgotWritesNoMore(t *testing.T) {
+	db := opened(t)
+	id := anyAccount()
+	a, b := backend(t, db, id), backend(t, db, id)
+	first := hold(t, a, "a")
+	require.NoError(t, a.Lock.Release(t.Context(), first))
+	second := hold(t, a, "a")
+	require.NoError(t, a.Auth.Commit(t.Context(), second.Epoch, put("k", "mine")))
+	// What the standby had: the state after the release.
+	exec(t, db, `UPDATE wastability.locks SET lease_epoch = 1, holder_instance_id = '', nonce = 'x' WHERE account = $1`, id)
+	exec(t, db, `UPDATE wastability.fences SET lease_epoch = 1, nonce = 'x', token = 'x', released = true WHERE account = $1`, id)
+
+	_, err := a.Lock.Renew(t.Context(), second)
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.ErrorContains(t, err, "standby")
+	other := hold(t, b, "b")
+	require.Equal(t, second.Epoch, other.Epoch, "this instance never heard of the lost term")
+	require.ErrorIs(t, a.Auth.Commit(t.Context(), second.Epoch, put("k", "old")), authstore.ErrFenced)
+	require.ErrorIs(t, a.State.Save(t.Context(), second.Epoch, reconnect.State{}), reconnect.ErrFenced)
+	_, err = a.Lock.Renew(t.Context(), second)
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.NoError(t, a.Lock.Release(t.Context(), second), "and releases nothing")
+	require.NoError(t, b.Auth.Commit(t.Context(), other.Epoch, put("k", "new")))
+	require.NoError(t, b.Lock.Release(t.Context(), other))
+	third := hold(t, a, "a")
+	require.Greater(t, third.Epoch, second.Epoch, "an instance takes no epoch that it has seen")
+}
+
+func TestCommitsAreDurableWhateverTheServersSetting(t *testing.T) {
+	s := postgrestest.NeedOwn(t, postgrestest.WithSetting("synchronous_commit", "off"), postgrestest.WithSetting("wal_writer_delay", "10s"))
+	db := openedOn(t, s.DSN())
+	b := backend(t, db, anyAccount())
+	rec := hold(t, b, "one")
+	for i := range stabilitytest.Pick(2, 50) {
+		retried(t, func() error { return b.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: i}) })
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", fmt.Sprint(i))))
+		require.NoError(t, s.Kill())
+		require.NoError(t, s.Resume(t.Context()))
+		require.Equal(t, fmt.Sprint(i), value(t, b, "k"))
+		retried(t, func() error {
+			st, err := b.State.Load(t.Context())
+			if err == nil {
+				require.Equal(t, i, st.RetryCount)
+			}
+			return err
+		})
+	}
+}
+
+// Writers of many accounts commit while the server is killed, again and again.
+// Whatever was acknowledged is there.
+func TestAKilledServerLosesNothingAcknowledged(t *testing.T) {
+	s := postgrestest.NeedOwn(t)
+	db := openedOn(t, s.DSN(), WithTimeout(2*time.Second))
+	const writers = 4
+	var (
+		mu    sync.Mutex
+		acked = map[string]map[string]string{}
+		wg    sync.WaitGroup
+	)
+	ctx, stop := context.WithCancel(t.Context())
+	for w := range writers {
+		id := anyAccount()
+		b := backend(t, db, id)
+		rec := hold(t, b, "one")
+		acked[id] = map[string]string{}
+		wg.Go(func() {
+			// As authstore does: the same batch until its outcome is known.
+			for i := 0; ctx.Err() == nil; i++ {
+				k, v := fmt.Sprint("k", i%50), fmt.Sprint(w, "/", i)
+				for {
+					err := b.Auth.Commit(context.WithoutCancel(ctx), rec.Epoch, put(k, v))
+					if err == nil {
+						mu.Lock()
+						acked[id][k] = v
+						mu.Unlock()
+						break
+					}
+					if errors.Is(err, authstore.ErrFenced) {
+						t.Errorf("fenced within the term: %v", err)
+						return
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+			}
+		})
+	}
+	kills := stabilitytest.Pick(3, 200)
+	for n := range kills {
+		time.Sleep(time.Duration(20+n%7*15) * time.Millisecond)
+		require.NoError(t, s.Kill())
+		require.NoError(t, s.Resume(t.Context()))
+	}
+	stop()
+	wg.Wait()
+	total := 0
+	for id, want := range acked {
+		require.NotEmpty(t, want)
+		got := values(t, backend(t, db, id))
+		require.Equal(t, want, got)
+		total += len(want)
+	}
+	t.Logf("%d kills, %d keys", kills, total)
+}
+
+// Connections are terminated at random under traffic.
+func TestTerminatedConnectionsLoseNothing(t *testing.T) {
+	db := opened(t)
+	b := backend(t, db, anyAccount())
+	rec := hold(t, b, "one")
+	named := openedOn(t, postgrestest.Need(t).DSN()+"&application_name="+t.Name())
+	mine := backend(t, named, b.Auth.(keyValues).a.id)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		admin, err := pgx.Connect(context.WithoutCancel(ctx), postgrestest.Need(t).DSN())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer admin.Close(context.WithoutCancel(ctx))
+		for ctx.Err() == nil {
+			_, err := admin.Exec(context.WithoutCancel(ctx), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND application_name = $1`, t.Name())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(3 * time.Millisecond)
+		}
+	})
+	failed := 0
+	for i := range stabilitytest.Pick(300, 5000) {
+		for {
+			err := mine.Auth.Commit(t.Context(), rec.Epoch, put("k", fmt.Sprint(i)))
+			if err == nil {
+				break
+			}
+			require.NotErrorIs(t, err, authstore.ErrFenced)
+			failed++
+		}
+		require.Equal(t, fmt.Sprint(i), value(t, b, "k"))
+	}
+	stop()
+	wg.Wait()
+	require.Positive(t, failed, "the test has cut nothing")
+	t.Logf("%d attempts failed", failed)
+}
+
+// Contenders on a network that loses requests and replies: the history is that
+// of one lock.
+func TestContendersOnABadNetworkAreLinearizable(t *testing.T) {
+	const lease = 400 * time.Millisecond
+	s := postgrestest.Need(t)
+	opened(t) // migrates
+	id := anyAccount()
+	rec := locktest.NewRecorder()
+	rec.Slack = 5 * time.Millisecond
+	contenders := stabilitytest.Pick(6, 20)
+	end := time.Now().Add(stabilitytest.Pick(4*time.Second, time.Minute))
+	var (
+		wg          sync.WaitGroup
+		terms, cuts atomic.Int64
+	)
+	for i := range contenders {
+		p := newProxy(t, s.Addr())
+		p.chance = 0.05
+		p.cuts = &cuts
+		db, err := Open(t.Context(), "postgres://postgres@"+p.addr()+"/postgres?sslmode=disable&pool_max_conns=2", WithTimeout(time.Second))
+		require.NoError(t, err)
+		t.Cleanup(db.Close)
+		store := rec.Wrap(backend(t, db, id).Lock)
+		wg.Go(func() {
+			holder := fmt.Sprint("h", i)
+			for time.Now().Before(end) {
+				nonce := rand.Text()
+				var got lock.Record
+				granted, err := false, errors.New("not tried")
+				for n := 0; n < 4 && err != nil; n++ { // settle it, as a Lease does
+					got, granted, err = store.Acquire(t.Context(), holder, nonce, lease)
+				}
+				if err != nil || !granted {
+					time.Sleep(20 * time.Millisecond)
+					continue
+				}
+				terms.Add(1)
+				for range 3 {
+					time.Sleep(10 * time.Millisecond)
+					if next, err := store.Renew(t.Context(), got); err == nil {
+						got = next
+					} else if errors.Is(err, lock.ErrLost) {
+						break
+					}
+				}
+				_ = store.Release(t.Context(), got)
+			}
+		})
+	}
+	wg.Wait()
+	rec.Check(t, time.Minute)
+	require.Positive(t, terms.Load())
+	require.Positive(t, cuts.Load())
+	t.Logf("%d terms, %d connections cut", terms.Load(), cuts.Load())
+}

@@ -1,0 +1,82 @@
+package postgrestest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"testing"
+)
+
+// NeedEnv is the environment variable that turns a skip for want of a server
+// into a failure: set it to 1 on CI.
+const NeedEnv = "WASTABILITY_NEED_POSTGRES"
+
+var shared struct {
+	mu  sync.Mutex
+	s   *Server
+	err error
+}
+
+// Need is the test binary's one server, started by the first call. Without one
+// on this machine the test is skipped, or fails if NeedEnv is 1. Tests share it:
+// each takes accounts or schemas of its own. The binary's TestMain ends it; see
+// Main.
+func Need(t testing.TB) *Server {
+	t.Helper()
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.s == nil && shared.err == nil {
+		shared.s, shared.err = Start(context.Background(), WithSetting("fsync", "off"), WithSetting("max_connections", "200"))
+	}
+	return need(t, shared.s, shared.err)
+}
+
+// NeedOwn is a server for this test alone, which may break it. It is closed
+// when the test ends.
+func NeedOwn(t testing.TB, opts ...Option) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), opts...)
+	s = need(t, s, err)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func need(t testing.TB, s *Server, err error) *Server {
+	t.Helper()
+	switch {
+	case err == nil:
+		return s
+	case errors.Is(err, ErrNoPostgres) && os.Getenv(NeedEnv) != "1":
+		t.Skipf("this test needs a Postgres server: %v", err)
+	default:
+		t.Fatal(err)
+	}
+	return nil
+}
+
+// Main is for the TestMain of a package that uses Need. It runs the tests, then
+// ends the shared server:
+//
+//	func TestMain(m *testing.M) { goleak.VerifyTestMain(postgrestest.Main(m)) }
+func Main(m interface{ Run() int }) interface{ Run() int } { return stopping{m} }
+
+type stopping struct{ m interface{ Run() int } }
+
+func (s stopping) Run() int {
+	code := s.m.Run()
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.s != nil {
+		if err := shared.s.Close(); err != nil && code == 0 {
+			os.Stderr.WriteString(err.Error() + "\n")
+			code = 1
+		}
+		shared.s = nil
+	}
+	return code
+}

@@ -1,0 +1,67 @@
+package postgrestest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// unprivileged is the user whom the server runs as: initdb refuses root.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("%w: it does not run as root, and there is no user postgres", ErrNoPostgres)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// own gives the folder to that user.
+func (s *Server) own() error {
+	c, err := unprivileged()
+	if err != nil || c == nil {
+		return err
+	}
+	if err := os.Chown(s.dir, int(c.Uid), int(c.Gid)); err != nil {
+		return fmt.Errorf("postgrestest: %w", err)
+	}
+	return nil
+}
+
+// as makes the command run as that user, in a process group of its own, and
+// lets the kernel kill it when we die.
+func (s *Server) as(c *exec.Cmd) {
+	cred, _ := unprivileged()
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// killAll kills the postmaster and its processes, which are in sessions of their
+// own, and waits until they are gone: they hold the data's shared memory.
+func killAll(c *exec.Cmd) {
+	pid := strconv.Itoa(c.Process.Pid)
+	text, _ := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
+	_ = c.Process.Kill()
+	var children []int
+	for _, f := range strings.Fields(string(text)) {
+		if n, err := strconv.Atoi(f); err == nil {
+			children = append(children, n)
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		children = slices.DeleteFunc(children, func(n int) bool { return syscall.Kill(n, 0) != nil })
+		if len(children) == 0 {
+			return
+		}
+	}
+}
