@@ -126,7 +126,8 @@ func (c *Container) lock(ctx context.Context) error {
 }
 
 // Device loads the account's device for f's term. Every earlier Device of this
-// Container is over from then on.
+// Container is over from then on; a connection on it must have ended before,
+// and is cut if it is of another term.
 func (c *Container) Device(ctx context.Context, f Fence) (*store.Device, error) {
 	if err := c.lock(ctx); err != nil {
 		return nil, err
@@ -138,16 +139,28 @@ func (c *Container) Device(ctx context.Context, f Fence) (*store.Device, error) 
 	if closed {
 		return nil, ErrSuperseded
 	}
-	if old != nil {
-		old.retireAfterFlush(ErrSuperseded)
+	if old != nil && old.gate.fence.Epoch() != f.Epoch() {
+		_ = old.dismiss(ErrSuperseded)
+	} else if old != nil {
+		_ = old.retireAfterFlush(ErrSuperseded)
+	}
+	if err := c.settle(ctx, f); err != nil {
+		return nil, err
 	}
 	s, err := c.load(ctx, f)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.current = s
+	closed = c.closed
+	if !closed {
+		c.current = s
+	}
 	c.mu.Unlock()
+	if closed {
+		s.retire(ErrSuperseded)
+		return nil, ErrSuperseded
+	}
 	s.purgeInBackground()
 	return s.device, nil
 }
@@ -183,12 +196,23 @@ func (h head) info() Info {
 
 // Restore makes the deleted device the account's again. It is possible until
 // another one is paired. The service may have logged it out meanwhile. Ask for
-// Device afterwards: a new one that was given out before is over.
+// Device afterwards: a new one that was given out before is over, and cannot be
+// paired any more. After an error it goes on.
 func (c *Container) Restore(ctx context.Context, f Fence) error {
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
 	defer func() { <-c.sem }()
+	if err := c.settle(ctx, f); err != nil {
+		return err
+	}
+	// A pairing that is about to be saved waits, so that of the two one happens
+	// and the other is told.
+	old, release, err := c.holdSave(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	h, err := c.readHead(ctx)
 	if err == nil && h.State != stateDeleted {
 		err = ErrNothingDeleted // and a device that waits to be paired goes on
@@ -196,40 +220,42 @@ func (c *Container) Restore(ctx context.Context, f Fence) error {
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
-	old := c.current
-	c.current = nil
-	c.mu.Unlock()
-	if old != nil {
-		old.retireAfterFlush(ErrSuperseded)
-		// It may have been paired in the meantime.
-		if h, err = c.readHead(ctx); err != nil {
-			return err
-		}
-		if h.State != stateDeleted {
-			return ErrNothingDeleted
-		}
-	}
 	h.State, h.DeletedAt, h.Reason = statePaired, time.Time{}, ""
-	return c.putHead(ctx, f, nil, h)
+	if err := c.putHead(ctx, f, nil, h); err != nil {
+		return err
+	}
+	if old != nil {
+		c.mu.Lock()
+		c.current = nil
+		c.mu.Unlock()
+		_ = old.dismiss(ErrSuperseded) // of an unpaired one little is deferred, and all of it can be learned again
+	}
+	return nil
 }
 
-// Close flushes what was deferred, ends the device and waits for everything
-// that runs in the background. It gives up when ctx ends.
+// Close flushes what was deferred, ends the device, cuts a connection that is
+// still on it, and waits for everything that runs in the background. It gives
+// up when ctx ends; the device is over all the same.
 func (c *Container) Close(ctx context.Context) error {
+	c.mu.Lock()
+	s := c.current
+	c.closed = true // Device gives out none from now on
+	c.mu.Unlock()
 	if err := c.lock(ctx); err != nil {
+		if s != nil {
+			s.end(ErrSuperseded)
+		}
 		return err
 	}
 	defer func() { <-c.sem }()
 	c.mu.Lock()
-	s := c.current
-	c.closed = true
+	s = c.current
 	c.mu.Unlock()
 	done := make(chan error, 1)
 	go func() {
 		var err error
 		if s != nil {
-			err = s.retireAfterFlush(ErrSuperseded)
+			err = s.dismiss(ErrSuperseded)
 		}
 		c.cfg.background.Wait()
 		done <- err
@@ -239,7 +265,7 @@ func (c *Container) Close(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		if s != nil {
-			s.retire(ErrSuperseded)
+			s.end(ErrSuperseded)
 		}
 		return context.Cause(ctx)
 	}

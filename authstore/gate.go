@@ -53,11 +53,28 @@ func (g *gate) check(op string) error {
 	return nil
 }
 
-// commit applies b, repeating it until its outcome is known.
+// commit applies b, repeating it until its outcome is known. Where that stays
+// unknown, since the gate ends first, the term's next writer settles it.
 func (g *gate) commit(op string, b Batch) error {
-	return g.run(op, true, func(ctx context.Context) error {
-		return g.kv.Commit(ctx, g.fence.Epoch(), b)
+	epoch := g.fence.Epoch()
+	var unknown atomic.Bool
+	err := g.run(op, true, func(ctx context.Context) error {
+		done := g.cfg.writes.begin(epoch)
+		defer done()
+		if err := g.check(op); err != nil {
+			return err // ended in the meantime: who ended it may be writing already
+		}
+		unknown.Store(true)
+		err := g.kv.Commit(ctx, epoch, b)
+		if err == nil || permanent(err) {
+			unknown.Store(false)
+		}
+		return err
 	})
+	if err != nil && unknown.Load() {
+		g.cfg.writes.giveUp(epoch, unknownDone{op, b})
+	}
+	return err
 }
 
 // run calls f until it succeeds, fails for good, or the term must be given up.

@@ -140,7 +140,8 @@ type importManifest struct {
 //
 // It can be stopped at any point and called again; until it is complete, and
 // has compared the target with the source, the target is what it was. An error
-// leaves it so. A Device that to has given out before is over.
+// leaves it so. A Device that to has given out before is over, and a connection
+// on it is cut: end it, and its term, before.
 //
 // One table is held in memory at a time.
 func Import(ctx context.Context, from Source, to *Container, f Fence, opts ...ImportOption) (Report, error) {
@@ -190,6 +191,9 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 		return err
 	}
 	if err := to.endCurrent(); err != nil {
+		return err
+	}
+	if err := to.settle(ctx, f); err != nil {
 		return err
 	}
 	s := newDeviceStore(to, f)
@@ -257,7 +261,7 @@ func (c *Container) endCurrent() error {
 		return ErrSuperseded
 	}
 	if old != nil {
-		return old.retireAfterFlush(ErrSuperseded)
+		return old.dismiss(ErrSuperseded)
 	}
 	return nil
 }
@@ -323,6 +327,9 @@ func DropImport(ctx context.Context, to *Container, f Fence) error {
 		return err
 	}
 	defer func() { <-to.sem }()
+	if err := to.settle(ctx, f); err != nil {
+		return err
+	}
 	m, err := to.readManifest(ctx)
 	if err != nil || m.Gen == "" {
 		return err

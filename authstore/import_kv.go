@@ -69,9 +69,14 @@ func (k kvSource) retire(ctx context.Context) error {
 	}
 	s := newDeviceStore(k.c, k.f)
 	defer s.retire(ErrSuperseded)
-	_, err = s.commitRows("retire the source", []renderedRow{{row{tHead, headID}, encoded, true}}, Batch{}, true)
-	return err
+	if _, err = s.commitRows("retire the source", []renderedRow{{row{tHead, headID}, encoded, true}}, Batch{}, true); err != nil {
+		return err
+	}
+	k.f.Cut(errMoved) // should a connection be up after all
+	return nil
 }
+
+var errMoved = errors.New("authstore: the device has moved to another store")
 
 type kvView struct {
 	s       *deviceStore

@@ -38,38 +38,39 @@ func (c *Container) readHead(ctx context.Context) (head, error) {
 }
 
 // load reads a device in two round trips: the head, then every table at once.
-func (c *Container) load(ctx context.Context, f Fence) (*deviceStore, error) {
+func (c *Container) load(ctx context.Context, f Fence) (s *deviceStore, err error) {
 	h, err := c.readHead(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := newDeviceStore(c, f)
+	s = newDeviceStore(c, f)
+	defer func() {
+		if err != nil { // nobody gets it, so it writes nothing: it may have begun to set rows aside
+			s.retire(err)
+			s = nil
+		}
+	}()
 	s.head = h
 	s.device = newDevice(slogAdapter{c.cfg.log})
 	s.device.Container = s
 	if h.State == statePaired {
 		s.gen = h.Gen
 	}
-	if err := s.loadTables(ctx); err != nil {
-		s.retire(err)
-		return nil, err
-	}
-	if s.gen == "" {
-		return s, nil
+	if err := s.loadTables(ctx); err != nil || s.gen == "" {
+		return s, err
 	}
 	v, ok := s.im.get(tDevice, deviceID)
 	if !ok {
-		return nil, badDevice("record is missing")
+		return s, badDevice("record is missing")
 	}
 	saved, err := decodeDevice(v)
 	if err == nil {
 		err = saved.fill(s.device)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.install(s.device)
 	}
-	s.install(s.device)
-	return s, nil
+	return s, err
 }
 
 // loadedRow is a stored row, opened. A damaged one has raw and err instead.
@@ -352,9 +353,35 @@ func (s *deviceStore) retire(cause error) {
 	s.gate.end(cause)
 }
 
-// retireAfterFlush ends the device and keeps what was deferred: what comes
-// after the last look is refused, not forgotten.
+// end is retire for a device on which a connection may still be up. That one
+// would stay up, and deaf: nothing that it receives could be decrypted.
+func (s *deviceStore) end(cause error) {
+	s.mu.Lock()
+	paired := s.gen != ""
+	s.mu.Unlock()
+	if paired {
+		s.gate.cut(cause)
+	}
+	s.retire(cause)
+}
+
+// dismiss is end, and keeps what was deferred.
+func (s *deviceStore) dismiss(cause error) error {
+	err := s.flushLast()
+	s.end(cause)
+	return err
+}
+
+// retireAfterFlush ends the device and keeps what was deferred.
 func (s *deviceStore) retireAfterFlush(cause error) error {
+	err := s.flushLast()
+	s.retire(cause)
+	return err
+}
+
+// flushLast keeps what was deferred: what comes
+// after the last look is refused, not forgotten.
+func (s *deviceStore) flushLast() error {
 	var err error
 	for range 3 {
 		if s.gate.check("") != nil {
@@ -380,7 +407,6 @@ func (s *deviceStore) retireAfterFlush(cause error) error {
 			err = s.flush("flush")
 		}
 	}
-	s.retire(cause)
 	return err
 }
 

@@ -19,6 +19,7 @@ type config struct {
 	log            *slog.Logger
 
 	background sync.WaitGroup
+	writes     unsettledWrites
 }
 
 // WithCallTimeout bounds every single call of the KV. Default 10 s. The

@@ -147,24 +147,42 @@ func (c *Container) asides(ctx context.Context) ([]Entry, error) {
 // PurgeRows removes for good the damaged rows that were set aside. It may run
 // beside the device of f's term.
 func (c *Container) PurgeRows(ctx context.Context, f Fence) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.sem }()
+	if err := c.settle(ctx, f); err != nil {
+		return err
+	}
 	entries, err := c.asides(ctx)
 	if err != nil {
 		return err
 	}
-	return c.deleteAll(ctx, f, entries)
+	return c.deleteAll(ctx, f, "purge damaged rows", entries)
 }
 
-func (c *Container) deleteAll(ctx context.Context, f Fence, entries []Entry) error {
-	ws := make([]write, 0, len(entries))
-	for _, e := range entries {
-		ws = append(ws, write{entry: Entry{Key: e.Key}, del: true})
-	}
-	for some := range slices.Chunk(ws, 200) {
-		if err := c.commitAll(ctx, f, some); err != nil {
+// deleteAll removes entries, some at a time between the device's commits.
+func (c *Container) deleteAll(ctx context.Context, f Fence, op string, entries []Entry) error {
+	for some := range slices.Chunk(entries, 200) {
+		ws := make([]write, 0, len(some))
+		for _, e := range some {
+			ws = append(ws, write{entry: Entry{Key: e.Key}, del: true})
+		}
+		if err := c.commitBeside(ctx, f, op, ws); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// commitBeside is commitAll while no commit of the device is on its way.
+func (c *Container) commitBeside(ctx context.Context, f Fence, op string, ws []write) error {
+	_, release, err := c.holdCommits(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return c.commitAll(ctx, f, op, ws)
 }
 
 // PurgeDevice removes for good the deleted device that Restore would bring
@@ -175,17 +193,14 @@ func (c *Container) PurgeDevice(ctx context.Context, f Fence) error {
 		return err
 	}
 	defer func() { <-c.sem }()
-	c.mu.Lock()
-	s := c.current
-	c.mu.Unlock()
-	if s != nil { // an unpaired device, which may be about to be paired
-		select {
-		case s.saveSem <- struct{}{}:
-			defer func() { <-s.saveSem }()
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if err := c.settle(ctx, f); err != nil {
+		return err
 	}
+	s, release, err := c.holdSave(ctx) // an unpaired device may be about to be paired
+	if err != nil {
+		return err
+	}
+	defer release()
 	h, err := c.readHead(ctx)
 	if err != nil {
 		return err
@@ -206,7 +221,7 @@ func (c *Container) PurgeDevice(ctx context.Context, f Fence) error {
 				return answer.of(scanAll(c.kv.Scan(ctx, kind, gen+"/")))
 			})
 			if err == nil {
-				err = c.deleteAll(ctx, f, answer.get())
+				err = c.deleteAll(ctx, f, "purge the deleted device", answer.get())
 			}
 			if err != nil {
 				return err
@@ -227,7 +242,7 @@ func (c *Container) putHead(ctx context.Context, f Fence, s *deviceStore, h head
 	if err != nil {
 		return err
 	}
-	if err := c.commitAll(ctx, f, []write{{entry: Entry{key, value}}}); err != nil {
+	if err := c.commitBeside(ctx, f, "name the account's device", []write{{entry: Entry{key, value}}}); err != nil {
 		return fmt.Errorf("authstore: the record that names the account's device: %w", err)
 	}
 	if s != nil {

@@ -85,44 +85,56 @@ func TestADeletedDeviceIsListedAndPurgedForGood(t *testing.T) {
 	_ = fresh
 }
 
-// Purging is broken off at every call; what was begun is finished by the next
-// one, and a pairing at any of these moments keeps its device.
+// Purging is broken off at every call, by an outage that ends the term; what was
+// begun is finished by the next one, and a pairing before or after that keeps its
+// device.
 func TestAPurgeThatWasBrokenOffIsFinished(t *testing.T) {
-	for at := 0; ; at++ {
-		kv := filled(t)
-		kv.setEpoch(2)
-		c, d, f := open(t, kv)
-		require.NoError(t, d.Delete(bg))
-		fresh, err := c.Device(bg, f)
-		require.NoError(t, err)
-		calls := 0
-		kv.before = func(string, Batch) error {
-			if calls++; calls > at {
-				return errDown
-			}
-			return nil
-		}
-		err = c.PurgeDevice(bg, f)
-		kv.before = nil
-		whole := err == nil
-		if at%2 == 0 && !whole {
-			require.NoError(t, c.PurgeDevice(bg, f))
-			require.Zero(t, kv.count("session"))
-		}
-		pair(t, fresh, testJID(2))
-		login(t, fresh)
-		require.NoError(t, fresh.Sessions.PutSession(bg, "1:0", validSession(t, 4)))
-		require.NoError(t, c.Close(bg))
-		kv.setEpoch(3)
-		c, d, _ = open(t, kv)
-		c.cfg.background.Wait()
-		require.Equal(t, testJID(2), *d.ID)
-		require.Equal(t, 1, kv.count("session"))
-		if whole {
-			require.Greater(t, at, 20)
-			return
-		}
+	for at, whole := 0, false; !whole; at++ {
+		synctest.Test(t, func(t *testing.T) { whole = purgeBrokenOff(t, at) })
+		require.False(t, whole && at <= 20)
 	}
+}
+
+func purgeBrokenOff(t *testing.T, at int) (whole bool) {
+	kv := filled(t)
+	kv.setEpoch(2)
+	c, d, f := open(t, kv)
+	require.NoError(t, d.Delete(bg))
+	fresh, err := c.Device(bg, f)
+	require.NoError(t, err)
+	calls := 0
+	kv.before = func(string, Batch) error {
+		if calls++; calls > at {
+			return errDown
+		}
+		return nil
+	}
+	err = c.PurgeDevice(bg, f)
+	kv.before = nil
+	whole = err == nil
+	if !whole {
+		require.ErrorIs(t, err, errDown)
+		_ = c.Close(bg)
+		kv.setEpoch(3)
+		c, f = New(kv), newFence(3)
+		fresh, err = c.Device(bg, f)
+		require.NoError(t, err)
+	}
+	if at%2 == 0 && !whole {
+		require.NoError(t, c.PurgeDevice(bg, f))
+		require.Zero(t, kv.count("session"))
+	}
+	pair(t, fresh, testJID(2))
+	login(t, fresh)
+	require.NoError(t, fresh.Sessions.PutSession(bg, "1:0", validSession(t, 4)))
+	require.NoError(t, c.Close(bg))
+	kv.setEpoch(4)
+	c, d, _ = open(t, kv)
+	c.cfg.background.Wait()
+	require.Equal(t, testJID(2), *d.ID)
+	require.Equal(t, 1, kv.count("session"))
+	require.NoError(t, c.Close(bg))
+	return whole
 }
 
 func TestSenderKeysAreReadOnDemandAndMemoryIsBounded(t *testing.T) {

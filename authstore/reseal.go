@@ -83,15 +83,26 @@ func (c *Container) Reseal(ctx context.Context, f Fence, progress func(done, tot
 	// Every value that stands in parts has new ones, so what is left of the
 	// old ones belongs to nothing.
 	for keys := range slices.Chunk(oldParts, resealChunk) {
-		var ws []write
-		for _, k := range keys {
-			ws = append(ws, write{entry: Entry{Key: k}, del: true})
-		}
-		if err := c.commitAll(ctx, f, ws); err != nil {
+		if err := c.dropParts(ctx, f, keys); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *Container) dropParts(ctx context.Context, f Fence, keys []Key) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.sem }()
+	if err := c.settle(ctx, f); err != nil {
+		return err
+	}
+	ws := make([]write, 0, len(keys))
+	for _, k := range keys {
+		ws = append(ws, write{entry: Entry{Key: k}, del: true})
+	}
+	return c.commitBeside(ctx, f, "reseal", ws)
 }
 
 // resealSome rewrites rows while no commit of the device is on its way. errs
@@ -102,17 +113,14 @@ func (c *Container) resealSome(ctx context.Context, f Fence, keys []Key) (errs [
 		return nil, err
 	}
 	defer func() { <-c.sem }()
-	c.mu.Lock()
-	s := c.current
-	c.mu.Unlock()
-	if s != nil {
-		select {
-		case s.commitSem <- struct{}{}:
-			defer func() { <-s.commitSem }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	if err := c.settle(ctx, f); err != nil {
+		return nil, err
 	}
+	s, release, err := c.holdCommits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var answer result[map[Key][]byte]
 	err = c.cfg.call(ctx, op, func(ctx context.Context) error { return answer.of(c.kv.Get(ctx, keys...)) })
 	if err != nil {
@@ -153,7 +161,7 @@ func (c *Container) resealSome(ctx context.Context, f Fence, keys []Key) (errs [
 		}
 		main = append(main, write{entry: Entry{k, value}})
 	}
-	if err := c.commitAll(ctx, f, slices.Concat(parts, main, stale)); err != nil {
+	if err := c.commitAll(ctx, f, op, slices.Concat(parts, main, stale)); err != nil {
 		return errs, err
 	}
 	if s != nil {
@@ -196,18 +204,4 @@ func (c codec) openForReseal(kv KV, call caller, k Key, raw []byte) (rec opened,
 		body.data = append(appendBytes(nil, []byte(inner.id)), inner.data...)
 	}
 	return rec, body, nil
-}
-
-// commitAll applies ws in order, in as many batches as it takes.
-func (c *Container) commitAll(ctx context.Context, f Fence, ws []write) error {
-	for _, b := range chunk(c.kv.Limits(), ws) {
-		if !f.Held() {
-			return fmt.Errorf("authstore: the lock is not held: %w", ErrFenced)
-		}
-		err := c.cfg.call(ctx, "commit", func(ctx context.Context) error { return c.kv.Commit(ctx, f.Epoch(), toBatch(b)) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
