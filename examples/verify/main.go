@@ -24,7 +24,7 @@ import (
 func main() {
 	url := flag.String("url", "", "check this running service, read-only, for example https://bot.example.com")
 	token := flag.String("token", os.Getenv("WASTABILITY_ADMIN_TOKEN"), "its admin token; default: $WASTABILITY_ADMIN_TOKEN")
-	backend := flag.String("backend", "local", "where the account lives: local, memory, or firestore (its emulator, or the project of $GOOGLE_CLOUD_PROJECT)")
+	backend := flag.String("backend", "local", "where the account lives: local, memory, firestore (its emulator, or the project of $GOOGLE_CLOUD_PROJECT) or postgres (a server of its own, or $DATABASE_URL)")
 	flag.Parse()
 	if os.Getenv(envChild) != "" {
 		os.Exit(child(context.Background()))
@@ -41,8 +41,12 @@ func run(url, token, backend string) int {
 	case url != "":
 		remote(ctx, r, url, token)
 		return r.summary()
-	case backend == "firestore":
-		stop, err := startEmulator(ctx)
+	case backend == "firestore", backend == "postgres":
+		start := startEmulator
+		if backend == "postgres" {
+			start = startPostgres
+		}
+		stop, err := start(ctx)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -20,6 +20,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
+	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 )
 
 // The test binary is also the child that the loop check starts.
@@ -27,8 +28,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envChild) != "" {
 		os.Exit(child(context.Background()))
 	}
-	_ = flag.Set("test.parallel", "3") // unless the command line says another: they wait most of the time
-	os.Exit(firestoresim.Main(m).Run())
+	_ = flag.Set("test.parallel", "4") // unless the command line says another: they wait most of the time
+	os.Exit(postgrestest.Main(firestoresim.Main(m)).Run())
 }
 
 // verify runs the checks on p and returns what they said.
@@ -71,6 +72,16 @@ func TestEveryDefinitionOfDoneHoldsOnFirestore(t *testing.T) {
 	var out bytes.Buffer
 	r := &report{out: &out}
 	all(t.Context(), r, parts{backend: "firestore"})
+	require.Zero(t, r.summary(), out.String())
+	require.Greater(t, r.passed, 50)
+}
+
+func TestEveryDefinitionOfDoneHoldsOnPostgres(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, os.Setenv(databaseURL, postgrestest.Need(t).DSN())) // no other test reads it
+	var out bytes.Buffer
+	r := &report{out: &out}
+	all(t.Context(), r, parts{backend: "postgres"})
 	require.Zero(t, r.summary(), out.String())
 	require.Greater(t, r.passed, 50)
 }
