@@ -91,7 +91,8 @@ func WithWebhookHeader(name, value string) WebhookOption {
 }
 
 // WithWebhookTransport sets how the receiver is reached: proxy, TLS roots.
-// Default: http.DefaultTransport's settings, one connection per request.
+// Default: http.DefaultTransport's settings, one connection per request; or
+// http.DefaultTransport itself where that is no *http.Transport.
 func WithWebhookTransport(t http.RoundTripper) WebhookOption {
 	return func(c *webhookConfig) {
 		if t == nil {
@@ -175,9 +176,7 @@ func NewWebhook(target string, opts ...WebhookOption) (*Webhook, error) {
 		return nil, errors.Join(c.errs...)
 	}
 	if c.transport == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.DisableKeepAlives = true // incidents are rare, and nothing shall outlive Close
-		c.transport = t
+		c.transport = defaultTransport()
 	}
 	w := &Webhook{
 		cfg: c, host: u.Host, closed: make(chan struct{}),
@@ -188,6 +187,18 @@ func NewWebhook(target string, opts ...WebhookOption) (*Webhook, error) {
 	}
 	w.life, w.end = context.WithCancel(context.Background())
 	return w, nil
+}
+
+// defaultTransport has the settings of http.DefaultTransport; where a host has
+// put something around that (tracing, a mock), it is that itself.
+func defaultTransport() http.RoundTripper {
+	def, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return http.DefaultTransport
+	}
+	t := def.Clone()
+	t.DisableKeepAlives = true // incidents are rare, and nothing shall outlive Close
+	return t
 }
 
 // Notify notes the change for delivery. It never blocks. After Close it does

@@ -612,3 +612,23 @@ func TestSlogSinkWritesOneLinePerChangeWithoutFreeText(t *testing.T) {
 		"level=INFO msg=\"incident resolved\" incident=wa_temporary_ban_active type=wa_temporary_ban instance=wa-1 detectedAt=2026-01-02T03:04:05.000Z lasted=1h0m0s reason=temporary_ban code=101\n", buf.String())
 	guard.NewSlogSink(nil).Notify(guard.Notification{})
 }
+
+// traced is what tracing and mocks put around the default transport.
+type traced struct{ http.RoundTripper }
+
+func TestWebhookUsesAWrappedDefaultTransport(t *testing.T) {
+	heard := make(chan *http.Request, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { heard <- r }))
+	defer srv.Close()
+	def := http.DefaultTransport
+	defer func() { http.DefaultTransport = def }()
+	own := &http.Transport{DisableKeepAlives: true}
+	http.DefaultTransport = traced{own}
+
+	w, err := guard.NewWebhook(srv.URL)
+	require.NoError(t, err)
+	w.Notify(guard.Notification{Change: guard.ChangeOpened, Incident: guard.Incident{ID: "x"}})
+	require.Equal(t, "POST", (<-heard).Method)
+	require.NoError(t, w.Flush(t.Context()))
+	require.NoError(t, w.Close())
+}

@@ -43,7 +43,10 @@ func (m *Manager) NewClient(d *store.Device) (*whatsmeow.Client, error) {
 	if d == nil {
 		return nil, fmt.Errorf("stability: NewClient: the device is nil: pass the one that AuthState returns")
 	}
-	c := whatsmeow.NewClient(d, m.Logger(nil))
+	c, err := m.newClient(d)
+	if err != nil {
+		return nil, err
+	}
 	_, err = s.attach(c, false)
 	return c, err
 }
@@ -78,6 +81,7 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 	if err := sl.link.Install(c); err != nil {
 		return nil, fmt.Errorf("stability: Attach: %w", err)
 	}
+	m.useVersion(c)
 	c.AddEventHandlerWithSuccessStatus(sl.handle)
 	if tapped {
 		t.target.Store(sl)

@@ -65,8 +65,8 @@ func WithSink(s guard.Sink) Option {
 
 // WithVersionRefresh looks up the current WhatsApp Web version when the
 // service refuses ours as outdated, and uses it from the next attempt on. It
-// goes through WithTransport. The version is a setting of the whole process:
-// all its clients use it.
+// goes through WithTransport. Only this Manager's clients use it, by their
+// GetClientPayload; a newer version of the process's (store.SetWAVersion) wins.
 func WithVersionRefresh() Option { return func(c *config) { c.versionRefresh = true } }
 
 // WithStartJitter bounds the random pause before the first attempt of a term

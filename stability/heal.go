@@ -9,6 +9,7 @@ import (
 
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/appstate"
+	"go.mau.fi/whatsmeow/proto/waWa6"
 	"go.mau.fi/whatsmeow/store"
 
 	"github.com/wastability/wastability/autoheal"
@@ -155,19 +156,75 @@ func (sl *slot) refreshVersion() {
 	if !outdated || !m.cfg.versionRefresh {
 		return
 	}
-	transport := http.DefaultTransport.(*http.Transport)
-	if m.cfg.transport != nil {
-		transport = m.cfg.transport
-	}
-	transport = transport.Clone()
-	defer transport.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(sl.s.rush, ioTimeout)
 	defer cancel()
-	version, err := whatsmeow.GetLatestVersion(ctx, &http.Client{Transport: transport})
+	lookup, done := m.webTransport()
+	defer done()
+	version, err := whatsmeow.GetLatestVersion(ctx, &http.Client{Transport: lookup})
 	if err != nil {
 		m.cfg.logger.Warn("the current client version could not be looked up", "error", err)
 		return
 	}
 	m.cfg.logger.Info("using the current client version", "version", version.String())
-	store.SetWAVersion(*version)
+	m.version.Store(version)
+}
+
+// webTransport is what a plain request goes through: WithTransport's settings,
+// or the default of the process, whatever a host has put around that. done
+// closes what was opened for it.
+func (m *Manager) webTransport() (t http.RoundTripper, done func()) {
+	own := m.cfg.transport
+	if own == nil {
+		def, ok := http.DefaultTransport.(*http.Transport)
+		if !ok {
+			return http.DefaultTransport, func() {}
+		}
+		own = def
+	}
+	own = own.Clone()
+	return own, own.CloseIdleConnections
+}
+
+// useVersion lets the client log in with the version that was looked up. It is
+// set on the client, since the version of the process is read without a lock
+// by every client that logs in, and older versions of whatsmeow do not use it
+// for the login.
+func (m *Manager) useVersion(c *whatsmeow.Client) {
+	if !m.cfg.versionRefresh {
+		return
+	}
+	base := c.GetClientPayload
+	if base == nil {
+		base = func() *waWa6.ClientPayload { return c.Store.GetClientPayload() }
+	}
+	c.GetClientPayload = func() *waWa6.ClientPayload {
+		p := base()
+		v := m.version.Load()
+		if v == nil || p.GetUserAgent() == nil || v.LessThan(payloadVersion(p)) {
+			return p
+		}
+		p.UserAgent.AppVersion = v.ProtoAppVersion()
+		if reg := p.GetDevicePairingData(); reg != nil {
+			hash := v.Hash()
+			reg.BuildHash = hash[:]
+		}
+		return p
+	}
+}
+
+func payloadVersion(p *waWa6.ClientPayload) store.WAVersionContainer {
+	v := p.GetUserAgent().GetAppVersion()
+	return store.WAVersionContainer{v.GetPrimary(), v.GetSecondary(), v.GetTertiary()}
+}
+
+// errDefaultTransport is what whatsmeow makes a panic of.
+var errDefaultTransport = errors.New("stability: whatsmeow makes no client while http.DefaultTransport is not an *http.Transport: " +
+	"wrap the transport of the http.Client that needs it, not the default of the whole process")
+
+// newClient makes a client on d.
+func (m *Manager) newClient(d *store.Device) (*whatsmeow.Client, error) {
+	if _, ok := http.DefaultTransport.(*http.Transport); !ok {
+		return nil, errDefaultTransport
+	}
+	return whatsmeow.NewClient(d, m.Logger(nil)), nil
 }

@@ -37,6 +37,8 @@ type Manager struct {
 	sentry *sentry
 	clocks clocks
 
+	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
+
 	turn chan struct{}   // cap 1: one activation at a time
 	life context.Context // ends when Close begins
 	end  context.CancelFunc

@@ -114,7 +114,10 @@ func (m *Manager) runTerm(ctx context.Context, s *session, setup func(context.Co
 func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, setup func(context.Context, *whatsmeow.Client) error) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := whatsmeow.NewClient(d, m.Logger(nil))
+	c, err := m.newClient(d)
+	if err != nil {
+		return false, err
+	}
 	sl, err := s.attach(c, true)
 	if err != nil {
 		if errors.Is(err, ErrNotActive) || errors.Is(err, ErrWrongDevice) {

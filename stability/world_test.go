@@ -65,8 +65,10 @@ type world struct {
 	contact *wasim.Contact
 }
 
-func newWorld(t *testing.T) *world {
-	sim := wasim.New(wasim.WithTB(t))
+func newWorld(t *testing.T) *world { return newWorldOn(t) }
+
+func newWorldOn(t *testing.T, opts ...wasim.Option) *world {
+	sim := wasim.New(append([]wasim.Option{wasim.WithTB(t)}, opts...)...)
 	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: newServer(t)}
 }
 
