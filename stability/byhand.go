@@ -82,6 +82,7 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 		return nil, fmt.Errorf("stability: Attach: %w", err)
 	}
 	m.useVersion(c)
+	keepSent(c)
 	c.AddEventHandlerWithSuccessStatus(sl.handle)
 	if tapped {
 		t.target.Store(sl)

@@ -129,6 +129,7 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 		if err := setup(ctx, c); err != nil {
 			return false, fmt.Errorf("stability: setup: %w", err)
 		}
+		keepSent(c) // setup may have set a callback of its own
 	}
 	m.mu.Lock()
 	sl.connect = func(ctx context.Context) error {
