@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,6 +68,50 @@ func inModes(t *testing.T, f func(t *testing.T, db *DB)) {
 		t.Run(mode, func(t *testing.T) {
 			f(t, openedOn(t, postgrestest.Need(t).DSN()+"&default_query_exec_mode="+mode))
 		})
+	}
+}
+
+// Behind a PgBouncer in transaction mode the statements of one connection reach
+// the server over several.
+func TestBehindAPgBouncerEverythingConforms(t *testing.T) {
+	s := postgrestest.Need(t)
+	db := openedOn(t, postgrestest.NeedBouncer(t, s)+"&default_query_exec_mode=exec&pool_max_conns=12")
+	authstoretest.Run(t, func(t *testing.T) authstoretest.Account { return authAccount(t, db, anyAccount()) })
+	reconnecttest.Run(t, func(t *testing.T) reconnecttest.Account { return stateAccount(t, db, anyAccount()) })
+	guardtest.Run(t, func(t *testing.T) guardtest.Account { return incidentAccount(t, db, anyAccount()) })
+	id := anyAccount()
+	a, b := backend(t, db, id), backend(t, db, id)
+	rec := hold(t, a, "a")
+	require.NoError(t, a.Lock.Release(t.Context(), rec))
+	require.Equal(t, rec.Epoch+1, hold(t, b, "b").Epoch)
+}
+
+func TestAPgBouncerWithPreparedStatementsIsNamed(t *testing.T) {
+	opened(t) // migrates
+	db, err := Open(t.Context(), postgrestest.NeedBouncer(t, postgrestest.Need(t))+"&pool_max_conns=8")
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for range 8 {
+		b := backend(t, db, anyAccount())
+		wg.Go(func() {
+			for range 50 {
+				if _, err := b.Lock.Load(t.Context()); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.NotEmpty(t, errs)
+	for _, err := range errs {
+		require.ErrorContains(t, err, "default_query_exec_mode=exec")
 	}
 }
 
