@@ -8,6 +8,7 @@
 //	PORT                  of the admin page and its API; default 8080
 //	ADMIN_TOKEN           required, 16 bytes or more: opens the page
 //	GOOGLE_CLOUD_PROJECT  default: the project of the credentials
+//	FIRESTORE_DATABASE    default (default)
 //	FIRESTORE_ROOT        default wa_metrics/longrun; one per account
 //
 // With -simulate -emulator it needs nothing of that: it starts Firestore's
@@ -65,10 +66,9 @@ func main() {
 // serve stands by until it may hold the account, answers, and hands over when
 // ctx ends. The admin page is there all the while.
 func serve(ctx context.Context, opts ...stability.Option) (err error) {
-	project := cmp.Or(os.Getenv("GOOGLE_CLOUD_PROJECT"), firestore.DetectProjectID)
-	client, err := firestore.NewClient(context.WithoutCancel(ctx), project)
+	client, err := newClient(ctx)
 	if err != nil {
-		return fmt.Errorf("Firestore: set GOOGLE_CLOUD_PROJECT, and see that there are credentials: %w", err)
+		return err
 	}
 	defer client.Close()
 	backend, err := firestorebackend.New(client, firestorebackend.WithRoot(cmp.Or(os.Getenv("FIRESTORE_ROOT"), "wa_metrics/longrun")))
@@ -97,6 +97,13 @@ func serve(ctx context.Context, opts ...stability.Option) (err error) {
 		client.AddEventHandlerWithSuccessStatus(func(evt any) bool { return answer(client, evt) })
 		return nil
 	})
+}
+
+// newClient makes a client with keepalives: a connection that falls silent is
+// replaced long before the lease runs out.
+func newClient(ctx context.Context) (*firestore.Client, error) {
+	return firestorebackend.NewClient(context.WithoutCancel(ctx), os.Getenv("GOOGLE_CLOUD_PROJECT"),
+		firestorebackend.WithDatabase(os.Getenv("FIRESTORE_DATABASE")))
 }
 
 // answer returns false when the message could not be answered: then it is not

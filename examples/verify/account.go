@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"cloud.google.com/go/firestore"
-
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/firestorebackend"
 	"github.com/wastability/wastability/stability/localbackend"
@@ -52,7 +50,7 @@ func (a account) open(ctx context.Context) (stability.Backend, error) {
 	case "postgres":
 		return openPostgres(ctx, where)
 	}
-	client, err := firestore.NewClient(context.WithoutCancel(ctx), cmp.Or(os.Getenv(projectName), firestore.DetectProjectID))
+	client, err := firestorebackend.NewClient(context.WithoutCancel(ctx), os.Getenv(projectName))
 	if err != nil {
 		return stability.Backend{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/firestore"
@@ -91,7 +92,7 @@ func New(client *firestore.Client, opts ...Option) (stability.Backend, error) {
 		return stability.Backend{}, err
 	}
 	return stability.Backend{
-		Name: "firestore", Lock: lockStore{b}, Auth: keyValues{b}, State: stateStore{b}, Incidents: incidentStore{b},
+		Name: "firestore", Lock: attentive{lockStore{b}, new(atomic.Int32)}, Auth: keyValues{b}, State: stateStore{b}, Incidents: incidentStore{b},
 		Close: func() error {
 			b.end()
 			return nil
@@ -101,7 +102,7 @@ func New(client *firestore.Client, opts ...Option) (stability.Backend, error) {
 
 func open(client *firestore.Client, opts []Option) (*backend, error) {
 	if client == nil {
-		return nil, errors.New("firestorebackend: no client: pass the one that firestore.NewClient returns")
+		return nil, errors.New("firestorebackend: no client: pass the one that firestorebackend.NewClient returns")
 	}
 	c := config{DefaultRoot, DefaultTimeout, DefaultPoll, DefaultRetention}
 	for _, o := range opts {

@@ -1,0 +1,202 @@
+package firestorebackend
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cloud.google.com/go/firestore"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
+)
+
+// tunnel carries TCP connections to a server. Those that are there when it is
+// silenced stay open, and nothing passes on them any more; later ones work.
+type tunnel struct {
+	listener net.Listener
+	target   string
+	wg       sync.WaitGroup
+
+	mu     sync.Mutex
+	made   int
+	silent int // connections up to this number
+	open   []net.Conn
+}
+
+func newTunnel(t *testing.T, target string) *tunnel {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p := &tunnel{listener: l, target: target}
+	p.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.carry(c)
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.mu.Lock()
+		for _, c := range p.open {
+			_ = c.Close()
+		}
+		p.mu.Unlock()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *tunnel) carry(client net.Conn) {
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	p.mu.Lock()
+	p.made++
+	n := p.made
+	p.open = append(p.open, client, server)
+	p.mu.Unlock()
+	pass := func(dst, src net.Conn) {
+		defer dst.Close()
+		buf := make([]byte, 32<<10)
+		for {
+			k, err := src.Read(buf)
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			silent := p.silent >= n
+			p.mu.Unlock()
+			if silent {
+				continue // taken, acknowledged by TCP, and lost
+			}
+			if _, err := dst.Write(buf[:k]); err != nil {
+				return
+			}
+		}
+	}
+	p.wg.Go(func() { pass(server, client) })
+	p.wg.Go(func() { pass(client, server) })
+}
+
+func (p *tunnel) silence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = p.made
+}
+
+func (p *tunnel) connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made
+}
+
+// plainTo dials an address as the emulator wants it.
+func plainTo(addr string) []option.ClientOption {
+	return []option.ClientOption{
+		option.WithEndpoint("passthrough:///" + addr), option.WithoutAuthentication(), option.WithTelemetryDisabled(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
+		option.WithGRPCDialOption(grpc.WithPerRPCCredentials(owner{})),
+	}
+}
+
+// A renewal, and what waits for the lock, find their way again although nobody
+// was told that the connection is gone.
+func TestSilentConnectionIsReplaced(t *testing.T) {
+	e := firestoresim.NeedEmulator(t)
+	t.Setenv(firestoresim.HostEnv, "")
+	project := "demo-" + strings.ToLower(rand.Text()[:20])
+	made := map[string]func(addr string) (*firestore.Client, error){
+		"NewClient": func(addr string) (*firestore.Client, error) {
+			return NewClient(t.Context(), project, WithKeepalive(10*time.Second, time.Second), WithClientOptions(plainTo(addr)...))
+		},
+		"a host's own client": func(addr string) (*firestore.Client, error) {
+			return firestore.NewClient(t.Context(), project, append(plainTo(addr), option.WithGRPCDialOption(keepaliveOf(10*time.Second, time.Second)))...)
+		},
+	}
+	for name, client := range made {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newTunnel(t, e.Addr())
+			c, err := client(p.listener.Addr().String())
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = c.Close() })
+			b := opened(t, c, WithTimeout(time.Second), WithRoot("silent/"+strings.ReplaceAll(name, " ", "")))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var rec lock.Record
+			require.Eventually(t, func() (granted bool) { // a cold emulator takes more than a second
+				rec, granted, err = b.Lock.Acquire(ctx, "a", "n", time.Hour)
+				return granted
+			}, 30*time.Second, 10*time.Millisecond)
+			before := p.connections()
+
+			p.silence()
+			_, err = b.Lock.Renew(ctx, rec)
+			require.ErrorIs(t, err, ErrUnavailable)
+			require.NotErrorIs(t, err, ErrSilent, "once is a busy server")
+			_, err = b.Lock.Renew(ctx, rec)
+			require.ErrorIs(t, err, ErrSilent)
+			require.ErrorIs(t, err, ErrUnavailable)
+			require.ErrorContains(t, err, "NewClient")
+			for err != nil && ctx.Err() == nil {
+				_, err = b.Lock.Renew(ctx, rec)
+			}
+			require.NoError(t, err)
+			require.Greater(t, p.connections(), before)
+		})
+	}
+}
+
+var errSilence = errors.New("no answer")
+
+func TestUnansweredRenewalsAreCountedInARow(t *testing.T) {
+	c, w := onWire(t)
+	b := opened(t, c, WithTimeout(50*time.Millisecond))
+	rec := hold(t, opened(t, c))
+	renew := func(f fault) error {
+		w.fail(func(string, int) fault { return f })
+		_, err := b.Lock.Renew(t.Context(), rec)
+		return err
+	}
+	hang, down := fault{drop: errSilence, hang: true}, fault{drop: status.Error(codes.Internal, "down")}
+	require.NotErrorIs(t, renew(hang), ErrSilent)
+	require.NotErrorIs(t, renew(down), ErrSilent, "an answer, if a bad one")
+	require.NotErrorIs(t, renew(hang), ErrSilent)
+	require.ErrorIs(t, renew(hang), ErrSilent)
+	require.ErrorIs(t, renew(hang), ErrSilent)
+}
+
+func TestNewClientKeepsDatabaseAndEmulator(t *testing.T) {
+	e := firestoresim.NeedEmulator(t)
+	t.Setenv(firestoresim.HostEnv, e.Addr())
+	project := "demo-" + strings.ToLower(rand.Text()[:20])
+	path := func(opts ...ClientOption) string {
+		c, err := NewClient(t.Context(), project, opts...)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		_, err = c.Doc("a/b").Set(t.Context(), map[string]any{"x": 1})
+		require.NoError(t, err)
+		return c.Doc("a/b").Path
+	}
+	require.Contains(t, path(), project+"/databases/(default)/")
+	require.Contains(t, path(WithDatabase(""), WithKeepalive(0, 0)), project+"/databases/(default)/")
+	require.Contains(t, path(WithDatabase("accounts")), project+"/databases/accounts/")
+	_, err := NewClient(t.Context(), project, WithKeepalive(-1, 0))
+	require.ErrorContains(t, err, "WithKeepalive")
+}
