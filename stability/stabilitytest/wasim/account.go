@@ -20,7 +20,9 @@ type Account struct {
 	key      *keys.KeyPair // the phone's identity key, which signs its devices
 	devices  map[uint16]*Device
 	lastID   uint16
-	reuse    uint16 // the id that the next device gets, if not 0
+	signed   *keys.PreKey // the phone's
+	live     *livePhone   // nil until the phone does something
+	reuse    uint16       // the id that the next device gets, if not 0
 	ghost    bool
 	// asked are the devices that asked for this account's device list and
 	// are told when it changes.
@@ -84,11 +86,9 @@ func (s *Service) newAccount(phone string) *Account {
 
 // addGhost gives the account a device 0 that has keys and nobody behind it.
 func (a *Account) addGhost() {
-	signed := a.key.CreateSignedPreKey(1)
-	a.devices[0] = &Device{
-		s: a.s, acct: a, noise: *keys.NewKeyPair().Pub, identity: *a.key.Pub, regID: 1, ghost: true,
-		skey: preKey{ID: 1, Pub: *signed.Pub, Sig: signed.Signature[:]}, used: map[uint32][32]byte{},
-	}
+	d := a.face()
+	d.noise = *keys.NewKeyPair().Pub
+	a.devices[0] = d
 }
 
 // Ghosts registers n accounts that have a device with keys and nobody behind

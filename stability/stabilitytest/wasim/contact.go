@@ -327,7 +327,11 @@ func (c *Contact) SendMessage(ctx context.Context, to types.JID, m *waE2E.Messag
 	}
 	var resp whatsmeow.SendResponse
 	for { // a send that took too long before it reached the wire is made again
-		resp, err = c.cli.SendMessage(ctx, to, m)
+		id = c.cli.GenerateMessageID()
+		c.s.mu.Lock()
+		c.s.written[id] = written{c.acct, m, time.Now()}
+		c.s.mu.Unlock()
+		resp, err = c.cli.SendMessage(ctx, to, m, whatsmeow.SendRequestExtra{ID: id})
 		if !errors.Is(err, errWindowBroken) || ctx.Err() != nil {
 			break
 		}
@@ -386,23 +390,6 @@ func (c *Contact) JID() types.JID { return c.acct.JID() }
 // Client is the contact's whatsmeow client. In a synctest bubble do not call
 // its Disconnect.
 func (c *Contact) Client() *whatsmeow.Client { return c.cli }
-
-// Reinstall closes the contact and pairs it anew under the same address: with
-// another identity key, no sessions and no messages. Who wrote to it before is
-// not told; Account.TellIdentityChanged does that. The contact that it returns
-// replaces this one.
-func (c *Contact) Reinstall(ctx context.Context) (*Contact, error) {
-	c.Close()
-	c.s.mu.Lock()
-	if id := c.dev.ID; id != nil {
-		if old := c.acct.devices[id.Device]; old != nil {
-			old.remove(true)
-			c.acct.reuse = id.Device
-		}
-	}
-	c.s.mu.Unlock()
-	return c.s.NewContact(ctx, c.acct.phone, c.opts...)
-}
 
 // Close ends the connection from the service's side, so that no goroutine of
 // whatsmeow is left behind, and returns when the contact has stopped.

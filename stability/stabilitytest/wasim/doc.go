@@ -32,9 +32,23 @@
 //	s.NewGroup("crowd", append(s.Ghosts(254), acct, bob.Account())...)
 //
 // An account's device list holds its linked devices. The phone itself (device
-// 0) is in it only with WithPhones; it never answers. Ghosts are accounts with
-// a device that has keys and nobody behind it: what is encrypted for it is
-// counted and dropped.
+// 0) is in it only with WithPhones. Ghosts are accounts with a device that has
+// keys and nobody behind it: what is encrypted for it is counted and dropped.
+//
+// A phone writes without a client, and as fast as it can encrypt:
+//
+//	ids, err := carol.Phone().Send(acct.JID(), texts...)  // a deep backlog
+//	carol.Phone().SendUnreadable(acct.JID(), message)     // does not decrypt
+//	acct.Phone().SendHistory(piece)                       // to its own devices
+//	acct.Phone().ShareAppStateKeys()
+//	acct.Phone().Patch(appstate.BuildPin(chat, true))     // BadPatch, MendPatch
+//	acct.Phone().RotateAppStateKey()                      // devices have to ask for it
+//
+// Phones are off at first. One that is on (Phone.On) answers retry receipts for
+// what it wrote, and what its own devices ask of it: to send again a message
+// that they could not read, if a contact or a phone of this process wrote it,
+// and to share app state keys. A device can ask once the phone has written to
+// it.
 //
 // # What the service does
 //
@@ -44,8 +58,8 @@
 //   - Messages are kept for each device until it acknowledges them (a delivery
 //     receipt, or an ack) and sent again after the next login, marked offline,
 //     before <ib><offline count=…/>. So are receipts and notifications.
-//     Device.Acks is the log of what was acknowledged and when, Device.Pending
-//     what was not.
+//     Device.Acks is the log of what was acknowledged and when, and
+//     Device.AckedMessages its messages; Device.Pending is what was not.
 //   - One-time prekeys are handed out once. An id given to a second key is
 //     refused.
 //   - Receipts are passed on, retry receipts included, so that a message that
@@ -56,7 +70,8 @@
 //     first.
 //   - Messages are not deduplicated: a client that sends one again after a
 //     lost acknowledgement makes two.
-//   - App state is empty; there are no media, newsletters or calls.
+//   - App state is empty until the account's phone writes some; devices may then
+//     write too. There are no snapshots of it, no media, newsletters or calls.
 //   - A stanza that the service does not know is answered with an error,
 //     recorded (Unknown) and fails the test; so does what the real protocol
 //     forbids (Violations).
@@ -102,7 +117,8 @@
 //
 // SaveFile and Open keep the accounts in a file: a paired client logs in to
 // the loaded service, and gets what it has not acknowledged. NewContact on a
-// saved number pairs the contact anew, in place of its old device.
+// saved number pairs the contact anew, in place of its old device. A phone begins
+// anew too: without sessions, app state, and memory of what was written.
 //
 // A client in another process, to be killed or frozen, gets the service's
 // Endpoint (it is JSON) and makes its transport from that. The service must

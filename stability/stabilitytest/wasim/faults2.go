@@ -1,6 +1,7 @@
 package wasim
 
 import (
+	"context"
 	"time"
 
 	"go.mau.fi/whatsmeow/types"
@@ -68,4 +69,21 @@ func (a *Account) TellIdentityChanged() {
 			}, Content: []node{{Tag: "identity"}}}, true)
 		}
 	}
+}
+
+// Reinstall closes the contact and pairs it anew under the same address: with
+// another identity key, no sessions and no messages. Who wrote to it before is
+// not told; Account.TellIdentityChanged does that. The contact that it returns
+// replaces this one.
+func (c *Contact) Reinstall(ctx context.Context) (*Contact, error) {
+	c.Close()
+	c.s.mu.Lock()
+	if id := c.dev.ID; id != nil {
+		if old := c.acct.devices[id.Device]; old != nil {
+			old.remove(true)
+			c.acct.reuse = id.Device
+		}
+	}
+	c.s.mu.Unlock()
+	return c.s.NewContact(ctx, c.acct.phone, c.opts...)
 }

@@ -98,22 +98,6 @@ func (c *conn) removeCompanion(n *node, who types.JID) {
 	d.remove(d != c.dev)
 }
 
-// appState answers that no collection has anything: there is no phone behind
-// the account that would have put something in.
-func (c *conn) appState(n *node) {
-	var out []node
-	if sync := child(n, "sync"); sync != nil {
-		for _, col := range sync.GetChildrenByTag("collection") {
-			v := str(&col, "version")
-			if v == "" {
-				v = "0"
-			}
-			out = append(out, node{Tag: "collection", Attrs: attrs{"name": str(&col, "name"), "version": v}})
-		}
-	}
-	c.result(n, node{Tag: "sync", Content: out})
-}
-
 // usync answers about users: devices, LID, whether they exist.
 func (c *conn) usync(n *node) {
 	q, list := child(n, "usync", "query"), child(n, "usync", "list")

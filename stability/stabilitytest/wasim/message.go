@@ -140,6 +140,12 @@ func (c *conn) toUsers(n *node, to types.JID) (phash string, err error) {
 // receipt, or a peer message to one of the sender's own devices.
 func (c *conn) toOne(n *node, chat, dest types.JID) error {
 	enc := child(n, "enc")
+	if p := c.s.phoneAt(dest); p != nil && p.a == c.dev.acct && str(n, "category") == "peer" {
+		if err := p.asked(c.dev, n); err != nil { // a session of an earlier life: no answer
+			c.s.opt.log.Debug("the phone cannot read a request", "device", c.dev.jid(), "error", err)
+		}
+		return nil
+	}
 	d := c.s.device(dest)
 	if d == nil { // the phone, or unlinked meanwhile: nobody to have it
 		return nil

@@ -137,6 +137,9 @@ func (c *conn) handleReceipt(n *node) {
 	switch types.ReceiptType(typ) {
 	case types.ReceiptTypeRetry:
 		c.dev.stats.RetryReceipts++
+		if p := c.s.phoneAt(to); p != nil {
+			p.retry(c.dev, n)
+		}
 	case types.ReceiptTypeDelivered, types.ReceiptTypeInactive, types.ReceiptTypeSender, types.ReceiptTypePeerMsg:
 		if c.dev.awaits(id) {
 			c.dev.acknowledge(Ack{Tag: "message", ID: id, From: to, By: "receipt", Type: typ}, part)

@@ -101,6 +101,9 @@ func (k preKey) node(tag string) node {
 // one-time prekey, if one is left, leaves the service with it.
 func (s *Service) bundle(who types.JID) node {
 	d := s.device(who)
+	if p := s.phoneAt(who); d == nil && p != nil {
+		d = p.a.face()
+	}
 	if d == nil || d.skey.Sig == nil {
 		return node{Tag: "user", Attrs: attrs{"jid": who}, Content: []node{
 			{Tag: "error", Attrs: attrs{"code": "404", "text": "item-not-found"}},
@@ -111,10 +114,8 @@ func (s *Service) bundle(who types.JID) node {
 		{Tag: "type", Content: []byte{ecc.DjbType}},
 		{Tag: "identity", Content: d.identity[:]},
 	}
-	if len(d.prekeys) > 0 {
-		content = append(content, d.prekeys[0].node("key"))
-		d.prekeys = d.prekeys[1:]
-		d.stats.PreKeysHandedOut++
+	if k, ok := d.takePreKey(); ok {
+		content = append(content, k.node("key"))
 	}
 	content = append(content, d.skey.node("skey"))
 	return node{Tag: "user", Attrs: attrs{"jid": who}, Content: content}

@@ -65,10 +65,10 @@ type savedGroup struct {
 
 // Save writes the service's accounts: devices, keys, prekeys, groups, and what
 // was not acknowledged; Load makes a service of it that paired clients log in
-// to. Connections, faults and contacts' clients are not in it: NewContact on a
-// saved number pairs the contact anew, in place of its old device. Save may be
-// called at any time, after Close too. The keys in it open nothing but the
-// simulation.
+// to. Connections, faults, contacts' clients and what phones wrote are not in
+// it: NewContact on a saved number pairs the contact anew, in place of its old
+// device. Save may be called at any time, after Close too. The keys in it open
+// nothing but the simulation.
 func (s *Service) Save(w io.Writer) error {
 	s.mu.Lock()
 	out := savedService{Format: saveFormat, Static: *s.static.Priv, NextID: s.nextID}

@@ -34,6 +34,7 @@ type Service struct {
 	injections []*Injection
 	pairings   map[string]*pairing // by ref: connections that show QR codes
 	links      map[string]*codeLink
+	written    map[string]written // by message id
 	certs      map[string]*tls.Certificate
 	dials      map[string]int
 	nextID     uint64
@@ -104,8 +105,9 @@ func WithQRLifetime(first, rest time.Duration) Option {
 
 // WithPhones puts device 0, the phone, into every account's device list, with
 // keys of its own. Senders then encrypt to it too, as with the real service.
-// It never answers and what is sent to it is counted and dropped. Default: the
-// list holds the linked devices only.
+// What is sent to it is counted and dropped, the requests of the account's own
+// devices to a phone that is on excepted. Default: the list holds the linked
+// devices only.
 func WithPhones() Option { return func(o *options) { o.phones = true } }
 
 // AllowPreKeyReuse accepts an upload that gives an id already used to another
@@ -142,7 +144,7 @@ func New(opts ...Option) *Service {
 		opt: o, auth: processAuthority(), static: o.static,
 		accounts: map[string]*Account{}, byLID: map[string]*Account{}, groups: map[string]*Group{},
 		conns: map[*conn]struct{}{}, pairings: map[string]*pairing{}, links: map[string]*codeLink{},
-		certs: map[string]*tls.Certificate{}, dials: map[string]int{},
+		written: map[string]written{}, certs: map[string]*tls.Certificate{}, dials: map[string]int{},
 		done: make(chan struct{}),
 	}
 	if s.static == nil {

@@ -15,6 +15,7 @@ type DeviceStats struct {
 	Acks              int
 	Receipts          int
 	RetryReceipts     int
+	PeerRequests      int // of the device to the account's phone, as far as it was on
 	Pings             int
 	PreKeysUploaded   int
 	PreKeysHandedOut  int
