@@ -43,7 +43,10 @@ func stanzaText(tag string, attrs waBinary.Attrs, children ...waBinary.Node) str
 	if len(children) > 0 {
 		n.Content = children
 	}
-	return n.XMLString()
+	if older, ok := any(&n).(interface{ XMLString() string }); ok {
+		return older.XMLString()
+	}
+	return fmt.Sprint(&n) // newer versions of whatsmeow have a String method
 }
 
 func conflict(kind string) waBinary.Node {
