@@ -162,6 +162,7 @@ func (c *Container) Device(ctx context.Context, f Fence) (*store.Device, error) 
 		return nil, ErrSuperseded
 	}
 	s.purgeInBackground()
+	s.moveInBackground()
 	return s.device, nil
 }
 

@@ -24,7 +24,8 @@ const (
 	flagSealed = 1 << 0 // the rest is ciphertext
 	flagSplit  = 1 << 1 // the body is a manifest; the value stands in parts
 	flagLongID = 1 << 2 // the id in the key is a hash; the body begins with the id
-	flagsKnown = flagSealed | flagSplit | flagLongID
+	flagNames  = 1 << 3 // of the record of the account's device: rows have sealed names
+	flagsKnown = flagSealed | flagSplit | flagLongID | flagNames
 
 	headerSize = 2
 	sumSize    = 4

@@ -124,10 +124,13 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		rendered = append(rendered, renderedRow{r, data, ok})
 		// A damaged row is kept before something else takes its place.
 		key, _, _ := s.keyOf(r)
-		if e, ok := s.asides[key]; ok {
-			aside[key] = e
-			raw.Put = append(raw.Put, e...)
-			delete(s.asides, key)
+		old, _ := s.oldKeyOf(r)
+		for _, key := range []Key{key, old} {
+			if e, ok := s.asides[key]; ok {
+				aside[key] = e
+				raw.Put = append(raw.Put, e...)
+				delete(s.asides, key)
+			}
 		}
 	}
 	if riders {
@@ -213,16 +216,36 @@ func (s *deviceStore) commitRows(op string, rows []renderedRow, raw Batch, oneBa
 	for _, r := range rows {
 		sp := specOf(r.row.table)
 		key, longID, hashed := s.keyOf(r.row)
-		if old, ok := s.splits[key]; ok {
-			stale = append(stale, partKeys(key, old)...)
-			splits[key] = nil
+		leave := func(key Key) {
+			if old, ok := s.splits[key]; ok {
+				stale = append(stale, partKeys(key, old)...)
+				splits[key] = nil
+			}
 		}
+		leave(key)
+		old, moving := s.oldKeyOf(r.row)
+		if moving {
+			leave(old)
+			moving = !slices.Contains(raw.Delete, old) // its removal is in the batch already
+		}
+		gone := write{row{}, Entry{Key: old}, true, sp.landing}
 		if !r.ok {
+			// The old name goes first: alone it would come back to life.
+			if moving {
+				main = append(main, gone)
+			}
 			main = append(main, write{r.row, Entry{Key: key}, true, sp.landing})
 			continue
 		}
 		var value []byte
-		encode := func() (err error) { value, err = s.cfg.codec.encode(key, longID, hashed, r.data); return err }
+		encode := func() (err error) {
+			if r.row.table == tHead {
+				value, err = s.cfg.codec.wrap(key, s.headFlags(), r.data)
+			} else {
+				value, err = s.cfg.codec.encode(key, longID, hashed, r.data)
+			}
+			return err
+		}
 		if err := s.seal(op, encode); err != nil {
 			return nil, err
 		}
@@ -239,6 +262,9 @@ func (s *deviceStore) commitRows(op string, rows []renderedRow, raw Batch, oneBa
 			splits[key] = &m
 		}
 		main = append(main, write{r.row, Entry{key, value}, false, sp.landing})
+		if moving {
+			main = append(main, gone)
+		}
 	}
 	for _, e := range raw.Put {
 		main = append(main, write{entry: e, landing: -1})
@@ -379,9 +405,19 @@ func (s *deviceStore) genOf(sp spec) string {
 	return s.gen
 }
 
+func (s *deviceStore) headFlags() byte {
+	if s.names.Load() != nil {
+		return flagNames
+	}
+	return 0
+}
+
 // keyOf is where a row stands.
 func (s *deviceStore) keyOf(r row) (k Key, longID string, hashed bool) {
 	sp := specOf(r.table)
+	if n := s.names.Load(); n != nil && sp.private {
+		return n.at(sp.kind, r.table, s.genOf(sp), r.bucket), r.bucket, true
+	}
 	id, hashed := keyID(r.bucket)
 	return Key{sp.kind, s.genOf(sp) + "/" + id}, r.bucket, hashed
 }

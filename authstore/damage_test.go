@@ -49,6 +49,12 @@ func fill(t testing.TB, d *store.Device) {
 
 func storeOf(d *store.Device) *deviceStore { return d.Sessions.(*deviceStore) }
 
+// rowKey is where a row of d's stands.
+func rowKey(d *store.Device, t tableID, id string) Key {
+	k, _, _ := storeOf(d).keyOf(row{t, id})
+	return k
+}
+
 // useAll reads every table.
 func useAll(t testing.TB, d *store.Device) {
 	t.Helper()
@@ -197,7 +203,8 @@ func TestSealedDataShowsNothingAndCannotBeMoved(t *testing.T) {
 	_, err = New(kv, WithAEAD(NewAESGCM([32]byte{2}))).Device(bg, newFence(2))
 	require.ErrorIs(t, err, ErrWrongKey)
 
-	a, b := Key{"session", "d0/1:0"}, Key{"session", "d0/2:0"}
+	a, b := rowKey(d, tSession, "1:0"), rowKey(d, tSession, "2:0")
+	require.Contains(t, kv.data, a)
 	kv.data[a] = kv.data[b]
 	_, d, _ = open(t, kv, WithAEAD(key))
 	v, err := d.Sessions.GetSession(bg, "1:0")

@@ -22,14 +22,15 @@ import (
 // of a device stands under its generation, so two devices never mix and a
 // purge can be taken up again.
 type head struct {
-	Gen       string    `json:"gen"`
-	Next      int       `json:"next"` // of the next generation
-	State     string    `json:"state"`
-	JID       string    `json:"jid,omitempty"`
-	DeletedAt time.Time `json:"deletedAt,omitzero"`
-	Reason    string    `json:"reason,omitempty"`
-	Purge     []string  `json:"purge,omitempty"` // generations whose rows are to go
-	Kept      *kept     `json:"kept,omitempty"`  // comes back if a new device is deleted before it has logged in
+	Gen       string     `json:"gen"`
+	Next      int        `json:"next"` // of the next generation
+	State     string     `json:"state"`
+	JID       string     `json:"jid,omitempty"`
+	DeletedAt time.Time  `json:"deletedAt,omitzero"`
+	Reason    string     `json:"reason,omitempty"`
+	Purge     []string   `json:"purge,omitempty"` // generations whose rows are to go
+	Kept      *kept      `json:"kept,omitempty"`  // comes back if a new device is deleted before it has logged in
+	Names     *headNames `json:"names,omitempty"` // nil: rows have plain names
 
 	unknown map[string]json.RawMessage // what a newer library wrote beside
 }
@@ -242,6 +243,9 @@ func decodeHead(b []byte) (head, error) {
 	if err := json.Unmarshal(b, &h); err != nil || h.Gen == "" || h.State != statePaired && h.State != stateDeleted && h.State != statePurged {
 		return head{}, fmt.Errorf("%w: the record that names the account's device does not parse: it is left untouched: restore a backup", ErrCorrupt)
 	}
+	if h.Names != nil && len(h.Names.Key) != 32 {
+		return head{}, fmt.Errorf("%w: the key of the rows' names is missing: restore a backup", ErrCorrupt)
+	}
 	h.unknown = unknownOf(b, h)
 	return h, nil
 }
@@ -294,6 +298,9 @@ func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) er
 	case h.Gen != "":
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}
+	if h.Gen == "" && h.Names == nil && s.cfg.codec.aead != nil {
+		h.Names = newHeadNames(false) // a new account, sealed from the beginning
+	}
 	h.Gen, h.Next, h.State = fmt.Sprintf("d%d", h.Next), h.Next+1, statePaired
 	h.JID, h.DeletedAt, h.Reason = d.ID.String(), time.Time{}, ""
 	encoded, err := h.encode()
@@ -305,17 +312,21 @@ func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) er
 	}
 	s.mu.Lock()
 	s.resetLocked(h.Gen)
+	before := s.head.Names
 	s.mu.Unlock()
+	s.useNames(h.Names)
 	if err := s.submit(op, []change{put(tDevice, deviceID, value), put(tHead, headID, encoded)}, Batch{}); err != nil {
 		s.mu.Lock()
 		s.gen = ""
 		s.mu.Unlock()
+		s.useNames(before)
 		return err
 	}
 	s.mu.Lock()
 	s.head = h
 	s.mu.Unlock()
 	s.purgeInBackground()
+	s.moveInBackground()
 	return nil
 }
 

@@ -126,6 +126,17 @@
 // sealing on (WithPlaintextAllowed) and off (WithSealingRemoved) goes the same
 // way. Reseal may be broken off anywhere and repeated.
 //
+// Where values are sealed, names are too: the KV is given keyed hashes instead
+// of addresses, groups and message ids. What it still sees is how many rows of
+// which kind there are, and when they change. An account that begins sealed has
+// such names from the beginning; one that began without is moved when
+// WithSealedNames is given, in the background and by Reseal, and the steady
+// state costs no read and no commit more. A library that does not know sealed
+// names finds ErrNewerFormat in an account that has them and writes nothing to
+// it. So during a rolling deploy pass the option last, when every instance knows
+// it; a new account should not be paired before that either, or its older
+// instances cannot take over.
+//
 // # Moving
 //
 // Import takes a device over from whatsmeow's sqlstore (FromSQL) or another KV

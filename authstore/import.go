@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -130,6 +131,8 @@ type importManifest struct {
 	JID     string    `json:"jid"`
 	Started time.Time `json:"started"`
 	State   string    `json:"state"` // "unfinished"; a finished one is removed with the commit that names it
+
+	Names *headNames `json:"names,omitempty"` // for an account that has none yet
 }
 
 // Import moves a whole device from a source into to, under f's term: the
@@ -205,6 +208,13 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	}
 	m.JID, m.State, m.Started = v.jid().String(), "unfinished", time.Now().UTC()
 	s.gen = m.Gen
+	switch {
+	case h.Names != nil:
+		m.Names = nil
+	case m.Names == nil && to.cfg.codec.aead != nil && (h.Gen == "" || to.cfg.sealNames):
+		m.Names = newHeadNames(h.Gen != "")
+	}
+	s.useNames(cmp.Or(h.Names, m.Names))
 	if err := s.putManifest(m); err != nil {
 		return err
 	}
@@ -297,7 +307,7 @@ func (s *deviceStore) putManifest(m importManifest) error {
 		return err
 	}
 	key := importKey()
-	value, err := s.cfg.codec.encode(key, importRowID, false, body)
+	value, err := s.cfg.codec.wrap(key, s.headFlags(), body) // an older library would take the rows for its own
 	if err != nil {
 		return err
 	}
@@ -311,7 +321,7 @@ func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}
 	h.Gen, h.State, h.JID = m.Gen, statePaired, jid.String()
-	h.DeletedAt, h.Reason = time.Time{}, ""
+	h.DeletedAt, h.Reason, h.Names = time.Time{}, "", cmp.Or(h.Names, m.Names)
 	encoded, err := h.encode()
 	if err != nil {
 		return err

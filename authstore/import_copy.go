@@ -17,6 +17,8 @@ type importer struct {
 	o    *importConfig
 	r    *Report
 	sums map[tableID][32]byte // of the source's tables, as copied
+
+	strays []Key // rows of the table that was read last, where none belongs
 }
 
 // importOrder: the LID map last, since it is the account's and joins what the
@@ -80,15 +82,18 @@ func count(ctx context.Context, v view, o *importConfig, r *Report) error {
 
 // target reads a table of the generation that is being filled.
 func (m *importer) target(t tableID) (map[string][]byte, error) {
-	rows, err := m.s.scanTable(func(op string, f func(context.Context) error) error {
+	rows, err := m.s.scanEvery(func(op string, f func(context.Context) error) error {
 		return m.s.gate.run(op, false, f)
 	}, "import", t, "")
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[string][]byte, len(rows))
+	m.strays = m.strays[:0]
 	for _, r := range rows {
-		if r.err == nil {
+		if key, _, _ := m.s.keyOf(r.row); r.err == nil && key != r.key {
+			m.strays = append(m.strays, r.key) // begun before the names were sealed, or under another key
+		} else if r.err == nil {
 			out[r.row.bucket] = r.data
 		} else if t == tLID {
 			return nil, r.err // not ours to replace
@@ -144,6 +149,12 @@ func (m *importer) copyTable(ctx context.Context, t tableID, n int, want, have m
 	for id := range have {
 		if _, ok := want[id]; !ok {
 			todo = append(todo, renderedRow{row: row{t, id}})
+		}
+	}
+	strays := slices.Clone(m.strays)
+	for keys := range slices.Chunk(strays, importRows) {
+		if _, err := m.s.commitRows("import "+string(kind), nil, Batch{Delete: keys}, false); err != nil {
+			return err
 		}
 	}
 	m.r.Rows += len(want)

@@ -48,6 +48,7 @@ func (k kvSource) open(ctx context.Context) (view, error) {
 	}
 	s := newDeviceStore(k.c, k.f)
 	s.gen, s.head = h.Gen, h
+	s.useNames(h.Names)
 	v := &kvView{s: s, source: k, damaged: make(map[Kind]int)}
 	if v.device, err = types.ParseJID(h.JID); err != nil {
 		s.retire(ErrSuperseded)
@@ -69,6 +70,7 @@ func (k kvSource) retire(ctx context.Context) error {
 	}
 	s := newDeviceStore(k.c, k.f)
 	defer s.retire(ErrSuperseded)
+	s.useNames(h.Names)
 	if _, err = s.commitRows("retire the source", []renderedRow{{row{tHead, headID}, encoded, true}}, Batch{}, true); err != nil {
 		return err
 	}

@@ -51,6 +51,11 @@ func (c *Container) load(ctx context.Context, f Fence) (s *deviceStore, err erro
 		}
 	}()
 	s.head = h
+	s.useNames(h.Names)
+	if err := s.sealNames(); err != nil {
+		s.retire(err)
+		return nil, err
+	}
 	s.device = newDevice(slogAdapter{c.cfg.log})
 	s.device.Container = s
 	if h.State == statePaired {
@@ -175,16 +180,25 @@ func (s *deviceStore) scan(op string, t tableID, idPrefix string) ([]loadedRow, 
 
 // scanTable reads and opens the rows of t whose ids begin with idPrefix.
 func (s *deviceStore) scanTable(call caller, op string, t tableID, idPrefix string) ([]loadedRow, error) {
+	rows, err := s.scanEvery(call, op, t, idPrefix)
+	return s.onlyNewest(t, rows), err
+}
+
+// scanEvery is scanTable, and gives rows under their old names too.
+func (s *deviceStore) scanEvery(call caller, op string, t tableID, idPrefix string) ([]loadedRow, error) {
 	sp := specOf(t)
 	prefix := s.genOf(sp) + "/"
-	var answer result[[]Entry]
-	err := call(op, func(ctx context.Context) error {
-		return answer.of(scanAll(s.gate.kv.Scan(ctx, sp.kind, prefix+idPrefix)))
-	})
-	if err != nil {
-		return nil, err
+	var entries []Entry
+	for _, whole := range s.scanPrefixes(t, idPrefix) {
+		var answer result[[]Entry]
+		err := call(op, func(ctx context.Context) error {
+			return answer.of(scanAll(s.gate.kv.Scan(ctx, sp.kind, whole)))
+		})
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, answer.get()...)
 	}
-	entries := answer.get()
 	out := make([]loadedRow, 0, len(entries))
 	for _, e := range entries {
 		out = append(out, s.openRow(call, op, t, e, strings.TrimPrefix(e.Key.ID, prefix)))

@@ -15,6 +15,7 @@ type config struct {
 	outagePatience time.Duration
 	windowWait     time.Duration
 	senderKeyCache int
+	sealNames      bool
 	onIncident     func(Incident)
 	log            *slog.Logger
 
@@ -63,6 +64,17 @@ func WithSealingRemoved(a AEAD) Option {
 // is written is sealed, and Container.Reseal seals everything; leave the
 // option out afterwards.
 func WithPlaintextAllowed() Option { return func(c *config) { c.codec.allowPlain = true } }
+
+// WithSealedNames lets the KV see keyed hashes where names of rows would say who
+// talks to whom: addresses, chats, messages. It needs WithAEAD, with which an
+// account that begins has sealed names anyway; this option is for one that began
+// without. Rows are moved in the background, and by Container.Reseal; one look at
+// all of them, once.
+//
+// Pass it when every instance runs a version that knows it: an older one finds
+// ErrNewerFormat from then on, and leaves the account as it is. What has moved
+// stays so without the option. The way back is Export and Restore.
+func WithSealedNames() Option { return func(c *config) { c.sealNames = true } }
 
 // WithOnIncident is told of damage that was found and contained. It is called
 // under no lock and must not block.

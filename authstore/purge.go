@@ -123,20 +123,25 @@ func deviceKinds() []Kind {
 func (s *deviceStore) purge(gen string) error {
 	const op = "purge a replaced device"
 	for _, kind := range deviceKinds() {
-		var answer result[[]Entry]
-		err := s.gate.run(op, false, func(ctx context.Context) error {
-			return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, gen+"/")))
-		})
-		if err != nil {
-			return err
-		}
-		var stale []Key
-		for _, e := range answer.get() {
-			stale = append(stale, e.Key)
-		}
-		for keys := range slices.Chunk(stale, 200) {
-			if err := s.submit(op, nil, Batch{Delete: keys}); err != nil {
+		for { // again: a row may just have moved to its sealed name
+			var answer result[[]Entry]
+			err := s.gate.run(op, false, func(ctx context.Context) error {
+				return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, gen+"/")))
+			})
+			if err != nil {
 				return err
+			}
+			var stale []Key
+			for _, e := range answer.get() {
+				stale = append(stale, e.Key)
+			}
+			for keys := range slices.Chunk(stale, 200) {
+				if err := s.submit(op, nil, Batch{Delete: keys}); err != nil {
+					return err
+				}
+			}
+			if len(stale) == 0 || s.names.Load() == nil {
+				break
 			}
 		}
 	}

@@ -56,6 +56,9 @@ func (s *deviceStore) aside(k Key, raw []byte, cause error) ([]Entry, error) {
 		body = appendBytes(appendBytes(appendBytes(body, []byte(k.Kind)), []byte(k.ID)), []byte(why))
 		full := string(k.Kind) + "/" + k.ID + "/" + strconv.FormatInt(epoch, 36) + "/" + strconv.Itoa(i)
 		id, hashed := keyID(full)
+		if n := s.names.Load(); n != nil {
+			id, hashed = n.aside(full), true
+		}
 		qk := Key{kindQuarantine, id}
 		value, err := s.cfg.codec.encode(qk, full, hashed, append(body, piece...))
 		if err != nil {
@@ -92,7 +95,7 @@ type Quarantine struct {
 // QuarantinedRow is a row that did not parse and counts as missing.
 type QuarantinedRow struct {
 	Kind  Kind
-	ID    string // may contain a phone number
+	ID    string // may contain a phone number; a hash where names are sealed
 	Cause string
 	At    time.Time
 	Size  int // bytes
@@ -238,7 +241,7 @@ func (c *Container) putHead(ctx context.Context, f Fence, s *deviceStore, h head
 		return err
 	}
 	key := headKey()
-	value, err := c.cfg.codec.encode(key, headID, false, encoded)
+	value, err := c.cfg.codec.wrap(key, h.flags(), encoded)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,8 @@ const resealChunk = 64
 
 // Reseal rewrites every stored value that is not sealed as it would be if it
 // were written now: with the first key of NewAESGCM, sealed for the first time
-// (WithPlaintextAllowed), or plain (WithSealingRemoved). What is so already is
+// (WithPlaintextAllowed), or plain (WithSealingRemoved). Then it moves what does
+// not stand under its sealed name yet (WithSealedNames). What is so already is
 // left alone, so it may be repeated, and goes on where it was broken off. It
 // may run beside the device of f's term, whose commits wait for a step of it
 // at most. An error that is not about single rows breaks it off.
@@ -87,7 +88,7 @@ func (c *Container) Reseal(ctx context.Context, f Fence, progress func(done, tot
 			return err
 		}
 	}
-	return nil
+	return c.moveNames(ctx, f)
 }
 
 func (c *Container) dropParts(ctx context.Context, f Fence, keys []Key) error {

@@ -30,7 +30,7 @@ func TestAKeyIsChangedWithoutLosingARow(t *testing.T) {
 	useAll(t, d)
 	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 77)))
 	require.NoError(t, c.Close(bg))
-	require.True(t, NewAESGCM(keyOf(2)).(aesGCM).Current([]byte(kv.data[Key{"session", "d0/1:0"}])[headerSize+sumSize:]),
+	require.True(t, NewAESGCM(keyOf(2)).(aesGCM).Current([]byte(kv.data[rowKey(d, tSession, "1:0")])[headerSize+sumSize:]),
 		"what is written is written with the new key")
 	_, err := New(kv, WithAEAD(NewAESGCM(keyOf(2)))).Device(bg, newFence(2))
 	require.ErrorIs(t, err, ErrWrongKey, "the old key is still needed")
@@ -110,13 +110,15 @@ func TestAWrongKeyIsAClearErrorAndOverwritesNothing(t *testing.T) {
 func TestSwappedSealedRowsAreFoundEvenWithTheirSumsMadeRight(t *testing.T) {
 	key := WithAEAD(NewAESGCM(keyOf(1)))
 	kv := filled(t, key)
-	a, b := Key{"session", "d0/1:0"}, Key{"session", "d0/2:0"}
+	c, d, _ := open(t, kv, key)
+	a, b := rowKey(d, tSession, "1:0"), rowKey(d, tSession, "2:0")
+	require.NoError(t, c.Close(bg))
 	forged := []byte(kv.data[b])
 	sum := checksum(a, forged[:headerSize], forged[headerSize+sumSize:])
 	forged[2], forged[3], forged[4], forged[5] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
 	kv.data[a] = string(forged)
 	var incidents []Incident
-	_, d, _ := open(t, kv, key, WithOnIncident(func(i Incident) { incidents = append(incidents, i) }))
+	_, d, _ = open(t, kv, key, WithOnIncident(func(i Incident) { incidents = append(incidents, i) }))
 	v, err := d.Sessions.GetSession(bg, "1:0")
 	require.NoError(t, err)
 	require.Nil(t, v)

@@ -129,6 +129,24 @@ func (s *deviceStore) senderKey(ctx context.Context, op, id string) ([]byte, boo
 func (s *deviceStore) readRow(op string, r row) ([]byte, bool, error) {
 	s.mu.Lock()
 	key, _, _ := s.keyOf(r)
+	old, moving := s.oldKeyOf(r)
+	s.mu.Unlock()
+	var before []byte
+	var had bool
+	if moving { // first, or a move between the two looks would hide the row
+		var err error
+		if before, had, err = s.readKey(op, r, old); err != nil {
+			return nil, false, err
+		}
+	}
+	if v, ok, err := s.readKey(op, r, key); err != nil || ok {
+		return v, ok, err
+	}
+	return before, had, nil
+}
+
+func (s *deviceStore) readKey(op string, r row, key Key) ([]byte, bool, error) {
+	s.mu.Lock()
 	_, damaged := s.asides[key]
 	s.mu.Unlock()
 	if damaged {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.mau.fi/whatsmeow/store"
@@ -25,6 +26,8 @@ type deviceStore struct {
 	prekeySem chan struct{} // held while prekeys are allocated
 	saveSem   chan struct{} // held while the device is saved or deleted
 	macSem    chan struct{} // held while MACs are read
+	moveSem   chan struct{} // held while rows are given sealed names
+	names     atomic.Pointer[names]
 
 	mu          sync.Mutex // memory only, never across I/O
 	im          *image
@@ -61,7 +64,7 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 	s := &deviceStore{
 		c: c, cfg: &c.cfg, gate: newGate(c.kv, f, &c.cfg),
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
-		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1),
+		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
 		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), late: make(map[logicalID]struct{}), asides: make(map[Key][]Entry),
 		migrated: make(map[string]struct{}), checked: make(map[string]struct{}), secrets: make(map[[16]byte]struct{}),
 		staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{}),

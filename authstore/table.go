@@ -51,6 +51,7 @@ type spec struct {
 	global  bool                   // survives the device
 	packed  bool                   // many ids in one row
 	lazy    bool                   // not read when the device is loaded
+	private bool                   // its ids say who talks to whom: see names.go
 	bucket  func(id string) string // of packed tables
 	landing int                    // order in which rows are written when one batch cannot hold them all
 }
@@ -76,13 +77,13 @@ func specOf(t tableID) spec {
 	case tMisc:
 		return spec{kind: "misc", landing: 1}
 	case tSession:
-		return spec{kind: "session", landing: 3}
+		return spec{kind: "session", private: true, landing: 3}
 	case tIdentity:
 		return spec{kind: "identity", packed: true, bucket: hashed(64), landing: 2}
 	case tPreKey:
 		return spec{kind: "prekey", packed: true, bucket: preKeyBucket, landing: 7}
 	case tSenderKey:
-		return spec{kind: "senderkey", lazy: true, landing: 2}
+		return spec{kind: "senderkey", lazy: true, private: true, landing: 2}
 	case tAppKey:
 		return spec{kind: "appkey", packed: true, bucket: hashed(16), landing: 4}
 	case tAppState:
@@ -102,9 +103,9 @@ func specOf(t tableID) spec {
 	case tSeen:
 		return spec{kind: "seen", packed: true, landing: 0} // its buckets are assigned
 	case tSecret:
-		return spec{kind: "secret", lazy: true, landing: 4}
+		return spec{kind: "secret", lazy: true, private: true, landing: 4}
 	case tOutgoing:
-		return spec{kind: "outgoing", lazy: true, landing: 4}
+		return spec{kind: "outgoing", lazy: true, private: true, landing: 4}
 	}
 	panic(fmt.Sprintf("authstore: no table %d", t))
 }

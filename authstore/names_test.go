@@ -1,0 +1,566 @@
+package authstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/stability/stabilitytest"
+)
+
+var (
+	nameSeal  = WithAEAD(NewAESGCM([32]byte{5}))
+	nameTests = Limits{MaxValue: 1500, MaxBatch: 8000, MaxKeys: 30}
+)
+
+// plainNames is a furnished and sealed account from before names were sealed.
+func plainNames(t testing.TB) *mapKV {
+	t.Helper()
+	kv := newMapKV()
+	kv.limits = nameTests
+	kv.setEpoch(7)
+	c, d, _ := open(t, kv)
+	furnish(t, d)
+	require.NoError(t, c.Close(bg))
+	_, err := reseal(t.(*testing.T), kv, nameSeal, WithPlaintextAllowed())
+	require.NoError(t, err)
+	require.NotEmpty(t, telling(kv))
+	return kv
+}
+
+// telling are the stored names that say who talks to whom.
+func telling(kv *mapKV) (out []Key) {
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	for k, v := range kv.data {
+		_, id := genAndID(k)
+		private := k.Kind == kindQuarantine
+		for _, t := range privateTables() {
+			private = private || specOf(t).kind == k.Kind
+		}
+		sealed := isSealedName(id, []byte(v)) // whose hashes may have any digits
+		if !sealed && (private || strings.Contains(k.ID, "1555") || strings.Contains(k.ID, "@") || strings.Contains(k.ID, "120363")) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+func moving(t testing.TB, kv *mapKV) bool {
+	t.Helper()
+	h, err := New(kv, nameSeal).readHead(bg)
+	require.NoError(t, err)
+	return h.Names != nil && h.Names.Moving
+}
+
+func content(t testing.TB, kv *mapKV) map[Kind]map[string][]byte {
+	t.Helper()
+	return tables(t, FromKV("kv", kv, newFence(kv.epoch), nameSeal))
+}
+
+func TestSealedAccountHasNoAddressInItsNames(t *testing.T) {
+	kv := newMapKV()
+	kv.limits = nameTests
+	c, d, _ := open(t, kv, nameSeal)
+	furnish(t, d)
+	c, d, _ = reopen(t, kv, c, nameSeal)
+	require.Empty(t, telling(kv))
+	require.False(t, moving(t, kv))
+	reads, commits, puts := kv.Reads(), kv.Commits(), kv.puts.Load()
+	_, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550104:0")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, kv.Reads()-reads, "one look")
+	require.NoError(t, d.Sessions.PutSession(bg, "15550104:0", validSession(t, 99)))
+	require.EqualValues(t, 1, kv.Commits()-commits)
+	require.EqualValues(t, 1, kv.puts.Load()-puts)
+	secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), "M1")
+	require.NoError(t, err)
+	require.Equal(t, []byte{2, 1}, secret)
+	require.NoError(t, c.Close(bg))
+
+	// The same account elsewhere has other names.
+	other := newMapKV()
+	c, d, _ = open(t, other, nameSeal)
+	require.NoError(t, d.Sessions.PutSession(bg, "15550104:0", validSession(t, 99)))
+	require.NoError(t, c.Close(bg))
+	for k := range other.data {
+		if k.Kind == "session" {
+			require.NotContains(t, kv.data, k)
+		}
+	}
+}
+
+func TestLibraryWithoutSealedNamesLeavesTheAccountAlone(t *testing.T) {
+	kv := plainNames(t)
+	before := kv.data[headKey()]
+	require.Zero(t, before[1]&^(flagSealed|flagSplit|flagLongID), "an older library reads this")
+	c, _, _ := open(t, kv, nameSeal, WithSealedNames())
+	require.NoError(t, c.Close(bg))
+	after := kv.data[headKey()]
+	require.NotZero(t, after[1]&^(flagSealed|flagSplit|flagLongID), "and finds a newer format here")
+
+	kv.data[headKey()] = after[:1] + string(after[1]|1<<7) + after[2:]
+	_, err := New(kv, nameSeal).Device(bg, newFence(kv.epoch))
+	require.ErrorIs(t, err, ErrNewerFormat, "as any library does with flags from the future")
+}
+
+func TestPlainNamesStayUntilToldOtherwise(t *testing.T) {
+	kv := plainNames(t)
+	want, names := content(t, kv), telling(kv)
+	c, d, _ := open(t, kv, nameSeal)
+	_, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550104:0")
+	require.NoError(t, err)
+	require.NoError(t, c.Close(bg))
+	require.NoError(t, New(kv, nameSeal).Reseal(bg, newFence(kv.epoch), nil))
+	require.ElementsMatch(t, names, telling(kv), "an older library may have its turn")
+	require.Equal(t, want, content(t, kv))
+	// Without sealing there is nothing to seal the names with.
+	plain := newMapKV()
+	c, d, _ = open(t, plain, WithSealedNames())
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+	require.NoError(t, c.Close(bg))
+	require.Contains(t, plain.data, Key{"session", "d0/1:0"})
+}
+
+func TestPlainNamesAreMovedWhileTheDeviceWorks(t *testing.T) {
+	kv := plainNames(t)
+	want := content(t, kv)
+	c, d, _ := open(t, kv, nameSeal, WithSealedNames())
+	for i := range 30 {
+		key, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", fmt.Sprintf("%d:0", 15550100+i))
+		require.NoError(t, err)
+		require.NotNil(t, key)
+		secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(i), testJID(2), fmt.Sprint("M", i))
+		require.NoError(t, err)
+		require.NotNil(t, secret)
+	}
+	c.cfg.background.Wait()
+	require.Empty(t, telling(kv))
+	require.False(t, moving(t, kv))
+	require.Equal(t, want, content(t, kv))
+	commits := kv.Commits()
+	c, d, _ = reopen(t, kv, c, nameSeal) // the option is not needed any more
+	c.cfg.background.Wait()
+	require.Equal(t, commits, kv.Commits(), "done is done")
+	key, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550104:0")
+	require.NoError(t, err)
+	require.Equal(t, validSenderKey([]byte{1, 4}), key)
+	format, text, err := storeOf(d).GetOutgoingEvent(bg, testJID(5), types.EmptyJID, "OUT")
+	require.NoError(t, err)
+	require.Equal(t, "wa sent", format+" "+string(text))
+	require.NoError(t, c.Close(bg))
+	require.Equal(t, want, content(t, kv))
+}
+
+// A kill at every commit of the move, before it or after it: nothing is lost,
+// and the next term goes on.
+func TestMoveKilledAnywhereLosesNothing(t *testing.T) {
+	whole := plainNames(t)
+	want := content(t, whole)
+	for _, lost := range []bool{false, true} {
+		for at := int64(1); ; at++ {
+			kv := newMapKV()
+			kv.data, kv.limits, kv.epoch = maps.Clone(whole.data), whole.limits, whole.epoch
+			died := false
+			hook := func(op string, _ Batch) error {
+				if op == "commit" && kv.commits.Load() >= at {
+					died = true
+					return ErrFenced
+				}
+				return nil
+			}
+			if lost {
+				kv.after = hook
+			} else {
+				kv.before = hook
+			}
+			c := New(kv, nameSeal, WithSealedNames())
+			_, err := c.Device(bg, newFence(kv.epoch))
+			if err == nil {
+				c.cfg.background.Wait()
+			}
+			_ = c.Close(bg)
+			kv.before, kv.after = nil, nil
+			require.Equal(t, want, content(t, kv), "killed at commit %d", at)
+			kv.setEpoch(kv.epoch + 1)
+			c = New(kv, nameSeal, WithSealedNames())
+			_, err = c.Device(bg, newFence(kv.epoch))
+			require.NoError(t, err)
+			c.cfg.background.Wait()
+			require.NoError(t, c.Close(bg))
+			require.Empty(t, telling(kv))
+			require.False(t, moving(t, kv))
+			require.Equal(t, want, content(t, kv))
+			if !died {
+				require.Greater(t, at, int64(5))
+				break
+			}
+		}
+	}
+}
+
+// Writes, deletes and migrations while rows move, with kills at random: what
+// was acknowledged is what the next term reads.
+func TestWritesDuringAMoveSurviveKills(t *testing.T) {
+	whole := plainNames(t)
+	for seed := range uint64(stabilitytest.Pick(40, 1000)) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		kv := newMapKV()
+		kv.data, kv.limits, kv.epoch = maps.Clone(whole.data), whole.limits, whole.epoch
+		sessions, keys := make(map[string]uint32), make(map[string]byte)
+		for i := range 30 {
+			addr := fmt.Sprintf("%d:0", 15550100+i)
+			sessions[addr], keys[addr] = uint32(i+1), byte(i)
+		}
+		for range 4 {
+			dieAt := kv.commits.Load() + 1 + rnd.Int64N(12)
+			dead := func(op string, _ Batch) error {
+				if op == "commit" && kv.commits.Load() >= dieAt {
+					return ErrFenced
+				}
+				return nil
+			}
+			kv.before = dead
+			unsure, migrated := make(map[string]bool), make(map[string]bool)
+			c := New(kv, nameSeal, WithSealedNames())
+			d, err := c.Device(bg, newFence(kv.epoch))
+			for err == nil {
+				addr := fmt.Sprintf("%d:0", 15550100+rnd.IntN(30))
+				switch n := rnd.Uint32N(1000) + 100; rnd.IntN(4) {
+				case 0:
+					if err = d.Sessions.PutSession(bg, addr, validSession(t, n)); err == nil {
+						sessions[addr] = n
+					}
+				case 1:
+					if err = d.Sessions.DeleteSession(bg, addr); err == nil {
+						delete(sessions, addr)
+					}
+				case 2:
+					if err = d.SenderKeys.PutSenderKey(bg, "120363@g.us", addr, validSenderKey([]byte{1, byte(n)})); err == nil {
+						keys[addr] = byte(n)
+					}
+				case 3:
+					pn := types.NewJID(strings.TrimSuffix(addr, ":0"), types.DefaultUserServer)
+					lid := types.NewJID("8"+pn.User, types.HiddenUserServer)
+					to := lid.SignalAddress().String()
+					if migrated[addr] {
+						continue // once a term
+					}
+					if err = d.Sessions.MigratePNToLID(bg, pn, lid); err == nil {
+						migrated[addr] = true
+						if v, ok := sessions[addr]; ok {
+							sessions[to] = v
+						}
+						delete(sessions, addr)
+						// A key without a session or an identity beside it may stay.
+						if left, e := d.SenderKeys.GetSenderKey(bg, "120363@g.us", addr); e == nil && left == nil {
+							if v, ok := keys[addr]; ok {
+								keys[to] = v
+							}
+							delete(keys, addr)
+						} else if e != nil {
+							unsure[addr], unsure[to] = true, true
+						}
+					} else {
+						unsure[to] = true
+					}
+				}
+				if err != nil {
+					unsure[addr] = true
+				}
+			}
+			require.ErrorIs(t, err, ErrFenced)
+			_ = c.Close(bg)
+			kv.before = nil
+			kv.setEpoch(kv.epoch + 1)
+
+			c = New(kv, nameSeal)
+			d, err = c.Device(bg, newFence(kv.epoch))
+			require.NoError(t, err)
+			all := maps.Clone(sessions)
+			for i := range 30 {
+				all[fmt.Sprintf("%d:0", 15550100+i)] = 0
+				all[fmt.Sprintf("8%d_1:0", 15550100+i)] = 0
+			}
+			for addr := range all {
+				if unsure[addr] {
+					continue
+				}
+				v, err := d.Sessions.GetSession(bg, addr)
+				require.NoError(t, err)
+				require.Equal(t, sessions[addr], sessionCounter(t, v), "seed %d: session %s", seed, addr)
+				k, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", addr)
+				require.NoError(t, err)
+				if want, ok := keys[addr]; ok {
+					require.Equal(t, string(validSenderKey([]byte{1, want})), string(k), "seed %d: key of %s", seed, addr)
+				} else {
+					require.Nil(t, k, "seed %d: key of %s", seed, addr)
+				}
+			}
+			for addr := range unsure {
+				v, err := d.Sessions.GetSession(bg, addr)
+				require.NoError(t, err)
+				delete(sessions, addr)
+				if v != nil {
+					sessions[addr] = sessionCounter(t, v)
+				}
+				k, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", addr)
+				require.NoError(t, err)
+				delete(keys, addr)
+				for mark := range 256 {
+					if bytes.Equal(k, validSenderKey([]byte{1, byte(mark)})) {
+						keys[addr] = byte(mark)
+					}
+				}
+			}
+			require.NoError(t, c.Close(bg))
+			kv.setEpoch(kv.epoch + 1)
+		}
+	}
+}
+
+// Readers never miss a row that is on its way.
+func TestRowsAreFoundWhileTheyMove(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	key := func(i int) (group, sender string) { return fmt.Sprint(i, "@g.us"), "1555:0" }
+	for i := range 400 {
+		group, sender := key(i)
+		require.NoError(t, d.SenderKeys.PutSenderKey(bg, group, sender, validSenderKey([]byte{byte(i)})))
+	}
+	require.NoError(t, c.Close(bg))
+	_, err := reseal(t, kv, nameSeal, WithPlaintextAllowed())
+	require.NoError(t, err)
+	kv.setEpoch(2)
+	c, d, _ = open(t, kv, nameSeal, WithSealedNames(), WithSenderKeyCache(1))
+	var wg sync.WaitGroup
+	for part := range 4 {
+		wg.Go(func() {
+			for i := part; i < 400; i += 4 {
+				group, sender := key(i)
+				got, err := d.SenderKeys.GetSenderKey(bg, group, sender)
+				if err != nil || got == nil {
+					t.Errorf("key %d: %v, %v", i, got, err)
+				}
+				if i%40 == part {
+					all, err := storeOf(d).senderKeysOf(bg, "test", "1555:")
+					if err != nil || len(all) != 400 {
+						t.Errorf("%d keys, %v", len(all), err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.cfg.background.Wait()
+	require.Empty(t, telling(kv))
+	all, err := storeOf(d).senderKeysOf(bg, "test", "1555:")
+	require.NoError(t, err)
+	require.Len(t, all, 400)
+}
+
+func TestResealMovesNamesWithoutADevice(t *testing.T) {
+	kv := plainNames(t)
+	want := content(t, kv)
+	// A damaged row, set aside under a plain name by an earlier library, and a
+	// device that can be restored.
+	c, d, f := open(t, kv, nameSeal)
+	kept, err := storeOf(d).aside(Key{"session", "d0/15550199:0"}, []byte("damaged"), errors.New("test"))
+	require.NoError(t, err)
+	require.NoError(t, storeOf(d).submit("test", nil, Batch{Put: kept}))
+	require.NoError(t, c.DeleteDevice(bg, d))
+	require.NoError(t, c.Close(bg))
+
+	c = New(kv, nameSeal, WithSealedNames())
+	require.NoError(t, c.Reseal(bg, f, nil))
+	require.Empty(t, telling(kv))
+	require.False(t, moving(t, kv))
+	q, err := c.Quarantined(bg)
+	require.NoError(t, err)
+	require.Len(t, q.Rows, 1)
+	require.Equal(t, "d0/15550199:0", q.Rows[0].ID, "the operator is told")
+	require.NoError(t, c.Restore(bg, f))
+	require.Equal(t, want, content(t, kv))
+	require.NoError(t, c.PurgeRows(bg, f))
+	require.Zero(t, kv.count(kindQuarantine))
+}
+
+func TestReplacedDeviceIsPurgedWhileItsRowsMove(t *testing.T) {
+	kv := plainNames(t)
+	c, d, f := open(t, kv, nameSeal)
+	require.NoError(t, c.DeleteDevice(bg, d))
+	require.NoError(t, c.Close(bg))
+	c = New(kv, nameSeal, WithSealedNames())
+	d, err := c.Device(bg, f)
+	require.NoError(t, err)
+	require.Nil(t, d.ID)
+	pair(t, d, testJID(2))
+	require.NoError(t, d.Sessions.PutSession(bg, "15550111:0", validSession(t, 4)))
+	login(t, d) // lets the old one go, beside the move of its rows
+	c.cfg.background.Wait()
+	require.NoError(t, c.Close(bg))
+	require.Empty(t, telling(kv))
+	for k := range kv.data {
+		require.False(t, strings.HasPrefix(k.ID, "d0/"), "%v", k)
+	}
+	require.Equal(t, 1, kv.count("session"))
+}
+
+func TestDamagedRowUnderPlainNameIsSetAside(t *testing.T) {
+	kv := plainNames(t)
+	kv.data[Key{"session", "d0/15550101:0"}] = "\x01\x00damaged"
+	kv.data[Key{"senderkey", "d0/15550102:0/120363@g.us"}] = "\x01\x00damaged"
+	c, d, _ := open(t, kv, nameSeal, WithSealedNames())
+	require.NoError(t, d.Sessions.PutSession(bg, "15550101:0", validSession(t, 9)))
+	c.cfg.background.Wait()
+	c, d, _ = reopen(t, kv, c, nameSeal)
+	require.Empty(t, telling(kv))
+	require.Equal(t, 2, kv.count(kindQuarantine))
+	s, err := d.Sessions.GetSession(bg, "15550101:0")
+	require.NoError(t, err)
+	require.EqualValues(t, 9, sessionCounter(t, s))
+	k, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550102:0")
+	require.NoError(t, err)
+	require.Nil(t, k)
+	require.NoError(t, c.Close(bg))
+}
+
+// What cannot be opened is not lost: the account stays half moved.
+func TestRowOfANewerFormatKeepsItsPlainName(t *testing.T) {
+	kv := plainNames(t)
+	future := Key{"senderkey", "d0/15550102:0/120363@g.us"}
+	kv.data[future] = "\x02" + kv.data[future][1:]
+	raw := kv.data[future]
+	err := New(kv, nameSeal, WithSealedNames()).Reseal(bg, newFence(kv.epoch), nil)
+	require.ErrorIs(t, err, ErrNewerFormat)
+	c, d, _ := open(t, kv, nameSeal, WithSealedNames())
+	require.Error(t, storeOf(d).moveNames(bg))
+	require.Equal(t, []Key{future}, telling(kv))
+	require.Equal(t, raw, kv.data[future])
+	require.True(t, moving(t, kv))
+	_, err = d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550102:0")
+	require.ErrorIs(t, err, ErrNewerFormat)
+	require.NoError(t, c.Close(bg))
+}
+
+func TestImportAndArchiveGiveSealedNames(t *testing.T) {
+	kv := plainNames(t)
+	f := newFence(kv.epoch)
+	want := content(t, kv)
+	src := FromKV("old", kv, f, nameSeal)
+	to := newMapKV()
+	_, err := Import(bg, src, New(to, nameSeal), newFence(1))
+	require.NoError(t, err)
+	require.Empty(t, telling(to))
+	require.False(t, moving(t, to))
+	require.Equal(t, want, content(t, to))
+
+	var archive bytes.Buffer
+	_, err = Export(bg, FromKV("new", to, newFence(1), nameSeal), &archive, [32]byte{1})
+	require.NoError(t, err)
+	for _, opts := range [][]Option{nil, {nameSeal}} {
+		back := newMapKV()
+		_, err = Restore(bg, bytes.NewReader(archive.Bytes()), [32]byte{1}, New(back, opts...), newFence(1), RestoredUnchanged())
+		require.NoError(t, err)
+		require.Equal(t, want, tables(t, FromKV("back", back, newFence(1), opts...)))
+		require.Equal(t, opts == nil, len(telling(back)) > 0, "without sealing names are plain")
+	}
+	// A source that was retired still says so, and comes back.
+	_, err = Import(bg, FromKV("new", to, newFence(1), nameSeal), New(newMapKV(), nameSeal), newFence(1), RetireSource())
+	require.NoError(t, err)
+	require.NoError(t, New(to, nameSeal).Restore(bg, newFence(1)))
+	require.Equal(t, want, content(t, to))
+}
+
+// An import that an older library began, or that was begun under another key
+// for names, is completed, and leaves no row in two places.
+func TestUnfinishedImportIsFinishedUnderSealedNames(t *testing.T) {
+	kv := plainNames(t)
+	src := FromKV("old", kv, newFence(kv.epoch), nameSeal)
+	want := content(t, kv)
+	begin := func(to *mapKV, c *Container) {
+		ctx, cancel := context.WithCancel(bg)
+		_, err := Import(ctx, src, c, newFence(1), OnProgress(func(p Progress) {
+			if p.Kind == "token" {
+				cancel()
+			}
+		}))
+		require.ErrorIs(t, err, context.Canceled)
+		require.Positive(t, to.count("session"))
+	}
+	finish := func(to *mapKV, opts ...ImportOption) {
+		r, err := Import(bg, src, New(to, nameSeal), newFence(1), opts...)
+		require.NoError(t, err)
+		require.True(t, r.Resumed)
+		c, _, _ := open(t, to, nameSeal)
+		c.cfg.background.Wait()
+		require.NoError(t, c.Close(bg))
+		require.Empty(t, telling(to))
+		require.Equal(t, 30, to.count("session"))
+		got := content(t, to)
+		delete(got, "lid")
+		wanted := maps.Clone(want)
+		delete(wanted, "lid")
+		require.Equal(t, wanted, got)
+	}
+	older := newMapKV()
+	begin(older, New(older)) // plain names, as before
+	_, err := reseal(t, older, nameSeal, WithPlaintextAllowed())
+	require.NoError(t, err)
+	finish(older)
+
+	newer := newMapKV()
+	begin(newer, New(newer, nameSeal))
+	manifest := newer.data[importKey()]
+	require.NotZero(t, manifest[1]&flagNames, "an older library leaves it alone")
+	c, _, _ := open(t, newer, nameSeal) // paired in between: another key
+	require.NoError(t, c.Close(bg))
+	finish(newer, ReplaceDevice())
+
+	dropped := newMapKV()
+	begin(dropped, New(dropped, nameSeal))
+	require.NoError(t, DropImport(bg, New(dropped, nameSeal), newFence(1)))
+	require.Empty(t, dropped.data)
+}
+
+// A stranger whose id looks like a sealed name gets one all the same.
+func TestIDThatLooksSealedIsMoved(t *testing.T) {
+	fake := sealedMark + strings.Repeat("ab", sealedSize)
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.Sessions.PutSession(bg, fake, validSession(t, 1)))
+	require.NoError(t, c.Close(bg))
+	_, err := reseal(t, kv, nameSeal, WithPlaintextAllowed())
+	require.NoError(t, err)
+	require.NoError(t, New(kv, nameSeal, WithSealedNames()).Reseal(bg, newFence(1), nil))
+	require.NotContains(t, kv.data, Key{"session", "d0/" + fake})
+	_, d, _ = open(t, kv, nameSeal)
+	s, err := d.Sessions.GetSession(bg, fake)
+	require.NoError(t, err)
+	require.NotNil(t, s)
+}
+
+func TestNamesStayFoundWhenSealingIsRemoved(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv, nameSeal)
+	furnish(t, d)
+	require.NoError(t, c.Close(bg))
+	want := content(t, kv)
+	_, err := reseal(t, kv, WithSealingRemoved(NewAESGCM([32]byte{5})))
+	require.NoError(t, err)
+	require.Equal(t, want, tables(t, FromKV("kv", kv, newFence(kv.epoch))))
+	c, d, _ = open(t, kv)
+	key, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550104:0")
+	require.NoError(t, err)
+	require.NotNil(t, key)
+	require.NoError(t, c.Close(bg))
+}
