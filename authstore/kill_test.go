@@ -43,6 +43,7 @@ type victim struct {
 	Received string // the id of each message that was handled, synced
 	Sent     string // each text that was sent, synced
 	Peer     types.JID
+	Turn     int // 0: chats all the time; else which turn on the account this is
 }
 
 func init() {
@@ -122,6 +123,14 @@ func (v victim) play() error {
 			close(paired)
 		case *events.Connected:
 			say("connected", "")
+			if v.Turn > 0 {
+				work.Go(func() {
+					if err := v.turn(ctx, c, say); err != nil {
+						say("error", err)
+					}
+				})
+				break
+			}
 			work.Go(func() { c.DangerousInternals().UploadPreKeys(ctx, false) })
 			work.Go(func() { v.chat(ctx, c) })
 		case *events.UndecryptableMessage:

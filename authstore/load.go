@@ -53,8 +53,7 @@ func (c *Container) load(ctx context.Context, f Fence) (s *deviceStore, err erro
 	s.head = h
 	s.useNames(h.Names)
 	if err := s.sealNames(); err != nil {
-		s.retire(err)
-		return nil, err
+		return s, err
 	}
 	s.device = newDevice(slogAdapter{c.cfg.log})
 	s.device.Container = s

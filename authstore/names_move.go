@@ -162,6 +162,8 @@ func (s *deviceStore) moveSome(ctx context.Context, op string, t tableID, keys [
 		case errors.Is(err, ErrCorrupt) && t != numTables:
 			bad = append(bad, loadedRow{key: k, raw: raw, err: err})
 			continue
+		case t == numTables && permanent(err):
+			continue // nobody can read it, under whatever name
 		case err != nil && permanent(err):
 			left++
 			continue
@@ -281,6 +283,9 @@ func (c *Container) moveNames(ctx context.Context, f Fence) error {
 		return s.moveNames(ctx)
 	}
 	defer func() { <-c.sem }()
+	if err := c.settle(ctx, f); err != nil {
+		return err
+	}
 	h, err := c.readHead(ctx)
 	if err != nil {
 		return err

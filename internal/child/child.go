@@ -35,6 +35,12 @@ func Start(t *testing.T, variable string, part any) *Process {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
+	return StartBinary(t, exe, variable, part)
+}
+
+// StartBinary is Start with another binary of the same test.
+func StartBinary(t *testing.T, exe, variable string, part any) *Process {
+	t.Helper()
 	text, err := json.Marshal(part)
 	require.NoError(t, err)
 	p := &Process{Cmd: exec.Command(exe), t: t, more: make(chan struct{}), over: make(chan struct{})}
