@@ -19,6 +19,7 @@ import (
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 // The test runs its own binary again as the command that it kills.
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(firestoresim.Main(m).Run())
 }
 
 // TestAnImportThatIsKilledGoesOnAndIsNeverHalfADevice: kill -9 at the nth line

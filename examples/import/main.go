@@ -1,12 +1,17 @@
 // Command import moves a WhatsApp device, with everything that belongs to it,
-// from whatsmeow's SQL store or from another file of ours into a file of ours.
-// The account then logs in without pairing, and the people it talks to notice
-// nothing.
+// from whatsmeow's SQL store, a file of ours or Firestore into a file of ours or
+// Firestore. The account then logs in without pairing, and the people it talks
+// to notice nothing.
 //
 //	import -from sqlite:wa.db -to local:account.db -stopped
 //	import -from postgres:"host=/run/postgresql dbname=wa" -device 15550001:1@s.whatsapp.net -to local:account.db -stopped
 //	import -from local:old.db -to local:new.db
+//	import -from local:account.db -to firestore:my-project/wa_metrics/longrun
+//	import -from firestore:my-project/wa_metrics/longrun -to local:account.db
 //	import -from sqlite:wa.db -to local:account.db -dry-run
+//
+// Behind firestore: stand a project and the root of the account, by default
+// wa_metrics/longrun. FIRESTORE_DATABASE names the database if it has a name.
 //
 // Stop the program that uses the source first, and never start it on the
 // source again: a device that runs in two places loses messages in both. A
@@ -21,8 +26,8 @@
 // only after all of it was read back and compared with the source.
 //
 // A dry run reads the source, counts, and says whether the target would take
-// it. Of a target file that exists it takes the lock, which counts a term in
-// the file; one that does not exist is not made.
+// it. Of a target that exists it takes the lock, which counts a term there; one
+// that does not exist is not made.
 package main
 
 import (
@@ -70,8 +75,8 @@ func main() {
 func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	flags := flag.NewFlagSet("import", flag.ContinueOnError)
 	flags.SetOutput(usage)
-	from := flags.String("from", "", "sqlite:PATH, postgres:DSN or local:PATH")
-	to := flags.String("to", "", "local:PATH")
+	from := flags.String("from", "", "sqlite:PATH, postgres:DSN, local:PATH or firestore:PROJECT/ROOT")
+	to := flags.String("to", "", "local:PATH or firestore:PROJECT/ROOT")
 	device := flags.String("device", "", "JID of the device, if the database has several")
 	stopped := flags.Bool("stopped", false, "nothing uses the source database any more, nor will")
 	replace := flags.Bool("replace", false, "take the place of a device that the target has")
@@ -113,7 +118,7 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 		err = container.Close(ctx)
 	}
 	if err != nil {
-		if errors.Is(err, authstore.ErrSourceInUse) && !*stopped && !strings.HasPrefix(*from, "local:") {
+		if errors.Is(err, authstore.ErrSourceInUse) && !*stopped && slices.Contains([]string{"sqlite", "postgres"}, scheme(*from)) {
 			return fmt.Errorf("%w (here: -stopped)", err)
 		}
 		return err
@@ -160,8 +165,14 @@ func openSource(ctx context.Context, arg string, jid types.JID, readOnly bool) (
 			return nil, nil, err
 		}
 		return authstore.FromKV("a local file", a.backend.Auth, a.fence), a.close, nil
+	case kind == "firestore":
+		a, err := sourceFirestore(ctx, rest)
+		if err != nil {
+			return nil, nil, err
+		}
+		return authstore.FromKV("Firestore", a.backend.Auth, a.fence), a.close, nil
 	}
-	return nil, nil, errors.New("pass sqlite:PATH, postgres:DSN or local:PATH")
+	return nil, nil, errors.New("pass sqlite:PATH, postgres:DSN, local:PATH or firestore:PROJECT/ROOT")
 }
 
 func openSQL(ctx context.Context, driver, dsn string, jid types.JID) (authstore.Source, func() error, error) {
@@ -179,7 +190,7 @@ func openSQL(ctx context.Context, driver, dsn string, jid types.JID) (authstore.
 // account is a backend whose lock is held.
 type account struct {
 	backend stability.Backend
-	term    lock.Term
+	term    lock.Term // nil where nothing is written
 	fence   authstore.Fence
 }
 
@@ -189,9 +200,12 @@ type fence struct{ lock.Term }
 func (fence) Cut(error) {}
 
 func openTarget(ctx context.Context, arg string, dryRun bool) (*account, error) {
-	path, ok := strings.CutPrefix(arg, "local:")
-	if !ok || path == "" {
-		return nil, errors.New("pass local:PATH")
+	kind, path, _ := strings.Cut(arg, ":")
+	if kind == "firestore" && path != "" {
+		return targetFirestore(ctx, path, dryRun)
+	}
+	if kind != "local" || path == "" {
+		return nil, errors.New("pass local:PATH or firestore:PROJECT/ROOT")
 	}
 	if _, err := os.Stat(path); dryRun && errors.Is(err, os.ErrNotExist) {
 		return hold(ctx, memorybackend.New().Backend(), path)
@@ -215,7 +229,7 @@ func hold(ctx context.Context, backend stability.Backend, path string) (*account
 	}
 	term, granted, err := lease.TryAcquire(ctx)
 	if err == nil && !granted {
-		err = fmt.Errorf("%s is in use: stop the program that uses it", path)
+		err = fmt.Errorf("%s is in use: stop the program that uses it; if it ended without releasing its lock, wait until its lease has run out", path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, backend.Close())
@@ -226,7 +240,11 @@ func hold(ctx context.Context, backend stability.Backend, path string) (*account
 func (a *account) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return errors.Join(a.term.Release(ctx), a.backend.Close())
+	var err error
+	if a.term != nil {
+		err = a.term.Release(ctx)
+	}
+	return errors.Join(err, a.backend.Close())
 }
 
 // printer shows a line for each table when it is done, and now and then on
