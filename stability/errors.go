@@ -6,6 +6,12 @@ var (
 	// ErrClosed is returned by every call after Close, and by a Run that Close ended.
 	ErrClosed = errors.New("stability: the Manager is closed")
 
+	// ErrUnusable is for backends: it marks an error of the lock that waiting
+	// cannot cure, such as a path that can be no file, a missing permission or a
+	// read-only file system. Run, Activate and TryActivate return it, also from
+	// standby.
+	ErrUnusable = errors.New("stability: the backend cannot be used as it is")
+
 	// ErrNotActive reports a call that needs the lock while another instance
 	// has it, or nobody asked for it yet: call TryActivate or Activate first.
 	ErrNotActive = errors.New("stability: not active: call TryActivate or Activate first")

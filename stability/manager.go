@@ -598,7 +598,7 @@ func permanent(err error) bool {
 	for _, target := range []error{
 		authstore.ErrCorrupt, authstore.ErrNewerFormat, authstore.ErrTooLarge,
 		authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey,
-		reconnect.ErrNewerFormat, ErrClosed,
+		reconnect.ErrNewerFormat, ErrUnusable, ErrClosed,
 	} {
 		if errors.Is(err, target) {
 			return true

@@ -24,6 +24,9 @@
 //	  - The epoch stands in the file and grows by one with each term. A term of
 //	    this process that is over writes no more, whatever this process holds now.
 //	  - Changes looks every 200 ms: a standby takes over within that.
+//	  - Damage, a newer format, a path that can be no file, a missing permission and
+//	    a read-only file system are permanent (stability.ErrUnusable): whoever waits
+//	    for the lock is told.
 //
 // A standby has no store: until it holds the lock, reads return [ErrNotHolder],
 // incidents included, and commits are fenced.
@@ -77,4 +80,6 @@
 //
 // Values are checked again whenever they are read. If somebody truncates the
 // file while it is open, the fault is caught, the call fails and the term ends.
+// If somebody copies another file over it (cp backup wa.db), the next commit finds
+// that and is not confirmed, the term ends, and what was put there stays as it is.
 package localbackend

@@ -26,6 +26,10 @@ const (
 // errHeld says that another live instance has the file.
 var errHeld = errors.New("localbackend: another process has the file")
 
+// errBadPlace marks a path at which no file can ever be. The text that helps
+// stands before it.
+var errBadPlace = errors.New("")
+
 // file is the open file of a term. It is bbolt's, with what bbolt does not do.
 type file struct {
 	path string
@@ -39,6 +43,9 @@ type file struct {
 	// unsettledTx says which. Guarded by backend.sem.
 	unsettled   bool
 	unsettledTx int
+	// own is what this term has written last, by which it knows its file again.
+	// Guarded by backend.sem.
+	own mark
 	// abandoned is set after a panic inside bbolt, whose own mutexes may be
 	// held for ever.
 	abandoned atomic.Bool
@@ -62,7 +69,7 @@ func lookAt(path string) (fs.FileInfo, error) {
 		case err != nil:
 			return nil, fmt.Errorf("localbackend: %s: look at the directory: %w", path, err)
 		case !parent.IsDir():
-			return nil, fmt.Errorf("localbackend: %s: %s is no directory: choose another path", path, dir)
+			return nil, fmt.Errorf("localbackend: %s: %s is no directory: choose another path%w", path, dir, errBadPlace)
 		}
 		return nil, nil
 	case errors.Is(err, fs.ErrPermission):
@@ -71,11 +78,11 @@ func lookAt(path string) (fs.FileInfo, error) {
 		return nil, fmt.Errorf("localbackend: look at %s: %w", path, err)
 	case info.Mode()&fs.ModeSymlink != 0:
 		target, _ := filepath.EvalSymlinks(path)
-		return nil, fmt.Errorf("localbackend: %s is a symbolic link, and two names for one file are two locks for one account: pass the path of the file itself (%s)", path, target)
+		return nil, fmt.Errorf("localbackend: %s is a symbolic link, and two names for one file are two locks for one account: pass the path of the file itself (%s)%w", path, target, errBadPlace)
 	case info.IsDir():
-		return nil, fmt.Errorf("localbackend: %s is a directory: pass the path of a file, for example %s", path, filepath.Join(path, "wastability.db"))
+		return nil, fmt.Errorf("localbackend: %s is a directory: pass the path of a file, for example %s%w", path, filepath.Join(path, "wastability.db"), errBadPlace)
 	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("localbackend: %s is no regular file (%s): pass the path of one", path, info.Mode().Type())
+		return nil, fmt.Errorf("localbackend: %s is no regular file (%s): pass the path of one%w", path, info.Mode().Type(), errBadPlace)
 	}
 	return info, nil
 }
@@ -101,7 +108,7 @@ func openRaw(path string) (*os.File, error) {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, denied(path, err)
 	case err != nil && isSymlinkRefused(err):
-		return nil, fmt.Errorf("localbackend: %s is a symbolic link: pass the path of the file itself: %w", path, err)
+		return nil, fmt.Errorf("localbackend: %s is a symbolic link: pass the path of the file itself: %w%w", path, err, errBadPlace)
 	case err != nil:
 		return nil, fmt.Errorf("localbackend: open %s: %w", path, err)
 	}
@@ -204,6 +211,7 @@ func openFile(ctx context.Context, path string, log int) (*file, error) {
 	if err == nil {
 		err = out.openLog(log)
 	}
+	out.wrote()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("localbackend: open %s: %w", path, err), out.close())
 	}

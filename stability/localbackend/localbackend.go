@@ -175,6 +175,9 @@ func (b *backend) view(ctx context.Context, op string, fn func(*reader) error) e
 		}
 		if t.gone.Load() {
 			b.tidy()
+			if err != nil { // not one bad value: the term is over
+				err = fmt.Errorf("%w: %w", err, lock.ErrFenced)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("localbackend: %s: %w", op, err)
@@ -230,6 +233,9 @@ func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*ba
 	err := fn(w)
 	if err == nil {
 		err = t.commit(w.changes)
+	}
+	if err != nil && t.gone.Load() {
+		return fmt.Errorf("localbackend: %s: %w: %w", op, err, lock.ErrFenced)
 	}
 	if err != nil {
 		return fmt.Errorf("localbackend: %s: %w", op, err)

@@ -8,11 +8,15 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"syscall"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"go.etcd.io/bbolt"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/stability"
 )
 
 // lockStore implements lock.Store and lock.Watcher.
@@ -57,13 +61,24 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 		return lock.Record{Holder: AnotherProcess}, false, nil
 	}
 	if err != nil {
-		return lock.Record{}, false, err
+		return lock.Record{}, false, hopeless(err)
 	}
 	rec, granted, err := b.begin(f, lockRecord{Holder: holder, Nonce: nonce, Lease: lease})
 	if !granted {
 		err = errors.Join(err, f.close())
 	}
-	return rec, granted, err
+	return rec, granted, hopeless(err)
+}
+
+// hopeless marks an error that waiting cannot cure, so that whoever stands by
+// for the lock is told of it.
+func hopeless(err error) error {
+	for _, target := range []error{authstore.ErrCorrupt, authstore.ErrNewerFormat, errBadPlace, fs.ErrPermission, syscall.EROFS} {
+		if errors.Is(err, target) {
+			return backoff.Permanent(fmt.Errorf("%w: %w", stability.ErrUnusable, err))
+		}
+	}
+	return err
 }
 
 // begin writes a new term into f and makes it the current one. Where an
@@ -97,6 +112,7 @@ func (b *backend) begin(f *file, want lockRecord) (lock.Record, bool, error) {
 			return lock.Record{}, false, fmt.Errorf("localbackend: acquire: %w", err)
 		}
 	}
+	f.own.nonce = want.Nonce
 	t := &term{file: f, epoch: want.Epoch, nonce: want.Nonce, rec: lock.Record{
 		Holder: want.Holder, Epoch: want.Epoch, AcquiredAt: want.AcquiredAt,
 	}}

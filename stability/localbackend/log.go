@@ -347,7 +347,7 @@ func (f *file) openLog(size int) error {
 // commit makes changes durable and visible, all or nothing. sem is held.
 func (f *file) commit(changes []change) error {
 	if len(changes) == 0 {
-		return f.whole()
+		return f.ours()
 	}
 	payload := encodeChanges(changes)
 	n := sectorsOf(len(payload))
@@ -357,6 +357,7 @@ func (f *file) commit(changes []change) error {
 	}
 	if err := f.append(payload); err != nil {
 		f.log.broken = true
+		f.wrote()
 		return fmt.Errorf("localbackend: write %s: %w", f.path, err)
 	}
 	f.mu.Lock()
@@ -368,17 +369,20 @@ func (f *file) commit(changes []change) error {
 }
 
 func (f *file) append(payload []byte) error {
-	if err := f.whole(); err != nil {
+	if err := f.ours(); err != nil {
 		return err
 	}
 	record := encodeRecord(f.log.logHead, f.log.record, f.log.next, payload)
-	if _, err := f.f.WriteAt(record, f.log.off+int64(f.log.next)*sectorSize); err != nil {
+	off := f.log.off + int64(f.log.next)*sectorSize
+	if _, err := f.f.WriteAt(record, off); err != nil {
 		return err
 	}
 	if err := datasync(f.f); err != nil {
 		return err
 	}
-	if err := f.whole(); err != nil { // truncated meanwhile: then this made a hole
+	f.own.at, f.own.sector = off, [sectorSize]byte(record)
+	f.wrote()
+	if err := f.ours(); err != nil { // truncated, or copied over, meanwhile
 		return err
 	}
 	f.log.next = nextRecord(f.log.next + sectorsOf(len(payload)))
@@ -431,6 +435,7 @@ func (f *file) fold(changes []change, also func(*bbolt.Tx) error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.log.logHead, f.log.next, f.log.record, f.log.broken = next, 0, 0, false
+	f.own.at = 0
 	clear(f.pending)
 	return nil
 }

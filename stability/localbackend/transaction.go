@@ -66,9 +66,10 @@ func (f *file) view(fn func(*reader) error) error {
 // update runs fn in a writing transaction, durable when it returns nil. One at
 // a time. After an error nothing is applied, or the outcome is unknown.
 func (f *file) update(fn func(*bbolt.Tx) error) error {
-	if err := f.whole(); err != nil {
+	if err := f.ours(); err != nil {
 		return err
 	}
+	defer f.wrote()
 	if f.unsettled {
 		if err := f.settle(); err != nil {
 			return err
@@ -90,6 +91,7 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 		return err
 	})
 	if err == nil {
+		f.own.tx = txid
 		return nil
 	}
 	if f.judge(err); f.gone.Load() {
@@ -114,13 +116,17 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 // refers to.
 func (f *file) settle() error {
 	page := make([]byte, f.db.Info().PageSize)
-	var off int64
+	var (
+		off int64
+		tx  int
+	)
 	err := f.view(func(r *reader) error {
 		if f.unsettled && r.tx.ID() != f.unsettledTx {
 			f.gone.Store(true) // what bbolt remembers is not what the file says
 			return fmt.Errorf("transaction %d is gone from memory too, and %d came back", f.unsettledTx, r.tx.ID())
 		}
-		off = int64(r.tx.ID()%2) * int64(len(page))
+		tx = r.tx.ID()
+		off = int64(tx%2) * int64(len(page))
 		return nil
 	})
 	if err == nil {
@@ -135,6 +141,7 @@ func (f *file) settle() error {
 	if err != nil {
 		return fmt.Errorf("localbackend: settle the last commit of %s: %w", f.path, err)
 	}
-	f.unsettled = false
+	f.unsettled, f.own.tx = false, tx
+	f.wrote()
 	return nil
 }
