@@ -186,33 +186,66 @@ func TestSenderKeysAreReadOnDemandAndMemoryIsBounded(t *testing.T) {
 	require.EqualValues(t, 1, reads, "that it is missing is known then")
 }
 
+// lateGets answers a Get a second after it has read.
+type lateGets struct{ *mapKV }
+
+func (k lateGets) Get(ctx context.Context, keys ...Key) (map[Key][]byte, error) {
+	out, err := k.mapKV.Get(ctx, keys...)
+	if k.delay.Swap(0) > 0 {
+		time.Sleep(time.Second)
+	}
+	return out, err
+}
+
 // A read that is on its way must not bring back what was written meanwhile.
 func TestASenderKeyReadIsNeverOlderThanAWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		kv := newMapKV()
-		c, d, _ := open(t, kv)
-		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", "1:0", validSenderKey([]byte{1})))
-		c, d, _ = reopen(t, kv, c, WithSenderKeyCache(1))
-		kv.before = func(op string, _ Batch) error {
-			if op == "get" {
-				time.Sleep(time.Second)
-			}
-			return nil
-		}
-		hold := make(chan struct{})
-		go func() {
-			defer close(hold)
-			_, err := d.SenderKeys.GetSenderKey(bg, "g", "1:0")
-			require.NoError(t, err)
-		}()
-		synctest.Wait()
-		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", "1:0", validSenderKey([]byte{2})))
-		<-hold
-		v, err := d.SenderKeys.GetSenderKey(bg, "g", "1:0")
-		require.NoError(t, err)
-		require.Equal(t, validSenderKey([]byte{2}), v)
-		require.NoError(t, c.Close(bg))
-	})
+	for name, before := range map[string][]byte{"there was one": validSenderKey([]byte{1}), "there was none": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				c, d, _ := open(t, kv)
+				if before != nil {
+					require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", "1:0", before))
+				}
+				require.NoError(t, c.Close(bg))
+				kv.setEpoch(2)
+				c = New(lateGets{kv})
+				d, err := c.Device(bg, newFence(2))
+				require.NoError(t, err)
+				kv.delay.Store(1)
+				read := make(chan []byte, 1)
+				go func() {
+					v, err := d.SenderKeys.GetSenderKey(bg, "g", "1:0")
+					require.NoError(t, err)
+					read <- v
+				}()
+				synctest.Wait()
+				require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", "1:0", validSenderKey([]byte{2})))
+				require.Equal(t, validSenderKey([]byte{2}), <-read, "what it has read is old by now")
+				v, err := d.SenderKeys.GetSenderKey(bg, "g", "1:0")
+				require.NoError(t, err)
+				require.Equal(t, validSenderKey([]byte{2}), v)
+				require.NoError(t, c.Close(bg))
+			})
+		})
+	}
+}
+
+// That a key is missing is remembered, until there is one: also when memory has
+// let go of it since.
+func TestSenderKeyThatComesLateIsFound(t *testing.T) {
+	kv := newMapKV()
+	_, d, _ := open(t, kv, WithSenderKeyCache(1))
+	v, err := d.SenderKeys.GetSenderKey(bg, "g", "1:0")
+	require.NoError(t, err)
+	require.Nil(t, v)
+	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", "1:0", validSenderKey([]byte{1})))
+	for _, other := range []string{"2:0", "3:0", "4:0"} {
+		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g", other, validSenderKey([]byte{9})))
+	}
+	v, err = d.SenderKeys.GetSenderKey(bg, "g", "1:0")
+	require.NoError(t, err)
+	require.Equal(t, validSenderKey([]byte{1}), v)
 }
 
 func TestASenderKeyOfANewerFormatIsNeverOverwritten(t *testing.T) {

@@ -261,6 +261,13 @@ func TestACommitUnderWayIsWaitedFor(t *testing.T) {
 		kv.before = func(op string, b Batch) error { time.Sleep(9 * time.Second); return nil }
 		var wg sync.WaitGroup
 		wg.Go(func() { require.NoError(t, sendStep(t, d, []string{"1:0"}, 0)) })
+		wg.Go(func() { // another one's window ends in the meantime, and wakes who waits
+			_ = d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+				_, _ = d.Sessions.GetSession(ctx, "2:0")
+				time.Sleep(5 * time.Second)
+				return errDown
+			})
+		})
 		synctest.Wait()
 		require.NoError(t, receiveStep(t, d, "1:0", 0))
 		wg.Wait()
