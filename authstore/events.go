@@ -69,8 +69,39 @@ func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plain
 }
 
 // ClearBufferedEventPlaintext marks an event as finished. It rides: lost in a
-// crash it means that the event is handed over once more.
+// crash it means that the event is handed over once more. A handler may return
+// when its device is over; the device that took its place is told then.
 func (s *deviceStore) ClearBufferedEventPlaintext(ctx context.Context, hash [32]byte) error {
+	err := s.finishEvent(ctx, hash)
+	if err != nil && s.gate.check("") != nil {
+		if next := s.c.successor(s); next != nil {
+			return next.finishEvent(ctx, hash)
+		}
+	}
+	return err
+}
+
+// successor is the live device that stands on the same rows as s, which is
+// over; nil if there is none.
+func (c *Container) successor(s *deviceStore) *deviceStore {
+	c.mu.Lock()
+	next := c.current
+	c.mu.Unlock()
+	if next == nil || next == s {
+		return nil
+	}
+	s.mu.Lock()
+	gen := s.gen
+	s.mu.Unlock()
+	next.mu.Lock()
+	defer next.mu.Unlock()
+	if gen == "" || next.gen != gen {
+		return nil
+	}
+	return next
+}
+
+func (s *deviceStore) finishEvent(ctx context.Context, hash [32]byte) error {
 	id := eventID(hash)
 	return s.update(ctx, "clear buffered event", soon, func(get func(tableID, string) ([]byte, bool)) []change {
 		v, ok := get(tEvent, id)

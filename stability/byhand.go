@@ -18,7 +18,10 @@ import (
 // client must be made on the device that AuthState returned in this term, must
 // not have been connected, and should have no handlers yet: the Manager's
 // comes first, so that a message is not handed over when it can no longer be
-// answered. A client of this term that was attached before is retired.
+// answered. A client of this term that was attached before is retired. If
+// something of it is still running after 15 s, such as a handler, its device
+// ends with it, so that no two clients ever work on one: ErrWrongDevice then;
+// AuthState gives the device to build the next client on.
 func (m *Manager) Attach(c *whatsmeow.Client) error {
 	if m.isRunning() {
 		return ErrRunning
@@ -67,14 +70,24 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 	}
 	if old != nil {
 		ctx, cancel := context.WithTimeout(s.rush, endBudget)
-		old.retire(ctx, errReplacedClient)
+		err := old.retire(ctx, errReplacedClient)
 		cancel()
+		if err != nil {
+			old.giveUp()
+		}
+		m.mu.Lock()
+		device = s.device
+		m.mu.Unlock()
+		if c.Store != device {
+			return nil, ErrWrongDevice
+		}
 	}
-	sl := &slot{s: s, m: m, client: c, auto: auto, gone: make(chan struct{})}
+	sl := &slot{s: s, m: m, client: c, device: device, auto: auto}
+	sl.life, sl.over = context.WithCancel(context.Background())
 	t, tapped := c.Log.(*tap)
 	sl.tapped = tapped
 	sl.link = link.New(link.Config{
-		Transport: m.cfg.transport, Gate: s.mayWrite, Logger: m.cfg.logger,
+		Transport: m.cfg.transport, Gate: s.mayWrite, Admit: m.inHand.begin, Logger: m.cfg.logger,
 		Compat: m.noteCompat, Without: m.cfg.without,
 	})
 	sl.link.OnConn(sl.onDial)

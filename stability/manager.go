@@ -36,6 +36,7 @@ type Manager struct {
 	notify *notifier
 	sentry *sentry
 	clocks clocks
+	inHand inHand
 
 	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
 

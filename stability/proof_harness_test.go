@@ -27,6 +27,7 @@ type wire struct {
 	mu     sync.Mutex
 	broken func(call string) error // nil: nothing is
 	calls  map[string]int
+	pause  time.Duration // each commit takes that long
 }
 
 var (
@@ -63,6 +64,13 @@ func (w *wire) failOnce(n int, which func(call string) bool) {
 
 func (w *wire) heal() { w.set(nil) }
 
+// slow makes each commit take d.
+func (w *wire) slow(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pause = d
+}
+
 func (w *wire) set(f func(string) error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -87,7 +95,11 @@ func (w *wire) pass(ctx context.Context, call string) error {
 	if w.broken != nil {
 		err = w.broken(call)
 	}
+	pause := w.pause
 	w.mu.Unlock()
+	if call == "commit" {
+		time.Sleep(pause)
+	}
 	if errors.Is(err, errHang) {
 		<-ctx.Done()
 		err = ctx.Err()

@@ -267,7 +267,9 @@ func TestAHandlerThatIsStuckDoesNotHoldUpRun(t *testing.T) {
 		a.mu.Lock()
 		require.Equal(t, 2, a.setups)
 		a.mu.Unlock()
-		w.await("the message came to the new client", func() bool { return len(a.texts()) >= 1 })
+		_, err = w.peer().Send(t.Context(), w.account.JID(), "m1")
+		require.NoError(t, err)
+		w.await("the next message came to the new client", func() bool { return len(a.texts()) == 1 })
 		require.NoError(t, a.send(w.peer().JID(), "in time"))
 
 		time.Sleep(6 * time.Minute)
@@ -275,6 +277,7 @@ func TestAHandlerThatIsStuckDoesNotHoldUpRun(t *testing.T) {
 		old = old[:len(old)-1]
 		close(release)
 		time.Sleep(time.Minute)
+		require.Equal(t, []string{"m1", "m0"}, a.texts(), "nothing was handed over a second time")
 		require.False(t, late.Load(), "nothing of the stuck one is sent")
 		require.Equal(t, []string{"in time"}, w.peer().Texts())
 		require.Equal(t, old, a.lines.times()[:len(old)], "the old connections stay silent")

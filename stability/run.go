@@ -152,7 +152,7 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 	m.mu.Unlock()
 
 	select {
-	case <-sl.gone:
+	case <-sl.life.Done():
 		return true, nil
 	case <-s.done:
 	case <-ctx.Done():

@@ -144,6 +144,9 @@ func severCause(cause error) reconnect.Cause {
 	if errors.Is(cause, ErrTermOver) || errors.Is(cause, lock.ErrLost) || errors.Is(cause, lock.ErrFenced) {
 		c.Reason = reconnect.ReasonLockLost
 	}
+	if errors.Is(cause, errReplacedClient) {
+		c.Reason = reconnect.ReasonIntentional
+	}
 	return c
 }
 
@@ -572,10 +575,13 @@ func (s *session) awaitTwin(cause error) {
 	}
 }
 
+// termEnder is a store that can end its present device without a next one.
+type termEnder interface{ EndTerm(context.Context) error }
+
 // endDevice writes what the store has deferred, and ends the device with its
 // term.
 func (s *session) endDevice(graceful bool) {
-	e, ok := s.m.store.(interface{ EndTerm(context.Context) error })
+	e, ok := s.m.store.(termEnder)
 	if !ok {
 		return
 	}

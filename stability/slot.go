@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/reconnect"
@@ -22,9 +23,11 @@ type slot struct {
 	m      *Manager
 	client *whatsmeow.Client
 	link   *link.Link
-	tapped bool                      // the client logs to a Manager's logger
-	auto   bool                      // Run looks after it; else the host does, by hand
-	gone   chan struct{}             // closed when this client is of no more use
+	tapped bool            // the client logs to a Manager's logger
+	auto   bool            // Run looks after it; else the host does, by hand
+	device *store.Device   // that it was made on
+	life   context.Context // ends when this client is of no more use
+	over   context.CancelFunc
 	wire   atomic.Pointer[link.Conn] // the connection that messages may be handed over from
 	refuse atomic.Bool               // no message is handed to the host any more
 	sees   atomic.Bool               // the tap has seen a stanza: it is not blind
@@ -456,12 +459,18 @@ func (sl *slot) end(c *connection) {
 		sl.tellLocked(c)
 	})
 	ctx, cancel := context.WithCancel(sl.s.rush)
-	if sl.auto { // Run can make a new client; a host by hand cannot
+	if sl.auto { // Run can make a new client; a host by hand may not
 		cancel()
 		ctx, cancel = context.WithTimeout(sl.s.rush, endBudget)
 	}
+	stop := context.AfterFunc(sl.life, cancel) // by hand: a new client took its place
 	err := sl.finish(ctx, c)
+	stop()
 	cancel()
+	if err != nil {
+		sl.m.cfg.logger.Warn("a handler of the old connection is still running; going on with a new client", "error", err)
+		sl.giveUp()
+	}
 	sl.m.mu.Lock()
 	replaced := c.cause.Reason == reconnect.ReasonConnectionReplaced
 	sl.m.mu.Unlock()
@@ -477,11 +486,43 @@ func (sl *slot) end(c *connection) {
 		sl.conn = nil
 	}
 	sl.past = c
-	if err != nil {
-		sl.m.cfg.logger.Warn("a handler of the old connection is still running; going on with a new client", "error", err)
-		sl.retireLocked()
-	}
 	sl.followLocked(c)
+}
+
+// giveUp retires a client of which something is still running. What runs goes
+// on, so the device that it stands on ends here, before there is another: from
+// now on nothing of this client reads or writes the store. Two clients on one
+// device would take messages from each other, and what one of them has
+// decrypted would be an old counter for the other, which acknowledges it.
+func (sl *slot) giveUp() {
+	s := sl.s
+	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
+	defer cancel()
+	var err error
+	select {
+	case s.loading <- struct{}{}: // nobody gets a device meanwhile
+		defer func() { <-s.loading }()
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	s.m.mu.Lock()
+	present := s.device == sl.device
+	s.m.mu.Unlock()
+	if _, ok := s.m.store.(termEnder); !ok {
+		err = errors.ErrUnsupported
+	}
+	if present && err == nil {
+		s.endDevice(true)
+	}
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	sl.retireLocked()
+	if present && err == nil {
+		s.device, s.deleted = nil, false
+	} else if present {
+		// A new term has a device of its own in any case.
+		s.stopLocked(fmt.Errorf("%w: a handler does not return, and its device cannot be ended: %w", ErrStopping, err), true)
+	}
 }
 
 // endBudget is how long Run waits for the handlers of an ended connection
@@ -568,11 +609,12 @@ func (sl *slot) retireLocked() {
 	sl.retired, sl.planned = true, false
 	sl.refuse.Store(true)
 	sl.m.broadcastLocked()
-	close(sl.gone)
+	sl.over()
 }
 
-// retire cuts what the client has open and waits until it is gone.
-func (sl *slot) retire(ctx context.Context, cause error) {
+// retire cuts what the client has open and waits until it is gone. An error
+// means that something of it is still running.
+func (sl *slot) retire(ctx context.Context, cause error) (err error) {
 	sl.link.Cut(cause)
 	sl.m.mu.Lock()
 	c := sl.conn
@@ -585,7 +627,7 @@ func (sl *slot) retire(ctx context.Context, cause error) {
 	}
 	sl.m.mu.Unlock()
 	if c != nil {
-		if err := sl.finish(ctx, c); err != nil {
+		if err = sl.finish(ctx, c); err != nil {
 			sl.m.cfg.logger.Warn("a handler is still running behind a connection that is over", "error", err)
 		}
 		sl.m.mu.Lock()
@@ -596,6 +638,7 @@ func (sl *slot) retire(ctx context.Context, cause error) {
 	sl.m.mu.Lock()
 	sl.retireLocked()
 	sl.m.mu.Unlock()
+	return err
 }
 
 // stepDownLocked ends a connection because this instance hands over. An attempt

@@ -87,10 +87,12 @@
 //     Newer ones have a queue a connection, which goes with it: wait until no
 //     handler has been running for 10 ms.
 //
-// Stanzas handled by the drain see a cancelled context: a message among them
-// is not acknowledged (there is no socket to send an acknowledgement on) and
-// the server delivers it again. Their events do reach the host's handlers;
-// [Link.Draining] is true meanwhile.
+// A message that was not begun when its connection went down is left alone: it
+// could not be acknowledged any more, and the server delivers it again. Other
+// stanzas handled by the drain see a cancelled context, and their events do
+// reach the host's handlers; [Link.Draining] is true meanwhile. Config.Admit
+// may leave more messages alone, such as one that is still with a handler of an
+// earlier connection.
 //
 // # What it relies on
 //

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.mau.fi/whatsmeow"
+	waBinary "go.mau.fi/whatsmeow/binary"
 )
 
 var (
@@ -72,6 +73,11 @@ type Config struct {
 
 	// Logger receives a few lines at debug level. nil: none.
 	Logger *slog.Logger
+
+	// Admit is asked before a received message is handled, in the goroutine
+	// that handles it: false leaves it alone, unacknowledged. end is called when
+	// the handlers have returned. nil: all are.
+	Admit func(message *waBinary.Node) (end func(), ok bool)
 
 	// Compat is told what was not found of whatsmeow's inside, and what that
 	// means; with an empty text that it was. It is called from any goroutine,

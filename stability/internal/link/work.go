@@ -107,8 +107,29 @@ func (l *Link) counted(h nodeHandler) nodeHandler {
 			return
 		}
 		defer c.work.begin()()
+		if n.Tag == "message" {
+			end, ok := l.admit(c, n)
+			if !ok {
+				return
+			}
+			defer end()
+		}
 		h(ctx, n)
 	}
+}
+
+// admit says whether a message may be handled. One that is left alone is not
+// acknowledged, and the server delivers it again on the next connection. On a
+// connection that is down that is so in any case: decrypting it there would be
+// work for nothing, and a long backlog of it would hold up the next connection.
+func (l *Link) admit(c *Conn, n *waBinary.Node) (end func(), ok bool) {
+	if isClosed(c.down) {
+		return nil, false
+	}
+	if l.cfg.Admit == nil {
+		return func() {}, true
+	}
+	return l.cfg.Admit(n)
 }
 
 // queued reports whether a stanza goes through the queue for sure. The answer
