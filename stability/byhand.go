@@ -87,7 +87,7 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 	t, tapped := c.Log.(*tap)
 	sl.tapped = tapped
 	sl.link = link.New(link.Config{
-		Transport: m.cfg.transport, Gate: s.mayWrite, Admit: m.inHand.begin, Logger: m.cfg.logger,
+		Transport: m.cfg.transport, Gate: s.mayWrite, Handle: sl.handle, Admit: sl.admit, Logger: m.cfg.logger,
 		Compat: m.noteCompat, Without: m.cfg.without,
 	})
 	sl.link.OnConn(sl.onDial)
@@ -96,7 +96,6 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 	}
 	m.useVersion(c)
 	keepSent(c)
-	c.AddEventHandlerWithSuccessStatus(sl.handle)
 	if tapped {
 		t.target.Store(sl)
 	}

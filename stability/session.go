@@ -253,16 +253,27 @@ func (c *container) DeleteDevice(ctx context.Context, d *store.Device) error {
 		defer c.s.m.mu.Unlock()
 		if c.s.device == d {
 			c.s.deleted = true
-			if sl := c.s.slot; sl != nil && sl.conn == nil && !c.s.ending {
+			switch sl := c.s.slot; {
+			case sl == nil || c.s.ending:
+			case sl.conn == nil:
 				c.s.deletedLocked()
 				if sl.auto {
 					c.s.parkOrOfferLocked(sl, reconnect.ReasonLoggedOut, false)
 				}
+			case !sl.conn.ended:
+				// whatsmeow deletes at the end of a session, and its reason is on
+				// the way. Without one it was the host, and a connection that went
+				// on would receive what nobody can decrypt.
+				sl.conn.deadline = time.Now().Add(deletedGrace)
+				c.s.poke()
 			}
 		}
 	}
 	return err
 }
+
+// deletedGrace is how long a connection may go on whose device was deleted.
+const deletedGrace = time.Second
 
 // deletedLocked follows a deletion that no cause explains: somebody called the
 // client's own Logout. It may come after the connection's end.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.mau.fi/whatsmeow"
+	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types/events"
 
@@ -172,6 +173,15 @@ func (sl *slot) admits() bool {
 	return c == nil || !isClosed(c.Down())
 }
 
+// admit says, before a message is decrypted, whether it may be handled. end is
+// called when it was.
+func (sl *slot) admit(message *waBinary.Node) (end func(), ok bool) {
+	if sl.refuse.Load() {
+		return nil, false
+	}
+	return sl.m.inHand.begin(message)
+}
+
 // onEvent takes evidence from an event. Events come late and from other
 // goroutines, so what cannot belong to the present connection is left out.
 func (sl *slot) onEvent(evt any) {
@@ -237,7 +247,10 @@ func (sl *slot) believeLocked(c *connection) {
 func (sl *slot) connectedLocked(c *connection) {
 	now := time.Now()
 	before := sl.s.machine.State()
-	c.connected, c.deadline = true, time.Time{}
+	c.connected = true
+	if !sl.s.deleted { // else its time is short
+		c.deadline = time.Time{}
+	}
 	sl.vitals = vitals{verdict: sl.vitals.verdict, queueAt: now.Add(sl.m.queueEvery())}
 	sl.s.machine.Connected(now)
 	sl.s.paired, sl.s.rounds, sl.s.dirty = true, 0, true
@@ -375,6 +388,10 @@ func (sl *slot) expire(c *connection) {
 	if c.ended || c != sl.conn {
 		return
 	}
+	if sl.s.deleted {
+		sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonLoggedOut, Source: reconnect.SourceHost, Detail: "the host deleted the device"})
+		return
+	}
 	if sl.believeLocked(c); c.connected {
 		return
 	}
@@ -463,7 +480,10 @@ func (sl *slot) end(c *connection) {
 		cancel()
 		ctx, cancel = context.WithTimeout(sl.s.rush, endBudget)
 	}
-	stop := context.AfterFunc(sl.life, cancel) // by hand: a new client took its place
+	stop := func() bool { return true }
+	if !sl.auto { // it may go on for long; a new client ends the wait
+		stop = context.AfterFunc(sl.life, cancel)
+	}
 	err := sl.finish(ctx, c)
 	stop()
 	cancel()
@@ -486,7 +506,10 @@ func (sl *slot) end(c *connection) {
 		sl.conn = nil
 	}
 	sl.past = c
-	sl.followLocked(c)
+	if !errors.Is(c.cause.Err, errReplacedClient) { // else the client in its place decides
+		sl.followLocked(c)
+	}
+	sl.s.poke()
 }
 
 // giveUp retires a client of which something is still running. What runs goes
@@ -621,7 +644,7 @@ func (sl *slot) retire(ctx context.Context, cause error) (err error) {
 	if c != nil {
 		if errors.Is(cause, ErrStopping) || errors.Is(cause, ErrClosed) || errors.Is(cause, errHealing) {
 			sl.stepDownLocked(c, cause)
-		} else {
+		} else if !c.ended || !errors.Is(cause, errReplacedClient) { // why it ended is known better
 			sl.endLocked(c, severCause(cause))
 		}
 	}

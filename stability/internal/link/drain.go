@@ -25,36 +25,33 @@ const (
 
 // handlerCheck is an event of our own, to see whether the permanent handler
 // is still there. Nobody else sees it if ours is the first.
-type handlerCheck struct{ l *Link }
+type handlerCheck struct {
+	l     *Link
+	there bool
+}
 
 // handle is the permanent event handler. It stops our own events from
 // reaching the handlers behind it.
 func (l *Link) handle(evt any) bool {
 	switch evt := evt.(type) {
 	case *events.OfflineSyncCompleted:
-		if evt.Count > markerBase {
-			return true
+		if evt.Count <= markerBase {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if seen := l.markers[evt.Count]; seen != nil {
+				close(seen)
+				delete(l.markers, evt.Count)
+			}
+			return false
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if seen := l.markers[evt.Count]; seen != nil {
-			close(seen)
-			delete(l.markers, evt.Count)
-		}
-		return false
 	case *handlerCheck:
 		if evt.l != l {
 			return true
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.handler != nil {
-			close(l.handler)
-			l.handler = nil
-		}
+		evt.there = true
 		return false
 	}
-	return true
+	return l.cfg.Handle == nil || l.cfg.Handle(evt)
 }
 
 // drain empties the client's queue of received stanzas. When it returns nil,
@@ -224,18 +221,19 @@ var errWentDown = errors.New("link: connection went down")
 // ensureHandler puts the permanent handler back if the host removed all
 // handlers.
 func (l *Link) ensureHandler() {
+	if l.looking.Swap(true) {
+		return
+	}
+	defer l.looking.Store(false)
 	if l.inside.dispatcher == nil {
 		// Nobody can look. Added anew it is there, though not the first any more.
 		l.client.RemoveEventHandler(l.id)
 		l.id = l.client.AddEventHandlerWithSuccessStatus(l.handle)
 		return
 	}
-	there := make(chan struct{})
-	l.mu.Lock()
-	l.handler = there
-	l.mu.Unlock()
-	l.inside.dispatcher.DispatchEvent(&handlerCheck{l})
-	if isClosed(there) {
+	check := &handlerCheck{l: l}
+	l.inside.dispatcher.DispatchEvent(check)
+	if check.there {
 		return
 	}
 	l.cfg.Logger.Debug("link: event handler was removed, adding it again")

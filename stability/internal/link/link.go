@@ -74,6 +74,11 @@ type Config struct {
 	// Logger receives a few lines at debug level. nil: none.
 	Logger *slog.Logger
 
+	// Handle sees every event of the client before the host's handlers do;
+	// false keeps it from them. It is put back if the host removes all handlers
+	// of its client. nil: none.
+	Handle func(evt any) bool
+
 	// Admit is asked before a received message is handled, in the goroutine
 	// that handles it: false leaves it alone, unacknowledged. end is called when
 	// the handlers have returned. nil: all are.
@@ -139,8 +144,9 @@ type Link struct {
 	onConn  []func(*Conn)
 	marker  int
 	markers map[int]chan struct{} // closed when the marker of that number comes out
-	handler chan struct{}         // closed when the permanent handler proves it is there
 	id      uint32                // of the permanent handler
+
+	looking atomic.Bool // somebody looks whether the permanent handler is there
 }
 
 // New makes a Link for one client.
@@ -178,7 +184,27 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 		return ErrOtherClient
 	}
 
-	// Written only where they differ: on a second call the client may be alive.
+	l.set(c)
+	c.SetMediaHTTPClient(&http.Client{Transport: mediaTripper{l}})
+	if first {
+		if !l.cfg.without(LoopWords) {
+			c.Log = &loopLogger{Logger: c.Log, loops: &l.loops}
+		}
+		l.inside = findInside(c.DangerousInternals(), l.cfg.without)
+		if !l.cfg.without(HandlerTable) {
+			l.inside.tags = countHandlers(c, l.counted)
+		}
+		l.inside.missing(l.report)
+		l.id = c.AddEventHandlerWithSuccessStatus(l.handle)
+	}
+	return nil
+}
+
+// set gives the client the settings that the next connection needs. The host
+// may have changed them since the last time: SetProxy, for one, takes our
+// dialer away. They are written only where they differ: the client may be
+// alive.
+func (l *Link) set(c *whatsmeow.Client) {
 	set(&c.EnableAutoReconnect, false)
 	set(&c.InitialAutoReconnect, false)
 	set(&c.DisableLoginAutoReconnect, true)
@@ -197,19 +223,6 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 	}
 	c.SetWebsocketHTTPClient(web)
 	c.SetPreLoginHTTPClient(web)
-	c.SetMediaHTTPClient(&http.Client{Transport: mediaTripper{l}})
-	if first {
-		if !l.cfg.without(LoopWords) {
-			c.Log = &loopLogger{Logger: c.Log, loops: &l.loops}
-		}
-		l.inside = findInside(c.DangerousInternals(), l.cfg.without)
-		if !l.cfg.without(HandlerTable) {
-			l.inside.tags = countHandlers(c, l.counted)
-		}
-		l.inside.missing(l.report)
-		l.id = c.AddEventHandlerWithSuccessStatus(l.handle)
-	}
-	return nil
 }
 
 func (l *Link) report(r Reliance, problem string) { l.cfg.Compat(r, problem) }
@@ -241,6 +254,7 @@ func (l *Link) Connect(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.set(client)
 	connCtx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), connKey{}, c))
 	c.cancelConn = cancel
 	stop := context.AfterFunc(ctx, func() { c.Cut(context.Cause(ctx)) })

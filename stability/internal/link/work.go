@@ -107,6 +107,9 @@ func (l *Link) counted(h nodeHandler) nodeHandler {
 			return
 		}
 		defer c.work.begin()()
+		if l.inside.dispatcher != nil {
+			l.ensureHandler() // else what follows would be handled, and we not hear of it
+		}
 		if n.Tag == "message" {
 			end, ok := l.admit(c, n)
 			if !ok {
