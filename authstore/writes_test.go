@@ -271,6 +271,7 @@ func TestNoStoreOperationLeavesAConnectionDeaf(t *testing.T) {
 						}
 						return
 					}
+					require.False(t, name == "Restore" && err == nil, "a device was saved, and then another put in its place")
 					if sent := d.Sessions.PutSession(bg, "1:0", validSession(t, 1)); sent != nil {
 						require.EqualValues(t, 1, f.cuts.Load(), "paired, connected, and deaf")
 						return
@@ -370,6 +371,70 @@ func TestCloseThatGivesUpEndsTheDevice(t *testing.T) {
 		<-sealed
 		_, err = c.Device(bg, f)
 		require.ErrorIs(t, err, ErrSuperseded)
+		require.NoError(t, c.Close(bg))
+	})
+}
+
+// A KV that hangs and takes no notice of its context stops nothing but the call.
+func TestEveryContainerCallEnds(t *testing.T) {
+	for name, call := range map[string]func(c *Container, f Fence) error{
+		"Device":      func(c *Container, f Fence) error { _, err := c.Device(bg, f); return err },
+		"Info":        func(c *Container, _ Fence) error { _, err := c.Info(bg); return err },
+		"Restore":     func(c *Container, f Fence) error { return c.Restore(bg, f) },
+		"PurgeDevice": func(c *Container, f Fence) error { return c.PurgeDevice(bg, f) },
+		"PurgeRows":   func(c *Container, f Fence) error { return c.PurgeRows(bg, f) },
+		"Quarantined": func(c *Container, _ Fence) error { _, err := c.Quarantined(bg); return err },
+		"Reseal":      func(c *Container, f Fence) error { return c.Reseal(bg, f, nil) },
+		"DropImport":  func(c *Container, f Fence) error { return DropImport(bg, c, f) },
+		"Import": func(c *Container, f Fence) error {
+			_, err := Import(bg, FromKV("s", newMapKV(), newFence(1)), c, f)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				hang := make(chan struct{})
+				kv.before = func(string, Batch) error { <-hang; return nil }
+				c, f, began := New(kv), newFence(1), time.Now()
+				require.ErrorIs(t, call(c, f), context.DeadlineExceeded)
+				require.Equal(t, 10*time.Second, time.Since(began))
+				require.Zero(t, f.cuts.Load(), "nothing depends on it yet")
+				close(hang)
+				kv.before = nil
+				require.NoError(t, c.Close(bg))
+			})
+		})
+	}
+}
+
+// endingFence is asked whether the lock is held just before a commit.
+type endingFence struct {
+	*testFence
+	onHeld func()
+}
+
+func (f *endingFence) Held() bool {
+	if f.onHeld != nil {
+		f.onHeld()
+	}
+	return f.testFence.Held()
+}
+
+// Who ended a device may be writing already: a commit that has not begun by then
+// never begins.
+func TestEndedDeviceBeginsNoCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, f := New(kv), &endingFence{testFence: newFence(1)}
+		d, err := c.Device(bg, f)
+		require.NoError(t, err)
+		pair(t, d, testJID(1))
+		before := kv.commits.Load()
+		f.onHeld = func() { storeOf(d).retire(ErrSuperseded) }
+		require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), context.Canceled)
+		synctest.Wait()
+		require.Equal(t, before, kv.commits.Load())
 		require.NoError(t, c.Close(bg))
 	})
 }
