@@ -31,15 +31,29 @@ var imported = map[string]string{
 	"stability": "github.com/wastability/wastability/stability",
 	"adminhttp": "github.com/wastability/wastability/stability/adminhttp",
 	"http":      "net/http",
+	"os":        "os",
+
+	"firestorebackend": "github.com/wastability/wastability/stability/firestorebackend",
+	"postgresbackend":  "github.com/wastability/wastability/stability/postgresbackend",
 }
 
 func TestTheCodeInTheReadmeCompiles(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
-	require.Len(t, blocks, 3)
+	require.Len(t, blocks, 5)
 	dir := t.TempDir() // a module of its own, as a host's would be
 	for i, block := range blocks {
 		code := block[1]
 		if !strings.HasPrefix(code, "package ") {
+			if !strings.HasPrefix(code, "func ") { // statements, as they stand in a host's main
+				body := code
+				code = "func snippet(ctx context.Context) {\n" + body
+				for _, m := range regexp.MustCompile(`(?m)^(.*) :=`).FindAllStringSubmatch(body, -1) {
+					for _, v := range strings.Split(m[1], ", ") {
+						code += "_ = " + v + "\n"
+					}
+				}
+				code += "}\n"
+			}
 			head := "package snippet\n"
 			for name, path := range imported {
 				if regexp.MustCompile(`\b` + name + `\.`).MatchString(code) {
@@ -81,6 +95,9 @@ func TestTheReadmeNamesEveryOptionAndEveryReason(t *testing.T) {
 	files, err := filepath.Glob(root + "/stability/*.go")
 	require.NoError(t, err)
 	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
 		b, err := os.ReadFile(f)
 		require.NoError(t, err)
 		for _, m := range regexp.MustCompile(`(?m)^func (With\w+)\(.*\) Option \{`).FindAllSubmatch(b, -1) {
