@@ -43,7 +43,8 @@ type victim struct {
 	Received string // the id of each message that was handled, synced
 	Sent     string // each text that was sent, synced
 	Peer     types.JID
-	Turn     int // 0: chats all the time; else which turn on the account this is
+	Turn     int   // 0: chats all the time; else which turn on the account this is
+	Base     int64 // Unix seconds, from which turns count the times of tokens
 }
 
 func init() {

@@ -564,3 +564,43 @@ func TestNamesStayFoundWhenSealingIsRemoved(t *testing.T) {
 	require.NotNil(t, key)
 	require.NoError(t, c.Close(bg))
 }
+
+// A kill between two batches may leave a row under both names.
+func TestSealedNameHasTheNewerOfTwoRows(t *testing.T) {
+	kv := plainNames(t)
+	old := make(map[Key]string)
+	for _, k := range []Key{{"session", "d0/15550103:0"}, {"senderkey", "d0/15550103:0/120363@g.us"}} {
+		require.Contains(t, kv.data, k)
+		old[k] = kv.data[k]
+	}
+	c, d, f := open(t, kv, nameSeal, WithSealedNames())
+	require.NoError(t, d.Sessions.PutSession(bg, "15550103:0", validSession(t, 500)))
+	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "120363@g.us", "15550103:0", validSenderKey([]byte("newer"))))
+	c.cfg.background.Wait()
+	require.NoError(t, c.Close(bg))
+	c = New(kv, nameSeal)
+	h, err := c.readHead(bg)
+	require.NoError(t, err)
+	h.Names.Moving = true
+	require.NoError(t, c.putHead(bg, f, nil, h))
+	maps.Copy(kv.data, old)
+
+	want := content(t, kv)
+	require.Len(t, want["session"], 30)
+	c, d, _ = open(t, kv, nameSeal)
+	check := func() {
+		s, err := d.Sessions.GetSession(bg, "15550103:0")
+		require.NoError(t, err)
+		require.EqualValues(t, 500, sessionCounter(t, s))
+		k, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550103:0")
+		require.NoError(t, err)
+		require.Equal(t, validSenderKey([]byte("newer")), k)
+	}
+	check()
+	c.cfg.background.Wait()
+	require.Empty(t, telling(kv))
+	c, d, _ = reopen(t, kv, c, nameSeal)
+	check()
+	require.NoError(t, c.Close(bg))
+	require.Equal(t, want, content(t, kv))
+}
