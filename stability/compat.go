@@ -30,12 +30,8 @@ type Gap struct {
 const (
 	// relyTap: the client's receive logger shows each stanza, as Logger returned it.
 	relyTap link.Reliance = "tap"
-	// relyDialer: the client dials through the Manager's dialer.
-	relyDialer link.Reliance = "dialer"
 	// relyProbe: a ping of our own can be sent.
 	relyProbe link.Reliance = "send_keep_alive"
-	// relyVersion: the version at the login can be set.
-	relyVersion link.Reliance = "login_version"
 )
 
 // relyLogin stands for the tap's sight of the login alone.

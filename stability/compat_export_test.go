@@ -9,7 +9,6 @@ type Reliance = link.Reliance
 const (
 	RelyTap        = relyTap
 	RelyLogin      = relyLogin
-	RelyDialer     = relyDialer
 	RelyProbe      = relyProbe
 	RelyQueueLoop  = link.QueueLoop
 	RelyLoopWords  = link.LoopWords

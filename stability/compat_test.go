@@ -3,15 +3,17 @@ package stability_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -120,4 +122,53 @@ func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Run undoes a proxy that was set too late; a host that connects by itself can
+// go past the dialer.
+func TestConnectionPastTheDialerIsServed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		require.NoError(t, i.m.Activate(t.Context()))
+		connect := func(ctx context.Context) error {
+			d, err := i.m.AuthState(ctx)
+			if err != nil {
+				return err
+			}
+			c := i.m.Client()
+			if c == nil || c.Store != d {
+				return errors.New("no client")
+			}
+			web := &http.Client{Transport: w.sim.Transport()}
+			c.SetWebsocketHTTPClient(web)
+			c.SetPreLoginHTTPClient(web)
+			return c.ConnectContext(ctx)
+		}
+		d, err := i.m.AuthState(t.Context())
+		require.NoError(t, err)
+		c, err := i.m.NewClient(d)
+		require.NoError(t, err)
+		require.NoError(t, i.setup(t.Context(), c))
+		first, err := i.m.Resume()
+		require.NoError(t, err)
+		i.m.ScheduleReconnect(first, connect)
+
+		i.pair()
+		require.Equal(t, []string{"dialer"}, missing(i.status()))
+		peer := w.peer()
+		for round, f := range []wasim.Fault{wasim.Reset(), wasim.StreamError("503")} {
+			n := len(i.history(stability.EventConnected))
+			w.sim.Fault(f).Now()
+			i.reached(n+1, stability.EventConnected)
+			w.sim.Heal()
+			text := fmt.Sprint("hello ", round)
+			_, err := peer.Send(context.Background(), w.account.JID(), text)
+			require.NoError(t, err)
+			w.await("the message comes", func() bool { return slices.Contains(i.texts(), text) })
+		}
+		require.NoError(t, i.m.Close(context.Background()))
+		require.False(t, w.device().Online())
+		w.instance().run().ready().stop()
+	})
 }

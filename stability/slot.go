@@ -60,6 +60,7 @@ type connection struct {
 	returned  bool      // Connect returned nil
 	success   bool      // the server accepted the login, as the tap saw
 	stanza    bool      // the tap saw a stanza that ends it
+	early     bool      // whatsmeow said Connected before the connection was seen
 	doubt     bool      // whatsmeow said Connected, and the tap saw no login
 	connected bool      // and still is, unless ended
 	deadline  time.Time // by then the next step must have happened
@@ -217,6 +218,9 @@ func (sl *slot) onConnected() {
 	c := sl.conn
 	// whatsmeow may say Connected seconds after the link died.
 	if !c.up() || c.connected {
+		if c != nil && c.link == nil && !c.ended {
+			c.early = true // past our dialer, and the attempt has not returned yet
+		}
 		return
 	}
 	if sl.tapped && !c.success {
@@ -442,6 +446,9 @@ func (sl *slot) attempt() {
 	default:
 		c.returned = true
 		// What comes next may have come already.
+		if c.early && c.up() && !c.connected {
+			sl.connectedLocked(c)
+		}
 		if !c.connected && !sl.hadCodes && c.deadline.IsZero() {
 			c.deadline = time.Now().Add(m.cfg.connectTimeout)
 		}

@@ -150,11 +150,19 @@ func (sl *slot) probe(c *connection) {
 		case <-ctx.Done():
 		}
 	}()
-	ok, goOn := sl.client.DangerousInternals().SendKeepAlive(ctx)
+	var ok, goOn bool
+	in, can := any(sl.client.DangerousInternals()).(interface {
+		SendKeepAlive(context.Context) (isSuccess, shouldContinue bool)
+	})
+	if can = can && !sl.m.cfg.lacks(relyProbe); can {
+		ok, goOn = in.SendKeepAlive(ctx)
+	}
 	sl.m.mu.Lock()
 	defer sl.m.mu.Unlock()
 	sl.vitals.probing = false
 	switch {
+	case !can: // whatsmeow's own pings go on
+		sl.m.noteCompatLocked(relyProbe, "whatsmeow's SendKeepAlive is missing: a dead connection is noticed by whatsmeow's own pings alone, some minutes later")
 	case sl.conn != c || !goOn:
 	case ok:
 		sl.vitals.lastProbe, sl.vitals.failed = time.Now(), 0

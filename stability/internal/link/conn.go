@@ -36,6 +36,8 @@ type Conn struct {
 	cause       error      // why it is down; nil = not down
 	raw         *rawConn
 	body        *body
+	foreign     bool          // made past our dialer
+	parted      chan struct{} // of a foreign one: closed when whatsmeow has disconnected
 	settled     bool
 	established bool // whatsmeow's connect succeeded
 }
@@ -120,11 +122,14 @@ func (c *Conn) shut(cause error) *rawConn {
 	if first {
 		c.cause = cause
 	}
-	raw := c.raw
+	raw, foreign := c.raw, c.foreign
 	c.mu.Unlock()
 	if !first {
 		<-c.down
 		return raw
+	}
+	if foreign {
+		go c.part()
 	}
 	c.cancelDial(cause)
 	if raw != nil {

@@ -196,6 +196,7 @@ func (c *Conn) upgrade(req *http.Request) (*http.Response, error) {
 	c.mu.Unlock()
 	resp.Body = b
 	c.upgraded.Store(true)
+	c.l.report(Dialer, "")
 	return resp, nil
 }
 

@@ -34,6 +34,10 @@ type handlerCheck struct {
 // reaching the handlers behind it.
 func (l *Link) handle(evt any) bool {
 	switch evt := evt.(type) {
+	case *events.Connected, *events.QR:
+		l.lookForForeign()
+	case *events.Disconnected:
+		l.lost()
 	case *events.OfflineSyncCompleted:
 		if evt.Count <= markerBase {
 			l.mu.Lock()

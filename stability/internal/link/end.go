@@ -79,6 +79,13 @@ func (c *Conn) end(ctx context.Context, alone bool) error {
 	}
 	clean := established && alone
 	if clean {
+		if c.isForeign() { // there is no raw connection whose end would do it
+			select {
+			case <-c.parted:
+			case <-ctx.Done():
+				return fmt.Errorf("waiting for whatsmeow to disconnect: %w", context.Cause(ctx))
+			}
+		}
 		// 4. and 5.
 		if err := c.l.awaitDisconnected(ctx); err != nil {
 			return fmt.Errorf("waiting for whatsmeow to disconnect: %w", err)

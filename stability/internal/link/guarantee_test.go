@@ -222,10 +222,21 @@ func TestAConnectionThatIsNotOursIsNotSeen(t *testing.T) {
 		require.NoError(t, b.client.ConnectContext(ctx))
 		require.NoError(t, b.seen(within(t, time.Minute), &events.Connected{}, 2))
 		require.False(t, b.l.Saw())
+		require.Contains(t, b.problems[Dialer], "WithTransport")
+		require.True(t, b.l.Current().Up(), "it is looked after all the same")
+		b.l.Current().Cut(errTest)
+		b.offline()
+		require.False(t, b.device().Online(), "and can be ended")
+
+		require.NoError(t, b.client.ConnectContext(ctx))
+		require.NoError(t, b.seen(within(t, time.Minute), &events.Connected{}, 3))
 		cancel()
 		time.Sleep(time.Minute)
+		require.False(t, b.l.Current().Up(), "its loss is noticed")
+		b.offline()
 		require.NoError(t, b.l.Install(b.client)) // ours again
 		b.online()
+		require.Empty(t, b.problems[Dialer])
 	})
 }
 

@@ -27,6 +27,8 @@ const (
 	// SendInside, DispatchInside: methods of DangerousInternals.
 	SendInside     Reliance = "send_node"
 	DispatchInside Reliance = "dispatch_event"
+	// Dialer: the client dials through this package.
+	Dialer Reliance = "dialer"
 	// Frames: what arrives are websocket frames of a kind that is known.
 	Frames Reliance = "frames"
 )

@@ -132,7 +132,8 @@ type Link struct {
 	drainSem   chan struct{} // semaphore: one drain at a time
 	loops      loopCounter
 	draining   atomic.Bool
-	inside     inside // set by the first Install
+	inside     inside       // set by the first Install
+	web        *http.Client // the client's, for the websocket
 
 	mu      sync.Mutex // never held across I/O or a callback
 	client  *whatsmeow.Client
@@ -158,6 +159,10 @@ func New(cfg Config) *Link {
 		connecting: make(chan struct{}, 1),
 		drainSem:   make(chan struct{}, 1),
 		markers:    make(map[int]chan struct{}),
+	}
+	l.web = &http.Client{
+		Transport:     attemptTripper{l},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	l.loops.init(func(problem string) { l.report(LoopWords, problem) })
 	l.media = l.mediaTransport()
@@ -217,12 +222,11 @@ func (l *Link) set(c *whatsmeow.Client) {
 			return errors.New("link: the service asked for a new crypto auth token, and there is nothing to refresh it")
 		}
 	}
-	web := &http.Client{
-		Transport:     attemptTripper{l},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	if _, ours := l.web.Transport.(attemptTripper); !ours {
+		l.web.Transport = attemptTripper{l}
 	}
-	c.SetWebsocketHTTPClient(web)
-	c.SetPreLoginHTTPClient(web)
+	c.SetWebsocketHTTPClient(l.web)
+	c.SetPreLoginHTTPClient(l.web)
 }
 
 func (l *Link) report(r Reliance, problem string) { l.cfg.Compat(r, problem) }
@@ -262,6 +266,9 @@ func (l *Link) Connect(ctx context.Context) (*Conn, error) {
 	err = client.ConnectContext(connCtx)
 	c.settle(err == nil)
 	inTime := stop()
+	if err == nil && c.unseen() {
+		l.adoptForeign(c)
+	}
 	l.mu.Lock()
 	l.pending = nil
 	l.mu.Unlock()
@@ -310,7 +317,7 @@ func (l *Link) Current() *Conn {
 // called after Install).
 func (l *Link) Saw() bool {
 	c := l.Current()
-	return c != nil && c.Up()
+	return c != nil && c.Up() && !c.isForeign()
 }
 
 // OnConn adds a function that is called once for each attempt the dialer
