@@ -369,6 +369,8 @@ func (sl *slot) rawDownLocked() {
 	switch {
 	case errors.Is(cause.Err, errPaused):
 		cause.Reason, cause.Detail = reconnect.ReasonConnectionLost, "this process was paused for longer than the lease allows without a confirmation"
+	case errors.Is(cause.Err, link.ErrReset):
+		cause.Reason, cause.Detail = reconnect.ReasonRestartRequired, "this program reset the connection"
 	case errors.Is(cause.Err, link.ErrDisconnected) && sl.s.paired:
 		cause.Reason, cause.Detail = reconnect.ReasonIntentional, "this program closed the connection"
 	case sl.hadCodes && len(sl.codes) == 0 && time.Until(sl.codeUntil) < time.Second:

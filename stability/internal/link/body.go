@@ -400,6 +400,8 @@ func (b *body) leave(code int) {
 	switch {
 	case echo:
 		b.c.shut(ErrServerClosed)
+	case code == 1000 && b.c.l.resetting():
+		b.c.shut(ErrReset)
 	case code == 1000:
 		b.c.shut(ErrDisconnected)
 	default:

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"reflect"
+	"sync/atomic"
 
 	"go.mau.fi/whatsmeow"
 	waBinary "go.mau.fi/whatsmeow/binary"
@@ -93,6 +94,24 @@ func (x inside) missing(report func(Reliance, string)) {
 		"whatsmeow's DispatchEvent is missing: an event handler that the host removed is not noticed")
 	tell(HandlerTable, x.tags != nil || x.shared != nil,
 		"whatsmeow's table of handlers is missing: a hand-over knows less exactly when the last stanza was handled")
+}
+
+// resetting reports whether whatsmeow is closing its socket in order to come
+// back. It looks at a private flag, since nothing else tells that apart from a
+// Disconnect in time. Versions without the flag have no ResetConnection.
+func (l *Link) resetting() bool {
+	l.mu.Lock()
+	c := l.client
+	l.mu.Unlock()
+	return c != nil && flagged(reflect.ValueOf(c), "forceAutoReconnect")
+}
+
+func flagged(client reflect.Value, name string) bool {
+	f := client.Elem().FieldByName(name)
+	if !f.IsValid() || f.Type() != reflect.TypeFor[atomic.Bool]() {
+		return false
+	}
+	return (*atomic.Bool)(f.Addr().UnsafePointer()).Load()
 }
 
 type nodeHandler = func(ctx context.Context, node *waBinary.Node)

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"reflect"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +77,30 @@ func TestTableOfAnotherTypeIsLeftAlone(t *testing.T) {
 	} {
 		require.Nil(t, wrapTable(reflect.ValueOf(other), "nodeHandlers", around), "%T", other)
 	}
+}
+
+func TestResetIsKnownByItsFlag(t *testing.T) {
+	c := &struct{ forceAutoReconnect atomic.Bool }{}
+	require.False(t, flagged(reflect.ValueOf(c), "forceAutoReconnect"))
+	c.forceAutoReconnect.Store(true)
+	require.True(t, flagged(reflect.ValueOf(c), "forceAutoReconnect"))
+	require.False(t, flagged(reflect.ValueOf(&struct{ forceAutoReconnect bool }{true}), "forceAutoReconnect"), "of another type")
+	require.False(t, flagged(reflect.ValueOf(&struct{}{}), "forceAutoReconnect"))
+
+	withBot(t, func(t *testing.T, b *bot) {
+		conn := b.online()
+		reset, newer := any(b.client).(interface{ ResetConnection() })
+		if !newer {
+			return
+		}
+		reset.ResetConnection()
+		require.ErrorIs(t, conn.Err(), ErrReset)
+		b.offline()
+		b.client.Disconnect()
+		conn = b.online()
+		b.client.Disconnect()
+		require.ErrorIs(t, conn.Err(), ErrDisconnected)
+	})
 }
 
 func TestCountOfStanzasKnowsWhenTheyAreHandled(t *testing.T) {

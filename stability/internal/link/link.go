@@ -28,6 +28,9 @@ var (
 	// order and of its own accord: Client.Disconnect or Logout was called,
 	// by the host or by whatsmeow itself.
 	ErrDisconnected = errors.New("link: client disconnected")
+	// ErrReset reports that the host called Client.ResetConnection, which newer
+	// versions of whatsmeow have: it wants a new connection.
+	ErrReset = errors.New("link: the host reset the connection")
 	// ErrNotInstalled reports a Connect before Install.
 	ErrNotInstalled = errors.New("link: no client: call Install first")
 	// ErrOtherClient reports an Install with a second client.
