@@ -77,10 +77,21 @@ func (b *backend) stamp() stamp {
 func (b *backend) learn(st stamp, f func(*knowledge)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if st.s == nil || st.s != b.ses || st.s.unclear || st.s.know.busy || st.s.know.changes != st.changes {
-		return
+	if b.stillLocked(st) {
+		f(&st.s.know)
 	}
-	f(&st.s.know)
+}
+
+// still says whether this session is the one writer, and has written nothing
+// since the stamp.
+func (b *backend) still(st stamp) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stillLocked(st)
+}
+
+func (b *backend) stillLocked(st stamp) bool {
+	return st.s != nil && st.s == b.ses && !st.s.unclear && !st.s.know.busy && st.s.know.changes == st.changes
 }
 
 func (k *knowledge) set(id string, bk *bucket) {

@@ -21,13 +21,6 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, batch authstore.Batc
 	if err := b.enter(ctx, op); err != nil {
 		return err
 	}
-	// One at a time: what a bucket holds is known between commits only.
-	select {
-	case b.commit <- struct{}{}:
-		defer func() { <-b.commit }()
-	case <-ctx.Done():
-		return fmt.Errorf("firestorebackend: %s: %w", op, ctx.Err())
-	}
 	var p *plan
 	err := b.underFence(ctx, laneAuth, op, epoch,
 		func(ctx context.Context, ses *session) (func(*firestore.WriteBatch), error) {

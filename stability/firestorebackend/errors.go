@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +23,8 @@ var (
 	ErrQuota = errors.New("firestorebackend: the quota of the Firestore project is exhausted: enable billing or raise the quota")
 
 	// ErrPermission reports that the credentials may not read or write here.
-	// Like ErrQuota it is not asked for again at once.
+	// Like ErrQuota it is not asked for again at once. Credentials that are not
+	// accepted at all are ErrUnavailable: that may pass by itself.
 	ErrPermission = errors.New("firestorebackend: Firestore denies access: give the service account roles/datastore.user on the project, and check that it is the right project")
 
 	// ErrDatabaseNotFound reports that the project or database does not exist,
@@ -105,9 +105,14 @@ func (b *backend) enter(ctx context.Context, op string) error {
 	return nil
 }
 
+// write makes one request that writes documents, as call does.
+func (b *backend) write(ctx context.Context, l lane, op string, f func(ctx context.Context) error) error {
+	return b.call(ctx, l, op, true, func(ctx context.Context, _ func()) error { return f(ctx) })
+}
+
 // call makes one request, with its own timeout. f gets a function that gives
 // it the timeout anew, for answers that arrive in pieces.
-func (b *backend) call(ctx context.Context, l lane, op string, f func(ctx context.Context, more func()) error) error {
+func (b *backend) call(ctx context.Context, l lane, op string, writes bool, f func(ctx context.Context, more func()) error) error {
 	if err := b.enter(ctx, op); err != nil {
 		return err
 	}
@@ -119,13 +124,16 @@ func (b *backend) call(ctx context.Context, l lane, op string, f func(ctx contex
 	timer := time.AfterFunc(b.timeout, func() { cancel(context.DeadlineExceeded) })
 	defer timer.Stop()
 	defer context.AfterFunc(b.life, func() { cancel(ErrClosed) })()
-	err := b.describe(ctx, inner, op, f(inner, func() { timer.Reset(b.timeout) }))
+	err := b.describe(ctx, inner, op, writes, f(inner, func() { timer.Reset(b.timeout) }))
 	b.paces[l].note(l, err)
 	return err
 }
 
-// describe gives an error its class.
-func (b *backend) describe(ctx, inner context.Context, op string, err error) error {
+// describe gives an error its class, by its code and by what was asked. A write
+// has conditions that may not hold; then another read tells what is wrong. A
+// read of documents by name, or of those in a collection, has none: where it is
+// NOT_FOUND or FAILED_PRECONDITION, the database itself is missing or another.
+func (b *backend) describe(ctx, inner context.Context, op string, writes bool, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -143,20 +151,13 @@ func (b *backend) describe(ctx, inner context.Context, op string, err error) err
 	case codes.ResourceExhausted:
 		class = ErrQuota
 	case codes.Unauthenticated:
-		// gRPC answers so by itself when it has no token to send: whoever gives
-		// tokens was not reached, and Firestore was not asked.
-		if !strings.Contains(err.Error(), "per-RPC creds failed") {
-			class = ErrPermission
-		}
+		// The credentials may be new or old by a moment, and gRPC answers so by
+		// itself when it could not fetch a token.
+		return fmt.Errorf("%w: %s: the credentials were not accepted, which may pass: %w", ErrUnavailable, op, err)
 	case codes.PermissionDenied:
 		class = ErrPermission
-	case codes.NotFound:
-		if strings.Contains(err.Error(), "No document to update") {
-			return fmt.Errorf("firestorebackend: %s: %w", op, err)
-		}
-		class = ErrDatabaseNotFound
-	case codes.FailedPrecondition:
-		if !strings.Contains(err.Error(), "Datastore Mode") {
+	case codes.NotFound, codes.FailedPrecondition:
+		if writes {
 			return fmt.Errorf("firestorebackend: %s: %w", op, err)
 		}
 		class = ErrDatabaseNotFound
@@ -199,14 +200,26 @@ func hopeless(err error) bool {
 	return invalid(err)
 }
 
-// forLock marks what lock.Lease must not wait out.
-func forLock(err error) error {
-	for _, target := range []error{ErrPermission, ErrDatabaseNotFound, ErrClosed, ErrDamaged} {
-		if errors.Is(err, target) {
-			return backoff.Permanent(err)
-		}
+// lasting is how long an operation of the lock has to fail before waiting for it
+// ends: a role that is being changed, a document that somebody is editing in a
+// console, pass.
+const lasting = time.Minute
+
+// judge marks what lock.Lease must not wait out: what no repetition cures, once
+// it has lasted.
+func (b *backend) judge(op string, err *error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case errors.Is(*err, ErrClosed):
+		*err = backoff.Permanent(*err)
+	case !errors.Is(*err, ErrPermission) && !errors.Is(*err, ErrDatabaseNotFound) && !errors.Is(*err, ErrDamaged):
+		delete(b.failing, op)
+	case b.failing[op].IsZero():
+		b.failing[op] = time.Now()
+	case time.Since(b.failing[op]) >= lasting:
+		*err = backoff.Permanent(*err)
 	}
-	return err
 }
 
 // tries bounds the repetitions within one call; callers repeat too.

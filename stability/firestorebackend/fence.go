@@ -13,93 +13,148 @@ import (
 )
 
 // session is one term as this backend writes in it. Its token is the update
-// time of the fence document, which only moves when a term begins or ends, and
-// when somebody makes sure that no older write of the same term is still on its
-// way. Whoever knows the token is the only writer: that is what makes it safe
-// to remember how full a bucket is. Fields are guarded by backend.mu.
+// time of the fence document, which moves with each commit of the term, and when
+// a term begins or ends. Whoever knows the token is the only writer: that is
+// what makes it safe to remember how full a bucket is. Fields are guarded by
+// backend.mu.
 type session struct {
-	epoch   int64
+	term
 	token   time.Time
 	unclear bool // a write of this session may yet arrive
 	stateOK bool // the stored state has a format that this library may replace
 	know    knowledge
 }
 
+// term names a term as the fence does. Epochs alone can come again, if somebody
+// removes the documents of the lock; the nonce of an acquisition never does. It
+// is empty where an older library acquired.
+type term struct {
+	epoch int64
+	nonce string
+}
+
 // fenced is the one way in which anything is written under a term: a single
 // request whose writes land together or not at all, and only while the fence
-// document is as it was. Deleting a field that is not there changes nothing,
-// the document's update time included, so the fence never moves by itself.
-func (b *backend) fenced(ctx context.Context, token time.Time, fill func(*firestore.WriteBatch)) error {
+// document is as it was. The request changes the fence too, to a name of its
+// own. So it lands once at most, however often and however late it arrives, and
+// never behind one that was sent after it. The result is the next token.
+func (b *backend) fenced(ctx context.Context, token time.Time, name string, fill func(*firestore.WriteBatch)) (next time.Time, err error) {
 	batch := b.client.Batch() //nolint:staticcheck // the only atomic commit of the client that takes one request
-	batch.Update(b.fenceDoc, []firestore.Update{{Path: "_", Value: firestore.Delete}}, firestore.LastUpdateTime(token))
+	batch.Update(b.fenceDoc, []firestore.Update{{Path: "lastWrite", Value: name}}, firestore.LastUpdateTime(token))
 	fill(batch)
-	_, err := batch.Commit(ctx)
-	return err
+	res, err := batch.Commit(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return res[0].UpdateTime, nil
+}
+
+// attempt is one commit under the fence. It is sent until it is known what
+// became of it, each time as the same request.
+type attempt struct {
+	s     *session
+	token time.Time
+	name  string
+	add   func(*firestore.WriteBatch)
 }
 
 // underFence writes what fill adds, only while epoch is the newest and its term
 // was not released. It repeats until the outcome is known, within bounds. fill
-// may read; undo is told that an attempt failed, whatever became of it.
+// may read; undo is told that what fill added is not known to have landed.
+// Commits come one after the other, those of the session and of the state
+// alike: each needs the token that the one before it has left.
 func (b *backend) underFence(ctx context.Context, l lane, op string, epoch int64,
 	fill func(ctx context.Context, s *session) (func(*firestore.WriteBatch), error), undo func(s *session),
 ) error {
+	select {
+	case b.commit <- struct{}{}:
+		defer func() { <-b.commit }()
+	case <-ctx.Done():
+		return fmt.Errorf("firestorebackend: %s: %w", op, ctx.Err())
+	}
+	var a *attempt // nil while nothing is on its way
 	pause := pauses()
 	for n := 1; ; n++ {
-		s, err := b.sessionOf(ctx, l, op, epoch)
-		if err != nil {
-			return err
-		}
-		if err = b.settle(ctx, l, op, s); err == nil {
-			var add func(*firestore.WriteBatch)
-			if add, err = fill(ctx, s); err != nil {
-				return err
+		var err error
+		if a == nil {
+			s, err2 := b.sessionOf(ctx, l, op, epoch)
+			if err2 != nil {
+				return err2
 			}
-			err = b.call(ctx, l, op, func(ctx context.Context, _ func()) error {
-				return b.fenced(ctx, b.tokenOf(s), add)
-			})
-			if err == nil {
+			if err = b.settle(ctx, l, op, s); err == nil {
+				add, err := fill(ctx, s)
+				if err != nil {
+					return err
+				}
+				a = &attempt{s: s, token: b.tokenOf(s), name: rand.Text(), add: add}
+			}
+		}
+		if a != nil {
+			var over bool
+			if over, err = b.send(ctx, l, op, a); err == nil {
 				return nil
 			}
-			undo(s)
-			if !lostRace(err) || aborted(err) {
-				// The client repeats by itself, so ABORTED may be the answer to
-				// a repetition while the first attempt is still on its way.
-				b.mu.Lock()
-				s.unclear = true
-				b.mu.Unlock()
+			if over { // and did not land; sessionOf decides whether the term goes on
+				b.forget(a.s)
+				undo(a.s)
+				a = nil
 			}
 		}
-		if lostRace(err) && !aborted(err) {
-			// The fence moved. Who moved it decides sessionOf.
-			b.forget(s)
-		}
-		if invalid(err) {
-			err = b.askedOfAnother(ctx, l, op, s, err)
-		}
 		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
+			if a != nil {
+				b.mu.Lock()
+				a.s.unclear = true
+				b.mu.Unlock()
+				undo(a.s)
+			}
 			return err
 		}
 	}
 }
 
-// askedOfAnother tells a write that Firestore refuses for what is in it from one
-// that names a token later than the fence: then the stored fence is an older
-// one, put back by an import, and the session is over.
-func (b *backend) askedOfAnother(ctx context.Context, l lane, op string, s *session, err error) error {
-	_, token, err2 := b.readFence(ctx, l, op)
+// send makes one request of an attempt. over says that the attempt never lands
+// any more, and has not landed: somebody else has moved the fence. A refusal
+// alone does not say that: the client repeats by itself what it got no answer
+// to, and then the second request is refused because the first one landed. The
+// name in the fence tells.
+func (b *backend) send(ctx context.Context, l lane, op string, a *attempt) (over bool, err error) {
+	var next time.Time
+	err = b.write(ctx, l, op, func(ctx context.Context) (err error) {
+		next, err = b.fenced(ctx, a.token, a.name, a.add)
+		return err
+	})
+	if err == nil {
+		b.advance(a.s, next)
+		return false, nil
+	}
+	if aborted(err) || !lostRace(err) && !invalid(err) {
+		return false, err // as if there were no answer: an earlier request may still be on its way
+	}
+	f, now, err2 := b.readFence(ctx, l, op)
 	switch {
 	case err2 != nil:
-		return err2
-	case token.Equal(b.tokenOf(s)):
-		return err
+		return false, err2
+	case f.lastWrite == a.name:
+		b.advance(a.s, now)
+		return false, nil
+	case !invalid(err):
+		return true, err
+	case now.Equal(a.token):
+		return false, err // refused for what is in it
 	}
-	b.forget(s)
-	return putBack(op)
+	return true, putBack(op) // the stored fence is an older one
 }
 
 // putBack is not the refusal itself, which is permanent.
 func putBack(op string) error {
 	return fmt.Errorf("%w: %s: the fence document is older than it was: somebody has put it back", ErrUnavailable, op)
+}
+
+func (b *backend) advance(s *session, token time.Time) {
+	b.clock.saw(token)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.token, s.unclear = token, false
 }
 
 func (b *backend) tokenOf(s *session) time.Time {
@@ -110,20 +165,28 @@ func (b *backend) tokenOf(s *session) time.Time {
 
 // granted begins the session of a term that the server has just granted here:
 // it counts, also after a higher epoch, whose documents somebody deleted.
-func (b *backend) granted(epoch int64, token time.Time) {
+func (b *backend) granted(t term, token time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ses = &session{epoch: epoch, token: token}
+	b.ses, b.newest = &session{term: t, token: token}, t
+}
+
+// expect names a term that was granted here, by what the lock document says.
+// Its session begins when something is written.
+func (b *backend) expect(t term) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.newest = t
 }
 
 // adopt begins the session of a term that was granted elsewhere. A newer one,
 // granted here meanwhile, stays.
-func (b *backend) adopt(epoch int64, token time.Time) *session {
-	s := &session{epoch: epoch, token: token}
+func (b *backend) adopt(t term, token time.Time) *session {
+	s := &session{term: t, token: token}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ses == nil || b.ses.epoch <= epoch {
-		b.ses = s
+	if b.ses == nil || b.ses.epoch <= t.epoch {
+		b.ses, b.newest = s, t
 	}
 	return s
 }
@@ -134,6 +197,14 @@ func (b *backend) forget(s *session) {
 	if b.ses == s {
 		b.ses = nil
 	}
+}
+
+// nonceOf is the nonce of the term that this backend knows by this epoch. It
+// outlives the session.
+func (b *backend) nonceOf(epoch int64) (nonce string, known bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.newest.nonce, b.newest.epoch == epoch && epoch > 0
 }
 
 // sessionOf gives the session of an epoch. What Acquire did not leave here is
@@ -153,17 +224,23 @@ func (b *backend) sessionOf(ctx context.Context, l lane, op string, epoch int64)
 	pause := pauses()
 	for n := 1; ; n++ {
 		f, token, err := b.readFence(ctx, l, op)
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, err
+		}
+		nonce, known := b.nonceOf(epoch)
+		switch {
+		case f.epoch == 0:
+			return nil, fenceError(op, epoch, "the fence document is missing; the next term writes another")
 		case f.epoch != epoch:
 			return nil, fenceError(op, epoch, fmt.Sprintf("the newest is %d", f.epoch))
 		case f.released:
 			return nil, fenceError(op, epoch, "it was released")
+		case known && nonce != f.nonce:
+			return nil, fenceError(op, epoch, "another term has the same epoch, since somebody removed the documents of the lock")
 		}
 		moved, err := b.moveFence(ctx, l, op, token)
 		if err == nil {
-			return b.adopt(epoch, moved), nil
+			return b.adopt(f.term, moved), nil
 		}
 		if invalid(err) {
 			err = putBack(op)
@@ -188,33 +265,34 @@ func (b *backend) settle(ctx context.Context, l lane, op string, s *session) err
 		return nil
 	}
 	moved, err := b.moveFence(ctx, l, op, token)
-	if err != nil {
-		return err
+	switch {
+	case err == nil:
+		b.advance(s, moved)
+	case lostRace(err) && !aborted(err):
+		b.forget(s) // the write has landed after all, or somebody else's: sessionOf tells
+	case invalid(err):
+		b.forget(s)
+		return putBack(op)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s.token, s.unclear = moved, false
-	return nil
+	return err
 }
 
-// moveFence really changes the fence document, and so its token.
+// moveFence changes nothing but the fence document, and so its token.
 func (b *backend) moveFence(ctx context.Context, l lane, op string, token time.Time) (moved time.Time, err error) {
-	err = b.call(ctx, l, op+": move the fence", func(ctx context.Context, _ func()) error {
-		res, err := b.fenceDoc.Update(ctx, []firestore.Update{{Path: "settled", Value: rand.Text()}}, firestore.LastUpdateTime(token))
-		if err == nil {
-			moved = res.UpdateTime
-		}
+	err = b.write(ctx, l, op+": move the fence", func(ctx context.Context) (err error) {
+		moved, err = b.fenced(ctx, token, rand.Text(), func(*firestore.WriteBatch) {})
 		return err
 	})
-	if err == nil {
-		b.clock.saw(moved)
-	}
 	return moved, err
 }
 
+// fence is the fence document.
 type fence struct {
-	epoch    int64
-	released bool
+	term
+	released  bool
+	lastWrite string        // name of the last commit
+	holder    string        // who acquired the term; "" where an older library did
+	lease     time.Duration // as at the acquisition; 0 where that is not known
 }
 
 func (b *backend) readFence(ctx context.Context, l lane, op string) (fence, time.Time, error) {
@@ -226,18 +304,28 @@ func (b *backend) readFence(ctx context.Context, l lane, op string) (fence, time
 	return f, snaps[0].UpdateTime, err
 }
 
+// fenceOf reads the fence document. None is the zero fence.
 func fenceOf(s *firestore.DocumentSnapshot) (fence, error) {
-	fs := fieldsOf(s)
-	f := fence{fs.number("epoch"), fs.flag("released")}
-	if fs.err != nil {
-		return fence{}, fs.err
+	if !s.Exists() {
+		return fence{}, nil
 	}
-	return f, nil
+	fs := fieldsOf(s)
+	f := fence{term: term{fs.number("epoch"), fs.text("nonce")}, released: fs.flag("released")}
+	fs.want(possibleEpoch(f.epoch), "epoch is %d", f.epoch)
+	// What follows is never needed.
+	f.lastWrite, _ = fs.m["lastWrite"].(string)
+	f.holder, _ = fs.m["holderInstanceId"].(string)
+	if ms, _ := fs.m["leaseMs"].(int64); possibleLease(ms) {
+		f.lease = time.Duration(ms) * time.Millisecond
+	}
+	return f, fs.err
 }
 
-// fenceFields is the whole fence document.
-func fenceFields(epoch int64, released bool) map[string]any {
-	m := map[string]any{"epoch": epoch, "updatedAt": firestore.ServerTimestamp}
+// fenceFields is the whole fence document as a term begins or ends.
+func fenceFields(t term, holder string, lease time.Duration, released bool) map[string]any {
+	m := map[string]any{
+		"epoch": t.epoch, "nonce": t.nonce, "holderInstanceId": holder, "leaseMs": millis(lease), "updatedAt": firestore.ServerTimestamp,
+	}
 	if released {
 		m["released"] = true
 	}

@@ -74,11 +74,15 @@ type backend struct {
 	end    context.CancelFunc
 	paces  [numLanes]pacer
 	clock  serverClock
-	commit chan struct{} // semaphore: one commit of the KV at a time
+	commit chan struct{} // semaphore: one write under the fence at a time
 
-	mu   sync.Mutex // held for moments only
-	ses  *session   // the newest term that this backend writes in
-	look time.Time  // when the lock was last read
+	mu     sync.Mutex // held for moments only
+	ses    *session   // the newest term that this backend writes in
+	newest term       // the term of the last session
+	look   time.Time  // when the lock was last read
+	// failing is since when an operation of the lock fails in a way that waiting
+	// may not cure.
+	failing map[string]time.Time
 	// found is the update time of the lock document at that look.
 	found time.Time
 }
@@ -135,6 +139,7 @@ func open(client *firestore.Client, opts []Option) (*backend, error) {
 		stateDoc:  root.Collection("state").Doc("wa_connection"),
 		incidents: root.Collection("incidents"),
 		commit:    make(chan struct{}, 1),
+		failing:   make(map[string]time.Time),
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	return b, nil

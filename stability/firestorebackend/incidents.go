@@ -107,7 +107,7 @@ func (s incidentStore) change(ctx context.Context, op, id string, f func(prev gu
 		if turned {
 			unsure, turnedBy = true, nonce
 		}
-		err = b.call(ctx, laneIncidents, op, func(ctx context.Context, _ func()) error {
+		err = b.write(ctx, laneIncidents, op, func(ctx context.Context) error {
 			return s.write(ctx, ref, snaps[0], s.fields(next, turnedBy))
 		})
 		if err == nil {

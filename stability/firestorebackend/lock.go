@@ -1,7 +1,9 @@
 package firestorebackend
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,28 +23,39 @@ var (
 // held is the lock document. version is its update time, by which it is
 // compared and set; zero when there is no document.
 type held struct {
-	holder, nonce string
-	epoch         int64
-	lease         time.Duration
-	acquiredAt    time.Time
-	version       time.Time
+	term
+	holder     string
+	lease      time.Duration
+	acquiredAt time.Time // for people
+	version    time.Time
 }
 
+// heldOf reads the lock document. Of a damaged one it gives what can be read,
+// beside ErrDamaged.
 func heldOf(s *firestore.DocumentSnapshot) (held, error) {
-	f := fieldsOf(s)
-	h := held{
-		holder: f.text("holderInstanceId"), nonce: f.text("nonce"), epoch: f.number("leaseEpoch"),
-		lease:      time.Duration(f.number("leaseMs")) * time.Millisecond,
-		acquiredAt: f.instant("acquiredAt"), version: s.UpdateTime,
-	}
 	if !s.Exists() {
 		return held{}, nil
 	}
-	if f.err == nil && (h.epoch <= 0 || h.lease < 0) {
-		f.err = fmt.Errorf("%w: %s: leaseEpoch is %d and leaseMs %d", ErrDamaged, f.name, h.epoch, h.lease.Milliseconds())
+	f := fieldsOf(s)
+	h := held{term: term{f.number("leaseEpoch"), f.text("nonce")}, holder: f.text("holderInstanceId"), version: s.UpdateTime}
+	_, hasHolder := f.m["holderInstanceId"].(string)
+	f.want(hasHolder, "holderInstanceId is missing: of a free lock it is empty")
+	f.want(possibleEpoch(h.epoch), "leaseEpoch is %d", h.epoch)
+	ms := f.number("leaseMs")
+	if f.want(possibleLease(ms), "leaseMs is %d", ms); possibleLease(ms) {
+		h.lease = time.Duration(ms) * time.Millisecond
 	}
+	h.acquiredAt, _ = f.m["acquiredAt"].(time.Time)
 	return h, f.err
 }
+
+const (
+	maxEpoch = 1 << 53 // no account has so many terms, and others count in floating point
+	maxLease = 31 * 24 * time.Hour
+)
+
+func possibleEpoch(n int64) bool  { return n > 0 && n < maxEpoch }
+func possibleLease(ms int64) bool { return ms > 0 && ms <= maxLease.Milliseconds() }
 
 func (h held) record() lock.Record {
 	if h.version.IsZero() {
@@ -54,10 +67,22 @@ func (h held) record() lock.Record {
 	}
 }
 
-func (h held) by(rec lock.Record) bool {
-	return h.holder != "" && h.holder == rec.Holder && h.epoch == rec.Epoch
+// ours says whether the lock document is that of our term. damage is what
+// heldOf found wrong with it: then the nonce is enough, and whoever holds the
+// lock repairs the document.
+func (s lockStore) ours(h held, damage error, rec lock.Record) bool {
+	nonce, known := s.b.nonceOf(rec.Epoch)
+	known = known && nonce != ""
+	switch {
+	case known && h.nonce != "" && h.nonce != nonce:
+		return false // another term has this epoch, since somebody removed both documents
+	case h.holder != "" && h.holder == rec.Holder && h.epoch == rec.Epoch:
+		return true
+	}
+	return damage != nil && known && h.nonce == nonce
 }
 
+// read gives the lock document, and the server's time.
 func (s lockStore) read(ctx context.Context, op string) (h held, now time.Time, err error) {
 	snaps, err := s.b.get(ctx, laneLock, op, s.b.lockDoc)
 	if err != nil {
@@ -85,72 +110,142 @@ func (s lockStore) until(lease time.Duration, last time.Time) int64 {
 // one commit, on condition that the lock is as it was read. Whether a lease has
 // run out is said by the server alone, its time of the read against its time of
 // the last renewal.
-func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time.Duration) (lock.Record, bool, error) {
+func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time.Duration) (rec lock.Record, granted bool, err error) {
 	const op = "acquire the lock"
-	if holder == "" || nonce == "" || lease <= 0 {
+	if holder == "" || nonce == "" || lease <= 0 || lease > maxLease {
 		return lock.Record{}, false, fmt.Errorf("firestorebackend: %s: holder %q, nonce %q, lease %v: "+
-			"a term needs a holder, a nonce and a lease above zero", op, holder, nonce, lease)
+			"a term needs a holder, a nonce and a lease above zero and of at most %v", op, holder, nonce, lease, maxLease)
 	}
+	defer s.b.judge(op, &err)
 	pause := pauses()
 	for n := 1; ; n++ {
 		h, now, err := s.read(ctx, op)
 		if err != nil {
-			return lock.Record{}, false, forLock(err)
+			return lock.Record{}, false, err
 		}
 		switch {
-		case h.nonce == nonce && h.epoch > 0:
-			return h.record(), h.holder == holder, nil // this attempt was decided before
+		case h.nonce == nonce: // this attempt was decided before
+			s.b.expect(h.term)
+			return h.record(), h.holder == holder, nil
 		case h.holder != "" && h.holder != holder && now.Before(h.version.Add(h.lease)):
 			return h.record(), false, nil
 		}
-		rec, err := s.take(ctx, op, h, holder, nonce, lease)
+		rec, granted, err := s.take(ctx, op, h, now, holder, nonce, lease)
 		if err == nil {
-			return rec, true, nil
+			return rec, granted, nil
 		}
 		// Lost to another, or the reply was: the next look tells.
 		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
-			return lock.Record{}, false, forLock(err)
+			return lock.Record{}, false, err
 		}
 	}
 }
 
-func (s lockStore) take(ctx context.Context, op string, h held, holder, nonce string, lease time.Duration) (lock.Record, error) {
+// take begins a term, unless the fence says that another may go on. A lock
+// document without a holder, or none, is no proof that nobody holds the lock:
+// somebody may have removed it under a living holder. Only a release, a lease
+// that has run out, or an account that is new is proof.
+func (s lockStore) take(ctx context.Context, op string, h held, now time.Time, holder, nonce string, lease time.Duration) (lock.Record, bool, error) {
 	b := s.b
-	epoch := h.epoch + 1
-	if h.version.IsZero() {
-		// No lock document: never taken, or somebody deleted it. The fence
-		// still knows which epochs are used up.
-		f, _, err := b.readFence(ctx, laneLock, op)
-		if err != nil {
-			return lock.Record{}, err
-		}
-		epoch = f.epoch + 1
+	f, token, err := b.readFence(ctx, laneLock, op)
+	if err != nil {
+		return lock.Record{}, false, err
 	}
+	missing := h.version.IsZero()
+	own := h.holder == holder || h.holder == "" && f.holder == holder && f.epoch >= h.epoch
+	released := h.holder == "" && f.released && f.epoch >= h.epoch
+	switch {
+	case own, released:
+	case missing && f.epoch == 0:
+		used, err := s.used(ctx, op)
+		if err != nil {
+			return lock.Record{}, false, err
+		}
+		if used {
+			// No count of terms has reached this number, so no epoch comes twice.
+			return s.holdOff(ctx, op, now, now.Unix(), lease, "unknown")
+		}
+	case missing:
+		return s.holdOff(ctx, op, now, f.epoch, max(lease, f.lease), f.holder)
+	default:
+		last := h.lease
+		if f.epoch == h.epoch {
+			last = max(last, f.lease)
+		}
+		if now.Before(h.version.Add(last)) {
+			rec := h.record()
+			rec.Lease, rec.LeaseUntil = last, h.version.Add(last)
+			rec.Holder = cmp.Or(h.holder, f.holder, "unknown")
+			return rec, false, nil
+		}
+	}
+	t := term{max(h.epoch, f.epoch) + 1, nonce}
 	batch := b.client.Batch() //nolint:staticcheck // see fenced
 	fields := map[string]any{
-		"holderInstanceId": holder, "nonce": nonce, "leaseEpoch": epoch, "leaseMs": millis(lease),
+		"holderInstanceId": holder, "nonce": nonce, "leaseEpoch": t.epoch, "leaseMs": millis(lease),
 		"leaseUntil": s.until(lease, h.version), "acquiredAt": firestore.ServerTimestamp, "updatedAt": firestore.ServerTimestamp,
 	}
-	if h.version.IsZero() {
-		batch.Create(b.lockDoc, fields)
-	} else {
+	fence := fenceFields(t, holder, lease, false)
+	switch {
+	case !missing:
 		batch.Update(b.lockDoc, updates(fields), firestore.LastUpdateTime(h.version))
+		batch.Set(b.fenceDoc, fence)
+	case f.epoch == 0:
+		batch.Create(b.lockDoc, fields)
+		batch.Create(b.fenceDoc, fence)
+	default:
+		// That the lock is missing is a condition that can hold again later: the
+		// fence as it was never comes again.
+		fence["released"], fence["lastWrite"] = firestore.Delete, firestore.Delete
+		batch.Create(b.lockDoc, fields)
+		batch.Update(b.fenceDoc, updates(fence), firestore.LastUpdateTime(token))
 	}
-	batch.Set(b.fenceDoc, fenceFields(epoch, false))
 	var at time.Time
-	err := b.call(ctx, laneLock, op, func(ctx context.Context, _ func()) error {
+	err = b.write(ctx, laneLock, op, func(ctx context.Context) error {
 		res, err := batch.Commit(ctx)
 		if err == nil {
 			at = res[0].UpdateTime
-			b.granted(epoch, res[1].UpdateTime)
+			b.granted(t, res[1].UpdateTime)
 		}
 		return err
 	})
 	if err != nil {
-		return lock.Record{}, err
+		return lock.Record{}, false, err
 	}
 	b.clock.saw(at)
-	return lock.Record{Holder: holder, Epoch: epoch, Lease: lease, AcquiredAt: at, RenewedAt: at, LeaseUntil: at.Add(lease)}, nil
+	return lock.Record{Holder: holder, Epoch: t.epoch, Lease: lease, AcquiredAt: at, RenewedAt: at, LeaseUntil: at.Add(lease)}, true, nil
+}
+
+// used says whether the account has a device. Only a new account has neither a
+// lock nor a fence by itself.
+func (s lockStore) used(ctx context.Context, op string) (bool, error) {
+	snaps, err := s.b.get(ctx, laneLock, op+": look for a device", s.b.credsDoc)
+	if err != nil {
+		return false, err
+	}
+	return snaps[0].Exists(), nil
+}
+
+// holdOff puts a lock document without a holder where somebody removed it. From
+// now on the lease runs in which a holder that goes on finds out.
+func (s lockStore) holdOff(ctx context.Context, op string, now time.Time, epoch int64, lease time.Duration, holder string) (lock.Record, bool, error) {
+	b := s.b
+	var at time.Time
+	err := b.write(ctx, laneLock, op+": after it was removed", func(ctx context.Context) error {
+		res, err := b.lockDoc.Create(ctx, map[string]any{
+			"holderInstanceId": "", "nonce": "", "leaseEpoch": epoch, "leaseMs": millis(lease),
+			"leaseUntil": s.until(lease, now), "acquiredAt": firestore.ServerTimestamp, "updatedAt": firestore.ServerTimestamp,
+		})
+		if err == nil {
+			at = res.UpdateTime
+		}
+		return err
+	})
+	if err != nil {
+		return lock.Record{}, false, err
+	}
+	b.clock.saw(at)
+	return lock.Record{Holder: cmp.Or(holder, "unknown"), Epoch: epoch, Lease: lease, RenewedAt: at, LeaseUntil: at.Add(lease)}, false, nil
 }
 
 func updates(fields map[string]any) []firestore.Update {
@@ -163,8 +258,8 @@ func updates(fields map[string]any) []firestore.Update {
 
 // onHeld writes on condition that the lock document still is as rec says: its
 // update time is rec.RenewedAt. Where it is not, a look tells whether the term
-// goes on (a reply was lost) or is over: gone is true then, and now is what was
-// found.
+// goes on (a reply was lost, somebody edited the document) or is over: gone is
+// true then, and now is what was found.
 func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 	write func(ctx context.Context, version time.Time) error,
 ) (now held, gone bool, err error) {
@@ -173,15 +268,16 @@ func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 	pause := pauses()
 	for n := 1; ; n++ {
 		if version.IsZero() {
-			if now, _, err = s.read(ctx, op); err != nil {
-				return held{}, false, forLock(err)
-			}
-			if !now.by(rec) {
+			now, _, err = s.read(ctx, op)
+			switch mine := s.ours(now, err, rec); {
+			case err != nil && !(mine && errors.Is(err, ErrDamaged)):
+				return held{}, false, err
+			case !mine:
 				return now, true, nil
 			}
 			version = now.version
 		}
-		err = s.b.call(ctx, laneLock, op, func(ctx context.Context, _ func()) error { return write(ctx, version) })
+		err = s.b.write(ctx, laneLock, op, func(ctx context.Context) error { return write(ctx, version) })
 		if err == nil {
 			return held{}, false, nil
 		}
@@ -195,21 +291,33 @@ func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 			continue
 		}
 		if hopeless(err) || ctx.Err() != nil || n >= tries || !pause(ctx) {
-			return held{}, false, forLock(err)
+			return held{}, false, err
 		}
 	}
 }
 
+// fields are what every write of the holder says again, so that it repairs what
+// somebody edited.
+func (s lockStore) fields(rec lock.Record) map[string]any {
+	m := map[string]any{"holderInstanceId": rec.Holder, "leaseEpoch": rec.Epoch, "updatedAt": firestore.ServerTimestamp}
+	if rec.Lease > 0 {
+		m["leaseMs"] = millis(rec.Lease)
+	}
+	if nonce, known := s.b.nonceOf(rec.Epoch); known && nonce != "" {
+		m["nonce"] = nonce
+	}
+	return m
+}
+
 // Renew is one request and one document: the lock, on condition that it is as
 // it was. The time of renewal is the server's, so each renewal is a change.
-func (s lockStore) Renew(ctx context.Context, rec lock.Record) (lock.Record, error) {
+func (s lockStore) Renew(ctx context.Context, rec lock.Record) (renewed lock.Record, err error) {
 	const op = "renew the lock"
+	defer s.b.judge(op, &err)
 	var at time.Time
 	now, gone, err := s.onHeld(ctx, op, rec, func(ctx context.Context, version time.Time) error {
-		fields := map[string]any{"leaseUntil": s.until(rec.Lease, version), "updatedAt": firestore.ServerTimestamp}
-		if rec.Lease > 0 {
-			fields["leaseMs"] = millis(rec.Lease)
-		}
+		fields := s.fields(rec)
+		fields["leaseUntil"] = s.until(rec.Lease, version)
 		res, err := s.b.lockDoc.Update(ctx, updates(fields), firestore.LastUpdateTime(version))
 		if err == nil {
 			at = res.UpdateTime
@@ -229,14 +337,17 @@ func (s lockStore) Renew(ctx context.Context, rec lock.Record) (lock.Record, err
 
 // Release frees the lock and closes the fence behind the term: what is still on
 // its way then writes no more.
-func (s lockStore) Release(ctx context.Context, rec lock.Record) error {
+func (s lockStore) Release(ctx context.Context, rec lock.Record) (err error) {
+	const op = "release the lock"
+	defer s.b.judge(op, &err)
 	b := s.b
-	_, _, err := s.onHeld(ctx, "release the lock", rec, func(ctx context.Context, version time.Time) error {
+	nonce, _ := b.nonceOf(rec.Epoch)
+	_, _, err = s.onHeld(ctx, op, rec, func(ctx context.Context, version time.Time) error {
+		fields := s.fields(rec)
+		fields["holderInstanceId"], fields["leaseUntil"] = "", int64(0)
 		batch := b.client.Batch() //nolint:staticcheck // see fenced
-		batch.Update(b.lockDoc, updates(map[string]any{
-			"holderInstanceId": "", "leaseUntil": int64(0), "updatedAt": firestore.ServerTimestamp,
-		}), firestore.LastUpdateTime(version))
-		batch.Set(b.fenceDoc, fenceFields(rec.Epoch, true))
+		batch.Update(b.lockDoc, updates(fields), firestore.LastUpdateTime(version))
+		batch.Set(b.fenceDoc, fenceFields(term{rec.Epoch, nonce}, rec.Holder, rec.Lease, true))
 		_, err := batch.Commit(ctx)
 		return err
 	})
@@ -252,10 +363,12 @@ func (s lockStore) Release(ctx context.Context, rec lock.Record) error {
 }
 
 // Load reads the lock document.
-func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
-	h, _, err := s.read(ctx, "load the lock")
+func (s lockStore) Load(ctx context.Context) (_ lock.Record, err error) {
+	const op = "load the lock"
+	defer s.b.judge(op, &err)
+	h, _, err := s.read(ctx, op)
 	if err != nil {
-		return lock.Record{}, forLock(err)
+		return lock.Record{}, err
 	}
 	return h.record(), nil
 }

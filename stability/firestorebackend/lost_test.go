@@ -261,7 +261,7 @@ func TestACommitThatArrivesLateWritesNothing(t *testing.T) {
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "2")))
 
 	// Now it arrives.
-	err := raw.fenced(t.Context(), late, func(batch *firestore.WriteBatch) {
+	_, err := raw.fenced(t.Context(), late, "late", func(batch *firestore.WriteBatch) {
 		batch.Set(raw.doc(placeOf(key("a")).bucket), map[string]any{"data": map[string]any{"g1/a": []byte("1")}}, firestore.MergeAll)
 	})
 	require.Equal(t, codes.FailedPrecondition, status.Code(err))
@@ -286,7 +286,7 @@ func TestACommitThatWasAbortedMayStillArrive(t *testing.T) {
 		require.Equal(t, 1, f.Fired())
 	}
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "2")))
-	err := raw.fenced(t.Context(), late, func(batch *firestore.WriteBatch) {
+	_, err := raw.fenced(t.Context(), late, "late", func(batch *firestore.WriteBatch) {
 		batch.Set(raw.doc(placeOf(key("a")).bucket), map[string]any{"data": map[string]any{"g1/a": []byte("1")}}, firestore.MergeAll)
 	})
 	require.Equal(t, codes.FailedPrecondition, status.Code(err))

@@ -10,29 +10,41 @@ import (
 	"google.golang.org/api/iterator"
 )
 
-// get reads documents in one request and as of one moment. A missing one is a
-// snapshot that does not exist; an error is never an absence.
+// get reads documents as of one moment. A missing one is a snapshot that does
+// not exist; an error is never an absence.
+//
+// Firestore may give each document of an answer a later time than the one
+// before, and the client puts an answer that breaks off together with that to a
+// second request. Neither matters where nobody else writes: in a session that
+// wrote nothing meanwhile. Elsewhere the documents are read again, in a
+// read-only transaction, which the client does not put together.
 func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore.DocumentRef) (snaps []*firestore.DocumentSnapshot, err error) {
 	if len(refs) == 0 {
 		return nil, nil
 	}
-	for range tries {
-		err = b.again(ctx, func() error {
-			return b.call(ctx, l, op, func(ctx context.Context, _ func()) (err error) {
-				snaps, err = b.client.GetAll(ctx, refs)
-				return err
-			})
+	st := b.stamp()
+	read := func(get func(ctx context.Context) error) error {
+		return b.again(ctx, func() error {
+			return b.call(ctx, l, op, false, func(ctx context.Context, _ func()) error { return get(ctx) })
 		})
-		if err != nil {
-			return nil, err
-		}
-		if oneMoment(snaps) {
-			b.clock.saw(snaps[len(snaps)-1].ReadTime)
-			return snaps, nil
-		}
-		// The client has put the answer together from two requests.
 	}
-	return nil, fmt.Errorf("%w: %s: every answer broke off: %d documents were never read as of one moment", ErrUnavailable, op, len(refs))
+	err = read(func(ctx context.Context) (err error) {
+		snaps, err = b.client.GetAll(ctx, refs)
+		return err
+	})
+	if err == nil && !oneMoment(snaps) && !b.still(st) {
+		err = read(func(ctx context.Context) error {
+			return b.client.RunTransaction(ctx, func(_ context.Context, tx *firestore.Transaction) (err error) {
+				snaps, err = tx.GetAll(refs)
+				return err
+			}, firestore.ReadOnly)
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.clock.saw(snaps[len(snaps)-1].ReadTime)
+	return snaps, nil
 }
 
 // again repeats a read that may succeed.
@@ -58,7 +70,7 @@ func oneMoment(snaps []*firestore.DocumentSnapshot) bool {
 // list reads what a query finds, in one request and as of one moment.
 func (b *backend) list(ctx context.Context, l lane, op string, q firestore.Query) (found []*firestore.DocumentSnapshot, err error) {
 	err = b.again(ctx, func() error {
-		return b.call(ctx, l, op, func(ctx context.Context, more func()) error {
+		return b.call(ctx, l, op, false, func(ctx context.Context, more func()) error {
 			found = nil
 			it := q.Documents(ctx)
 			defer it.Stop()
@@ -106,6 +118,13 @@ func field[T any](f *fields, name string) (v T) {
 		f.err = fmt.Errorf("%w: %s: the field %s is a %T", ErrDamaged, f.name, name, raw)
 	}
 	return v
+}
+
+// want notes what no document of this library says.
+func (f *fields) want(ok bool, format string, a ...any) {
+	if !ok && f.err == nil {
+		f.err = fmt.Errorf("%w: %s: %s", ErrDamaged, f.name, fmt.Sprintf(format, a...))
+	}
 }
 
 func (f *fields) text(name string) string       { return field[string](f, name) }

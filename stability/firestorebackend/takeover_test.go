@@ -294,7 +294,7 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 		return s, c, b, rec
 	}
 	fenceIs := func(t *testing.T, c *firestore.Client, epoch int64) {
-		_, err := c.Doc(DefaultRoot+"/locks/wa_connection_fence").Set(t.Context(), fenceFields(epoch, false))
+		_, err := c.Doc(DefaultRoot+"/locks/wa_connection_fence").Set(t.Context(), fenceFields(term{epoch: epoch}, "", 0, false))
 		require.NoError(t, err)
 	}
 	t.Run("a commit goes on in the same term", func(t *testing.T) {

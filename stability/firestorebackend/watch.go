@@ -137,7 +137,7 @@ func (w *watch) later() {
 func (w *watch) hear(h heard) (lock.Record, error) {
 	if h.err != nil {
 		w.later()
-		return lock.Record{}, w.s.b.describe(context.Background(), context.Background(), "listen to the lock", h.err)
+		return lock.Record{}, w.s.b.describe(context.Background(), context.Background(), "listen to the lock", false, h.err)
 	}
 	w.pause = 0
 	w.missed = time.Time{}

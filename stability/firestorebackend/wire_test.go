@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
@@ -27,6 +28,7 @@ type fault struct {
 	lose error // it is carried out, this is the answer
 	hang bool  // with drop or lose: no answer at all until the caller gives up
 	cut  bool  // of a read: its answer breaks off after the first document
+	late bool  // of a write: UNAVAILABLE now, and it arrives with wire.arrive
 }
 
 // wire is a connection to the official emulator that counts what goes over it
@@ -36,6 +38,18 @@ type wire struct {
 	counts counts
 	decide func(method string, nth int) fault
 	nth    int
+	late   []func() error // requests that have not arrived yet
+}
+
+// arrive lets the one late request arrive, and tells what became of it.
+func (w *wire) arrive(t testing.TB) codes.Code {
+	t.Helper()
+	w.mu.Lock()
+	late := w.late
+	w.late = nil
+	w.mu.Unlock()
+	require.Len(t, late, 1)
+	return status.Code(late[0]())
 }
 
 // counts are requests by method, and documents.
@@ -91,6 +105,13 @@ func (f fault) answer(ctx context.Context, err error) error {
 
 func (w *wire) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	f := w.request(path.Base(method), req)
+	if f.late {
+		req, reply := proto.Clone(req.(proto.Message)), proto.Clone(reply.(proto.Message))
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.late = append(w.late, func() error { return invoke(context.WithoutCancel(ctx), method, req, reply, cc, opts...) })
+		return unavailable
+	}
 	if f.drop != nil {
 		return f.answer(ctx, f.drop)
 	}

@@ -236,6 +236,7 @@ var behaviours = []behaviour{
 		require.EqualValues(w, 1, w.get("keys/a").Data()["n"])
 		require.False(w, w.get("keys/b").Exists())
 	}},
+	{"a verify only has a precondition", verifying},
 	{"a failed precondition at the end undoes the whole batch", func(w *world) {
 		_, err := w.c.Batch().Set(w.c.Doc("a/x"), data{"n": 1}).Update(w.c.Doc("a/y"), noop).Commit(w.ctx)
 		w.code(codes.NotFound, err)

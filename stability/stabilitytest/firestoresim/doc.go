@@ -27,9 +27,15 @@
 //	f := s.Fault(firestoresim.Unavailable()).Always().Now()
 //	f.Stop()
 //	s.Fault(firestoresim.SilentListener()).Now()
+//	s.Fault(firestoresim.Duplicate(time.Minute)).On(firestoresim.Commit).Now()
+//	s.Silence("a")
 //
-// A call is struck by every delay and hang that matches, and by the first other
-// fault that does. Heal stops all.
+// A call is struck by every delay, hang and duplicate that matches, and by the
+// first other fault that does. Heal stops all; copies of requests that are on
+// their way arrive.
+//
+// Edit changes a document as a person does in a console: no fault strikes it,
+// and nothing is counted.
 //
 // A listener is refused behind its first request. A real network may refuse it
 // earlier; then the client's iterator ends with iterator.Done and does not come
@@ -52,6 +58,10 @@
 // What the suite says holds for both. Beyond it:
 //
 //   - The texts of errors.
+//   - The emulator applies a commit document by document while others read.
+//     Firestore promises one moment, and so it is here.
+//   - The emulator gives all documents of an answer one read time. Firestore only
+//     promises that it does not fall; here it rises with WithRisingReadTimes.
 //   - UNIMPLEMENTED here: a read_time to read at; queries from no collection or
 //     from several; find_nearest, explain, pipelines; aggregations other than
 //     count; order_by and transactions in ListDocuments; transactions in

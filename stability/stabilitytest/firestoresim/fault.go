@@ -16,6 +16,10 @@ type Fault struct {
 	kind    faultKind
 	before  time.Duration
 	after   time.Duration
+	// late serves the request, or serves it again, when this has passed,
+	// whoever still waits for it. Not for streams: a read that arrives late does
+	// nothing.
+	late time.Duration
 }
 
 type faultKind int
@@ -23,6 +27,7 @@ type faultKind int
 const (
 	kindAnswer faultKind = iota
 	kindDelay
+	kindTwice // a copy of the request comes later
 	kindHang
 	kindSilent // a listener that says nothing
 	kindCut    // a listener that ends
@@ -195,6 +200,7 @@ type struckBy struct {
 	before, after time.Duration
 	holds         []*Injection
 	fault         *Fault
+	again         []time.Duration // when copies of the request arrive
 }
 
 // takeFaults finds the faults that strike a call; the caller holds s.mu.
@@ -213,6 +219,8 @@ func (s *Server) takeFaults(c *call) (st struckBy) {
 		case kindDelay:
 			st.before += i.fault.before
 			st.after += i.fault.after
+		case kindTwice:
+			st.again = append(st.again, i.fault.late)
 		case kindHang:
 			st.holds = append(st.holds, i)
 		default:

@@ -51,6 +51,29 @@ func DropReply() Fault {
 // deadline.
 func SilentReply() Fault { return Fault{name: "silent reply", applies: true} }
 
+// Faults of a network that keeps requests and delivers them later, whether or
+// not somebody still waits. They strike what writes; a read that arrives late
+// does nothing.
+
+// Late answers UNAVAILABLE at once, as a connection that breaks does, and
+// applies the request d later.
+func Late(d time.Duration) Fault {
+	f := Unavailable()
+	f.name, f.late = fmt.Sprintf("late by %v", d), d
+	return f
+}
+
+// PastDeadline says nothing, and applies the request d later, though its client
+// has given up.
+func PastDeadline(d time.Duration) Fault {
+	return Fault{name: fmt.Sprintf("past the deadline by %v", d), late: d}
+}
+
+// Duplicate applies the request and answers, and applies it once more d later.
+func Duplicate(d time.Duration) Fault {
+	return Fault{name: fmt.Sprintf("duplicate after %v", d), kind: kindTwice, late: d}
+}
+
 // Faults of time.
 
 // Delay lets d pass before the request is applied.

@@ -331,16 +331,17 @@ func (v service) RunQuery(r *pb.RunQueryRequest, out pb.Firestore_RunQueryServer
 	default:
 		return unimplemented("a read_time")
 	}
-	docs, skipped, ts, err := s.runQuery(out.Context(), q, tx)
+	docs, skipped, times, err := s.runQuery(out.Context(), q, tx)
 	if err != nil {
 		return err
 	}
+	ts := times[0]
 	if len(docs) == 0 {
 		return out.Send(&pb.RunQueryResponse{ReadTime: ts, SkippedResults: int32(skipped),
 			ContinuationSelector: &pb.RunQueryResponse_Done{Done: true}})
 	}
-	for _, d := range docs {
-		res := &pb.RunQueryResponse{Document: d.proto(q.db, q.selected), ReadTime: ts, SkippedResults: int32(skipped)}
+	for i, d := range docs {
+		res := &pb.RunQueryResponse{Document: d.proto(q.db, q.selected), ReadTime: times[i], SkippedResults: int32(skipped)}
 		if skipped = 0; out.Send(res) != nil {
 			return out.Context().Err()
 		}
@@ -348,7 +349,7 @@ func (v service) RunQuery(r *pb.RunQueryRequest, out pb.Firestore_RunQueryServer
 	return nil
 }
 
-func (s *Server) runQuery(ctx context.Context, q *query, tx *transaction) ([]*document, int, *timestamppb.Timestamp, error) {
+func (s *Server) runQuery(ctx context.Context, q *query, tx *transaction) ([]*document, int, []*timestamppb.Timestamp, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if tx != nil {
@@ -362,7 +363,7 @@ func (s *Server) runQuery(ctx context.Context, q *query, tx *transaction) ([]*do
 	if callOf(ctx).method == RunQuery {
 		s.bill(callOf(ctx), Billing{Reads: max(len(docs)+skipped, 1)})
 	}
-	return docs, skipped, timestamppb.New(at), nil
+	return docs, skipped, s.readTimes(at, max(len(docs), 1)), nil
 }
 
 func (v service) RunAggregationQuery(r *pb.RunAggregationQueryRequest, out pb.Firestore_RunAggregationQueryServer) error {
@@ -404,7 +405,7 @@ func (v service) RunAggregationQuery(r *pb.RunAggregationQueryRequest, out pb.Fi
 	default:
 		return unimplemented("this consistency of an aggregation")
 	}
-	docs, _, ts, err := s.runQuery(out.Context(), q, tx)
+	docs, _, times, err := s.runQuery(out.Context(), q, tx)
 	if err != nil {
 		return err
 	}
@@ -420,5 +421,5 @@ func (v service) RunAggregationQuery(r *pb.RunAggregationQueryRequest, out pb.Fi
 		}
 		result[alias] = &pb.Value{ValueType: &pb.Value_IntegerValue{IntegerValue: c}}
 	}
-	return out.Send(&pb.RunAggregationQueryResponse{Result: &pb.AggregationResult{AggregateFields: result}, ReadTime: ts})
+	return out.Send(&pb.RunAggregationQueryResponse{Result: &pb.AggregationResult{AggregateFields: result}, ReadTime: times[0]})
 }

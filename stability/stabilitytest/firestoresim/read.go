@@ -10,7 +10,6 @@ import (
 	pb "cloud.google.com/go/firestore/apiv1/firestorepb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func (v service) GetDocument(ctx context.Context, r *pb.GetDocumentRequest) (*pb.Document, error) {
@@ -84,12 +83,12 @@ func (v service) BatchGetDocuments(r *pb.BatchGetDocumentsRequest, out pb.Firest
 		return errTransactionClosed
 	}
 	from, at := s.view(db, tx)
-	ts := timestamppb.New(at)
+	times := s.readTimes(at, len(paths))
 	for i, path := range paths {
 		if tx != nil {
 			tx.docs[path] = struct{}{}
 		}
-		res[i] = &pb.BatchGetDocumentsResponse{ReadTime: ts}
+		res[i] = &pb.BatchGetDocumentsResponse{ReadTime: times[i]}
 		if d := from.get(path); d != nil {
 			res[i].Result = &pb.BatchGetDocumentsResponse_Found{Found: d.proto(db, m)}
 		} else {

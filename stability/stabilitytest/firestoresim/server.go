@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -32,6 +33,7 @@ const (
 type Server struct {
 	requestLimit int
 	lockWait     time.Duration
+	rising       bool
 	observer     func(RPC)
 
 	listener *bufconn.Listener
@@ -39,6 +41,7 @@ type Server struct {
 	served   chan struct{}
 	done     chan struct{} // closed when Close begins
 	closing  sync.Once
+	late     sync.WaitGroup // requests that arrive later; none begins after done is closed
 
 	mu     sync.Mutex // never held while anything waits
 	offset time.Duration
@@ -54,6 +57,8 @@ type Server struct {
 	stats      Stats
 	byClient   map[string]*Stats
 	conns      map[*grpc.ClientConn]struct{}
+	wires      map[*wire]struct{}
+	dials      map[string]int // connections made, by the client's name
 }
 
 // Option is an option of New.
@@ -74,6 +79,11 @@ func WithRequestLimit(n int) Option { return func(s *Server) { s.requestLimit = 
 // before it is ABORTED. Default 2 s, as the emulator's.
 func WithLockWait(d time.Duration) Option { return func(s *Server) { s.lockWait = d } }
 
+// WithRisingReadTimes gives each document of an answer a later time than the one
+// before it, by a microsecond. So may Firestore: its API only promises that the
+// earlier documents have not changed until then. The emulator never does.
+func WithRisingReadTimes() Option { return func(s *Server) { s.rising = true } }
+
 // WithObserver calls f for each RPC when its outcome is known, before the
 // answer goes out. It is called from many goroutines, under no lock.
 func WithObserver(f func(RPC)) Option { return func(s *Server) { s.observer = f } }
@@ -93,6 +103,8 @@ func New(opts ...Option) *Server {
 		streams:      map[*listenStream]struct{}{},
 		byClient:     map[string]*Stats{},
 		conns:        map[*grpc.ClientConn]struct{}{},
+		wires:        map[*wire]struct{}{},
+		dials:        map[string]int{},
 	}
 	for _, o := range opts {
 		o(s)
@@ -115,6 +127,7 @@ func New(opts ...Option) *Server {
 type clientConfig struct {
 	name     string
 	database string
+	dial     []grpc.DialOption
 }
 
 // ClientOption is an option of Server.Client.
@@ -126,6 +139,12 @@ func Name(name string) ClientOption { return func(c *clientConfig) { c.name = na
 
 // Database selects a database of the project. Default "(default)".
 func Database(id string) ClientOption { return func(c *clientConfig) { c.database = id } }
+
+// DialOptions are added to those of the client's connection, for example
+// interceptors or keepalives.
+func DialOptions(opts ...grpc.DialOption) ClientOption {
+	return func(c *clientConfig) { c.dial = append(c.dial, opts...) }
+}
 
 // Client is a new official client of a project, on a connection of its own in
 // memory. The caller closes it, before Server.Close. Projects and databases
@@ -140,7 +159,7 @@ func (s *Server) Client(ctx context.Context, project string, opts ...ClientOptio
 	for _, o := range opts {
 		o(&cfg)
 	}
-	conn, err := s.Dial(cfg.name)
+	conn, err := s.Dial(cfg.name, cfg.dial...)
 	if err != nil {
 		return nil, err
 	}
@@ -148,16 +167,22 @@ func (s *Server) Client(ctx context.Context, project string, opts ...ClientOptio
 }
 
 // Dial is a new gRPC connection to the server, for what the official client
-// does not send. Its name is as in Name; empty for none.
-func (s *Server) Dial(name string) (*grpc.ClientConn, error) {
+// does not send. Its name is as in Name; empty for none. More options may follow.
+func (s *Server) Dial(name string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	tag := func(ctx context.Context) context.Context {
 		if name == "" {
 			return ctx
 		}
 		return metadata.AppendToOutgoingContext(ctx, clientHeader, name)
 	}
-	conn, err := grpc.NewClient("passthrough:///firestoresim",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.listener.DialContext(ctx) }),
+	opts := []grpc.DialOption{
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := s.listener.DialContext(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return s.wire(name, conn), nil
+		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)),
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -165,7 +190,9 @@ func (s *Server) Dial(name string) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			return stream(tag(ctx), desc, cc, method, opts...)
-		}))
+		}),
+	}
+	conn, err := grpc.NewClient("passthrough:///firestoresim", append(opts, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("firestoresim: connecting: %w", err)
 	}
@@ -180,8 +207,8 @@ func (s *Server) Dial(name string) (*grpc.ClientConn, error) {
 // are still open end too. It may be called more than once.
 func (s *Server) Close() {
 	s.closing.Do(func() {
-		close(s.done)
 		s.mu.Lock()
+		close(s.done)
 		conns := s.conns
 		s.conns = map[*grpc.ClientConn]struct{}{}
 		s.mu.Unlock()
@@ -190,6 +217,7 @@ func (s *Server) Close() {
 		}
 		s.grpc.Stop()
 		_ = s.listener.Close()
+		s.late.Wait()
 	})
 	<-s.served
 }
@@ -225,6 +253,21 @@ func (s *Server) readTime() time.Time {
 		s.last = now
 	}
 	return s.last
+}
+
+// readTimes are the times of n documents of an answer; the caller holds s.mu.
+// What rises counts as given out: a commit is behind it.
+func (s *Server) readTimes(at time.Time, n int) []*timestamppb.Timestamp {
+	out := make([]*timestamppb.Timestamp, n)
+	for i := range out {
+		if out[i] = timestamppb.New(at); s.rising && i < n-1 {
+			at = at.Add(time.Microsecond)
+		}
+	}
+	if at.After(s.last) {
+		s.last = at
+	}
+	return out
 }
 
 // commitTime is behind every time given out before; the caller holds s.mu.

@@ -9,6 +9,7 @@ import (
 	pb "cloud.google.com/go/firestore/apiv1/firestorepb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -16,6 +17,7 @@ import (
 type write struct {
 	path       string
 	isDelete   bool
+	verify     bool // nothing is written, only the precondition counts
 	keep       bool // a transform alone: the document's fields stay
 	fields     fields
 	mask       *mask
@@ -42,11 +44,19 @@ func parseWrite(db string, w *pb.Write) (out write, err error) {
 			return out, invalid("a transform needs at least one field and no mask")
 		}
 	case nil:
-		return out, invalid("a write has no operation")
+		if name, out.verify = verified(w.ProtoReflect().GetUnknown()); !out.verify {
+			return out, invalid("a write has no operation")
+		}
+		if w.GetCurrentDocument().GetConditionType() == nil {
+			return out, invalid("a verify must contain a precondition")
+		}
+		if len(pbTransforms) > 0 || w.GetUpdateMask() != nil {
+			return out, invalid("a verify has neither transforms nor a mask")
+		}
 	default:
 		return out, unimplemented("this kind of write")
 	}
-	if out.path, err = documentPath(db, name, !out.isDelete); err != nil {
+	if out.path, err = documentPath(db, name, !out.isDelete && !out.verify); err != nil {
 		return out, err
 	}
 	if err := checkFields(out.fields, 0); err != nil {
@@ -75,6 +85,17 @@ func parseWrite(db string, w *pb.Write) (out write, err error) {
 	return out, nil
 }
 
+// verified is the document of a verify: field 5 of a write, which Firestore has
+// and the Go package of its messages does not name.
+func verified(unknown []byte) (name string, ok bool) {
+	num, typ, n := protowire.ConsumeTag(unknown)
+	if n < 0 || num != 5 || typ != protowire.BytesType {
+		return "", false
+	}
+	name, m := protowire.ConsumeString(unknown[n:])
+	return name, m >= 0 && n+m == len(unknown)
+}
+
 func parseWrites(db string, ws []*pb.Write) ([]write, error) {
 	if err := checkDatabase(db); err != nil {
 		return nil, err
@@ -85,6 +106,13 @@ func parseWrites(db string, ws []*pb.Write) ([]write, error) {
 		if out[i], err = parseWrite(db, w); err != nil {
 			return nil, err
 		}
+	}
+	verifies := map[string]bool{}
+	for _, w := range out {
+		if was, seen := verifies[w.path]; seen && was != w.verify {
+			return nil, invalid("the document %q is written and verified in one request", w.path)
+		}
+		verifies[w.path] = w.verify
 	}
 	return out, nil
 }
@@ -117,8 +145,11 @@ func (s *Server) apply(db *database, ws []write) (*pb.CommitResponse, error) {
 		if err := w.check(p); err != nil {
 			return nil, err
 		}
-		p.written = true
 		results[i] = &pb.WriteResult{}
+		if w.verify {
+			continue
+		}
+		p.written = true
 		if w.isDelete {
 			p.exists, p.fields, p.fresh = false, nil, true
 			continue
@@ -137,6 +168,11 @@ func (s *Server) apply(db *database, ws []write) (*pb.CommitResponse, error) {
 	updated := map[string]*timestamppb.Timestamp{}
 	for path, p := range docs {
 		switch {
+		case !p.written:
+			if updated[path] = timestamppb.New(at); p.before != nil {
+				updated[path] = timestamppb.New(p.before.updated)
+			}
+			continue
 		case !p.exists:
 			if p.before != nil {
 				db.put(path, nil)
@@ -378,9 +414,12 @@ func (s *Server) commit(ctx context.Context, dbName string, ws []write, own *tra
 func (s *Server) billWrites(ctx context.Context, ws []write) {
 	var b Billing
 	for _, w := range ws {
-		if w.isDelete {
+		switch {
+		case w.isDelete:
 			b.Deletes++
-		} else {
+		case w.verify:
+			b.Reads++ // a guess: the public rules do not name it
+		default:
 			b.Writes++
 		}
 	}
