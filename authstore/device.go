@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -288,6 +289,11 @@ func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
 	return s.adopt(op, d, h, value)
 }
 
+// newGeneration names the rows of a device. The number is for people. What
+// follows never comes twice, though somebody takes the account's record away:
+// no device finds the rows of another under its own name.
+var newGeneration = func(n int) string { return fmt.Sprintf("d%d-%s", n, strings.ToLower(rand.Text()[:10])) }
+
 // adopt begins a generation with d. Nothing else of it exists yet. A deleted
 // device stays restorable until d has logged in: a pairing fails if its last
 // word does not reach the service, and whatsmeow deletes what was saved.
@@ -301,7 +307,7 @@ func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) er
 	if h.Gen == "" && h.Names == nil && s.cfg.codec.aead != nil {
 		h.Names = newHeadNames(false) // a new account, sealed from the beginning
 	}
-	h.Gen, h.Next, h.State = fmt.Sprintf("d%d", h.Next), h.Next+1, statePaired
+	h.Gen, h.Next, h.State = newGeneration(h.Next), h.Next+1, statePaired
 	h.JID, h.DeletedAt, h.Reason = d.ID.String(), time.Time{}, ""
 	encoded, err := h.encode()
 	if err != nil {

@@ -332,3 +332,39 @@ func putDevice(t testing.TB, kv *mapKV, json string) {
 	require.NoError(t, err)
 	kv.data[deviceKey()] = string(raw)
 }
+
+// Two devices never share a name for their rows, also if the record that counts
+// them is taken away.
+func TestNoGenerationComesTwice(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		gen := randomGeneration(0)
+		require.False(t, seen[gen])
+		require.Regexp(t, `^d0-[a-z2-7]{10}$`, gen)
+		seen[gen] = true
+	}
+}
+
+// Rows without the record that says whose they are make no fresh device. What is
+// put back works again.
+func TestRowsWithoutTheirRecordAreNoFreshDevice(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+	require.NoError(t, c.Close(bg))
+	kv.mu.Lock()
+	head := kv.data[headKey()]
+	delete(kv.data, headKey())
+	kv.mu.Unlock()
+	_, err := New(kv).Device(bg, newFence(1))
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, "restore that record")
+	kv.mu.Lock()
+	kv.data[headKey()] = head
+	kv.mu.Unlock()
+	next := New(kv)
+	d, err = next.Device(bg, newFence(1))
+	require.NoError(t, err)
+	require.NotNil(t, d.ID)
+	require.NoError(t, next.Close(bg))
+}

@@ -51,6 +51,11 @@ func (c *Container) load(ctx context.Context, f Fence) (s *deviceStore, err erro
 		}
 	}()
 	s.head = h
+	if h.Gen == "" {
+		if err := c.refuseOrphans(ctx); err != nil {
+			return s, err
+		}
+	}
 	s.useNames(h.Names)
 	if err := s.sealNames(); err != nil {
 		return s, err
@@ -75,6 +80,53 @@ func (c *Container) load(ctx context.Context, f Fence) (s *deviceStore, err erro
 		s.install(s.device)
 	}
 	return s, err
+}
+
+// refuseOrphans looks for rows of a device where no record says whose they are.
+// An account that is new has none; a record that is gone, by a hand in a console
+// or half a restore, is no reason to show a new code. The rows of an unfinished
+// import have a record of their own.
+func (c *Container) refuseOrphans(ctx context.Context) error {
+	m, err := c.readManifest(ctx)
+	if err != nil {
+		return err
+	}
+	known := func(k Key) bool {
+		return strings.HasPrefix(k.ID, globalGen+"/") || m.Gen != "" && strings.HasPrefix(k.ID, m.Gen+"/")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	kinds := deviceKinds()
+	found := make(chan error, len(kinds))
+	for _, kind := range kinds {
+		go func() {
+			var answer result[Key]
+			err := c.cfg.call(ctx, "look for a device", func(ctx context.Context) error {
+				for e, err := range c.kv.Scan(ctx, kind, "") {
+					if err != nil {
+						return err
+					}
+					if !known(e.Key) {
+						return answer.of(e.Key, nil)
+					}
+				}
+				return nil
+			})
+			if k := answer.get(); err == nil && k != (Key{}) {
+				err = fmt.Errorf("%w: the record that names the account's device is missing, but there are rows of a device (%s): "+
+					"restore that record from a backup, or clear all of the account to pair again", ErrCorrupt, k.Kind)
+			}
+			found <- err
+		}()
+	}
+	var worst error
+	for range kinds {
+		if err := <-found; err != nil && (worst == nil || errors.Is(err, ErrCorrupt)) {
+			worst = err
+			cancel()
+		}
+	}
+	return worst
 }
 
 // loadedRow is a stored row, opened. A damaged one has raw and err instead.

@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -11,9 +12,14 @@ import (
 // its own; false if none has. The tests outside of the package set it.
 var PlayPart = func() bool { return false }
 
+// randomGeneration is newGeneration as it is outside of these tests.
+var randomGeneration func(int) string
+
 func TestMain(m *testing.M) {
 	if PlayPart() {
 		os.Exit(0)
 	}
+	randomGeneration = newGeneration
+	newGeneration = func(n int) string { return fmt.Sprintf("d%d", n) } // tests name rows
 	goleak.VerifyTestMain(m)
 }

@@ -283,9 +283,14 @@ func spoiled(f testing.TB, n int) *stability.Manager {
 		Details: []byte("details"), AccountSignature: make([]byte, 64), AccountSignatureKey: make([]byte, 32), DeviceSignature: make([]byte, 64),
 	}
 	require.NoError(f, d.Save(ctx))
+	rows := ""
+	for e, err := range b.Auth.Scan(ctx, "device", "") {
+		require.NoError(f, err)
+		rows, _, _ = strings.Cut(e.Key.ID, "/")
+	}
 	for i := range n {
 		require.NoError(f, b.Auth.Commit(ctx, rec.Epoch, authstore.Batch{Put: []authstore.Entry{
-			{Key: authstore.Key{Kind: "session", ID: fmt.Sprintf("d0/49152%07d:0", i)}, Value: []byte("\x01\x00 damaged")},
+			{Key: authstore.Key{Kind: "session", ID: fmt.Sprintf("%s/49152%07d:0", rows, i)}, Value: []byte("\x01\x00 damaged")},
 		}}))
 	}
 	d, err = c.Device(ctx, always(rec.Epoch))
