@@ -220,17 +220,27 @@ func TestABackendThatDoesNotAnswerIsSaidInTime(t *testing.T) {
 		p.hang.Store(false)
 		require.Len(t, p.answer(p.get(aside), 200)["devices"], 1)
 
-		// The lock went to somebody else while the call was on its way.
-		fault(fmt.Errorf("commit: %w", lock.ErrFenced))
-		require.Equal(t, "not_active", p.answer(p.purge(purgeDevice), 409)["error"])
 		fault(fmt.Errorf("commit: %w", authstore.ErrTooLarge))
 		require.Equal(t, "store_refused", p.answer(p.purge(purgeDevice), 502)["error"])
+		// An outage is waited out, within the time of a call.
 		fault(errors.New("491520000002 is no route"))
 		doc = p.answer(p.purge(purgeDevice), 503)
-		require.Equal(t, "store_unavailable", doc["error"])
+		require.Equal(t, "not_in_time", doc["error"])
 		require.NotContains(t, doc["message"], "49152")
 		p.fault.Store(nil)
+		time.Sleep(time.Minute)
 		p.answer(p.purge(purgeDevice), 200)
+	})
+}
+
+func TestALockLostDuringAPurgeIsSaid(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPlace(t).run().pair()
+		p.logOut()
+		fenced := fmt.Errorf("commit: %w", lock.ErrFenced)
+		p.fault.Store(&fenced)
+		require.Equal(t, "not_active", p.answer(p.purge(purgeDevice), 409)["error"])
+		p.fault.Store(nil)
 	})
 }
 
