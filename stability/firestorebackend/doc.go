@@ -9,7 +9,7 @@
 // # Documents
 //
 //	{root}/locks/wa_connection                   holderInstanceId leaseUntil(ms) acquiredAt updatedAt leaseEpoch leaseMs nonce
-//	{root}/locks/wa_connection_fence             epoch updatedAt; released, after a release; settled, after a lost reply
+//	{root}/locks/wa_connection_fence             epoch nonce holderInstanceId leaseMs updatedAt; lastWrite, after a commit; released, after a release
 //	{root}/whatsmeow_auth/creds                  creds{…} updatedAt format
 //	{root}/whatsmeow_auth/creds/keys/{type}_{id} data updatedAt     large values; a small one where its bucket is full
 //	{root}/whatsmeow_auth/creds/keys/{type}_~{n} data{id: …} updatedAt   buckets: small values, a field each
@@ -36,31 +36,37 @@
 //     one write. It never touches the fence, so it never meets a commit.
 //   - A release frees the lock and closes the fence in one commit: the epoch of a
 //     released term writes no more, also what is still on its way.
-//   - If somebody deletes the lock document, the holder's next renewal is
-//     lock.ErrLost, and the next term goes on counting from the fence. Without
-//     both documents epochs begin at 1 again. While a lock document is there it
-//     alone is counted from: to read the fence too would cost each look of a
-//     standby a second read. So put both back, or neither, and not while an
-//     instance runs: after a lock document of an earlier epoch alone, two terms
-//     could have the same one.
+//   - A document that was removed or edited by hand is no proof that the lock is
+//     free. If the lock document is gone, the holder's next renewal is
+//     lock.ErrLost, and another instance puts a document without a holder there,
+//     waits for one lease, and goes on counting from the fence; the last holder
+//     itself need not wait. If both documents are gone and the account has a
+//     device, it is the same, and epochs go on from the server's time in
+//     seconds, which no count of terms has reached. A document that this library
+//     cannot have written is ErrDamaged, except to the holder, whose next
+//     renewal repairs it. acquiredAt, updatedAt and leaseUntil are for people.
 //
 // # The fence
 //
-// A commit is one request: the documents that change, and an update of the fence
-// that changes nothing (it deletes a field that is not there) on condition that
-// the fence's update time is the one that this term knows, its token. A new term
-// moves the fence, so an older one writes nothing from then on, whole or in
-// part. The token comes from Acquire. A backend that is given an epoch it did
-// not acquire reads the fence and moves it: so there is one writer, and what it
-// remembers of the documents is true.
+// A commit is one request: the documents that change, and the fence, whose field
+// lastWrite gets a name of the commit's own, on condition that the fence's update
+// time is the one that this term knows, its token. The answer has the next token.
+// So a request lands once at most, however often it arrives, and never behind
+// one that was sent after it: also not the first of two that the Firestore client
+// sends by itself within one call. Commits of session and state come one after
+// the other. A new term moves the fence too, so an older one writes nothing from
+// then on, whole or in part. The token comes from Acquire. A backend that is
+// given an epoch it did not acquire reads the fence and moves it: so there is one
+// writer, and what it remembers of the documents is true. Beside the epoch the
+// fence has the nonce of the acquisition, and whoever knows another one for the
+// same epoch is fenced.
 //
-// The batch holds plain sets and deletes, so that it may be applied twice. After
-// an error whose outcome is not known the fence is moved before anything else is
-// written: what is still on its way comes too late and cannot undo something
-// newer. ABORTED is such an error, since it may be the answer to a repetition.
-// What the Firestore client repeats by itself within one call (after UNAVAILABLE)
-// is not seen here and has the old token: such an attempt could only do harm if
-// it arrived after its own repetition had succeeded and the next commit too.
+// A refusal may mean that the first of two requests has landed, or that somebody
+// else has moved the fence. The fence is read: the commit's name in it means that
+// it has landed. While there is no answer the same request is sent again; if that
+// ends without one, the fence is moved before anything else is written, so that
+// what is still on its way comes too late. ABORTED counts as no answer, since it
+// may be the answer to a repetition.
 //
 // A fence document that is older than the token, as after an import, is found
 // when it refuses a write: it is read, and its epoch decides whether the term
@@ -100,9 +106,10 @@
 // UNAVAILABLE and RESOURCE_EXHAUSTED of a write until the timeout, and then hides
 // which it was: that is ErrUnavailable, and its text says so.
 //
-// For the lock the last two, ErrDamaged and ErrClosed are permanent
-// (backoff.Permanent): waiting for the lock ends with them. For the session all
-// four are transient, on purpose: authstore waits, then ends the term with its
+// For the lock ErrPermission, ErrDatabaseNotFound and ErrDamaged become permanent (backoff.Permanent)
+// once an operation has failed so for a minute, and ErrClosed at once: waiting for
+// the lock ends with them. Credentials that are not accepted are ErrUnavailable.
+// For the session all are transient, on purpose: authstore waits, then ends the term with its
 // connection, and unacknowledged messages stay with the service. Were a missing
 // permission permanent there, each message would fail to decrypt for good. A
 // write that Firestore refuses as invalid, under a fence that is as it was, is
@@ -122,7 +129,7 @@
 //
 //	holder, idle:  86,400/r writes a day, no read                 2,880 writes
 //	standby:       86,400/r reads of the listener + 86,400/p      2,880 + 8,640 reads
-//	a takeover:    1 read and 2 writes; a release: 2 writes
+//	a takeover:    2 reads and 2 writes; a release: 2 writes
 //	a commit:      1 write for the fence + 1 for each document; no read
 //	the state:     2 writes; the first of a term also 1 read
 //	an incident:   1 read and 1 write
@@ -156,9 +163,9 @@
 //	gcloud firestore fields ttls update expireAt --collection-group=incidents --enable-ttl
 //	gcloud firestore fields ttls update expireAt --collection-group=keys --enable-ttl
 //
-// Firestore recommends at most one write a second to a document, sustained.
-// Commits of an account are sent one after the other, so they do not contend; a
-// busy account writes the fence (without a change) and its bucket of events with
-// every message. The host should make its client with gRPC keepalives, so that a
+// What one document sustains depends on the workload; Firestore states no fixed
+// limit. Commits of an account are sent one after the other, so they do not
+// contend, and there are about as many in a second as round trips fit into it.
+// Each changes the fence, and each message its bucket of events. The host should make its client with gRPC keepalives, so that a
 // dead connection is noticed before the timeouts add up.
 package firestorebackend

@@ -150,10 +150,14 @@ func TestAnAccountWorksWithRisingReadTimes(t *testing.T) {
 		require.Len(t, got, 2)
 		require.Equal(t, 1, s.Stats().RPCs[firestoresim.BeginTransaction])
 		require.NoError(t, b.Lock.Release(t.Context(), rec))
-		container := authstore.New(other.Auth)
-		defer func() { _ = container.Close(context.Background()) }()
-		d, err := container.Device(t.Context(), heldTerm{hold(t, other)})
+
+		fresh := opened(t, c, WithRoot("accounts/fresh"))
+		_, d := paired(t, fresh)
+		require.NoError(t, d.Sessions.PutSession(t.Context(), "1:0", random(900)))
+		next := authstore.New(opened(t, c, WithRoot("accounts/fresh")).Auth)
+		defer func() { _ = next.Close(context.Background()) }()
+		d, err = next.Device(t.Context(), heldTerm{hold(t, fresh)})
 		require.NoError(t, err)
-		require.Nil(t, d.ID)
+		require.NotNil(t, d.ID)
 	})
 }
