@@ -156,32 +156,27 @@ func (c *Container) commitAll(ctx context.Context, f Fence, op string, ws []writ
 
 // holdCommits keeps the present device's commits back until release is called.
 func (c *Container) holdCommits(ctx context.Context) (s *deviceStore, release func(), err error) {
-	c.mu.Lock()
-	s = c.current
-	c.mu.Unlock()
-	if s == nil {
-		return nil, func() {}, nil
-	}
-	select {
-	case s.commitSem <- struct{}{}:
-		return s, func() { <-s.commitSem }, nil
-	case <-ctx.Done():
-		return nil, nil, context.Cause(ctx)
-	}
+	return c.hold(ctx, func(s *deviceStore) chan struct{} { return s.commitSem })
 }
 
 // holdSave keeps the present device from being saved or deleted until release
 // is called. A device that is being paired waits with its last step.
 func (c *Container) holdSave(ctx context.Context) (s *deviceStore, release func(), err error) {
+	return c.hold(ctx, func(s *deviceStore) chan struct{} { return s.saveSem })
+}
+
+// hold takes a semaphore of the present device, if there is one.
+func (c *Container) hold(ctx context.Context, semOf func(*deviceStore) chan struct{}) (s *deviceStore, release func(), err error) {
 	c.mu.Lock()
 	s = c.current
 	c.mu.Unlock()
 	if s == nil {
 		return nil, func() {}, nil
 	}
+	sem := semOf(s)
 	select {
-	case s.saveSem <- struct{}{}:
-		return s, func() { <-s.saveSem }, nil
+	case sem <- struct{}{}:
+		return s, func() { <-sem }, nil
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}

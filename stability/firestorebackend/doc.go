@@ -2,7 +2,7 @@
 // its lock, its session, its state and its incidents, under one document, the
 // root. Several accounts share a client; each needs a root of its own.
 //
-//	client, err := firestore.NewClient(ctx, "my-project")
+//	client, err := firestorebackend.NewClient(ctx, "my-project")
 //	backend, err := firestorebackend.New(client, firestorebackend.WithRoot("wa_metrics/longrun"))
 //	m, err := stability.New(stability.WithBackend(backend))
 //
