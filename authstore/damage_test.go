@@ -301,7 +301,7 @@ func TestWhatIsTooLargeIsSplitAndACrashOnTheWayIsHarmless(t *testing.T) {
 			require.NoError(t, storeOf(d).flush("t"))
 			f.setUntil(time.Now().Add(time.Second))
 			left := crashAt
-			kv.before = func(op string, _ Batch) error {
+			kv.before.set(func(op string, _ Batch) error {
 				if op == "commit" {
 					if left == 0 {
 						return errDown
@@ -309,7 +309,7 @@ func TestWhatIsTooLargeIsSplitAndACrashOnTheWayIsHarmless(t *testing.T) {
 					left--
 				}
 				return nil
-			}
+			})
 			plain := bytes.Repeat([]byte("0123456789abcdef"), 6000)
 			hash := [32]byte{9}
 			err = d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
@@ -318,7 +318,7 @@ func TestWhatIsTooLargeIsSplitAndACrashOnTheWayIsHarmless(t *testing.T) {
 				_ = d.PreKeys.RemovePreKey(ctx, 3)
 				return d.EventBuffer.PutBufferedEvent(ctx, hash, plain, time.Unix(1, 0))
 			})
-			kv.before = nil
+			kv.before.set(nil)
 			_ = c.Close(bg)
 			kv.setEpoch(2)
 			_, d, _ = open(t, kv)

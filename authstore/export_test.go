@@ -14,12 +14,12 @@ type TestKV = mapKV
 func NewTestKV(latency time.Duration) *TestKV {
 	kv := newMapKV()
 	kv.SetLatency(latency)
-	kv.before = func(string, Batch) error {
+	kv.before.set(func(string, Batch) error {
 		if most := kv.delay.Load(); most > 0 {
 			time.Sleep(time.Duration(rand.Int64N(most)))
 		}
 		return nil
-	}
+	})
 	return kv
 }
 

@@ -182,7 +182,7 @@ func TestAColdStartIsTwoRoundTrips(t *testing.T) {
 		}
 		require.NoError(t, d.Sessions.PutManySessions(bg, sessions))
 		require.NoError(t, c.Close(bg))
-		kv.before = func(string, Batch) error { time.Sleep(20 * time.Millisecond); return nil }
+		kv.before.set(func(string, Batch) error { time.Sleep(20 * time.Millisecond); return nil })
 		start := time.Now()
 		c = New(kv)
 		_, err := c.Device(bg, newFence(1))
@@ -196,7 +196,7 @@ func TestCommitsThatWaitShareARoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
 		_, d, _ := open(t, kv)
-		kv.before = func(string, Batch) error { time.Sleep(20 * time.Millisecond); return nil }
+		kv.before.set(func(string, Batch) error { time.Sleep(20 * time.Millisecond); return nil })
 		var wg sync.WaitGroup
 		commits, _ := meter(kv, func() {
 			for i := range 50 {
@@ -296,9 +296,9 @@ func TestTheRulesBetterThanTheDatabases(t *testing.T) {
 	})
 	t.Run("a failed migration is tried again", func(t *testing.T) {
 		require.NoError(t, d.Sessions.PutSession(bg, "1:3", validSession(t, 8)))
-		kv.before = func(op string, _ Batch) error { return ErrTooLarge }
+		kv.before.set(func(op string, _ Batch) error { return ErrTooLarge })
 		require.Error(t, d.Sessions.MigratePNToLID(bg, pn, lid))
-		kv.before = nil
+		kv.before.set(nil)
 		require.NoError(t, d.Sessions.MigratePNToLID(bg, pn, lid))
 		v, err := d.Sessions.GetSession(bg, "900_1:3")
 		require.NoError(t, err)

@@ -136,9 +136,9 @@ func TestAnImportKilledAnywhereIsNoDeviceAndCanGoOn(t *testing.T) {
 				return nil
 			}
 			if lost {
-				to.after = hook
+				to.after.set(hook)
 			} else {
-				to.before = hook
+				to.before.set(hook)
 			}
 			_, err := Import(bg, src, New(to), newFence(1))
 			if err == nil {
@@ -146,7 +146,8 @@ func TestAnImportKilledAnywhereIsNoDeviceAndCanGoOn(t *testing.T) {
 				break
 			}
 			require.ErrorIs(t, err, dead)
-			to.before, to.after = nil, nil
+			to.before.set(nil)
+			to.after.set(nil)
 			to.setEpoch(2)
 			done := false
 			next := New(to)

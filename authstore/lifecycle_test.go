@@ -165,10 +165,10 @@ func TestAPairingThatComesToNothingLeavesTheEarlierDeviceRestorable(t *testing.T
 func TestAFailedDeleteIsAVeto(t *testing.T) {
 	kv := newMapKV()
 	_, d, _ := open(t, kv)
-	kv.before = func(op string, b Batch) error { return ErrTooLarge }
+	kv.before.set(func(op string, b Batch) error { return ErrTooLarge })
 	require.ErrorIs(t, d.Delete(bg), ErrTooLarge)
 	require.NotNil(t, d.ID)
-	kv.before = nil
+	kv.before.set(nil)
 	require.NoError(t, d.Sessions.PutSession(bg, "1:0", nil), "it lives on")
 }
 
@@ -198,12 +198,12 @@ func TestAPurgeIsTakenUpAgain(t *testing.T) {
 		next := fresh(t, c, 1)
 		var block atomic.Bool
 		block.Store(true)
-		kv.before = func(op string, b Batch) error {
+		kv.before.set(func(op string, b Batch) error {
 			if op == "scan" && block.Load() {
 				return ErrCorrupt // the purge ends at once
 			}
 			return nil
-		}
+		})
 		pair(t, next, testJID(2))
 		login(t, next)
 		synctest.Wait()

@@ -75,6 +75,7 @@ func TestSealedAccountHasNoAddressInItsNames(t *testing.T) {
 	c, d, _ = reopen(t, kv, c, nameSeal)
 	require.Empty(t, telling(kv))
 	require.False(t, moving(t, kv))
+	c.cfg.background.Wait() // a look for parts without an owner
 	reads, commits, puts := kv.Reads(), kv.Commits(), kv.puts.Load()
 	_, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550104:0")
 	require.NoError(t, err)
@@ -179,9 +180,9 @@ func TestMoveKilledAnywhereLosesNothing(t *testing.T) {
 				return nil
 			}
 			if lost {
-				kv.after = hook
+				kv.after.set(hook)
 			} else {
-				kv.before = hook
+				kv.before.set(hook)
 			}
 			c := New(kv, nameSeal, WithSealedNames())
 			_, err := c.Device(bg, newFence(kv.epoch))
@@ -189,7 +190,8 @@ func TestMoveKilledAnywhereLosesNothing(t *testing.T) {
 				c.cfg.background.Wait()
 			}
 			_ = c.Close(bg)
-			kv.before, kv.after = nil, nil
+			kv.before.set(nil)
+			kv.after.set(nil)
 			require.Equal(t, want, content(t, kv), "killed at commit %d", at)
 			kv.setEpoch(kv.epoch + 1)
 			c = New(kv, nameSeal, WithSealedNames())
@@ -229,7 +231,7 @@ func TestWritesDuringAMoveSurviveKills(t *testing.T) {
 				}
 				return nil
 			}
-			kv.before = dead
+			kv.before.set(dead)
 			unsure, migrated := make(map[string]bool), make(map[string]bool)
 			c := New(kv, nameSeal, WithSealedNames())
 			d, err := c.Device(bg, newFence(kv.epoch))
@@ -280,7 +282,7 @@ func TestWritesDuringAMoveSurviveKills(t *testing.T) {
 			}
 			require.ErrorIs(t, err, ErrFenced)
 			_ = c.Close(bg)
-			kv.before = nil
+			kv.before.set(nil)
 			kv.setEpoch(kv.epoch + 1)
 
 			c = New(kv, nameSeal)

@@ -308,15 +308,15 @@ func TestOldOutgoingEventsGoBesideTheSends(t *testing.T) {
 
 		time.Sleep(outgoingEvery)
 		down := errors.New("down")
-		kv.before = func(op string, _ Batch) error {
+		kv.before.set(func(op string, _ Batch) error {
 			if op == "scan" {
 				return down
 			}
 			return nil
-		}
+		})
 		require.NoError(t, s.DeleteOldOutgoingEvents(bg), "no send fails of it")
 		time.Sleep(time.Minute)
-		kv.before = nil
+		kv.before.set(nil)
 		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
 		time.Sleep(time.Minute)
 		require.True(t, has("old"), "not again so soon")

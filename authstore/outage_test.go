@@ -93,9 +93,9 @@ func TestAnOutageNeverBecomesALostMessage(t *testing.T) {
 						return nil
 					}
 					if lostReply {
-						kv.after = fail
+						kv.after.set(fail)
 					} else {
-						kv.before = fail
+						kv.before.set(fail)
 					}
 					handled := 0
 					for n := range 3 {
@@ -113,7 +113,8 @@ func TestAnOutageNeverBecomesALostMessage(t *testing.T) {
 						require.Equal(t, 3, handled, name)
 						require.Zero(t, f.cuts.Load())
 					}
-					kv.before, kv.after = nil, nil
+					kv.before.set(nil)
+					kv.after.set(nil)
 					_ = c.Close(bg)
 					kv.setEpoch(2)
 					_, again, _ := open(t, kv)
@@ -146,7 +147,7 @@ func TestEveryStoreCallEnds(t *testing.T) {
 		kv := newMapKV()
 		_, d, f := open(t, kv)
 		release := make(chan struct{})
-		kv.before = func(string, Batch) error { <-release; return nil }
+		kv.before.set(func(string, Batch) error { <-release; return nil })
 		start := time.Now()
 		err := d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
 		require.ErrorIs(t, err, context.Canceled)
@@ -180,7 +181,7 @@ func TestAHangingCommitIsNotRepeatedBesideItself(t *testing.T) {
 		_, d, f := open(t, kv)
 		var running, most atomic.Int64
 		first := true
-		kv.before = func(op string, _ Batch) error {
+		kv.before.set(func(op string, _ Batch) error {
 			if n := running.Add(1); n > most.Load() {
 				most.Store(n)
 			}
@@ -190,7 +191,7 @@ func TestAHangingCommitIsNotRepeatedBesideItself(t *testing.T) {
 				time.Sleep(15 * time.Second)
 			}
 			return nil
-		}
+		})
 		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
 		require.EqualValues(t, 1, most.Load())
 		require.Zero(t, f.cuts.Load())
@@ -201,14 +202,14 @@ func TestAPermanentErrorIsReturnedAndNeverCuts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
 		_, d, f := open(t, kv)
-		kv.before = func(op string, b Batch) error {
+		kv.before.set(func(op string, b Batch) error {
 			for _, e := range b.Put {
 				if e.Key.Kind == "session" {
 					return ErrTooLarge
 				}
 			}
 			return nil
-		}
+		})
 		start := time.Now()
 		err := d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
 		require.ErrorIs(t, err, ErrTooLarge)
@@ -227,7 +228,7 @@ func TestTheTermEndsWhenTrustDoes(t *testing.T) {
 		kv := newMapKV()
 		_, d, f := open(t, kv)
 		f.setUntil(time.Now().Add(5 * time.Second))
-		kv.before = func(string, Batch) error { return errDown }
+		kv.before.set(func(string, Batch) error { return errDown })
 		start := time.Now()
 		require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", nil), context.Canceled)
 		require.Equal(t, 5*time.Second, time.Since(start))
@@ -245,7 +246,7 @@ func TestARenewalDuringAnOutageProlongsPatience(t *testing.T) {
 				f.setUntil(time.Now().Add(15 * time.Second))
 				end := time.Now().Add(25 * time.Second)
 				time.AfterFunc(14*time.Second, func() { f.setUntil(time.Now().Add(time.Minute)) })
-				kv.before = func(string, Batch) error {
+				kv.before.set(func(string, Batch) error {
 					if hang {
 						time.Sleep(time.Until(end))
 					}
@@ -253,7 +254,7 @@ func TestARenewalDuringAnOutageProlongsPatience(t *testing.T) {
 						return errDown
 					}
 					return nil
-				}
+				})
 				require.NoError(t, d.Sessions.PutSession(bg, "1:0", nil))
 				require.Zero(t, f.cuts.Load())
 			})
@@ -311,12 +312,12 @@ func TestAReadErrorNeverYieldsAFreshDevice(t *testing.T) {
 	require.NoError(t, c.Close(bg))
 	for nth := int64(1); ; nth++ {
 		var calls atomic.Int64
-		kv.before = func(op string, _ Batch) error {
+		kv.before.set(func(op string, _ Batch) error {
 			if calls.Add(1) == nth {
 				return errDown
 			}
 			return nil
-		}
+		})
 		f := newFence(1)
 		c := New(kv)
 		d, err := c.Device(bg, f)
@@ -338,12 +339,12 @@ func TestAHangingReadIsRepeated(t *testing.T) {
 		kv := newMapKV()
 		_, d, f := open(t, kv)
 		var n atomic.Int64
-		kv.before = func(op string, _ Batch) error {
+		kv.before.set(func(op string, _ Batch) error {
 			if op == "scan" && n.Add(1) == 1 {
 				time.Sleep(20 * time.Second)
 			}
 			return nil
-		}
+		})
 		start := time.Now()
 		_, err := d.AppState.GetAppStateMutationMAC(bg, "regular", []byte{1})
 		require.NoError(t, err)

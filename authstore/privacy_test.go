@@ -44,14 +44,14 @@ func TestLogLinesAboveDebugNameNobody(t *testing.T) {
 	require.NoError(t, err)
 	_, _, err = d.MsgSecrets.GetMessageSecret(bg, chat, user, "ID")
 	require.NoError(t, err)
-	kv.before = func(op string, b Batch) error {
+	kv.before.set(func(op string, b Batch) error {
 		for _, e := range b.Put {
 			if e.Key.Kind == "contact" {
 				return ErrTooLarge
 			}
 		}
 		return nil
-	}
+	})
 	_, _, err = d.Contacts.PutPushName(bg, user, content)
 	require.NoError(t, err)
 	require.NoError(t, c.Close(bg))

@@ -103,14 +103,14 @@ func purgeBrokenOff(t *testing.T, at int) (whole bool) {
 	fresh, err := c.Device(bg, f)
 	require.NoError(t, err)
 	calls := 0
-	kv.before = func(string, Batch) error {
+	kv.before.set(func(string, Batch) error {
 		if calls++; calls > at {
 			return errDown
 		}
 		return nil
-	}
+	})
 	err = c.PurgeDevice(bg, f)
-	kv.before = nil
+	kv.before.set(nil)
 	whole = err == nil
 	if !whole {
 		require.ErrorIs(t, err, errDown)

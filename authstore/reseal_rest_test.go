@@ -47,15 +47,15 @@ func TestNothingOfAStoreIsLeftUnderAnOldKey(t *testing.T) {
 	}
 	from.epoch = kv.epoch
 	calls := 0
-	kv.before = func(op string, b Batch) error {
+	kv.before.set(func(op string, b Batch) error {
 		if calls++; op == "commit" && calls > 6 {
 			return fmt.Errorf("%w: it breaks off", ErrTooLarge)
 		}
 		return nil
-	}
+	})
 	_, err := Import(bg, FromKV("a copy", from, newFence(from.epoch)), New(kv), newFence(kv.epoch), ReplaceDevice())
 	require.Error(t, err)
-	kv.before = nil
+	kv.before.set(nil)
 	require.Equal(t, 1, kv.count(kindImport))
 
 	seal := func(opts ...Option) {

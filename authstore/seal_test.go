@@ -143,14 +143,14 @@ func TestResealGoesOnWhereItWasBrokenOff(t *testing.T) {
 			kv := newMapKV()
 			kv.data, kv.limits = maps.Clone(full.data), full.limits
 			calls := 0
-			kv.before = func(string, Batch) error {
+			kv.before.set(func(string, Batch) error {
 				if calls++; calls > at {
 					return errDown
 				}
 				return nil
-			}
+			})
 			_, err := reseal(t, kv, both)
-			kv.before = nil
+			kv.before.set(nil)
 			if whole = err == nil && calls <= at; !whole {
 				require.ErrorIs(t, err, errDown)
 				_, err = reseal(t, kv, both)
@@ -182,12 +182,12 @@ func TestResealBesideALiveDeviceUndoesNoWrite(t *testing.T) {
 	// As if everything had been written with the old key.
 	was := New(kv, WithAEAD(NewAESGCM(keyOf(1), keyOf(2))))
 	require.NoError(t, was.Reseal(bg, f, nil))
-	kv.before = func(op string, b Batch) error {
+	kv.before.set(func(op string, b Batch) error {
 		if op == "commit" && len(b.Put) > resealChunk/2 {
 			time.Sleep(2 * time.Millisecond) // between what it has read and what it writes
 		}
 		return nil
-	}
+	})
 	stop, stopped := make(chan struct{}), make(chan error, 1)
 	last := make(map[string]uint32)
 	go func() {

@@ -30,21 +30,28 @@ type mapKV struct {
 	delay                atomic.Int64 // ns at most; for NewTestKV
 	// before may fail a call that has done nothing; after may lose the reply
 	// of one that has.
-	before, after func(op string, b Batch) error
+	before, after hook
 }
 
 func newMapKV() *mapKV { return &mapKV{data: make(map[Key]string), epoch: 1} }
 
-func (m *mapKV) hook(f func(string, Batch) error, op string, b Batch) error {
-	if f == nil {
-		return nil
+// hook may be set while calls of the store are under way.
+type hook struct {
+	f atomic.Pointer[func(op string, b Batch) error]
+}
+
+func (h *hook) set(f func(op string, b Batch) error) { h.f.Store(&f) }
+
+func (h *hook) call(op string, b Batch) error {
+	if f := h.f.Load(); f != nil && *f != nil {
+		return (*f)(op, b)
 	}
-	return f(op, b)
+	return nil
 }
 
 func (m *mapKV) Get(ctx context.Context, keys ...Key) (map[Key][]byte, error) {
 	m.gets.Add(1)
-	if err := m.hook(m.before, "get", Batch{}); err != nil {
+	if err := m.before.call("get", Batch{}); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -61,7 +68,7 @@ func (m *mapKV) Get(ctx context.Context, keys ...Key) (map[Key][]byte, error) {
 func (m *mapKV) Scan(ctx context.Context, kind Kind, prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		m.scans.Add(1)
-		if err := m.hook(m.before, "scan", Batch{}); err != nil {
+		if err := m.before.call("scan", Batch{}); err != nil {
 			yield(Entry{}, err)
 			return
 		}
@@ -78,7 +85,7 @@ func (m *mapKV) Scan(ctx context.Context, kind Kind, prefix string) iter.Seq2[En
 
 func (m *mapKV) Commit(ctx context.Context, epoch int64, b Batch) error {
 	m.commits.Add(1)
-	if err := m.hook(m.before, "commit", b); err != nil {
+	if err := m.before.call("commit", b); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -99,7 +106,7 @@ func (m *mapKV) Commit(ctx context.Context, epoch int64, b Batch) error {
 		delete(m.data, k)
 	}
 	m.mu.Unlock()
-	return m.hook(m.after, "commit", b)
+	return m.after.call("commit", b)
 }
 
 func (m *mapKV) check(b Batch) error {

@@ -59,10 +59,10 @@ func retryStep(t testing.TB, d *store.Device, addr string, work time.Duration) e
 // slowKV makes every commit take up to most, in the bubble's time.
 func slowKV(most time.Duration) *mapKV {
 	kv := newMapKV()
-	kv.before = func(op string, _ Batch) error {
+	kv.before.set(func(op string, _ Batch) error {
 		time.Sleep(rand.N(most))
 		return nil
-	}
+	})
 	return kv
 }
 
@@ -258,7 +258,7 @@ func TestACommitUnderWayIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
 		_, d, _ := open(t, kv)
-		kv.before = func(op string, b Batch) error { time.Sleep(9 * time.Second); return nil }
+		kv.before.set(func(op string, b Batch) error { time.Sleep(9 * time.Second); return nil })
 		var wg sync.WaitGroup
 		wg.Go(func() { require.NoError(t, sendStep(t, d, []string{"1:0"}, 0)) })
 		wg.Go(func() { // another one's window ends in the meantime, and wakes who waits

@@ -19,12 +19,12 @@ func late(kv *mapKV) (land func()) {
 	held := make(chan struct{})
 	var next atomic.Bool
 	next.Store(true)
-	kv.before = func(op string, _ Batch) error {
+	kv.before.set(func(op string, _ Batch) error {
 		if op == "commit" && next.Swap(false) {
 			<-held
 		}
 		return nil
-	}
+	})
 	return func() { close(held) }
 }
 
@@ -35,20 +35,20 @@ func late(kv *mapKV) (land func()) {
 func lostAnswer(kv *mapKV) (answer func()) {
 	var lost *Batch
 	var up atomic.Bool
-	kv.before = func(op string, b Batch) error {
+	kv.before.set(func(op string, b Batch) error {
 		if op == "commit" && !up.Load() {
 			lost = &b
 			return errDown
 		}
 		return nil
-	}
-	kv.after = func(op string, b Batch) error {
+	})
+	kv.after.set(func(op string, b Batch) error {
 		again := lost
 		if lost = nil; again != nil && !reflect.DeepEqual(*again, b) {
 			return kv.Commit(bg, kv.epoch, *again)
 		}
 		return nil
-	}
+	})
 	return func() { up.Store(true) }
 }
 
@@ -253,14 +253,14 @@ func TestNoStoreOperationLeavesAConnectionDeaf(t *testing.T) {
 					require.NoError(t, d.Delete(bg))
 					d, err := c.Device(bg, f)
 					require.NoError(t, err)
-					kv.before = func(string, Batch) error { time.Sleep(2); return nil }
+					kv.before.set(func(string, Batch) error { time.Sleep(2); return nil })
 					done := make(chan error, 1)
 					go func() { done <- op(c, f) }()
 					time.Sleep(delay)
 					err, saved := save(d), <-done
 					err, saved = saved, err // of the operation, of the pairing
 					synctest.Wait()
-					kv.before = nil
+					kv.before.set(nil)
 					if saved != nil {
 						require.ErrorIs(t, saved, context.Canceled)
 						if name != "Close, in a hurry" {
@@ -300,14 +300,14 @@ func TestFailedRestoreLeavesThePairingAlive(t *testing.T) {
 	require.NoError(t, d.Delete(bg))
 	d, err := c.Device(bg, f)
 	require.NoError(t, err)
-	kv.before = func(op string, _ Batch) error {
+	kv.before.set(func(op string, _ Batch) error {
 		if op == "commit" {
 			return ErrTooLarge
 		}
 		return nil
-	}
+	})
 	require.ErrorIs(t, c.Restore(bg, f), ErrTooLarge)
-	kv.before = nil
+	kv.before.set(nil)
 	pair(t, d, testJID(2))
 	require.ErrorIs(t, c.Restore(bg, f), ErrNothingDeleted)
 	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
@@ -395,13 +395,13 @@ func TestEveryContainerCallEnds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				kv := newMapKV()
 				hang := make(chan struct{})
-				kv.before = func(string, Batch) error { <-hang; return nil }
+				kv.before.set(func(string, Batch) error { <-hang; return nil })
 				c, f, began := New(kv), newFence(1), time.Now()
 				require.ErrorIs(t, call(c, f), context.DeadlineExceeded)
 				require.Equal(t, 10*time.Second, time.Since(began))
 				require.Zero(t, f.cuts.Load(), "nothing depends on it yet")
 				close(hang)
-				kv.before = nil
+				kv.before.set(nil)
 				require.NoError(t, c.Close(bg))
 			})
 		})

@@ -34,8 +34,8 @@ type receiver struct {
 	tries  int
 	at     []time.Time
 	got    []guard.WebhookBody // accepted
-	ids    []string            // HeaderDelivery of each attempt
-	hold   time.Duration       // how long an answer takes
+	ids    []string
+	hold   time.Duration // how long an answer takes
 }
 
 func (r *receiver) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -98,6 +98,13 @@ func (r *receiver) attempts() []time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.at)
+}
+
+// deliveries are the values of HeaderDelivery, one for each attempt.
+func (r *receiver) deliveries() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.ids)
 }
 
 func (r *receiver) bodies() []guard.WebhookBody {
@@ -331,10 +338,11 @@ func TestARepeatedAttemptIsTheSameDelivery(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Len(t, r.bodies(), 1)
 		require.Equal(t, 4, r.count())
-		require.Equal(t, slices.Repeat(r.ids[:1], 4), r.ids)
+		first := r.deliveries()
+		require.Equal(t, slices.Repeat(first[:1], 4), first)
 		w.Notify(resolved(guard.TypeDegraded))
 		time.Sleep(time.Minute)
-		require.NotEqual(t, r.ids[0], r.ids[4], "another change is another delivery")
+		require.NotEqual(t, first[0], r.deliveries()[4], "another change is another delivery")
 		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
 			require.InEpsilon(t, want, r.attempts()[i+1].Sub(r.attempts()[i]), 0.21)
 		}

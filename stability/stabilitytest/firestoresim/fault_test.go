@@ -204,9 +204,15 @@ func TestDelaysHangsAndLatency(t *testing.T) {
 
 func TestListenersFallSilentAndAreCut(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
-		snaps := c.Doc("l/a").Snapshots(t.Context())
-		defer snaps.Stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		snaps := c.Doc("l/a").Snapshots(ctx)
 		heard := make(chan any, 10)
+		defer func() { // Stop must not be called beside Next
+			cancel()
+			for range heard {
+			}
+			snaps.Stop()
+		}()
 		go func() {
 			for {
 				snap, err := snaps.Next()
