@@ -26,7 +26,11 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(postgrestest.Main(m)) }
+func TestMain(m *testing.M) {
+	if !playPart() {
+		goleak.VerifyTestMain(postgrestest.Main(m))
+	}
+}
 
 // opened is a DB on the shared server, migrated.
 func opened(t testing.TB, opts ...Option) *DB {
