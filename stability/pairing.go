@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"go.mau.fi/whatsmeow"
@@ -59,6 +60,37 @@ func (sl *slot) nextCodeLocked(now time.Time) func() {
 		sl.m.notify.show(sl.code, sl.m.cfg.onQR)
 		sl.m.eventLocked(Event{Kind: EventQR})
 	}
+}
+
+// passkeyTime is how long a person has for a passkey. WhatsApp's own hand-over
+// key lives as long.
+const passkeyTime = 5 * time.Minute
+
+// onPasskey gives a pairing that asks for a passkey the time for it: the code
+// was scanned, and no other is shown meanwhile. The host answers with its own
+// client. The events are known by name, since older versions of whatsmeow lack
+// them; false means that the event is about something else.
+func (sl *slot) onPasskey(evt any) bool {
+	t := reflect.TypeOf(evt)
+	if t == nil || t.Kind() != reflect.Pointer {
+		return false
+	}
+	switch t.Elem().Name() {
+	case "PairPasskeyRequest", "PairPasskeyConfirmation":
+	case "PairPasskeyError":
+		sl.m.cfg.logger.Warn("the passkey step of the pairing failed; the code on the phone can be scanned again")
+		return true
+	default:
+		return false
+	}
+	sl.m.mu.Lock()
+	defer sl.m.mu.Unlock()
+	if c := sl.conn; c.up() && sl.hadCodes {
+		sl.codeUntil = time.Now().Add(passkeyTime)
+		sl.m.cfg.logger.Info("the pairing asks for a passkey: the host must answer, see PairPasskeyRequest of whatsmeow")
+		sl.s.poke()
+	}
+	return true
 }
 
 func (sl *slot) clearCodesLocked() {

@@ -157,7 +157,7 @@ func (sl *slot) handle(evt any) bool {
 	case *events.Disconnected:
 		// The raw connection tells, and knows which one it was.
 	default:
-		if !sl.onVital(evt) {
+		if !sl.onVital(evt) && !sl.onPasskey(evt) {
 			sl.onEvent(evt)
 		}
 	}

@@ -167,11 +167,15 @@ func TestEndLeavesNothingBehindWhereverItFindsTheConnection(t *testing.T) {
 }
 
 func endInSituation(t *testing.T, st situation, byHost bool) {
-	b := newBot(t)
 	rounds := stabilitytest.Pick(8, 200)
 	if byHost {
 		rounds = stabilitytest.Pick(3, 200)
 	}
+	endRounds(newBot(t), st, byHost, rounds)
+}
+
+func endRounds(b *bot, st situation, byHost bool, rounds int) {
+	t := b.t
 	for round := range rounds {
 		if st.before != nil {
 			st.before(b, round)
@@ -211,4 +215,23 @@ func endInSituation(t *testing.T, st situation, byHost bool) {
 		b.offline()
 	}
 	b.close()
+}
+
+// Only a client that offers compression gets it: newer versions of whatsmeow do.
+func TestCompressedConnectionsEndAsAllOthersDo(t *testing.T) {
+	for _, st := range situations() {
+		t.Run(st.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := wasim.New(wasim.WithTB(t), wasim.WithCompression())
+				b := newBotOn(t, s)
+				if offered, negotiated := s.Compression(); offered == 0 {
+					b.close()
+					t.Skip("this whatsmeow does not offer compression")
+				} else {
+					require.Equal(t, offered, negotiated)
+				}
+				endRounds(b, st, false, stabilitytest.Pick(3, 200))
+			})
+		})
+	}
 }
