@@ -170,7 +170,8 @@ func classifyEvent(evt any) (c Cause, ends, ok bool) {
 
 // passkeyEvent handles the events of a pairing that asks for a passkey. They
 // are known by name, since older versions of whatsmeow lack the types. None of
-// them ends the connection: the code stays valid, and the host may try again.
+// them ends the connection by itself; the Manager ends one whose passkey step
+// failed, since its codes cannot be scanned any more.
 func passkeyEvent(evt any) (c Cause, ends, ok bool) {
 	t := reflect.TypeOf(evt)
 	if t == nil || t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {

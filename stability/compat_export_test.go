@@ -15,6 +15,14 @@ const (
 	RelyTable      = link.HandlerTable
 	RelySendInside = link.SendInside
 	RelyDispatch   = link.DispatchInside
+	RelyFrames     = link.Frames
+)
+
+// The hello in another form than the link knows: it reads too little, or waits
+// for too much.
+const (
+	HelloShort Reliance = "hello_short"
+	HelloLong  Reliance = "hello_long"
 )
 
 // Without makes the Manager work as if these parts were missing.

@@ -76,10 +76,10 @@ func TestBlindTapStillConnects(t *testing.T) {
 func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 	all := []stability.Reliance{
 		stability.RelyTap, stability.RelyProbe, stability.RelyQueueLoop, stability.RelyLoopWords,
-		stability.RelyTable, stability.RelySendInside, stability.RelyDispatch,
+		stability.RelyTable, stability.RelySendInside, stability.RelyDispatch, stability.RelyFrames,
 	}
 	sets := [][]stability.Reliance{nil, all}
-	for _, part := range all {
+	for _, part := range append(slices.Clone(all), stability.HelloShort, stability.HelloLong) {
 		sets = append(sets, []stability.Reliance{part})
 	}
 	for _, without := range sets {
@@ -109,8 +109,8 @@ func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 					require.Nil(t, i.status().Compat)
 				}
 				for _, part := range without {
-					if part == stability.RelyTable || part == stability.RelyDispatch || part == stability.RelyProbe {
-						continue // not needed by every version of whatsmeow
+					if part == stability.HelloShort || part == stability.HelloLong {
+						part = stability.RelyFrames
 					}
 					require.Contains(t, missing(i.status()), string(part))
 				}
@@ -119,6 +119,43 @@ func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 				hear(standby)
 				standby.stop()
 				require.Equal(t, 1, len(w.account.Devices()))
+			})
+		})
+	}
+}
+
+// What no version of whatsmeow knows is passed on, and whatsmeow lets it pass.
+func TestStrangeFramesChangeNothing(t *testing.T) {
+	for name, opts := range map[string][]wasim.Option{"plain": nil, "compressed": {wasim.WithCompression()}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorldOn(t, opts...)
+				w.sim.Fault(wasim.TextFirst()).Always().Now()
+				w.sim.Fault(wasim.StrangeFrames()).Always().OnNextLogin()
+				i := w.instance().run()
+				i.pair()
+				standby := w.instance().run()
+				peer := w.peer()
+				hear := func(i *instance, text string) {
+					w.sim.Fault(wasim.StrangeFrames()).For(w.account.JID()).Now()
+					_, err := peer.Send(context.Background(), w.account.JID(), text)
+					require.NoError(t, err)
+					w.await("the message comes", func() bool { return slices.Contains(i.texts(), text) })
+				}
+				hear(i, "paired")
+				for _, f := range []wasim.Fault{wasim.Reset(), wasim.FIN(), wasim.StreamError("503")} {
+					n := len(i.history(stability.EventConnected))
+					w.sim.Fault(f).For(w.account.JID()).Now()
+					i.reached(n+1, stability.EventConnected)
+					hear(i, f.String())
+				}
+				require.Empty(t, missing(i.status()))
+				require.Equal(t, reconnect.ReasonServiceUnavailable, i.status().LastDisconnectReason)
+				i.stop()
+				standby.ready()
+				hear(standby, "handed over")
+				require.Empty(t, missing(standby.status()))
+				standby.stop()
 			})
 		})
 	}

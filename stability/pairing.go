@@ -40,9 +40,14 @@ func (sl *slot) nextCodeLocked(now time.Time) func() {
 		return func() {
 			sl.m.mu.Lock()
 			defer sl.m.mu.Unlock()
-			if sl.hadCodes {
-				sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonQRExpired, Source: reconnect.SourceHost, Detail: "no code was scanned in time"})
+			if !sl.hadCodes {
+				return
 			}
+			cause := reconnect.Cause{Reason: reconnect.ReasonQRExpired, Source: reconnect.SourceHost, Detail: "no code was scanned in time"}
+			if sl.passkey {
+				cause.Reason, cause.Detail = reconnect.ReasonPairingFailed, "the passkey that WhatsApp asked for was not given in time"
+			}
+			sl.endLocked(c, cause)
 		}
 	}
 	return func() {
@@ -66,35 +71,48 @@ func (sl *slot) nextCodeLocked(now time.Time) func() {
 // key lives as long.
 const passkeyTime = 5 * time.Minute
 
-// onPasskey gives a pairing that asks for a passkey the time for it: the code
-// was scanned, and no other is shown meanwhile. The host answers with its own
-// client. The events are known by name, since older versions of whatsmeow lack
-// them; false means that the event is about something else.
+// onPasskey gives a pairing that asks for a passkey the time for it. The code
+// was scanned, and the codes behind it are of no use any more: whatsmeow gave
+// the device another secret. The host answers with its own client. The events
+// are known by name, since older versions of whatsmeow lack them; false means
+// that the event is about something else.
 func (sl *slot) onPasskey(evt any) bool {
 	t := reflect.TypeOf(evt)
 	if t == nil || t.Kind() != reflect.Pointer {
 		return false
 	}
+	failed := false
 	switch t.Elem().Name() {
 	case "PairPasskeyRequest", "PairPasskeyConfirmation":
 	case "PairPasskeyError":
-		sl.m.cfg.logger.Warn("the passkey step of the pairing failed; the code on the phone can be scanned again")
-		return true
+		failed = true
 	default:
 		return false
 	}
 	sl.m.mu.Lock()
 	defer sl.m.mu.Unlock()
-	if c := sl.conn; c.up() && sl.hadCodes {
+	c := sl.conn
+	if !c.up() || !sl.hadCodes {
+		return true
+	}
+	switch {
+	case failed && sl.passkey:
+		sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonPairingFailed, Source: reconnect.SourceEvent, Detail: "the passkey step failed"})
+	case failed: // what was asked could not be read, and nothing has changed
+		sl.m.cfg.logger.Warn("a pairing asked for a passkey in a way that whatsmeow cannot read; the code can be scanned again")
+	default:
+		if !sl.passkey {
+			sl.m.cfg.logger.Info("the pairing asks for a passkey: the program must answer whatsmeow's PairPasskeyRequest")
+		}
+		sl.codes, sl.code, sl.passkey = nil, QR{}, true
 		sl.codeUntil = time.Now().Add(passkeyTime)
-		sl.m.cfg.logger.Info("the pairing asks for a passkey: the host must answer, see PairPasskeyRequest of whatsmeow")
 		sl.s.poke()
 	}
 	return true
 }
 
 func (sl *slot) clearCodesLocked() {
-	sl.codes, sl.code, sl.codeUntil, sl.hadCodes = nil, QR{}, time.Time{}, false
+	sl.codes, sl.code, sl.codeUntil, sl.hadCodes, sl.passkey = nil, QR{}, time.Time{}, false, false
 }
 
 // onPaired notes that a phone accepted the device. The server asks for a new

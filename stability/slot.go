@@ -48,6 +48,7 @@ type slot struct {
 	code      QR
 	codeUntil time.Time
 	hadCodes  bool
+	passkey   bool // the code was scanned, and WhatsApp asks for a passkey
 	retired   bool
 	vitals    vitals
 }
@@ -373,7 +374,7 @@ func (sl *slot) rawDownLocked() {
 		cause.Reason, cause.Detail = reconnect.ReasonRestartRequired, "this program reset the connection"
 	case errors.Is(cause.Err, link.ErrDisconnected) && sl.s.paired:
 		cause.Reason, cause.Detail = reconnect.ReasonIntentional, "this program closed the connection"
-	case sl.hadCodes && len(sl.codes) == 0 && time.Until(sl.codeUntil) < time.Second:
+	case sl.hadCodes && !sl.passkey && len(sl.codes) == 0 && time.Until(sl.codeUntil) < time.Second:
 		// The service counts the life of the last code too.
 		cause.Reason, cause.Detail = reconnect.ReasonQRExpired, "no code was scanned in time"
 	case errors.Is(cause.Err, link.ErrDisconnected):

@@ -39,6 +39,7 @@ type Status struct {
 	NextRetryAt          time.Time // zero when no attempt is planned
 	Connecting           bool      // an attempt is under way
 	QRAvailable          bool      // QR has a code to scan
+	PasskeyAsked         bool      // the code was scanned, and WhatsApp asks for a passkey: the program must answer
 	Parked               bool      // Run waits until somebody calls Reconnect or PairPhone
 
 	AuthStore string          // Backend.Name
@@ -117,6 +118,7 @@ func (m *Manager) Status() Status {
 		if sl := s.slot; sl != nil {
 			st.Connecting = sl.conn != nil && !sl.conn.ended && !sl.conn.connected
 			st.QRAvailable = sl.code.Code != "" && now.Before(sl.code.ExpiresAt)
+			st.PasskeyAsked = sl.passkey
 			if sl.planned {
 				st.NextRetryAt = sl.plannedAt
 			}
@@ -228,6 +230,8 @@ func (st Status) summary() string {
 		out += "."
 	}
 	switch {
+	case st.PasskeyAsked:
+		out += " The code was scanned, and WhatsApp asks for a passkey: this program must answer with one."
 	case st.QRAvailable:
 		out += " Scan the code with the phone, under Linked devices."
 	case st.Parked && st.WA == reconnect.StatusNeedsPairing && st.LastDisconnectReason.Action() == reconnect.ActionStop:

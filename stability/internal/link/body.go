@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.mau.fi/whatsmeow/socket"
@@ -42,21 +43,27 @@ type body struct {
 	leaving    sync.Once
 	failing    sync.Once
 
+	some atomic.Bool // data came that is no hello yet
+
 	mu     sync.Mutex // never held across I/O or a callback
 	timer  *time.Timer
 	inTime bool // the hello is there, or nobody waits for it: no timer any more
 	echo   bool // the server sent a close frame: ours is the answer
 
 	// Reader's state.
-	phase phase
-	rsv   byte   // reserved bits of frames that were negotiated
-	in    []byte // raw bytes not parsed yet
-	wa    []byte // payload of the messages so far: WhatsApp's frames
-	deflt []byte // the compressed message they come in, as far as it is there
-	form  messageForm
-	out   []byte // for the pump, now
-	held  []byte // for the pump, once connected
-	heads scanner
+	phase  phase
+	rsv    byte      // reserved bits of frames that were negotiated
+	trial  []byte    // a trial without looking: what came so far, as the read pump got it
+	chose  byte      // rsv, if this is no trial
+	text   bool      // in the middle of a message of text
+	handed time.Time // when the pump got the hello
+	in     []byte    // raw bytes not parsed yet
+	wa     []byte    // payload of the messages so far: WhatsApp's frames
+	deflt  []byte    // the compressed message they come in, as far as it is there
+	form   messageForm
+	out    []byte // for the pump, now
+	held   []byte // for the pump, once connected
+	heads  scanner
 
 	// Writer's state.
 	sent   scanner
@@ -75,9 +82,13 @@ const (
 // newBody wraps an upgraded connection. extensions is what the server chose of
 // the extensions that the client offered.
 func newBody(c *Conn, rwc io.ReadWriteCloser, extensions string) *body {
-	rsv := reservedBits(extensions)
+	chose := reservedBits(extensions)
+	rsv := chose
+	if c.l.frames.Load() != framesKnown || c.l.cfg.without(Frames) {
+		rsv = rsvAny
+	}
 	return &body{
-		c: c, rwc: rwc, rsv: rsv, heads: scanner{rsv: rsv}, sent: scanner{rsv: rsv},
+		c: c, rwc: rwc, rsv: rsv, chose: chose, heads: scanner{rsv: rsv}, sent: scanner{rsv: rsv},
 		closed:     make(chan struct{}),
 		local:      make(chan struct{}),
 		helloSent:  make(chan struct{}),
@@ -165,6 +176,8 @@ func (b *body) fail(err error) error {
 }
 
 func (b *body) scanRead(p []byte) {
+	b.keepTrial(p)
+	lost := b.heads.bad
 	b.heads.scan(p, func(h frameHeader) {
 		if h.opcode == opClose {
 			b.mu.Lock()
@@ -172,6 +185,9 @@ func (b *body) scanRead(p []byte) {
 			b.mu.Unlock()
 		}
 	})
+	if b.heads.bad && !lost {
+		b.c.l.report(Frames, strangeFrames)
+	}
 }
 
 // awaitHello gathers bytes until the server hello is complete, and hands over
@@ -200,7 +216,7 @@ func (b *body) parse() (done bool, err error) {
 	for {
 		h, ok, valid := parseHeader(b.in, b.rsv)
 		if b.rsv == rsvAny {
-			b.passAll()
+			b.passAll(b.whyBlind())
 			return true, nil
 		}
 		if !valid || h.masked || h.length > maxHello {
@@ -221,8 +237,15 @@ func (b *body) parse() (done bool, err error) {
 				return false, fmt.Errorf("%w before its hello, code %d", ErrServerClosed, binary.BigEndian.Uint16(payload))
 			}
 			return false, fmt.Errorf("%w before its hello", ErrServerClosed)
-		case opText:
-			return false, fmt.Errorf("%w: text before its hello", ErrProtocol)
+		}
+		// A message of text is not for us, nor for whatsmeow, which lets it pass.
+		if h.opcode == opText || h.opcode == opContinuation && b.text {
+			b.text = !h.fin
+			b.out = append(b.out, frame...)
+			if h.rsv != 0 { // and what it leaves in the window is not known here
+				b.passAll(strangeHello)
+			}
+			return true, nil
 		}
 		whole, err := b.gather(h, payload)
 		if err != nil {
@@ -231,11 +254,9 @@ func (b *body) parse() (done bool, err error) {
 		if !whole {
 			continue
 		}
-		if len(b.wa) < socket.FrameLengthSize {
-			continue
-		}
-		size := socket.FrameLengthSize + int(b.wa[0])<<16 + int(b.wa[1])<<8 + int(b.wa[2])
-		if len(b.wa) < size {
+		size, ok := b.c.l.helloSize(b.wa)
+		if !ok {
+			b.some.Store(true)
 			continue
 		}
 		// The hello alone in a frame of its own: what is behind it, in the
@@ -253,7 +274,7 @@ func (b *body) parse() (done bool, err error) {
 		}
 		b.held = append(b.held, b.in...)
 		b.in, b.wa = nil, nil
-		b.phase = phaseHold
+		b.phase, b.handed = phaseHold, time.Now()
 		b.stopTimer()
 		return true, nil
 	}
@@ -290,11 +311,13 @@ func (b *body) gather(h frameHeader, payload []byte) (whole bool, err error) {
 	return len(b.deflt) == 0, nil
 }
 
-// passAll gives up to look into the websocket: an extension that nobody here
-// knows was negotiated. The pump sees everything from here on; an attempt that
-// dies while whatsmeow waits for the hello takes whatsmeow's time to fail.
-func (b *body) passAll() {
-	b.c.l.report(Frames, "the server chose a websocket extension that is not known here: an attempt that fails may take 20 s longer")
+// passAll gives up to look into the websocket. The pump sees everything from
+// here on; an attempt that dies while whatsmeow waits for the hello takes
+// whatsmeow's time to fail. Without an effect nobody is told.
+func (b *body) passAll(effect string) {
+	if effect != "" {
+		b.c.l.report(Frames, effect)
+	}
 	b.held = append(b.held, b.in...)
 	b.in = nil
 	b.phase = phaseOpen
@@ -330,12 +353,15 @@ func (b *body) awaitConnected() error {
 	case <-b.local: // Disconnect runs, so connect has returned
 	case <-b.closed:
 	}
+	if len(b.held) > 0 && time.Since(b.handed) >= b.c.l.cfg.HelloTimeout && !isClosed(b.finishSent) {
+		b.c.l.suspectFrames() // whatsmeow still waited, for what is behind what we took for the hello
+	}
 	b.c.shut(ErrClosed) // unless there is a cause already
 	return b.c.isDown()
 }
 
 func (b *body) Write(p []byte) (int, error) {
-	closeCode := -1
+	closeCode, lost := -1, b.sent.bad
 	b.sent.scan(p, func(h frameHeader) {
 		switch h.opcode {
 		case opText, opBinary:
@@ -346,6 +372,9 @@ func (b *body) Write(p []byte) (int, error) {
 	})
 	if b.sent.bad {
 		b.frames++ // each frame is one write
+		if !lost {
+			b.c.l.report(Frames, strangeFrames)
+		}
 	}
 	n, err := b.rwc.Write(p)
 	if err == nil && b.sent.skip == 0 && closeCode < 0 {
@@ -364,12 +393,18 @@ func (b *body) progress() {
 		limit := b.c.l.cfg.HelloTimeout
 		b.mu.Lock()
 		if !isClosed(b.closed) && !b.inTime { // the answer may overtake the return of the write
-			b.timer = time.AfterFunc(limit, func() { b.c.Cut(&timeoutError{"server hello", limit}) })
+			b.timer = time.AfterFunc(limit, func() {
+				if b.some.Load() {
+					b.c.l.suspectFrames()
+				}
+				b.c.Cut(&timeoutError{"server hello", limit})
+			})
 		}
 		b.mu.Unlock()
 		close(b.helloSent)
 	case b.frames >= 2 && !isClosed(b.finishSent):
 		close(b.finishSent)
+		b.endTrial(true)
 		if !b.c.owned {
 			go b.c.awaitHostConnect()
 		}
@@ -386,7 +421,7 @@ func (c *Conn) awaitHostConnect() {
 	if in, ok := any(client.DangerousInternals()).(interface{ GetSocketWaitChan() <-chan struct{} }); ok {
 		in.GetSocketWaitChan()
 	} else {
-		client.IsConnected() // takes the same lock
+		lookAtSocket(client) // takes the same lock
 	}
 	c.settle(true)
 }
@@ -427,6 +462,9 @@ func (b *body) Close() error {
 		b.mu.Lock()
 		close(b.closed)
 		b.mu.Unlock()
+		if !isClosed(b.finishSent) {
+			b.endTrial(false)
+		}
 		b.c.shut(ErrClosed) // first, or TLS would wait to send an alert
 		err = b.rwc.Close()
 		if !b.c.owned && !isClosed(b.finishSent) {

@@ -82,7 +82,7 @@ func stages() []stage {
 		{"closed instead of hello", upgraded(func(s *server) { _ = s.raw.Close() }), 0, nil, "missing parts"},
 		{"close frame instead of hello", upgraded(func(s *server) { s.write([]byte{0x88, 2, 0x03, 0xe8}) }), 0, ErrServerClosed, "missing parts"},
 		{"no websocket behind the upgrade", upgraded(func(s *server) { s.write([]byte("\xff\xff\xff\xff")) }), 0, ErrProtocol, "missing parts"},
-		{"text instead of hello", upgraded(func(s *server) { s.write([]byte("\x81\x02hi")) }), 0, ErrProtocol, "missing parts"},
+		{"text instead of hello", upgraded(func(s *server) { s.write([]byte("\x81\x02hi")) }), 15 * time.Second, context.DeadlineExceeded, "missing parts"},
 		{"masked frame", upgraded(func(s *server) { s.write([]byte("\x82\x82abcdhi")) }), 0, ErrProtocol, "missing parts"},
 		{"garbage hello", upgraded(func(s *server) { s.write(appendFrame(nil, waFrame([]byte("garbage")))) }), 0, ErrClosed, "unmarshal"},
 		{"false hello", upgraded(func(s *server) { s.write(appendFrame(nil, badHello())) }), 0, ErrClosed, "failed to decrypt server static"},

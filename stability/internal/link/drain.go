@@ -137,6 +137,9 @@ func (l *Link) forget(ctx context.Context, c *Conn) error {
 	if err := c.work.wait(ctx, 0, settleTime); err != nil {
 		return fmt.Errorf("a handler is still running: %w", err)
 	}
+	if l.inside.dispatcher == nil {
+		l.ensureHandler() // else before each stanza
+	}
 	if !l.inside.own && c.work.left() {
 		return errLeftOver
 	}

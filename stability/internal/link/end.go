@@ -8,6 +8,7 @@ import (
 
 	"go.mau.fi/whatsmeow"
 	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/types"
 )
 
 const pollInterval = time.Millisecond
@@ -112,11 +113,13 @@ func (l *Link) awaitDisconnected(ctx context.Context) error {
 	dead, cancel := context.WithCancel(context.Background())
 	cancel()
 	for {
-		if n := l.inside.nodes; n == nil {
-			if !l.client.IsConnected() {
-				return nil
-			}
-		} else if errors.Is(n.SendNode(dead, waBinary.Node{Tag: "link-check"}), whatsmeow.ErrNotConnected) {
+		var err error
+		if n := l.inside.nodes; n != nil {
+			err = n.SendNode(dead, waBinary.Node{Tag: "link-check"})
+		} else {
+			err = lookAtSocket(l.client)
+		}
+		if errors.Is(err, whatsmeow.ErrNotConnected) {
 			return nil
 		}
 		select {
@@ -125,4 +128,12 @@ func (l *Link) awaitDisconnected(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// lookAtSocket is a send with a dead context by a call that every version of
+// whatsmeow has: a receipt for a newsletter, which needs no query before it.
+func lookAtSocket(c *whatsmeow.Client) error {
+	dead, cancel := context.WithCancel(context.Background())
+	cancel()
+	return c.MarkRead(dead, []types.MessageID{"link-check"}, time.Now(), types.NewJID("0", types.NewsletterServer), types.EmptyJID)
 }

@@ -22,8 +22,10 @@ const (
 	// LoopWords: the client's logger is told when its queue loop starts and
 	// ends, so that an end knows when the last stanza was handled.
 	LoopWords Reliance = "queue_loop_log"
-	// HandlerTable: the client has a table of handlers by tag, so that what is
-	// being handled can be counted.
+	// HandlerTable: the client has a table of handlers by tag, so that each
+	// received stanza is seen before and after it is handled. On it depend: no
+	// message is handled on a connection that is down, none while its handler
+	// still runs from an earlier connection, and what waits can be counted.
 	HandlerTable Reliance = "handler_table"
 	// SendInside, DispatchInside: methods of DangerousInternals.
 	SendInside     Reliance = "send_node"
@@ -89,11 +91,17 @@ func (x inside) missing(report func(Reliance, string)) {
 	}
 	tell(QueueLoop, x.shared != nil || x.own,
 		"whatsmeow's queue loop has an unknown shape: stanzas left over from an ended connection cannot be cleared away")
-	tell(SendInside, x.nodes != nil, "whatsmeow's SendNode is missing: the end of a connection is found by IsConnected")
-	tell(DispatchInside, x.dispatcher != nil || x.shared == nil,
-		"whatsmeow's DispatchEvent is missing: an event handler that the host removed is not noticed")
-	tell(HandlerTable, x.tags != nil || x.shared != nil,
-		"whatsmeow's table of handlers is missing: a hand-over knows less exactly when the last stanza was handled")
+	tell(SendInside, x.nodes != nil, "whatsmeow's SendNode is missing: the end of a connection is found by MarkRead, which may take longer")
+	tell(DispatchInside, x.dispatcher != nil,
+		"whatsmeow's DispatchEvent is missing: an event handler that the host removed is put back only when a connection ends")
+	handedOver := "" // what a marker in the queue tells is not needed
+	if x.shared == nil {
+		handedOver = "; a hand-over knows less exactly when the last one was handled"
+	}
+	tell(HandlerTable, x.tags != nil,
+		"whatsmeow's table of handlers is missing: received messages are decrypted although their connection is down, "+
+			"which takes time, and a message that comes again while its handler still runs is handled a second time at once; "+
+			"a backlog cannot be counted"+handedOver)
 }
 
 // resetting reports whether whatsmeow is closing its socket in order to come

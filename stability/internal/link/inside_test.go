@@ -39,7 +39,7 @@ func TestBothShapesOfTheQueueLoopAreKnown(t *testing.T) {
 		"one queue a client":     {older{}, true, false, nil},
 		"one queue a connection": {newer{}, false, true, nil},
 		"another shape":          {inner{}, false, false, []Reliance{QueueLoop}},
-		"nothing":                {struct{}{}, false, false, []Reliance{QueueLoop, SendInside}},
+		"nothing":                {struct{}{}, false, false, []Reliance{QueueLoop, SendInside, DispatchInside}},
 	} {
 		x := findInside(want.in, none)
 		require.Equal(t, want.shared, x.shared != nil, name)

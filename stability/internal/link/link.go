@@ -135,6 +135,7 @@ type Link struct {
 	drainSem   chan struct{} // semaphore: one drain at a time
 	loops      loopCounter
 	draining   atomic.Bool
+	frames     atomic.Int32 // what is known of the form of the server's hello
 	inside     inside       // set by the first Install
 	web        *http.Client // the client's, for the websocket
 

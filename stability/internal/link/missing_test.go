@@ -51,8 +51,8 @@ func TestQuiesceNeedsNoWayIntoTheQueue(t *testing.T) {
 // Whatever is missing, the client pairs, connects, is cut and comes back.
 func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 	for _, without := range [][]Reliance{
-		{}, {QueueLoop}, {LoopWords}, {HandlerTable}, {SendInside}, {DispatchInside},
-		{QueueLoop, LoopWords, HandlerTable, DispatchInside, blindTap},
+		{}, {QueueLoop}, {LoopWords}, {HandlerTable}, {SendInside}, {DispatchInside}, {Frames},
+		{QueueLoop, LoopWords, HandlerTable, DispatchInside, Frames, blindTap},
 	} {
 		withBotWithout(t, func(t *testing.T, b *bot) {
 			alice := b.contact()
@@ -69,14 +69,21 @@ func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 				require.Less(t, time.Since(began), time.Second)
 			}
 			require.Empty(t, b.staleEvents())
-			for _, r := range []Reliance{QueueLoop, LoopWords, HandlerTable, SendInside, DispatchInside} {
-				missing := b.l.cfg.without(r)
-				if marked := b.l.inside.shared != nil; r == HandlerTable && marked || r == DispatchInside && !marked {
-					missing = false // nothing depends on it then
-				}
-				require.Equal(t, missing, b.problems[r] != "", r)
+			for _, r := range []Reliance{QueueLoop, LoopWords, HandlerTable, SendInside, DispatchInside, Frames} {
+				require.Equal(t, b.l.cfg.without(r), b.problems[r] != "", r)
 			}
 		}, without...)
+	}
+}
+
+// Whoever finds a table of handlers missing must know what is lost with it.
+func TestMissingTableNamesWhatDependsOnIt(t *testing.T) {
+	for name, x := range map[string]inside{"one queue a client": {shared: older{}}, "one queue a connection": {own: true}} {
+		told := map[Reliance]string{}
+		x.missing(func(r Reliance, problem string) { told[r] = problem })
+		for _, effect := range []string{"although their connection is down", "handled a second time at once", "cannot be counted"} {
+			require.Contains(t, told[HandlerTable], effect, name)
+		}
 	}
 }
 
@@ -94,4 +101,48 @@ func TestStanzasLeftInAnUnknownQueueEndTheClient(t *testing.T) {
 		b.pause.Store(0)
 		conn.ended.Store(true) // for close
 	}, QueueLoop)
+}
+
+// A hello in a form that the link does not know costs one attempt.
+func TestUnknownHelloIsPassedOnFromTheSecondAttempt(t *testing.T) {
+	for _, form := range []Reliance{helloShort, helloLong} {
+		t.Run(string(form), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBotOn(t, wasim.New(wasim.WithTB(t)))
+				b.l.cfg.Without = []Reliance{form}
+				_, err := b.l.Connect(t.Context())
+				require.Error(t, err)
+				require.Empty(t, b.problems[Frames], "the network may have been at fault")
+				for range 3 {
+					b.online()
+					require.Equal(t, strangeHello, b.problems[Frames])
+					b.cut()
+					b.offline()
+				}
+				b.close()
+			})
+		})
+	}
+}
+
+// Half a hello and then nothing makes the next attempt a trial, which shows that
+// the form is the one that is known.
+func TestTrialOfABrokenLinkEndsIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBotOn(t, wasim.New(wasim.WithTB(t)))
+		b.l.suspectFrames()
+		b.fault(wasim.HandshakeDrop()).OnNextLogin()
+		_, err := b.l.Connect(t.Context())
+		require.Error(t, err)
+		require.EqualValues(t, framesKnown, b.l.frames.Load(), "nothing came")
+
+		b.l.suspectFrames()
+		b.fault(wasim.TextFirst()).OnNextLogin()
+		b.online()
+		require.EqualValues(t, framesKnown, b.l.frames.Load())
+		b.cut()
+		b.offline()
+		require.Empty(t, b.problems[Frames])
+		b.close()
+	})
 }

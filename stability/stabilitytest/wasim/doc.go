@@ -24,6 +24,7 @@
 //	acct := s.NewAccount("491700000001")     // a number and a LID
 //	acct.Phone().Scan(code)                  // pairs who shows this QR code, of older or newer clients
 //	acct.Phone().EnterCode("ABCD-EFGH")      // pairs who called PairPhone
+//	acct.Phone().Scan(code, wasim.AskForPasskey())  // newer clients must give a passkey first
 //	acct.Phone().RemoveDevice(acct.Devices()[0])
 //	bob, err := s.NewContact(ctx, "491700000002")  // a real client, connected
 //	bob.Send(ctx, acct.JID(), "hello")
@@ -109,7 +110,8 @@
 //	s.Fault(wasim.QueryError("usync", "get", 429, "rate-overlimit")).For(jid).Now()
 //	s.Fault(wasim.QueryIgnored("encrypt", "get")).For(jid).Times(3).Now()
 //
-// Stanza and LastStanza send any stanza at all. Device.DropPreKeys makes the
+// Stanza and LastStanza send any stanza at all, TextFirst and StrangeFrames what
+// is none. Device.DropPreKeys makes the
 // service ask for prekeys. Contact.Reinstall gives an address a new identity;
 // Account.TellIdentityChanged tells those who know the account.
 //

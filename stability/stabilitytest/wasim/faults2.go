@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/coder/websocket"
 	"go.mau.fi/whatsmeow/types"
 )
 
@@ -35,6 +36,29 @@ func QueryIgnored(xmlns, typ string) Fault {
 func Stanza(n node) Fault {
 	return live("stanza <"+n.Tag+">", func(c *conn) func() {
 		c.send(n)
+		return nil
+	})
+}
+
+// TextFirst sends a websocket message of text in front of the hello, and goes on
+// as ever. whatsmeow lets it pass.
+func TextFirst() Fault {
+	return Fault{name: "text first", stage: stageHello, text: "hello"}
+}
+
+// StrangeFrames sends what no version of whatsmeow knows, and leaves the
+// connection open: a message of text, a frame that cannot be decompressed, one
+// that holds no stanza, and a stanza with an unknown tag.
+func StrangeFrames() Fault {
+	return live("strange frames", func(c *conn) func() {
+		c.then(func() { _ = c.frames.ws.Write(context.Background(), websocket.MessageText, []byte("hello")) })
+		for _, plain := range [][]byte{{2, 'z'}, {0, 0xf8, 0xff}} {
+			c.then(func() {
+				_ = c.frames.write(c.enc.Seal(nil, nonce(c.wn), plain, nil))
+				c.wn++
+			})
+		}
+		c.send(node{Tag: "wasim-strange", Attrs: attrs{"from": types.ServerJID}})
 		return nil
 	})
 }

@@ -28,6 +28,7 @@ func (c *conn) handleIQ(n *node) {
 			c.result(n)
 		case str(n, "xmlns") == "md" && child(n, "link_code_companion_reg") != nil:
 			c.linkCode(n)
+		case str(n, "xmlns") == "md" && c.passkeyStep(n):
 		default:
 			c.unknown(n)
 		}

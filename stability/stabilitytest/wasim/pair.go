@@ -31,6 +31,7 @@ type pairing struct {
 	identity *waAdv.ADVSignedDeviceIdentity
 	reqID    string
 	link     *codeLink
+	passkey  *passkeyLink // a passkey was asked for
 }
 
 // refGrace is how long after its time a QR code is still accepted.
@@ -62,9 +63,21 @@ func (c *conn) offerPairing() {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			c.closeAfter(0)
 		case <-p.done:
+			return
 		}
+		s.mu.Lock()
+		asked := p.passkey
+		s.mu.Unlock()
+		if asked != nil {
+			t.Reset(time.Until(asked.until))
+			select {
+			case <-t.C:
+			case <-p.done:
+				return
+			}
+		}
+		c.closeAfter(0)
 	})
 	c.send(node{Tag: "iq", Attrs: attrs{
 		"from": types.ServerJID, "type": "set", "id": s.id(), "xmlns": "md",
@@ -98,7 +111,7 @@ func (a *Account) Phone() *Phone { return &Phone{a} }
 // ScanOption changes what a phone does with a code.
 type ScanOption func(*scan)
 
-type scan struct{ badHMAC, badSignature bool }
+type scan struct{ badHMAC, badSignature, passkey bool }
 
 // BadHMAC makes the phone's answer fail the client's check: PairError.
 func BadHMAC() ScanOption { return func(s *scan) { s.badHMAC = true } }
@@ -157,6 +170,13 @@ func (p *Phone) Scan(code string, opts ...ScanOption) error {
 	}
 	if !bytes.Equal(raw[1], pr.c.payload.GetDevicePairingData().GetEIdent()) {
 		return errors.New("wasim: QR code: the identity key is not that of the connection")
+	}
+	var how scan
+	for _, o := range opts {
+		o(&how)
+	}
+	if how.passkey {
+		return pr.askPasskey(p.a, raw[2], opts)
 	}
 	return p.a.accept(pr, raw[2], opts...)
 }

@@ -2,6 +2,7 @@ package wasim
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -130,6 +131,9 @@ func (c *conn) session() error {
 		if f.hang {
 			c.link.sleep(f.delay)
 			return true
+		}
+		if f.text != "" {
+			return c.frames.ws.Write(context.Background(), websocket.MessageText, []byte(f.text)) == nil
 		}
 		c.link.fin()
 		return false
