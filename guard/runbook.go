@@ -96,7 +96,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 }
 
 func or(s, otherwise string) string {
-	if s != "" {
+	if s != "" && s != "Nothing." { // an incident is open: that is no advice
 		return s
 	}
 	return otherwise

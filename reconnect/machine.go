@@ -213,6 +213,7 @@ func (m *Machine) Paired(now time.Time) {
 	m.begin(now)
 	if m.s.Status == StatusNeedsPairing {
 		m.s.Status = StatusDisconnected
+		m.s.DisconnectedSince = now // the time without a session was no outage
 	}
 	m.s.RetryCount, m.s.Failures = 0, 0
 	m.s.RejectStreak, m.s.BadSessionStreak = 0, 0

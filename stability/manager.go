@@ -147,7 +147,7 @@ func newLease(cfg config, store lock.Store) (*lock.Lease, error) {
 }
 
 func (c *config) authOptions() []authstore.Option {
-	var opts []authstore.Option
+	opts := []authstore.Option{authstore.WithLogger(c.logger)}
 	if c.aead != nil {
 		opts = append(opts, authstore.WithAEAD(c.aead))
 	}
@@ -500,11 +500,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	// What waited in vain above must not cost the flush its time.
 	bounded, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
 	defer cancel()
-	for _, sink := range m.cfg.sinks {
-		if c, ok := sink.(io.Closer); ok {
-			errs = append(errs, c.Close())
-		}
-	}
+	errs = append(errs, m.closeSinks(bounded)...)
 	if m.lease != nil {
 		errs = append(errs, m.lease.Close(bounded))
 	}
@@ -521,6 +517,30 @@ func (m *Manager) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	return errors.Join(errs...)
+}
+
+// closeSinks closes the sinks beside each other. One that does not come back
+// is left to itself when ctx ends.
+func (m *Manager) closeSinks(ctx context.Context) (errs []error) {
+	var closers []io.Closer
+	for _, sink := range m.cfg.sinks {
+		if c, ok := sink.(io.Closer); ok {
+			closers = append(closers, c)
+		}
+	}
+	results := make(chan error, len(closers))
+	for _, c := range closers {
+		go func() { results <- c.Close() }()
+	}
+	for range closers {
+		select {
+		case err := <-results:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			return append(errs, errors.New("stability: close: a sink is still busy"))
+		}
+	}
+	return errs
 }
 
 // observerGrace is how long Close waits for observers to hear the last events.

@@ -235,14 +235,23 @@ func (sl *slot) removeDevice(ctx context.Context, own types.JID) error {
 	in := sl.client.DangerousInternals()
 	id := in.GenerateRequestID()
 	answer := in.WaitResponse(id)
-	err := in.SendNode(ctx, waBinary.Node{
-		Tag:   "iq",
-		Attrs: waBinary.Attrs{"id": id, "xmlns": "md", "type": "set", "to": types.ServerJID},
-		Content: []waBinary.Node{{
-			Tag:   "remove-companion-device",
-			Attrs: waBinary.Attrs{"jid": own, "reason": "user_initiated"},
-		}},
-	})
+	sent := make(chan error, 1)
+	go func() { // it may wait for another write, which looks at no context
+		sent <- in.SendNode(ctx, waBinary.Node{
+			Tag:   "iq",
+			Attrs: waBinary.Attrs{"id": id, "xmlns": "md", "type": "set", "to": types.ServerJID},
+			Content: []waBinary.Node{{
+				Tag:   "remove-companion-device",
+				Attrs: waBinary.Attrs{"jid": own, "reason": "user_initiated"},
+			}},
+		})
+	}()
+	var err error
+	select {
+	case err = <-sent:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		in.CancelResponse(id, answer)
 		return err

@@ -126,8 +126,11 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 		return false, err
 	}
 	if setup != nil {
-		if err := setup(ctx, c); err != nil {
-			return false, fmt.Errorf("stability: setup: %w", err)
+		if err := m.setUp(ctx, s, func() error { return setup(ctx, c) }, cancel); err != nil {
+			return false, err
+		}
+		if ctx.Err() != nil {
+			return false, nil
 		}
 		keepSent(c) // setup may have set a callback of its own
 	}
@@ -159,6 +162,40 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 	case <-m.life.Done():
 	}
 	return false, nil
+}
+
+// setUp runs the host's setup. One that blocks keeps nothing: when the term or
+// Run is over its context ends, and it is waited for no longer than for other
+// parts of a hand-over.
+func (m *Manager) setUp(ctx context.Context, s *session, setup func() error, cancel context.CancelFunc) error {
+	result := make(chan error, 1)
+	go func() { result <- setup() }()
+	over := func(err error) error {
+		if err != nil {
+			return fmt.Errorf("stability: setup: %w", err)
+		}
+		return nil
+	}
+	select {
+	case err := <-result:
+		return over(err)
+	case <-ctx.Done():
+	case <-s.done:
+	case <-m.life.Done():
+	}
+	cancel()
+	t := time.NewTimer(m.cfg.shutdown)
+	defer t.Stop()
+	select {
+	case err := <-result:
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return over(err)
+	case <-t.C:
+		m.cfg.logger.Warn("setup did not return when its context ended; going on without it")
+		return nil
+	}
 }
 
 // awaitDevice reads the device and goes on trying while the backend does not

@@ -329,6 +329,9 @@ func (sl *slot) endLocked(c *connection, cause reconnect.Cause) {
 	if c == nil || (c != sl.conn && (sl.conn != nil || sl.recorded)) {
 		return // of an older connection than the one that counts
 	}
+	if cause.Reason == reconnect.ReasonMultideviceMismatch && sl.s.paired {
+		cause.Reason = reconnect.ReasonConnectRejected // no code is shown that a phone could scan
+	}
 	now := time.Now()
 	if !c.ended {
 		c.ended, c.cause = true, cause
