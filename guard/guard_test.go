@@ -26,6 +26,14 @@ func types(list []guard.Incident) (out []guard.Type) {
 	return out
 }
 
+func TestNoIncidentAdvisesToDoNothing(t *testing.T) {
+	f := down(start)
+	f.Do = "Nothing." // as the text of many a reason says
+	inc := guard.New(guard.Policy{}).Decide(f, start.Add(time.Hour)).Raise[0]
+	require.Equal(t, guard.TypeDisconnectStuck, inc.Type)
+	require.Equal(t, "Check the network between this host and WhatsApp.", inc.Instructions)
+}
+
 func TestStuckDisconnectIsOneIncidentRefreshedEachMinuteAndResolved(t *testing.T) {
 	g := guard.New(guard.Policy{})
 	p := g.Decide(down(start), start)

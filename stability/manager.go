@@ -506,7 +506,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	errs = append(errs, m.store.Close(bounded))
 	if m.cfg.backend.Close != nil {
-		errs = append(errs, m.cfg.backend.Close())
+		errs = append(errs, closeAll(bounded, "the backend", []func() error{m.cfg.backend.Close})...)
 	}
 	m.mu.Lock()
 	m.eventLocked(Event{Kind: EventClosed})
@@ -519,25 +519,30 @@ func (m *Manager) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// closeSinks closes the sinks beside each other. One that does not come back
-// is left to itself when ctx ends.
-func (m *Manager) closeSinks(ctx context.Context) (errs []error) {
-	var closers []io.Closer
+// closeSinks closes the sinks beside each other.
+func (m *Manager) closeSinks(ctx context.Context) []error {
+	var closers []func() error
 	for _, sink := range m.cfg.sinks {
 		if c, ok := sink.(io.Closer); ok {
-			closers = append(closers, c)
+			closers = append(closers, c.Close)
 		}
 	}
+	return closeAll(ctx, "a sink", closers)
+}
+
+// closeAll calls code of others beside each other. Whatever does not come back
+// before ctx ends is left to itself.
+func closeAll(ctx context.Context, what string, closers []func() error) (errs []error) {
 	results := make(chan error, len(closers))
 	for _, c := range closers {
-		go func() { results <- c.Close() }()
+		go func() { results <- c() }()
 	}
 	for range closers {
 		select {
 		case err := <-results:
 			errs = append(errs, err)
 		case <-ctx.Done():
-			return append(errs, errors.New("stability: close: a sink is still busy"))
+			return append(errs, fmt.Errorf("stability: close: %s is still busy", what))
 		}
 	}
 	return errs

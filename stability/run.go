@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"go.mau.fi/whatsmeow"
@@ -168,17 +169,29 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 // Run is over its context ends, and it is waited for no longer than for other
 // parts of a hand-over.
 func (m *Manager) setUp(ctx context.Context, s *session, setup func() error, cancel context.CancelFunc) error {
-	result := make(chan error, 1)
-	go func() { result <- setup() }()
-	over := func(err error) error {
-		if err != nil {
-			return fmt.Errorf("stability: setup: %w", err)
+	result := make(chan outcome, 1)
+	go func() {
+		o := outcome{err: errSetupLeft}
+		defer func() {
+			if o.panicked = recover(); o.panicked != nil {
+				o.stack = debug.Stack()
+			}
+			result <- o
+		}()
+		o.err = setup()
+	}()
+	over := func(o outcome) error {
+		switch {
+		case o.panicked != nil: // Run's caller may recover it, as if setup ran in its own goroutine
+			panic(fmt.Sprintf("%v [in setup]\n\n%s", o.panicked, o.stack))
+		case o.err != nil:
+			return fmt.Errorf("stability: setup: %w", o.err)
 		}
 		return nil
 	}
 	select {
-	case err := <-result:
-		return over(err)
+	case o := <-result:
+		return over(o)
 	case <-ctx.Done():
 	case <-s.done:
 	case <-m.life.Done():
@@ -187,16 +200,26 @@ func (m *Manager) setUp(ctx context.Context, s *session, setup func() error, can
 	t := time.NewTimer(m.cfg.shutdown)
 	defer t.Stop()
 	select {
-	case err := <-result:
-		if errors.Is(err, context.Canceled) {
+	case o := <-result:
+		if errors.Is(o.err, context.Canceled) {
 			return nil
 		}
-		return over(err)
+		return over(o)
 	case <-t.C:
 		m.cfg.logger.Warn("setup did not return when its context ended; going on without it")
 		return nil
 	}
 }
+
+// outcome is how a setup ended.
+type outcome struct {
+	err      error
+	panicked any
+	stack    []byte
+}
+
+// errSetupLeft is the error of a setup that ended its goroutine.
+var errSetupLeft = errors.New("it did not return: it called runtime.Goexit, as a test's FailNow does")
 
 // awaitDevice reads the device and goes on trying while the backend does not
 // answer. A nil device without an error means that the term or ctx is over.
