@@ -52,10 +52,26 @@
 // instance holds. The instance then stops with a text that says so. A new term
 // gets an epoch above every one that the database or the acquiring instance has
 // seen, and its nonce tells it apart from a term of the same number that the
-// standby never heard of. Lost commits of a session cannot be told by anybody:
-// WhatsApp and the store disagree about ratchets then. Use a synchronous
-// standby for accounts that matter, and pair again after restoring an old
-// backup.
+// standby never heard of.
+//
+// Such an instance may be connected until it learns that its term is gone, and
+// the standby may have the lock as free. So each lock says on which timeline of
+// the server it was written last. A promotion begins another timeline, and so
+// does a restore to a point in time. A lock that was written on another timeline
+// is given to nobody until a lease has passed since somebody first asked for it:
+// by then no lost term is trusted any more. The record says "unknown" for the
+// holder meanwhile. A holder whose term the standby has renews it as ever, and
+// loses no time. The timeline comes from pg_walfile_name; a server that does not
+// give it is used without this protection, and Check warns.
+//
+// Two servers that both take writes are two databases, and each gives the lock
+// to somebody. Never start the old primary again as one.
+//
+// Lost commits of a session cannot be told by anybody: WhatsApp and the store
+// disagree about ratchets then. Use a synchronous standby for accounts that
+// matter, and pair again after restoring an old backup. Connection strings that
+// name all servers and target_session_attrs=read-write find the new primary by
+// themselves.
 //
 // # Connections
 //

@@ -68,7 +68,7 @@ func (db *DB) explain(err error) error {
 		return db.refused(fmt.Errorf("the server refuses the role or its password: %w", err))
 	case code == "3D000": // invalid catalog name
 		return db.refused(fmt.Errorf("there is no such database: %w", err))
-	case code == "25006": // read only
+	case code == "25006", code == "55000" && strings.Contains(pg.Message, "recovery"): // read only, recovery is in progress
 		return fmt.Errorf("the server is read-only, as a standby is: connect to the primary (target_session_attrs=read-write): %w", err)
 	case code == "53300": // too many connections
 		return fmt.Errorf("the server has no free connection: lower pool_max_conns, or raise its max_connections: %w", err)

@@ -61,16 +61,17 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 	var (
 		h       held
 		granted bool
+		moved   bool // the row was written on another timeline
 		token   = rand.Text()
 	)
 	err := a.do(ctx, op, func(ctx context.Context) error {
 		for n := 1; ; n++ {
-			err := a.db.pool.QueryRow(ctx, a.db.q.acquire, a.id, escape(holder), nonce, micros(lease), a.highest(), token).
-				Scan(append([]any{&granted}, h.fields()...)...)
+			err := a.db.pool.QueryRow(ctx, a.db.locking().acquire, a.id, escape(holder), nonce, micros(lease), a.highest(), token).
+				Scan(append([]any{&granted, &moved}, h.fields()...)...)
 			switch {
 			case errors.Is(err, pgx.ErrNoRows):
 				// The row came or went in between: nothing was granted.
-				h, granted = held{}, false
+				h, granted, moved = held{}, false, false
 				return nil
 			case again(err) && n < 5 && ctx.Err() == nil:
 				continue
@@ -81,12 +82,36 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 	if err != nil {
 		return lock.Record{}, false, err
 	}
+	if moved {
+		if err := a.guard(ctx, lease, &h); err != nil {
+			return lock.Record{}, false, err
+		}
+	}
 	if granted {
 		a.granted(term{epoch: h.epoch, nonce: nonce, token: token})
 	} else {
 		a.sawEpoch(h.epoch)
 	}
 	return h.record(), granted, nil
+}
+
+// guard keeps the lock from everybody until a term that this server has lost is
+// over: the server was promoted, or restored, since the lock was last written.
+// The holder, if the server has its term, renews it as ever.
+func (a *account) guard(ctx context.Context, lease time.Duration, h *held) error {
+	var until time.Time
+	err := a.do(ctx, "guard the lock after a failover", func(ctx context.Context) error {
+		err := a.db.pool.QueryRow(ctx, a.db.locking().guard, a.id, micros(lease)).Scan(append(h.fields(), &until)...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // another instance was first, or the holder has renewed
+		}
+		return err
+	})
+	if err == nil && !until.IsZero() {
+		a.db.log.Warn("postgresbackend: the server was promoted or restored since the lock was last written, and may have lost a term: "+
+			"nobody is given the lock until such a term is over", "epoch", h.epoch, "until", until.UTC())
+	}
+	return err
 }
 
 // nonceOf is the nonce of the term that rec is about; "" when another instance
@@ -112,7 +137,7 @@ func (s lockStore) Renew(ctx context.Context, rec lock.Record) (lock.Record, err
 		return lock.Record{}, fmt.Errorf("postgresbackend: %s: the lease is %v: pass the record of Acquire", op, rec.Lease)
 	}
 	err := a.do(ctx, op, func(ctx context.Context) error {
-		err := a.db.pool.QueryRow(ctx, a.db.q.renew, a.id, rec.Epoch, escape(rec.Holder), micros(rec.Lease), a.nonceOf(rec.Epoch)).Scan(h.fields()...)
+		err := a.db.pool.QueryRow(ctx, a.db.locking().renew, a.id, rec.Epoch, escape(rec.Holder), micros(rec.Lease), a.nonceOf(rec.Epoch)).Scan(h.fields()...)
 		lost = errors.Is(err, pgx.ErrNoRows)
 		if lost {
 			return nil
@@ -154,7 +179,7 @@ func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	}
 	var h held
 	err := a.do(ctx, "load the lock", func(ctx context.Context) error {
-		err := a.db.pool.QueryRow(ctx, a.db.q.load, a.id).Scan(h.fields()...)
+		err := a.db.pool.QueryRow(ctx, a.db.locking().load, a.id).Scan(h.fields()...)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}

@@ -103,6 +103,38 @@ func TestASchemaHasAnyNameAndIsMigratedOnce(t *testing.T) {
 	require.Len(t, texts, SchemaVersion)
 }
 
+// A rolling deploy: the newer library migrates while an older one holds a lock.
+func TestEarlierSchemaIsMigratedUnderItsUsers(t *testing.T) {
+	db, err := Open(t.Context(), postgrestest.Need(t).DSN(), WithSchema("earlier"), WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	texts, err := db.Migrations()
+	require.NoError(t, err)
+	admin, err := pgxpool.New(t.Context(), postgrestest.Need(t).DSN()+"&default_query_exec_mode=simple_protocol")
+	require.NoError(t, err)
+	defer admin.Close()
+	run := func(sql string) {
+		t.Helper()
+		_, err := admin.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	run(texts[0])
+	_, _, err = backend(t, db, "a").Lock.Acquire(t.Context(), "new", "n", time.Minute)
+	require.ErrorIs(t, err, ErrNoSchema, "its version is older than the library's")
+	run(`INSERT INTO earlier.locks (account, holder_instance_id, nonce, lease_epoch, lease_us, acquired_at, renewed_at)
+		VALUES ('a', 'old', 'x', 7, 60000000, now(), now())`)
+	run(`INSERT INTO earlier.fences (account, lease_epoch, nonce, token, released) VALUES ('a', 7, 'x', 'y', false)`)
+	require.NoError(t, db.Migrate(t.Context()))
+	b := backend(t, db, "a")
+	rec, granted, err := b.Lock.Acquire(t.Context(), "new", "n", time.Minute)
+	require.NoError(t, err)
+	require.False(t, granted)
+	require.Equal(t, "old", rec.Holder)
+	run(`UPDATE earlier.locks SET renewed_at = clock_timestamp() WHERE account = 'a' AND lease_epoch = 7`) // as the older one does
+	run(`UPDATE earlier.locks SET holder_instance_id = '' WHERE account = 'a' AND lease_epoch = 7`)
+	require.Equal(t, int64(8), hold(t, b, "new").Epoch)
+}
+
 func TestANewerSchemaIsRefusedUnlessItSaysOtherwise(t *testing.T) {
 	db := opened(t, WithSchema("newer"))
 	exec(t, db, `INSERT INTO newer.versions (version, readable_by) VALUES (98, 1)`)

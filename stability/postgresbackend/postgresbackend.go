@@ -95,6 +95,7 @@ type DB struct {
 
 	mu      sync.Mutex
 	checked bool // the schema and the settings were found to be right
+	blind   bool // the server does not say which timeline it writes
 }
 
 // Open prepares the use of a database. It does no I/O, so a database that is

@@ -10,22 +10,30 @@ import (
 // round trip and a transaction of its own, so that nothing depends on which
 // connection of a pool, or of a PgBouncer in transaction mode, carries it.
 type queries struct {
-	acquire, renew, release, load string
-	fence, bump                   string
-	commit, save                  string
-	get, scan                     string
-	loadState                     string
-	incident, incidents, change   string
-	sweep                         string
-	accounts, version             string
-	destroy, wipe                 string
+	locks, blind                lockQueries
+	release                     string
+	fence, bump                 string
+	commit, save                string
+	get, scan                   string
+	loadState                   string
+	incident, incidents, change string
+	sweep                       string
+	accounts, version           string
+	destroy, wipe               string
 }
+
+// lockQueries are those that look at the server's timeline.
+type lockQueries struct{ acquire, renew, guard, load string }
 
 func newQueries(schema string) *queries {
 	name := pgx.Identifier{schema}.Sanitize()
 	q := func(text string) string { return strings.ReplaceAll(text, "{schema}", name) }
+	locking := func(timeline string) lockQueries {
+		on := func(text string) string { return q(strings.ReplaceAll(text, "{timeline}", timeline)) }
+		return lockQueries{acquire: on(acquireSQL), renew: on(renewSQL), guard: on(guardSQL), load: on(loadSQL)}
+	}
 	return &queries{
-		acquire: q(acquireSQL), renew: q(renewSQL), release: q(releaseSQL), load: q(loadSQL),
+		locks: locking(timelineSQL), blind: locking("0::bigint"), release: q(releaseSQL),
 		fence: q(fenceSQL), bump: q(bumpSQL),
 		commit: q(commitSQL), save: q(saveSQL),
 		get: q(getSQL), scan: q(scanSQL),
@@ -44,23 +52,41 @@ const durable = `durable AS MATERIALIZED (
 	SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END AS setting
 )`
 
+// timelineSQL is the timeline that the server writes. Each promotion of a standby
+// begins another one, and so does each restore to a point in time.
+const timelineSQL = `('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint`
+
+const server = `server AS MATERIALIZED (SELECT {timeline} AS timeline)`
+
+// moved says of a lock that a server on another timeline wrote it last: what
+// this server does not have may be a later term.
+const moved = `(l.timeline <> 0 AND s.timeline <> 0 AND l.timeline <> s.timeline)`
+
+// heldSQL is a lock for people, and for those who wait. Of one that looks free
+// and may be held it says so.
+const heldSQL = `CASE WHEN l.holder_instance_id = '' AND (` + moved + ` OR l.not_before > clock_timestamp())
+		THEN 'unknown, since the server was promoted or restored' ELSE l.holder_instance_id END,
+	l.nonce, l.lease_epoch, l.lease_us, l.acquired_at, GREATEST(l.renewed_at, l.not_before - l.lease_us * interval '1 microsecond')`
+
 // Expiry is judged by the server's clock at the moment of the decision. The
 // epoch is above every one that the rows or this instance have seen: a standby
 // that was promoted may have missed some. An attempt that was granted before is
 // the same term, counted from now: the row's lock shows that nobody else was
 // granted one in between. The last SELECT is for people: who holds it instead.
-const acquireSQL = `WITH ` + durable + `, grant_ AS (
-	INSERT INTO {schema}.locks AS l (account, holder_instance_id, nonce, lease_epoch, lease_us, acquired_at, renewed_at)
+const acquireSQL = `WITH ` + durable + `, ` + server + `, grant_ AS (
+	INSERT INTO {schema}.locks AS l (account, holder_instance_id, nonce, lease_epoch, lease_us, acquired_at, renewed_at, timeline)
 	SELECT $1, $2, $3, GREATEST($5::bigint, COALESCE((SELECT f.lease_epoch FROM {schema}.fences f WHERE f.account = $1), 0)) + 1,
-		$4::bigint, clock_timestamp(), clock_timestamp() FROM durable
+		$4::bigint, clock_timestamp(), clock_timestamp(), server.timeline FROM durable, server
 	ON CONFLICT (account) DO UPDATE SET
 		holder_instance_id = excluded.holder_instance_id, nonce = excluded.nonce, lease_us = excluded.lease_us,
 		lease_epoch = CASE WHEN l.nonce = excluded.nonce THEN l.lease_epoch ELSE GREATEST(l.lease_epoch + 1, excluded.lease_epoch) END,
 		acquired_at = CASE WHEN l.nonce = excluded.nonce THEN l.acquired_at ELSE clock_timestamp() END,
-		renewed_at = clock_timestamp()
-	WHERE CASE WHEN l.nonce = excluded.nonce THEN l.holder_instance_id = excluded.holder_instance_id
-		ELSE l.holder_instance_id IN ('', excluded.holder_instance_id)
-			OR l.renewed_at + l.lease_us * interval '1 microsecond' <= clock_timestamp() END
+		renewed_at = clock_timestamp(), timeline = excluded.timeline, not_before = NULL
+	WHERE (l.timeline = 0 OR excluded.timeline = 0 OR l.timeline = excluded.timeline)
+		AND (l.not_before IS NULL OR l.not_before <= clock_timestamp())
+		AND CASE WHEN l.nonce = excluded.nonce THEN l.holder_instance_id = excluded.holder_instance_id
+			ELSE l.holder_instance_id IN ('', excluded.holder_instance_id)
+				OR l.renewed_at + l.lease_us * interval '1 microsecond' <= clock_timestamp() END
 	RETURNING l.*
 ), fence AS (
 	INSERT INTO {schema}.fences AS f (account, lease_epoch, nonce, token, released)
@@ -68,14 +94,26 @@ const acquireSQL = `WITH ` + durable + `, grant_ AS (
 	ON CONFLICT (account) DO UPDATE SET lease_epoch = excluded.lease_epoch, nonce = excluded.nonce, token = excluded.token, released = false
 	RETURNING f.account
 )
-SELECT true, g.holder_instance_id, g.nonce, g.lease_epoch, g.lease_us, g.acquired_at, g.renewed_at FROM grant_ g JOIN fence USING (account)
+SELECT true, false, g.holder_instance_id, g.nonce, g.lease_epoch, g.lease_us, g.acquired_at, g.renewed_at FROM grant_ g JOIN fence USING (account)
 UNION ALL
-SELECT false, l.holder_instance_id, l.nonce, l.lease_epoch, l.lease_us, l.acquired_at, l.renewed_at
-FROM {schema}.locks l WHERE l.account = $1 AND NOT EXISTS (SELECT FROM grant_)`
+SELECT false, ` + moved + `, ` + heldSQL + `
+FROM {schema}.locks l, server s WHERE l.account = $1 AND NOT EXISTS (SELECT FROM grant_)`
 
-const renewSQL = `WITH ` + durable + `
-UPDATE {schema}.locks SET renewed_at = clock_timestamp(), lease_us = $4::bigint
-WHERE account = $1 AND lease_epoch = $2::bigint AND holder_instance_id = $3 AND ($5 = '' OR nonce = $5) AND EXISTS (SELECT setting FROM durable)
+// guardSQL keeps a lock that was written on another timeline from everybody, for
+// as long as a term may be trusted that this server has lost. $2 is the lease of
+// those who ask.
+const guardSQL = `WITH ` + durable + `, ` + server + `
+UPDATE {schema}.locks l SET timeline = s.timeline, not_before = clock_timestamp() + GREATEST(l.lease_us, $2::bigint) * interval '1 microsecond'
+FROM server s, durable WHERE l.account = $1 AND ` + moved + `
+RETURNING ` + heldSQL + `, l.not_before`
+
+// A lease that has run out is renewed if nobody has taken it, unless somebody
+// may have, in what this server has lost.
+const renewSQL = `WITH ` + durable + `, ` + server + `
+UPDATE {schema}.locks l SET renewed_at = clock_timestamp(), lease_us = $4::bigint, timeline = s.timeline
+FROM server s WHERE account = $1 AND lease_epoch = $2::bigint AND holder_instance_id = $3 AND ($5 = '' OR nonce = $5) AND EXISTS (SELECT setting FROM durable)
+	AND (l.renewed_at + l.lease_us * interval '1 microsecond' > clock_timestamp()
+		OR NOT ` + moved + ` AND (l.not_before IS NULL OR l.not_before <= clock_timestamp()))
 RETURNING holder_instance_id, nonce, lease_epoch, lease_us, acquired_at, renewed_at`
 
 const releaseSQL = `WITH ` + durable + `, freed AS (
@@ -87,7 +125,7 @@ const releaseSQL = `WITH ` + durable + `, freed AS (
 )
 SELECT pg_notify($5, account)::text FROM freed`
 
-const loadSQL = `SELECT holder_instance_id, nonce, lease_epoch, lease_us, acquired_at, renewed_at FROM {schema}.locks WHERE account = $1`
+const loadSQL = `WITH ` + server + ` SELECT ` + heldSQL + ` FROM {schema}.locks l, server s WHERE account = $1`
 
 const fenceSQL = `SELECT lease_epoch, nonce, token, released FROM {schema}.fences WHERE account = $1`
 

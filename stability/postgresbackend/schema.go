@@ -17,7 +17,7 @@ import (
 var files embed.FS
 
 // SchemaVersion is the newest version of the schema that this library knows.
-const SchemaVersion = 1
+const SchemaVersion = 2
 
 // Migrations are the schema's SQL files in the order in which they are run, for
 // people who want to read them or run them by hand. Their texts have the schema
@@ -115,10 +115,37 @@ func (db *DB) Check(ctx context.Context) error {
 		db.log.Warn("postgresbackend: a crash of this Postgres server can lose or damage what was committed: turn these settings on",
 			"fsync", fsync, "full_page_writes", fullPages)
 	}
+	blind := false
+	err = db.do(ctx, "read the server's timeline", func(ctx context.Context) error {
+		var timeline int64
+		err := db.pool.QueryRow(ctx, "SELECT "+timelineSQL).Scan(&timeline)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && (pg.Code == "42883" || pg.Code == "42501" || pg.Code == "0A000") { // no such function, not allowed, not supported
+			blind, err = true, nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if blind {
+		db.log.Warn("postgresbackend: this server does not say which timeline it writes: after a failover to a standby that lagged, " +
+			"two instances may hold one account until the older one renews its lease")
+	}
 	db.mu.Lock()
-	db.checked = true
+	db.checked, db.blind = true, blind
 	db.mu.Unlock()
 	return nil
+}
+
+// locking are the statements on locks, as this server takes them.
+func (db *DB) locking() *lockQueries {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.blind {
+		return &db.q.blind
+	}
+	return &db.q.locks
 }
 
 // ready checks once.
