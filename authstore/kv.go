@@ -81,6 +81,21 @@ type KV interface {
 	Limits() Limits
 }
 
+// Range is every entry of a kind whose id begins with a prefix.
+type Range struct {
+	Kind     Kind
+	IDPrefix string
+}
+
+// RangeScanner is optional: a KV that reads several ranges in one request, where
+// each request costs a way over the network. The Container then loads a device
+// in two: the record that names it, and everything that belongs to it.
+type RangeScanner interface {
+	// ScanRanges yields what Scan yields for each of ranges, of which no two
+	// have the same kind, in no promised order. It ends after the first error.
+	ScanRanges(ctx context.Context, ranges ...Range) iter.Seq2[Entry, error]
+}
+
 // Fence ties a Device to one term: a lock.Term plus Cut. The Manager gives it.
 type Fence interface {
 	Epoch() int64

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	waLog "go.mau.fi/whatsmeow/util/log"
 )
@@ -96,13 +95,19 @@ func (c *Container) refuseOrphans(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	kinds := deviceKinds()
-	found := make(chan error, len(kinds))
-	for _, kind := range kinds {
+	var looks [][]Range
+	for _, kind := range deviceKinds() {
+		looks = append(looks, []Range{{Kind: kind}})
+	}
+	if _, ok := c.kv.(RangeScanner); ok {
+		looks = [][]Range{slices.Concat(looks...)}
+	}
+	found := make(chan error, len(looks))
+	for _, ranges := range looks {
 		go func() {
 			var answer result[Key]
 			err := c.cfg.call(ctx, "look for a device", func(ctx context.Context) error {
-				for e, err := range c.kv.Scan(ctx, kind, "") {
+				for e, err := range scanRanges(ctx, c.kv, ranges) {
 					if err != nil {
 						return err
 					}
@@ -120,7 +125,7 @@ func (c *Container) refuseOrphans(ctx context.Context) error {
 		}()
 	}
 	var worst error
-	for range kinds {
+	for range looks {
 		if err := <-found; err != nil && (worst == nil || errors.Is(err, ErrCorrupt)) {
 			worst = err
 			cancel()
@@ -139,48 +144,9 @@ type loadedRow struct {
 }
 
 func (s *deviceStore) loadTables(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		errs  []error
-		rows  []loadedRow
-		parts map[Key][]byte
-	)
-	start := func(f func() error) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if err := f(); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-				cancel()
-			}
-		}()
-	}
-	call := func(op string, f func(context.Context) error) error { return s.cfg.call(ctx, op, f) }
-	for t := range numTables {
-		if sp := specOf(t); !sp.lazy && t != tHead && (sp.global || s.gen != "") {
-			start(func() error {
-				got, err := s.scanTable(call, "load "+string(sp.kind), t, "")
-				mu.Lock()
-				defer mu.Unlock()
-				rows = append(rows, got...)
-				return err
-			})
-		}
-	}
-	if s.gen != "" {
-		start(func() (err error) {
-			parts, err = s.scanParts(call)
-			return err
-		})
-	}
-	wg.Wait()
-	if len(errs) > 0 {
-		return errors.Join(errs[0])
+	rows, parts, err := s.readTables(ctx)
+	if err != nil {
+		return err
 	}
 	var bad []loadedRow
 	for _, r := range rows {
@@ -238,7 +204,6 @@ func (s *deviceStore) scanTable(call caller, op string, t tableID, idPrefix stri
 // scanEvery is scanTable, and gives rows under their old names too.
 func (s *deviceStore) scanEvery(call caller, op string, t tableID, idPrefix string) ([]loadedRow, error) {
 	sp := specOf(t)
-	prefix := s.genOf(sp) + "/"
 	var entries []Entry
 	for _, whole := range s.scanPrefixes(t, idPrefix) {
 		var answer result[[]Entry]
@@ -250,6 +215,12 @@ func (s *deviceStore) scanEvery(call caller, op string, t tableID, idPrefix stri
 		}
 		entries = append(entries, answer.get()...)
 	}
+	return s.openRows(call, op, t, entries)
+}
+
+// openRows opens rows of t.
+func (s *deviceStore) openRows(call caller, op string, t tableID, entries []Entry) ([]loadedRow, error) {
+	prefix := s.genOf(specOf(t)) + "/"
 	out := make([]loadedRow, 0, len(entries))
 	for _, e := range entries {
 		out = append(out, s.openRow(call, op, t, e, strings.TrimPrefix(e.Key.ID, prefix)))
@@ -316,32 +287,6 @@ func join(kv KV, cd codec, call caller, op string, k Key, m manifest) ([]byte, e
 		return nil, fmt.Errorf("%w: the parts of a value of kind %s do not add up", ErrCorrupt, k.Kind)
 	}
 	return b.Bytes(), nil
-}
-
-// scanParts lists the parts of split values, those of the account included.
-func (s *deviceStore) scanParts(call caller) (map[Key][]byte, error) {
-	var answer result[[]Key]
-	err := call("load parts", func(ctx context.Context) error {
-		var keys []Key
-		for e, err := range s.gate.kv.Scan(ctx, kindPart, "") {
-			if err != nil {
-				return err
-			}
-			keys = append(keys, e.Key)
-		}
-		return answer.of(keys, nil)
-	})
-	if err != nil {
-		return nil, err
-	}
-	parts := make(map[Key][]byte)
-	for _, k := range answer.get() {
-		gen, _, _ := strings.Cut(k.ID, "/")
-		if gen == s.gen || gen == globalGen { // others are being purged
-			parts[k] = nil
-		}
-	}
-	return parts, nil
 }
 
 // dropOrphans finds parts that a crash left without a manifest. Whether those

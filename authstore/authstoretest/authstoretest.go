@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) Account) {
 		{"KindsDoNotMix", testKinds},
 		{"OddIDsAreKeptExactly", testOddIDs},
 		{"PrefixScansAreExact", testPrefixScans},
+		{"ManyRangesAreTheirScansTogether", testRanges},
 		{"ValuesBelongToTheCaller", testOwnership},
 		{"LargeValuesUpToTheLimit", testLargeValues},
 		{"BeyondLimitsNothingIsWritten", testBeyondLimits},

@@ -163,6 +163,53 @@ func testPrefixScans(t *testing.T, a Account) {
 	}
 }
 
+func testRanges(t *testing.T, a Account) {
+	many, ok := a.KV.(authstore.RangeScanner)
+	if !ok {
+		t.Skip("this KV reads one range with each request")
+	}
+	epoch := hold(t, a)
+	var b authstore.Batch
+	kinds := []authstore.Kind{"session", "identity", "session2", "prekey"}
+	for _, kind := range kinds {
+		for i, id := range oddIDs() {
+			b.Put = append(b.Put, authstore.Entry{Key: authstore.Key{Kind: kind, ID: id}, Value: fmt.Append(nil, kind, i)})
+		}
+	}
+	commit(t, a, epoch, b)
+	for _, prefix := range append(oddIDs(), "", "\xff", "nothing begins with this") {
+		ranges := []authstore.Range{{Kind: "identity", IDPrefix: prefix}, {Kind: "none of these"}, {Kind: "session"}, {Kind: "session2", IDPrefix: prefix[:len(prefix)/2]}}
+		want := map[authstore.Key]string{}
+		for _, r := range ranges {
+			for id, v := range scan(t, a, r.Kind, r.IDPrefix) {
+				want[authstore.Key{Kind: r.Kind, ID: id}] = v
+			}
+		}
+		got := map[authstore.Key]string{}
+		for e, err := range many.ScanRanges(t.Context(), ranges...) {
+			require.NoError(t, err)
+			require.NotContains(t, got, e.Key)
+			got[e.Key] = string(e.Value)
+		}
+		require.Equal(t, want, got, "prefix %q", short(prefix))
+	}
+	for range many.ScanRanges(t.Context()) {
+		require.Fail(t, "no range has an entry")
+	}
+	for e, err := range many.ScanRanges(t.Context(), authstore.Range{Kind: "prekey"}, authstore.Range{Kind: "session"}) { // may be left early
+		require.NoError(t, err)
+		require.NotEmpty(t, e.Value)
+		break
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var failed error
+	for _, err := range many.ScanRanges(ctx, authstore.Range{Kind: "prekey"}) {
+		failed = err
+	}
+	require.ErrorIs(t, failed, context.Canceled)
+}
+
 func testOwnership(t *testing.T, a Account) {
 	epoch := hold(t, a)
 	v := []byte("first")

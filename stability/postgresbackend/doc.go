@@ -31,6 +31,10 @@
 // statement sees may be older than a takeover, the row that it has locked is
 // not.
 //
+// A cold start is two round trips: the record that names the device, then all
+// that belongs to it. Reads are not prepared, so that this holds on a new
+// connection too.
+//
 // Each commit waits for the disk (synchronous_commit), even where the server,
 // the database or the role says otherwise: the statement sets it for itself.
 //

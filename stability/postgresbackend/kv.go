@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/wastability/wastability/authstore"
 )
@@ -13,7 +14,10 @@ import (
 // keyValues implements authstore.KV.
 type keyValues struct{ a *account }
 
-var _ authstore.KV = keyValues{}
+var (
+	_ authstore.KV           = keyValues{}
+	_ authstore.RangeScanner = keyValues{}
+)
 
 // Limits leaves room in a message of the protocol, which ends at 1 GiB; the
 // server keeps a batch in memory several times over.
@@ -27,48 +31,39 @@ func (s keyValues) Get(ctx context.Context, keys ...authstore.Key) (map[authstor
 	for i, k := range keys {
 		kinds[i], ids[i] = string(k.Kind), []byte(k.ID)
 	}
-	var got map[authstore.Key][]byte
-	err := s.a.do(ctx, "get", func(ctx context.Context) error {
-		got = make(map[authstore.Key][]byte, len(keys))
-		rows, err := s.a.db.pool.Query(ctx, s.a.db.q.get, s.a.id, kinds, ids)
-		if err != nil {
-			return err
-		}
-		var kind string
-		var id, data []byte
-		_, err = pgx.ForEachRow(rows, []any{&kind, &id, &data}, func() error {
-			got[authstore.Key{Kind: authstore.Kind(kind), ID: string(id)}] = owned(data)
-			return nil
-		})
-		return err
-	})
+	found, err := s.read(ctx, "get", s.a.db.q.get, textArg(s.a.id), textsArg(kinds), bytesArg(ids))
 	if err != nil {
 		return nil, err
+	}
+	got := make(map[authstore.Key][]byte, len(found))
+	for _, e := range found {
+		got[e.Key] = e.Value
 	}
 	return got, nil
 }
 
-// owned copies: pgx reuses its buffers, and an empty value is a value.
-func owned(data []byte) []byte { return append(make([]byte, 0, len(data)), data...) }
-
 // Scan is one round trip. It reads everything before it yields the first entry,
 // so that whoever writes meanwhile needs no second connection.
 func (s keyValues) Scan(ctx context.Context, kind authstore.Kind, idPrefix string) iter.Seq2[authstore.Entry, error] {
+	return each(ctx, func() ([]authstore.Entry, error) {
+		return s.read(ctx, "scan", s.a.db.q.scan, textArg(s.a.id), textArg(string(kind)), argument{[]byte(idPrefix), pgtype.ByteaOID}, argument{successor(idPrefix), pgtype.ByteaOID})
+	})
+}
+
+// ScanRanges is Scan of several ranges, in one round trip.
+func (s keyValues) ScanRanges(ctx context.Context, ranges ...authstore.Range) iter.Seq2[authstore.Entry, error] {
+	kinds, lows, highs := make([]string, len(ranges)), make([][]byte, len(ranges)), make([][]byte, len(ranges))
+	for i, r := range ranges {
+		kinds[i], lows[i], highs[i] = string(r.Kind), []byte(r.IDPrefix), successor(r.IDPrefix)
+	}
+	return each(ctx, func() ([]authstore.Entry, error) {
+		return s.read(ctx, "scan", s.a.db.q.ranges, textArg(s.a.id), textsArg(kinds), bytesArg(lows), bytesArg(highs))
+	})
+}
+
+func each(ctx context.Context, read func() ([]authstore.Entry, error)) iter.Seq2[authstore.Entry, error] {
 	return func(yield func(authstore.Entry, error) bool) {
-		var found []authstore.Entry
-		err := s.a.do(ctx, "scan", func(ctx context.Context) error {
-			found = nil
-			rows, err := s.a.db.pool.Query(ctx, s.a.db.q.scan, s.a.id, string(kind), []byte(idPrefix), successor(idPrefix))
-			if err != nil {
-				return err
-			}
-			var id, data []byte
-			_, err = pgx.ForEachRow(rows, []any{&id, &data}, func() error {
-				found = append(found, authstore.Entry{Key: authstore.Key{Kind: kind, ID: string(id)}, Value: owned(data)})
-				return nil
-			})
-			return err
-		})
+		found, err := read()
 		if err != nil {
 			yield(authstore.Entry{}, err)
 			return
@@ -83,6 +78,70 @@ func (s keyValues) Scan(ctx context.Context, kind authstore.Kind, idPrefix strin
 			}
 		}
 	}
+}
+
+// argument is one of a statement, and its type in Postgres.
+type argument struct {
+	value any
+	oid   uint32
+}
+
+func textArg(s string) argument    { return argument{s, pgtype.TextOID} }
+func textsArg(s []string) argument { return argument{s, pgtype.TextArrayOID} }
+func bytesArg(b [][]byte) argument { return argument{b, pgtype.ByteaArrayOID} }
+
+// read runs a statement that yields kind, id and data, in one round trip also
+// when its connection is new: it is not prepared before. Reads are few, and of a
+// cold start each way over the network counts.
+func (s keyValues) read(ctx context.Context, op, sql string, args ...argument) (found []authstore.Entry, err error) {
+	err = s.a.do(ctx, op, func(ctx context.Context) error {
+		found = nil
+		pooled, err := s.a.db.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer pooled.Release()
+		conn := pooled.Conn()
+		note := func(kind string, id, data []byte) { // pgx reuses its buffers, and an empty value is a value
+			found = append(found, authstore.Entry{
+				Key: authstore.Key{Kind: authstore.Kind(kind), ID: string(id)}, Value: append(make([]byte, 0, len(data)), data...)})
+		}
+		if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol {
+			plain := make([]any, len(args))
+			for i, a := range args {
+				plain[i] = a.value
+			}
+			rows, err := conn.Query(ctx, sql, plain...)
+			if err != nil {
+				return err
+			}
+			var kind string
+			var id, data []byte
+			_, err = pgx.ForEachRow(rows, []any{&kind, &id, &data}, func() error {
+				note(kind, id, data)
+				return nil
+			})
+			return err
+		}
+		values, types, binary := make([][]byte, len(args)), make([]uint32, len(args)), make([]int16, len(args))
+		for i, a := range args {
+			if values[i], err = conn.TypeMap().Encode(a.oid, pgx.BinaryFormatCode, a.value, make([]byte, 0, 64)); err != nil {
+				return err
+			}
+			types[i], binary[i] = a.oid, pgx.BinaryFormatCode
+		}
+		reader := conn.PgConn().ExecParams(ctx, sql, values, types, binary, []int16{pgx.BinaryFormatCode})
+		for reader.NextRow() {
+			row := reader.Values()
+			note(string(row[0]), row[1], row[2])
+		}
+		_, err = reader.Close()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // successor is the first id behind all that begin with prefix; nil when there

@@ -28,6 +28,9 @@ const (
 // of a notification has to hold it.
 const maxAccount = 500
 
+// pingAfter is for how long a connection may be idle and still be trusted.
+const pingAfter = 20 * time.Second
+
 // Source is where the database is: its connection string, or a pool that the
 // host has already.
 type Source interface{ string | *pgxpool.Pool }
@@ -123,9 +126,16 @@ func Open[S Source](_ context.Context, source S, opts ...Option) (*DB, error) {
 	db := &DB{config: c, q: newQueries(c.schema)}
 	switch source := any(source).(type) {
 	case string:
-		// The background checks of a pool outlive no request of ours: its own
-		// context is not the caller's.
-		pool, err := pgxpool.New(context.Background(), source)
+		conf, err := pgxpool.ParseConfig(source)
+		var pool *pgxpool.Pool
+		if err == nil {
+			// A ping before a request is a second round trip. One that fails on a
+			// dead connection is repeated anyway.
+			conf.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
+			// The background checks of a pool outlive no request of ours: its own
+			// context is not the caller's.
+			pool, err = pgxpool.NewWithConfig(context.Background(), conf)
+		}
 		if err != nil {
 			// pgx hides the password in it.
 			return nil, fmt.Errorf("postgresbackend: the connection string: %w: pass one such as postgres://user:password@host:5432/database", err)

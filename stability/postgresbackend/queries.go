@@ -14,7 +14,7 @@ type queries struct {
 	release                     string
 	fence, bump                 string
 	commit, save                string
-	get, scan                   string
+	get, scan, ranges           string
 	loadState                   string
 	incident, incidents, change string
 	sweep                       string
@@ -36,7 +36,7 @@ func newQueries(schema string) *queries {
 		locks: locking(timelineSQL), blind: locking("0::bigint"), release: q(releaseSQL),
 		fence: q(fenceSQL), bump: q(bumpSQL),
 		commit: q(commitSQL), save: q(saveSQL),
-		get: q(getSQL), scan: q(scanSQL),
+		get: q(getSQL), scan: q(scanSQL), ranges: q(rangesSQL),
 		loadState: q(loadStateSQL),
 		incident:  q(incidentSQL + ` AND id = $2`), incidents: q(incidentSQL), change: q(changeSQL),
 		sweep:    q(sweepSQL),
@@ -174,8 +174,15 @@ JOIN unnest($2::text[], $3::bytea[]) AS k (kind, id) ON a.kind = k.kind AND a.id
 
 // An id that begins with the prefix is at least the prefix and below its
 // successor ($4); no successor is NULL.
-const scanSQL = `SELECT id, data FROM {schema}.auth
+const scanSQL = `SELECT kind, id, data FROM {schema}.auth
 WHERE account = $1 AND kind = $2 AND id >= $3::bytea AND ($4::bytea IS NULL OR id < $4::bytea)`
+
+// OFFSET 0 keeps each range a look into the index, whatever the planner thinks
+// of the sizes.
+const rangesSQL = `SELECT f.kind, f.id, f.data FROM unnest($2::text[], $3::bytea[], $4::bytea[]) AS r (kind, low, high), LATERAL (
+	SELECT a.kind, a.id, a.data FROM {schema}.auth a
+	WHERE a.account = $1 AND a.kind = r.kind AND a.id >= r.low AND (r.high IS NULL OR a.id < r.high) OFFSET 0
+) f`
 
 const incidentSQL = `SELECT version, revision, turned_by, id, type, active, instance_id, detected_at, first_detected_at,
 	last_checked_at, resolved_at, evidence::text, instructions, runbook
