@@ -44,7 +44,6 @@ type Container struct {
 
 	mu      sync.Mutex
 	current *deviceStore
-	head    *head // as last read or written
 	reason  string
 	closed  bool
 }

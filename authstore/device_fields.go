@@ -110,14 +110,13 @@ func saveField(f reflect.Value) (json.RawMessage, error) {
 }
 
 func loadField(raw json.RawMessage, f reflect.Value) error {
-	if m, ok := f.Interface().(proto.Message); ok && f.Kind() == reflect.Pointer {
+	if _, ok := f.Interface().(proto.Message); ok && f.Kind() == reflect.Pointer {
 		var b []byte
 		if err := json.Unmarshal(raw, &b); err != nil || b == nil {
 			return err
 		}
 		f.Set(reflect.New(f.Type().Elem()))
-		m = f.Interface().(proto.Message)
-		return proto.Unmarshal(b, m)
+		return proto.Unmarshal(b, f.Interface().(proto.Message))
 	}
 	return json.Unmarshal(raw, f.Addr().Interface())
 }

@@ -253,7 +253,7 @@ func TestNoStoreOperationLeavesAConnectionDeaf(t *testing.T) {
 					require.NoError(t, d.Delete(bg))
 					d, err := c.Device(bg, f)
 					require.NoError(t, err)
-					kv.before.set(func(string, Batch) error { time.Sleep(2); return nil })
+					kv.before.set(func(string, Batch) error { time.Sleep(2 * time.Nanosecond); return nil })
 					done := make(chan error, 1)
 					go func() { done <- op(c, f) }()
 					time.Sleep(delay)

@@ -92,7 +92,7 @@ func TestSlowRenewalDoesNotExtendTrust(t *testing.T) {
 		s.Next(locktest.OpRenew, locktest.Fault{Reply: 9 * time.Second})
 		time.Sleep(refresh + 9*time.Second - 1)
 		require.Equal(t, sent.Add(window), term.TrustedUntil())
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		require.Equal(t, sent.Add(refresh+window), term.TrustedUntil(), "from the send, not from the reply")
 	})
 }
@@ -155,7 +155,7 @@ func TestTrustEndsBeforeAnyoneElseCanBeGranted(t *testing.T) {
 				time.Sleep(window - 1)
 				require.True(t, term.Held())
 				require.NotZero(t, a.Stats().Failures)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				requireEnded(t, term, lock.ErrExpired)
 				require.ErrorContains(t, lock.Cause(term), "last error")
@@ -177,7 +177,7 @@ func TestTrustEndsWithoutATimerAndALateReplyDoesNotRevive(t *testing.T) {
 		lock.StopExpiry(term)
 		time.Sleep(window - 1)
 		require.True(t, term.Held())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.False(t, term.Held())
 		select {
 		case <-term.Lost():

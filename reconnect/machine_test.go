@@ -52,9 +52,8 @@ func TestAFlappingConnectionIsThrottledAsMuchAsARefusedOne(t *testing.T) {
 	flap, refuse := machine(), machine()
 	a, b := start, start
 	for range 12 {
-		var x, y reconnect.Decision
-		x, a = drop(flap, a, 59*time.Second, cause(reconnect.ReasonConnectionClosed))
-		y, b = drop(refuse, b, 0, cause(reconnect.ReasonNetworkUnreachable))
+		x, _ := drop(flap, a, 59*time.Second, cause(reconnect.ReasonConnectionClosed))
+		y, _ := drop(refuse, b, 0, cause(reconnect.ReasonNetworkUnreachable))
 		require.Equal(t, y.Delay, x.Delay)
 		require.Equal(t, y.RetryCount, x.RetryCount)
 		a, b = x.NextRetryAt, y.NextRetryAt
@@ -242,8 +241,7 @@ func TestConnectRejectedStopsAfterThreeSlowTries(t *testing.T) {
 	m := machine()
 	now := start
 	for range 3 {
-		var d reconnect.Decision
-		d, now = drop(m, now, 0, reconnect.Cause{Reason: reconnect.ReasonConnectRejected, Code: 409})
+		d, _ := drop(m, now, 0, reconnect.Cause{Reason: reconnect.ReasonConnectRejected, Code: 409})
 		require.Equal(t, 15*time.Minute, d.Delay)
 		require.Equal(t, 409, d.Code)
 		now = d.NextRetryAt

@@ -44,8 +44,7 @@ type config struct {
 	shutdown       time.Duration
 	pairingRounds  int
 
-	transport  *http.Transport
-	deviceName string
+	transport *http.Transport
 
 	keepalive      keepalive.Policy
 	autoheal       autoheal.Policy

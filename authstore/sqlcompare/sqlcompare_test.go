@@ -126,7 +126,6 @@ var lids = []store.LIDMapping{
 }
 
 func (s *sides) run(steps int) int {
-	type action = func()
 	actions := s.actions()
 	for range steps {
 		actions[rapid.IntRange(0, len(actions)-1).Draw(s.t, "op")]()

@@ -158,7 +158,7 @@ func (s *simulation) say(ctx context.Context) error {
 	text := adaSays(s.talk.number + 1)
 	s.mu.Unlock()
 	if _, err := s.ada.Send(ctx, s.account.JID(), text); err != nil {
-		return fmt.Errorf("Ada could not write: %w", err)
+		return fmt.Errorf("write as Ada: %w", err)
 	}
 	if err := s.save(); err != nil {
 		return err

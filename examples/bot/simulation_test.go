@@ -159,4 +159,3 @@ func TestColourIsForTerminalsThatWantIt(t *testing.T) {
 }
 
 var toldLine = regexp.MustCompile(`(?m)^ *[\d.]+ s  Ada +(#\d+ .*?)(?:   \(.*)?$`)
-var answerLine = regexp.MustCompile(`(?m)^ *[\d.]+ s  bot +You said: (#\d+ .*)$`)

@@ -146,7 +146,7 @@ func TestFaultsAreAimed(t *testing.T) {
 
 		s.Fault(Aborted()).After(2).Times(2).Now()
 		require.Equal(t, []int{2, 3}, failed(a, 8))
-		f = s.Fault(Aborted()).Every(3).Always().Now()
+		s.Fault(Aborted()).Every(3).Always().Now()
 		require.Equal(t, []int{2, 5}, failed(a, 8))
 		s.Heal()
 		require.Empty(t, failed(a, 8))

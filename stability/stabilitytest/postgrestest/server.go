@@ -119,7 +119,7 @@ func prepare(opts []Option) (*Server, error) {
 	for _, o := range opts {
 		o(s)
 	}
-	if err := s.own(); err == nil {
+	if err = s.own(); err == nil {
 		s.port, err = freePort()
 	}
 	if err != nil {

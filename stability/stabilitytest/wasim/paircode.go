@@ -21,13 +21,12 @@ import (
 // codeLink is a pairing by an eight character code that the user types into
 // the phone.
 type codeLink struct {
-	ref   string
-	acct  *Account
-	p     *pairing
-	eph   []byte // the client's ephemeral key under the code: salt, iv, key
-	ours  *keys.KeyPair
-	dh    []byte // shared secret of the ephemeral keys, once the code is entered
-	wrong error
+	ref  string
+	acct *Account
+	p    *pairing
+	eph  []byte // the client's ephemeral key under the code: salt, iv, key
+	ours *keys.KeyPair
+	dh   []byte // shared secret of the ephemeral keys, once the code is entered
 }
 
 // codeIterations is what makes guessing a code expensive.
