@@ -48,6 +48,7 @@ type Healer interface {
 // Policy holds the thresholds. A zero field means its default.
 type Policy struct {
 	Disabled     bool          // never heal, never slow down
+	InProcess    bool          // begin a new term in this process instead of ending it: where nobody restarts it
 	Attempts     int           // within Window. 10
 	Window       time.Duration // 10 min
 	Failures     int           // in a row. 10

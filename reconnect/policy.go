@@ -36,6 +36,10 @@ type Policy struct {
 	// SlowRetry is the interval for client_outdated, connect_rejected and a
 	// parked connection. 15 min.
 	SlowRetry time.Duration
+	// StartJitter is the longest random pause before the first attempt of a
+	// term that follows a crash or a heal, so that a fleet does not come back
+	// in one instant. A planned hand-over has none. 1 s.
+	StartJitter time.Duration
 	// StoreRetry is how soon to look again after store_unavailable. 5 s.
 	StoreRetry time.Duration
 
@@ -64,6 +68,7 @@ func (p Policy) Defaults() Policy {
 	def(&p.ReplacedWindow, time.Hour)
 	def(&p.SlowRetry, 15*time.Minute)
 	def(&p.StoreRetry, 5*time.Second)
+	def(&p.StartJitter, time.Second)
 	def(&p.BanDefault, 24*time.Hour)
 	def(&p.BanMax, 30*24*time.Hour)
 	def(&p.RestartBurst, 5)
@@ -95,7 +100,7 @@ func (p Policy) Validate() error {
 		{"InitialDelay", p.InitialDelay}, {"MaxDelay", p.MaxDelay}, {"StableAfter", p.StableAfter},
 		{"ServiceFloor", p.ServiceFloor}, {"ReplacedPause", p.ReplacedPause},
 		{"ReplacedWindow", p.ReplacedWindow}, {"SlowRetry", p.SlowRetry}, {"StoreRetry", p.StoreRetry},
-		{"BanDefault", p.BanDefault}, {"BanMax", p.BanMax}, {"LoopWindow", p.LoopWindow},
+		{"StartJitter", p.StartJitter}, {"BanDefault", p.BanDefault}, {"BanMax", p.BanMax}, {"LoopWindow", p.LoopWindow},
 		{"RestartWindow", p.RestartWindow},
 	} {
 		if f.value < 0 || f.value > maxPolicy {

@@ -58,7 +58,7 @@ func benchOn(b *testing.B, place server) *bench {
 	m, err := stability.New(
 		stability.WithBackend(backend), stability.WithTransport(x.sim.Transport()),
 		stability.WithLogger(slog.New(slog.DiscardHandler)),
-		stability.WithPolicy(reconnect.Policy{InitialDelay: time.Millisecond}),
+		stability.WithReconnect(reconnect.Policy{InitialDelay: time.Millisecond}),
 		stability.WithQR(func(q stability.QR) { _ = x.account.Phone().Scan(q.Code) }))
 	require.NoError(b, err)
 	ctx, cancel := context.WithCancel(context.Background())

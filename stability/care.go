@@ -1,53 +1,36 @@
 package stability
 
 import (
-	"time"
-
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
 )
 
-// WithStaleAfter sets after how much silence a connection is given up, pings
-// that nobody answered included. Default 5 min. A black-holed connection is
-// found much sooner: two unanswered pings are enough.
-func WithStaleAfter(d time.Duration) Option {
-	return func(c *config) { c.duration("WithStaleAfter", &c.keepalive.StaleAfter, d) }
-}
-
 // WithKeepalive sets everything about the health of a live connection; zero
-// fields keep their defaults. It replaces what WithStaleAfter said before it.
+// fields keep their defaults. A connection is given up after two pings that
+// nobody answered, or after StaleAfter of silence, 5 min.
 func WithKeepalive(p keepalive.Policy) Option { return func(c *config) { c.keepalive = p } }
 
 // WithAutoHeal sets when a reconnect loop is broken: by default after ten
-// attempts in ten minutes, at most three times an hour. Policy.Disabled turns
-// it off.
+// attempts in ten minutes, at most three times an hour. The process then ends
+// (WithExit), or with Policy.InProcess a new term begins in it. Policy.Disabled
+// turns all of it off.
 func WithAutoHeal(p autoheal.Policy) Option { return func(c *config) { c.autoheal = p } }
-
-// WithHealInProcess begins a new term in this process instead of ending it,
-// for programs that nobody restarts.
-func WithHealInProcess() Option { return func(c *config) { c.healInProcess = true } }
 
 // WithExit replaces os.Exit, which ends the process with code 1 when a
 // reconnect loop is broken and everything was handed over.
 func WithExit(exit func(code int)) Option {
 	return func(c *config) {
 		if exit == nil {
-			c.fail("WithExit(nil): pass a function that ends the process, or WithHealInProcess")
+			c.fail("WithExit(nil): pass a function that ends the process, or set InProcess in WithAutoHeal")
 			return
 		}
 		c.exit = exit
 	}
 }
 
-// WithDisconnectGuard sets after how long an outage becomes an incident.
-// Default 10 min.
-func WithDisconnectGuard(after time.Duration) Option {
-	return func(c *config) { c.duration("WithDisconnectGuard", &c.guardPolicy.StuckAfter, after) }
-}
-
 // WithGuard sets everything about incidents; zero fields keep their defaults.
-// It replaces what WithDisconnectGuard said before it.
+// An outage becomes one after StuckAfter, 10 min.
 func WithGuard(p guard.Policy) Option { return func(c *config) { c.guardPolicy = p } }
 
 // WithSink adds somebody to tell of incidents, beside the backend's store. May
@@ -68,10 +51,3 @@ func WithSink(s guard.Sink) Option {
 // goes through WithTransport. Only this Manager's clients use it, by their
 // GetClientPayload; a newer version of the process's (store.SetWAVersion) wins.
 func WithVersionRefresh() Option { return func(c *config) { c.versionRefresh = true } }
-
-// WithStartJitter bounds the random pause before the first attempt of a term
-// that follows a crash or a heal, so that a fleet does not return in one
-// instant. A planned hand-over has none. Default 1 s.
-func WithStartJitter(d time.Duration) Option {
-	return func(c *config) { c.duration("WithStartJitter", &c.startJitter, d) }
-}

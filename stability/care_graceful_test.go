@@ -144,7 +144,7 @@ func TestOnlyACrashOrAHealIsFollowedByAJitter(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
 				a := w.tended("a").run().pair()
-				b := w.tended("b", stability.WithStartJitter(10*time.Second)).run()
+				b := w.tended("b", stability.WithReconnect(reconnect.Policy{StartJitter: 10 * time.Second})).run()
 				b.reached(1, stability.EventStandby)
 				time.Sleep(time.Minute + time.Duration(n)*time.Second)
 				if crash {

@@ -13,6 +13,7 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -248,7 +249,7 @@ func TestALockThatMovesAgainAndAgainIsReported(t *testing.T) {
 	const id = "wa_lock_flapping_active"
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.tended("a", stability.WithLease(15*time.Second)).run().pair()
+		a := w.tended("a", stability.WithLockOptions(lock.WithLease(15*time.Second))).run().pair()
 		for range 4 {
 			a.wire.fail(lockCalls)
 			a.reached(1, stability.EventDeactivated)

@@ -403,10 +403,10 @@ func TestAnExitFunctionMayReturnOrCloseOrAsk(t *testing.T) {
 	}
 }
 
-func TestWithHealInProcessANewTermBegins(t *testing.T) {
+func TestHealInProcessBeginsANewTerm(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.tended("a", stability.WithHealInProcess()).run().pair()
+		a := w.tended("a", stability.WithAutoHeal(autoheal.Policy{InProcess: true})).run().pair()
 		time.Sleep(5 * time.Minute)
 		a.forget()
 		stop := w.loops()

@@ -23,7 +23,7 @@ var errHealing = errors.New("stability: breaking a reconnect loop")
 func (s *session) healLocked(counted bool) {
 	now := time.Now()
 	st := s.machine.State()
-	v := s.m.cfg.healer.Check(autoheal.Input{
+	v := s.m.healer.Check(autoheal.Input{
 		Excluded: !counted || !s.paired,
 		Attempts: st.Attempts, Failures: st.Failures, Restarts: st.Restarts,
 	}, now)
@@ -45,7 +45,7 @@ func (s *session) slowLocked(d reconnect.Decision, now time.Time) reconnect.Deci
 		return d
 	}
 	st := s.machine.State()
-	v := s.m.cfg.healer.Check(autoheal.Input{
+	v := s.m.healer.Check(autoheal.Input{
 		Excluded: !d.Counted || !s.paired,
 		Attempts: st.Attempts, Failures: st.Failures, Restarts: st.Restarts,
 	}, now)

@@ -18,7 +18,6 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
-	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/link"
@@ -35,6 +34,7 @@ type Manager struct {
 	store  authstore.Store
 	notify *notifier
 	sentry *sentry
+	healer autoheal.Healer
 	clocks clocks
 	inHand inHand
 
@@ -89,7 +89,6 @@ func New(opts ...Option) (*Manager, error) {
 		connectTimeout: 30 * time.Second,
 		shutdown:       5 * time.Second,
 		pairingRounds:  5,
-		startJitter:    time.Second,
 		exit:           os.Exit,
 	}
 	for _, o := range opts {
@@ -118,31 +117,20 @@ func New(opts ...Option) (*Manager, error) {
 	if m.lock == nil {
 		lease, err := newLease(cfg, watchLock(cfg.backend.Lock, m))
 		if err != nil {
-			return nil, fmt.Errorf("stability: the lock: %w", err)
+			return nil, fmt.Errorf("stability: the lock (WithLockOptions, WithInstanceID): %w", err)
 		}
 		m.lock, m.lease = lease, lease
 	}
 	if m.store == nil {
 		m.store = authstore.New(cfg.backend.Auth, cfg.authOptions()...)
 	}
-	m.cfg.healer = autoheal.New(cfg.autoheal)
-	m.cfg.guard = guard.New(cfg.guardPolicy)
+	m.healer = autoheal.New(cfg.autoheal)
 	m.sentry = newSentry(m)
 	return m, nil
 }
 
 func newLease(cfg config, store lock.Store) (*lock.Lease, error) {
-	opts := []lock.Option{lock.WithLogger(cfg.logger)}
-	if cfg.lease > 0 {
-		opts = append(opts, lock.WithLease(cfg.lease))
-	}
-	if cfg.refresh > 0 {
-		opts = append(opts, lock.WithRefresh(cfg.refresh))
-	}
-	if cfg.margin > 0 {
-		opts = append(opts, lock.WithMargin(cfg.margin))
-	}
-	opts = append(opts, cfg.lockOptions...)
+	opts := append([]lock.Option{lock.WithLogger(cfg.logger)}, cfg.lockOptions...)
 	return lock.New(store, cmp.Or(cfg.instanceID, lock.NewHolderID("wa")), opts...)
 }
 

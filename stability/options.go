@@ -32,12 +32,11 @@ type config struct {
 	instanceID string
 	logger     *slog.Logger
 
-	lease, refresh, margin time.Duration
-	lock                   lock.Lock
-	store                  authstore.Store
-	aead                   authstore.AEAD
-	storeOptions           []authstore.Option
-	lockOptions            []lock.Option
+	lock         lock.Lock
+	lockOptions  []lock.Option
+	store        authstore.Store
+	storeOptions []authstore.Option
+	aead         authstore.AEAD
 
 	policy         reconnect.Policy
 	connectTimeout time.Duration
@@ -49,13 +48,9 @@ type config struct {
 	keepalive      keepalive.Policy
 	autoheal       autoheal.Policy
 	guardPolicy    guard.Policy
-	healInProcess  bool
 	exit           func(int)
 	versionRefresh bool
-	startJitter    time.Duration
 	sinks          []guard.Sink
-	healer         autoheal.Healer // of the policies above, made by New
-	guard          guard.Guard
 
 	onQR      []func(QR)
 	observers []func(Event)
@@ -114,35 +109,10 @@ func WithLogger(l *slog.Logger) Option {
 	}
 }
 
-// WithLease sets how long the lock outlives its holder: after a crash another
-// instance takes over when lease has passed since the last renewal. Default 90 s.
-func WithLease(lease time.Duration) Option {
-	return func(c *config) { c.duration("WithLease", &c.lease, lease) }
-}
-
-// WithRefresh sets how often the lease is renewed. Default 30 s.
-func WithRefresh(refresh time.Duration) Option {
-	return func(c *config) { c.duration("WithRefresh", &c.refresh, refresh) }
-}
-
-// WithMargin sets how long before the lease can end this instance stops
-// trusting it and cuts the connection. Default: lock's own.
-func WithMargin(margin time.Duration) Option {
-	return func(c *config) { c.duration("WithMargin", &c.margin, margin) }
-}
-
-// WithBackoff sets the delay before the first retry and the longest one.
-// Between them the delay doubles; each is varied by ±20 %. Default 1 s and 60 s.
-func WithBackoff(initial, longest time.Duration) Option {
-	return func(c *config) {
-		c.duration("WithBackoff", &c.policy.InitialDelay, initial)
-		c.duration("WithBackoff", &c.policy.MaxDelay, longest)
-	}
-}
-
-// WithPolicy sets everything about reconnection at once; zero fields keep
-// their defaults. It replaces what WithBackoff said before it.
-func WithPolicy(p reconnect.Policy) Option { return func(c *config) { c.policy = p } }
+// WithReconnect sets everything about reconnection; zero fields keep their
+// defaults. The first delay is InitialDelay, 1 s; it doubles up to MaxDelay,
+// 60 s; each is varied by ±20 %.
+func WithReconnect(p reconnect.Policy) Option { return func(c *config) { c.policy = p } }
 
 // WithConnectTimeout bounds the time from a finished handshake to being logged
 // in. Dial, TLS, upgrade and handshake have bounds of their own. Default 30 s.
@@ -206,7 +176,10 @@ func WithLock(l lock.Lock) Option {
 	}
 }
 
-// WithLockOptions passes further options to the lock over Backend.Lock.
+// WithLockOptions passes options to the lock over Backend.Lock: lock.WithLease
+// (90 s: how long others wait after a crash), lock.WithRefresh (30 s),
+// lock.WithMargin (10 s: how long before the lease can end the connection is
+// cut) and others.
 func WithLockOptions(opts ...lock.Option) Option {
 	return func(c *config) { c.lockOptions = append(c.lockOptions, given(c, "WithLockOptions", opts)...) }
 }
@@ -270,8 +243,8 @@ func (c *config) check() error {
 			c.fail("WithBackend: Backend.Incidents is nil: without it nobody learns what is wrong")
 		}
 	}
-	if c.lock != nil && (c.lease != 0 || c.refresh != 0 || c.margin != 0 || len(c.lockOptions) > 0) {
-		c.fail("WithLock together with WithLease, WithRefresh, WithMargin or WithLockOptions: a lock of your own has its own durations")
+	if c.lock != nil && len(c.lockOptions) > 0 {
+		c.fail("WithLock together with WithLockOptions: a lock of your own has its own durations")
 	}
 	if c.lock != nil && c.instanceID != "" {
 		c.fail("WithLock together with WithInstanceID: a lock of your own has its own holder id")
@@ -279,13 +252,11 @@ func (c *config) check() error {
 	if c.store != nil && (c.aead != nil || len(c.storeOptions) > 0) {
 		c.fail("WithAuthStore together with WithAEAD or WithAuthStoreOptions: a store of your own does its own sealing")
 	}
-	if err := c.policy.Validate(); err != nil {
-		c.errs = append(c.errs, fmt.Errorf("stability: WithBackoff or WithPolicy: %w", err))
-	}
 	for option, err := range map[string]error{
-		"WithStaleAfter or WithKeepalive":  c.keepalive.Validate(),
-		"WithAutoHeal":                     c.autoheal.Validate(),
-		"WithDisconnectGuard or WithGuard": c.guardPolicy.Validate(),
+		"WithReconnect": c.policy.Validate(),
+		"WithKeepalive": c.keepalive.Validate(),
+		"WithAutoHeal":  c.autoheal.Validate(),
+		"WithGuard":     c.guardPolicy.Validate(),
 	} {
 		if err != nil {
 			c.errs = append(c.errs, fmt.Errorf("stability: %s: %w", option, err))
@@ -309,7 +280,7 @@ func (c *config) fitWindows() {
 		if *w.have == 0 {
 			*w.have = w.need
 		} else if *w.have < w.need {
-			c.fail("WithPolicy: %s (%s) is shorter than WithAutoHeal looks back (%s): leave it out, or raise it", w.name, *w.have, w.need)
+			c.fail("WithReconnect: %s (%s) is shorter than WithAutoHeal looks back (%s): leave it out, or raise it", w.name, *w.have, w.need)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/internal/race"
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -119,7 +120,7 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 		time.Sleep(300 * time.Millisecond)
 		rec, err := w.look().Lock.Load(t.Context())
 		require.NoError(t, err)
-		b := w.named("b", stability.WithLease(lease)).run()
+		b := w.named("b", stability.WithLockOptions(lock.WithLease(lease))).run()
 		b.reached(1, stability.EventStandby)
 		before := len(gate.all())
 		late := n%2 == 1 // in the middle of a commit; else anywhere

@@ -236,8 +236,8 @@ func TestAfterACrashAnotherInstanceTakesOverWithinTheLeaseAndASecond(t *testing.
 	for _, lease := range []time.Duration{0, 15 * time.Second} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t)
-			a := w.named("a", stability.WithLease(lease)).run().pair()
-			b := w.named("b", stability.WithLease(lease)).run()
+			a := w.named("a", stability.WithLockOptions(lock.WithLease(lease))).run().pair()
+			b := w.named("b", stability.WithLockOptions(lock.WithLease(lease))).run()
 			b.reached(1, stability.EventStandby)
 			stop := w.chatter(time.Second)
 			time.Sleep(time.Minute + 7*time.Second)

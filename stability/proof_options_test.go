@@ -61,43 +61,30 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 			{opts{stability.WithBackend(backend), stability.WithInstanceID("a"), stability.WithLock(ownLock)}, "WithLock"},
 		},
 		"WithLogger": {{opts{stability.WithBackend(backend), stability.WithLogger(nil)}, "pass a logger"}},
-		"WithLease": {
-			{opts{stability.WithBackend(backend), stability.WithLease(-1)}, "negative"},
-			{opts{stability.WithBackend(backend), stability.WithLease(time.Second), stability.WithRefresh(time.Minute)}, "lengthen the lease"},
-			{opts{stability.WithBackend(backend), stability.WithLease(time.Minute), stability.WithLock(ownLock)}, "WithLock"},
-		},
-		"WithRefresh": {
-			{opts{stability.WithBackend(backend), stability.WithRefresh(-time.Second)}, "negative"},
-			{opts{stability.WithBackend(backend), stability.WithRefresh(10 * time.Minute)}, "lengthen the lease"},
-			{opts{stability.WithBackend(backend), stability.WithRefresh(time.Second), stability.WithLock(ownLock)}, "WithLock"},
-		},
-		"WithMargin": {
-			{opts{stability.WithBackend(backend), stability.WithMargin(-time.Second)}, "negative"},
-			{opts{stability.WithBackend(backend), stability.WithMargin(45 * time.Second)}, "less than"},
-			{opts{stability.WithBackend(backend), stability.WithMargin(time.Second), stability.WithLock(ownLock)}, "WithLock"},
-		},
-		"WithBackoff": {
-			{opts{stability.WithBackend(backend), stability.WithBackoff(-1, 0)}, "negative"},
-			{opts{stability.WithBackend(backend), stability.WithBackoff(0, -1)}, "negative"},
-			{opts{stability.WithBackend(backend), stability.WithBackoff(time.Minute, time.Second)}, "MaxDelay"},
-		},
-		"WithPolicy": {
-			{opts{stability.WithBackend(backend), stability.WithPolicy(reconnect.Policy{Factor: 0.5})}, "Factor"},
-			{opts{stability.WithBackend(backend), stability.WithPolicy(reconnect.Policy{Jitter: 2})}, "Jitter"},
-			{opts{stability.WithBackend(backend), stability.WithPolicy(reconnect.Policy{LoopWindow: time.Second})}, "LoopWindow"},
+		"WithReconnect": {
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{InitialDelay: -1})}, "InitialDelay"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{MaxDelay: -1})}, "MaxDelay"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{StartJitter: -1})}, "StartJitter"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{InitialDelay: time.Minute, MaxDelay: time.Second})}, "MaxDelay"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{Factor: 0.5})}, "Factor"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{Jitter: 2})}, "Jitter"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{LoopWindow: time.Second})}, "LoopWindow"},
 		},
 		"WithConnectTimeout":  {{opts{stability.WithBackend(backend), stability.WithConnectTimeout(-1)}, "negative"}},
 		"WithShutdownTimeout": {{opts{stability.WithBackend(backend), stability.WithShutdownTimeout(-1)}, "negative"}},
 		"WithPairingRounds":   {{opts{stability.WithBackend(backend), stability.WithPairingRounds(-1)}, "negative"}},
-		"WithStaleAfter":      {{opts{stability.WithBackend(backend), stability.WithStaleAfter(-1)}, "negative"}},
-		"WithStartJitter":     {{opts{stability.WithBackend(backend), stability.WithStartJitter(-1)}, "negative"}},
-		"WithDisconnectGuard": {{opts{stability.WithBackend(backend), stability.WithDisconnectGuard(-1)}, "negative"}},
-		"WithKeepalive":       {{opts{stability.WithBackend(backend), stability.WithKeepalive(keepalive.Policy{MaxFailures: -1})}, "MaxFailures"}},
+		"WithKeepalive": {
+			{opts{stability.WithBackend(backend), stability.WithKeepalive(keepalive.Policy{MaxFailures: -1})}, "MaxFailures"},
+			{opts{stability.WithBackend(backend), stability.WithKeepalive(keepalive.Policy{StaleAfter: -1})}, "StaleAfter"},
+		},
 		"WithAutoHeal": {
 			{opts{stability.WithBackend(backend), stability.WithAutoHeal(autoheal.Policy{Budget: -1})}, "Budget"},
-			{opts{stability.WithBackend(backend), stability.WithAutoHeal(autoheal.Policy{Window: time.Hour}), stability.WithPolicy(reconnect.Policy{LoopWindow: time.Minute})}, "LoopWindow"},
+			{opts{stability.WithBackend(backend), stability.WithAutoHeal(autoheal.Policy{Window: time.Hour}), stability.WithReconnect(reconnect.Policy{LoopWindow: time.Minute})}, "LoopWindow"},
 		},
-		"WithGuard":     {{opts{stability.WithBackend(backend), stability.WithGuard(guard.Policy{Refresh: -1})}, "Refresh"}},
+		"WithGuard": {
+			{opts{stability.WithBackend(backend), stability.WithGuard(guard.Policy{Refresh: -1})}, "Refresh"},
+			{opts{stability.WithBackend(backend), stability.WithGuard(guard.Policy{StuckAfter: -1})}, "StuckAfter"},
+		},
 		"WithExit":      {{opts{stability.WithBackend(backend), stability.WithExit(nil)}, "pass a function"}},
 		"WithTransport": {{opts{stability.WithBackend(backend), stability.WithTransport(nil)}, "pass a transport"}},
 		"WithQR":        {{opts{stability.WithBackend(backend), stability.WithQR(nil)}, "pass a function"}},
@@ -116,6 +103,12 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 			{opts{stability.WithBackend(backend), stability.WithLock((*nilLock)(nil))}, "pass a lock"},
 		},
 		"WithLockOptions": {
+			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithLease(-1))}, "negative"},
+			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithLease(time.Second), lock.WithRefresh(time.Minute))}, "lengthen the lease"},
+			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithRefresh(-time.Second))}, "negative"},
+			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithRefresh(10 * time.Minute))}, "lengthen the lease"},
+			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithMargin(-time.Second))}, "negative"},
+			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithMargin(45 * time.Second))}, "less than"},
 			{opts{stability.WithBackend(backend), stability.WithLockOptions(nil)}, "nil"},
 			{opts{stability.WithBackend(backend), stability.WithLockOptions(lock.WithPoll(time.Second), nil)}, "nil"},
 			{opts{stability.WithBackend(backend), stability.WithLock(ownLock), stability.WithLockOptions(lock.WithPoll(time.Second))}, "WithLock"},
@@ -129,7 +122,6 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 			{opts{stability.WithBackend(backend), stability.WithAuthStore(ownStore), stability.WithAuthStoreOptions(authstore.WithCallTimeout(time.Second))}, "WithAuthStore"},
 		},
 		// Nothing can be wrong with these.
-		"WithHealInProcess":  nil,
 		"WithVersionRefresh": nil,
 	} {
 		t.Run(option, func(t *testing.T) {
@@ -150,8 +142,8 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 	}
 
 	// All mistakes are reported together.
-	_, err = stability.New(stability.WithQR(nil), stability.WithLease(-1), nil)
-	for _, says := range []string{"WithBackend", "WithQR", "WithLease", "nil Option"} {
+	_, err = stability.New(stability.WithQR(nil), stability.WithPairingRounds(-1), nil)
+	for _, says := range []string{"WithBackend", "WithQR", "WithPairingRounds", "nil Option"} {
 		require.ErrorContains(t, err, says)
 	}
 }

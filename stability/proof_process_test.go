@@ -23,6 +23,8 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/internal/child"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -87,13 +89,13 @@ func (p part) play() error {
 	}
 	opts := []stability.Option{
 		stability.WithBackend(b), stability.WithTransport(transport), stability.WithLogger(logger()),
-		stability.WithBackoff(50*time.Millisecond, time.Second),
+		stability.WithReconnect(reconnect.Policy{InitialDelay: 50 * time.Millisecond, MaxDelay: time.Second}),
 		stability.WithAuthStoreOptions(authstore.WithOutagePatience(500 * time.Millisecond)),
 		stability.WithQR(func(q stability.QR) { say("qr", q.Code) }),
 		stability.WithObserver(func(e stability.Event) { say(string(e.Kind), e.Reason) }),
 	}
 	if p.Lease > 0 {
-		opts = append(opts, stability.WithLease(p.Lease))
+		opts = append(opts, stability.WithLockOptions(lock.WithLease(p.Lease)))
 	}
 	m, err := stability.New(opts...)
 	if err != nil {

@@ -204,7 +204,7 @@ func TestWhenTheCodesRunOutAtTheServiceNewOnesAreOffered(t *testing.T) {
 func TestStanzasStreamingWhileItIsCutLeaveNothingBehind(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.named("a", stability.WithBackoff(20*time.Millisecond, 100*time.Millisecond),
+		a := w.named("a", stability.WithReconnect(reconnect.Policy{InitialDelay: 20 * time.Millisecond, MaxDelay: 100 * time.Millisecond}),
 			stability.WithAutoHeal(autoheal.Policy{Disabled: true})).run().pair()
 		device := w.device()
 		stop := w.chatter(20 * time.Millisecond)

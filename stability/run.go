@@ -142,7 +142,7 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 	}
 	switch first := s.machine.Resume(time.Now()); {
 	case first.ShouldReconnect && s.crashed:
-		sl.planLocked(first.NextRetryAt.Add(jitter(m.cfg.startJitter)))
+		sl.planLocked(first.NextRetryAt.Add(jitter(m.cfg.policy.Defaults().StartJitter)))
 	case first.ShouldReconnect:
 		sl.planLocked(first.NextRetryAt)
 	default: // awaitOffer said that a code may be offered

@@ -33,7 +33,7 @@ type told struct{ stored bool } // false: only told, the store did not take it y
 
 func newSentry(m *Manager) *sentry {
 	return &sentry{
-		m: m, guard: m.cfg.guard, done: make(chan struct{}), asks: make(chan chan struct{}),
+		m: m, guard: guard.New(m.cfg.guardPolicy), done: make(chan struct{}), asks: make(chan chan struct{}),
 		told: map[string]told{},
 	}
 }

@@ -558,7 +558,7 @@ func (s *session) tearDown() {
 		m.noteStoreLocked(cause)
 	}
 	m.session = nil
-	if errors.Is(cause, errHealing) && !m.cfg.healInProcess {
+	if errors.Is(cause, errHealing) && !m.cfg.autoheal.InProcess {
 		m.exiting = make(chan struct{})
 	}
 	m.broadcastLocked()

@@ -76,7 +76,7 @@ func managed(b *testing.B) *host {
 	m, err := stability.New(
 		stability.WithBackend(backend), stability.WithTransport(h.sim.Transport("host")),
 		stability.WithLogger(slog.New(slog.DiscardHandler)),
-		stability.WithPolicy(reconnect.Policy{InitialDelay: time.Hour, MaxDelay: time.Hour}), // until Reconnect is called
+		stability.WithReconnect(reconnect.Policy{InitialDelay: time.Hour, MaxDelay: time.Hour}), // until Reconnect is called
 		stability.WithAutoHeal(autoheal.Policy{Disabled: true}),
 		stability.WithQR(func(q stability.QR) { _ = h.account.Phone().Scan(q.Code) }))
 	require.NoError(b, err)

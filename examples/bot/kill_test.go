@@ -67,7 +67,7 @@ func (r role) run(ctx context.Context) error {
 		return err
 	}
 	return serve(ctx, filepath.Join(r.Dir, "bot.db"), stability.WithTransport(transport),
-		stability.WithPolicy(reconnect.Policy{InitialDelay: 50 * time.Millisecond}),
+		stability.WithReconnect(reconnect.Policy{InitialDelay: 50 * time.Millisecond}),
 		stability.WithLogger(slog.New(slog.DiscardHandler)),
 		stability.WithQR(func(q stability.QR) { fmt.Println("code", q.Code) }),
 		stability.WithObserver(func(e stability.Event) { fmt.Println("event", e) }))

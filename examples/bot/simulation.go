@@ -120,7 +120,7 @@ func (s *simulation) run(ctx context.Context) error {
 	err = serve(ctx, s.session,
 		stability.WithTransport(service.Transport("bot")),
 		stability.WithKeepalive(awake),
-		stability.WithPolicy(quick), stability.WithAutoHeal(staged),
+		stability.WithReconnect(quick), stability.WithAutoHeal(staged),
 		stability.WithLogger(slog.New(slog.NewTextHandler(s.out, &slog.HandlerOptions{Level: slog.LevelError}))),
 		stability.WithQR(func(q stability.QR) { s.offer(ctx, q) }),
 		stability.WithObserver(s.observe))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/examples/internal/demo"
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
@@ -36,7 +37,7 @@ func withEmulator(run func(context.Context) error) func(context.Context) error {
 
 // quick is a lease that a demo can wait for. The default is 90 s.
 func quick() []stability.Option {
-	return []stability.Option{stability.WithLease(6 * time.Second), stability.WithRefresh(1500 * time.Millisecond), stability.WithMargin(time.Second)}
+	return []stability.Option{stability.WithLockOptions(lock.WithLease(6*time.Second), lock.WithRefresh(1500*time.Millisecond), lock.WithMargin(time.Second))}
 }
 
 // simulate is the service in the parent process, and one replica in a child.

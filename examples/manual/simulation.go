@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/examples/internal/demo"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -28,7 +29,7 @@ func simulate(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	connected := make(chan struct{}, 16)
-	opts := append(world.Options("host"), stability.WithStaleAfter(50*time.Second),
+	opts := append(world.Options("host"), stability.WithKeepalive(keepalive.Policy{StaleAfter: 50 * time.Second}),
 		stability.WithObserver(func(e stability.Event) {
 			if e.Kind == stability.EventConnected {
 				connected <- struct{}{}

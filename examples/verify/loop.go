@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -55,11 +56,11 @@ func child(ctx context.Context) int {
 	})
 	switch broken {
 	case "exit":
-		heal = stability.WithHealInProcess()
+		heal = stability.WithAutoHeal(autoheal.Policy{InProcess: true})
 	case "incident":
 		backend.Incidents = deaf{backend.Incidents}
 	}
-	m, err := stability.New(stability.WithBackend(backend), stability.WithTransport(transport), stability.WithPolicy(policy),
+	m, err := stability.New(stability.WithBackend(backend), stability.WithTransport(transport), stability.WithReconnect(policy),
 		stability.WithGuard(guard.Policy{}), heal, stability.WithLogger(slog.New(slog.DiscardHandler)),
 		stability.WithQR(func(q stability.QR) { fmt.Println("code", q.Code) }),
 		stability.WithObserver(func(e stability.Event) { fmt.Println(e.Kind, e.Incident) }))

@@ -65,7 +65,7 @@ func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error
 		return nil, err
 	}
 	opts = append([]stability.Option{
-		stability.WithBackend(backend), stability.WithTransport(s.service.Transport("host")), stability.WithPolicy(policy),
+		stability.WithBackend(backend), stability.WithTransport(s.service.Transport("host")), stability.WithReconnect(policy),
 		stability.WithGuard(care), stability.WithAutoHeal(autoheal.Policy{Disabled: true}), stability.WithLogger(slog.New(s.log)),
 		stability.WithQR(func(q stability.QR) { _ = s.account.Phone().Scan(q.Code) }),
 	}, opts...)

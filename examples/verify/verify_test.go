@@ -181,7 +181,7 @@ func TestABrokenPartMakesItsCheckFail(t *testing.T) {
 			"DoD-WA-1: a wrong token is refused",
 		},
 		"delays do not grow": {
-			parts{only: "DoD-WA-2", options: []stability.Option{stability.WithPolicy(reconnect.Policy{
+			parts{only: "DoD-WA-2", options: []stability.Option{stability.WithReconnect(reconnect.Policy{
 				// Long enough to be seen between two looks on a busy machine.
 				InitialDelay: 300 * time.Millisecond, MaxDelay: 300 * time.Millisecond, StableAfter: 2 * time.Second,
 			})}},

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
@@ -93,8 +94,8 @@ func (p *place) make(opts ...stability.Option) {
 	m, err := stability.New(append([]stability.Option{
 		stability.WithBackend(b), stability.WithTransport(p.sim.Transport()), stability.WithInstanceID("wa-1"),
 		stability.WithLogger(silent()),
-		stability.WithPolicy(reconnect.Policy{Jitter: reconnect.NoJitter}), stability.WithStartJitter(time.Nanosecond),
-		stability.WithHealInProcess(),
+		stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond}),
+		stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
 		stability.WithQR(func(q stability.QR) { p.codes <- q }),
 	}, opts...)...)
 	require.NoError(p.t, err)

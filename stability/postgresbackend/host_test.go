@@ -22,6 +22,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -114,7 +117,7 @@ type host struct {
 func settings(b stability.Backend, transport *http.Transport) []stability.Option {
 	return []stability.Option{
 		stability.WithBackend(b), stability.WithTransport(transport), stability.WithLogger(slog.New(slog.DiscardHandler)),
-		stability.WithBackoff(20*time.Millisecond, 200*time.Millisecond), stability.WithExit(func(int) {}),
+		stability.WithReconnect(reconnect.Policy{InitialDelay: 20 * time.Millisecond, MaxDelay: 200 * time.Millisecond}), stability.WithExit(func(int) {}),
 	}
 }
 
@@ -285,9 +288,9 @@ func (p part) play() error {
 			return err
 		}
 		m, err := stability.New(append(settings(b, transport),
-			stability.WithLease(p.Lease),
+			stability.WithLockOptions(lock.WithLease(p.Lease)),
 			stability.WithAuthStoreOptions(authstore.WithOutagePatience(p.Patience)),
-			stability.WithHealInProcess(),
+			stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
 			stability.WithQR(func(q stability.QR) { say("qr", id, q.Code) }),
 			stability.WithObserver(func(e stability.Event) {
 				if e.Kind != stability.EventQR {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/internal/child"
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -172,7 +173,7 @@ func TestServerAwayForLongClosesTheGateUntilItIsBack(t *testing.T) {
 		opt     stability.Option
 	}{
 		"killed under traffic": {true, (*postgrestest.Server).Kill, stability.WithAuthStoreOptions(authstore.WithOutagePatience(patience))},
-		"stopped in silence":   {false, (*postgrestest.Server).Stop, stability.WithLease(stabilitytest.Pick(time.Second, 30*time.Second))},
+		"stopped in silence":   {false, (*postgrestest.Server).Stop, stability.WithLockOptions(lock.WithLease(stabilitytest.Pick(time.Second, 30*time.Second)))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

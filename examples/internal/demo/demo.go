@@ -55,7 +55,7 @@ func (w *World) Close() { w.Service.Close() }
 func (w *World) Options(name string) []stability.Option {
 	return []stability.Option{
 		stability.WithTransport(w.Service.Transport(name)),
-		stability.WithPolicy(Quick),
+		stability.WithReconnect(Quick),
 		stability.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))),
 		stability.WithQR(func(q stability.QR) {
 			Say("phone", "scans the code that %s shows", name)

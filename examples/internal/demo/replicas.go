@@ -42,7 +42,7 @@ func ReplicaOptions() ([]stability.Option, error) {
 		return nil, err
 	}
 	return []stability.Option{
-		stability.WithTransport(transport), stability.WithPolicy(Quick),
+		stability.WithTransport(transport), stability.WithReconnect(Quick),
 		stability.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))),
 		stability.WithObserver(func(e stability.Event) { Tell(name, e) }),
 		stability.WithQR(func(q stability.QR) { fmt.Println("code", q.Code) }),
