@@ -71,6 +71,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		steps = []string{
 			"The link is alive; reconnecting would not help.",
 			"A stuck handler: look for a call in it that waits for ever.",
+			"A backlog: let the handlers do less, and give slow work to goroutines. Nothing is lost meanwhile.",
 			"Decryption failures: if they go on, pair again.",
 		}
 	case TypeStoreUnavailable:

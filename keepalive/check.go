@@ -38,7 +38,7 @@ func (m *monitor) Check(o Observation, now time.Time) Verdict {
 func clamp(o Observation, now time.Time) Observation {
 	for _, t := range []*time.Time{
 		&o.ConnectedAt, &o.DisconnectedAt, &o.LastReadAt, &o.LastEventAt, &o.LastMessageAt,
-		&o.LastProbeAt, &o.ProbeSentAt, &o.HandlerSince, &o.DecryptSince,
+		&o.LastProbeAt, &o.ProbeSentAt, &o.HandlerSince, &o.WaitingSince, &o.DecryptSince,
 	} {
 		if t.After(now) {
 			*t = now
@@ -80,6 +80,8 @@ func judge(p Policy, o Observation, now time.Time) Verdict {
 	case !o.HandlerSince.IsZero() && now.Sub(o.HandlerSince) >= p.HandlerAfter:
 		v = Verdict{Health: Degraded, Since: o.HandlerSince,
 			Text: "The link is alive, but an event handler of this program has been running for " + plain.Span(now.Sub(o.HandlerSince)) + "; what comes after it waits."}
+	case !o.WaitingSince.IsZero() && now.Sub(o.WaitingSince) >= p.BacklogAfter:
+		v = Verdict{Health: Degraded, Since: o.WaitingSince, Text: "The link is alive and the event handlers get on, but they are slow. " + backlog(o, now)}
 	case o.DecryptFailures >= p.DecryptLimit:
 		v = Verdict{Health: Degraded, Since: o.DecryptSince,
 			Text: fmt.Sprintf("The link is alive, but %d messages within %s could not be decrypted.", o.DecryptFailures, plain.Span(p.DecryptWindow))}
@@ -90,12 +92,32 @@ func judge(p Policy, o Observation, now time.Time) Verdict {
 	if v.Reconnect {
 		return v
 	}
+	if wait := now.Sub(o.WaitingSince); v.Health == OK && !o.WaitingSince.IsZero() && wait >= p.HandlerAfter/4 {
+		v.Text += " " + backlog(o, now)
+	}
 	asked := latest(active, o.ProbeSentAt)
 	v.Probe = now.Sub(asked) >= p.ProbeAfter
 	v.CheckAt = soonest(now,
 		active.Add(p.StaleAfter), event.Add(p.QuietAfter), asked.Add(p.ProbeAfter),
-		o.HandlerSince.Add(p.HandlerAfter))
+		o.HandlerSince.Add(p.HandlerAfter), o.WaitingSince.Add(p.BacklogAfter))
 	return v
+}
+
+// backlog says in a sentence what waits for a handler, for how long, and how
+// fast it gets less.
+func backlog(o Observation, now time.Time) string {
+	wait := plain.Span(now.Sub(o.WaitingSince))
+	if o.Waiting == 0 {
+		return "Received messages, receipts and notices wait to be handled, for " + wait + "."
+	}
+	text := fmt.Sprintf("%d received messages, receipts and notices wait to be handled, the oldest for %s", o.Waiting, wait)
+	switch {
+	case o.PerSecond >= 9.5:
+		text += fmt.Sprintf("; about %.0f a second are handled", o.PerSecond)
+	case o.PerSecond > 0:
+		text += fmt.Sprintf("; about %.1f a second are handled", o.PerSecond)
+	}
+	return text + "."
 }
 
 // soonest is the first of the instants that still lies ahead; one of them

@@ -9,8 +9,9 @@
 //
 //	down      no connection
 //	stale     the socket is open and dead: end it and reconnect
-//	degraded  the link is alive, but messages do not get through:
-//	          a handler is stuck, or decryption failures pile up
+//	degraded  the link is alive, but messages do not get through: a handler is
+//	          stuck, what waits for one waits too long, or decryption failures
+//	          pile up
 //	quiet     nothing came for a while, and pings are answered
 //	ok        all else
 //
@@ -33,6 +34,13 @@
 //
 // Silence for Policy.ProbeAfter only sets Verdict.Probe: somebody should send a
 // ping now. It never ends a connection by itself.
+//
+// # A stuck handler and a backlog
+//
+// One handler that runs for Policy.HandlerAfter is stuck. A thousand messages
+// that take 50 ms each are a backlog: the last one waits for a minute, and no
+// handler is at fault. So the run of the oldest handler is judged, not the wait
+// behind it; the wait counts after Policy.BacklogAfter, with its own words.
 //
 // # What can go wrong
 //

@@ -62,6 +62,7 @@ func TestEachInstantInTheFutureCountsAsNow(t *testing.T) {
 		"LastProbeAt":   func(o *keepalive.Observation) *time.Time { return &o.LastProbeAt },
 		"ProbeSentAt":   func(o *keepalive.Observation) *time.Time { return &o.ProbeSentAt },
 		"HandlerSince":  func(o *keepalive.Observation) *time.Time { return &o.HandlerSince },
+		"WaitingSince":  func(o *keepalive.Observation) *time.Time { return &o.WaitingSince },
 		"DecryptSince":  func(o *keepalive.Observation) *time.Time { return &o.DecryptSince },
 	} {
 		policy := keepalive.Policy{HandlerAfter: 10 * time.Second}
@@ -200,6 +201,9 @@ func TestCheckAtIsTheNextChange(t *testing.T) {
 		{"the handler has been busy for too long", keepalive.Policy{}, func(o *keepalive.Observation) {
 			o.HandlerSince = ago(110 * time.Second)
 		}, 10 * time.Second},
+		{"something has waited for too long", keepalive.Policy{}, func(o *keepalive.Observation) {
+			o.Waiting, o.WaitingSince = 1, ago(590*time.Second)
+		}, 10 * time.Second},
 	} {
 		o := alive(now)
 		c.set(&o)
@@ -222,6 +226,20 @@ func TestTheSentencesSayWhatWasMeasured(t *testing.T) {
 			"The link is alive, but an event handler of this program has been running for 3m1s; what comes after it waits."},
 		{func(o *keepalive.Observation) { o.DecryptFailures = 17 }, "The link is alive, but 17 messages within 7m could not be decrypted."},
 		{func(o *keepalive.Observation) {
+			o.Waiting, o.WaitingSince, o.PerSecond = 3412, now.Add(-12*time.Minute), 19.8
+			o.HandlerSince = now.Add(-50 * time.Millisecond)
+		}, "The link is alive and the event handlers get on, but they are slow. " +
+			"3412 received messages, receipts and notices wait to be handled, the oldest for 12m; about 20 a second are handled."},
+		{func(o *keepalive.Observation) {
+			o.Waiting, o.WaitingSince, o.PerSecond = 12, now.Add(-time.Minute), 0.25
+		}, "Connected, and the server answers. 12 received messages, receipts and notices wait to be handled, the oldest for 1m; about 0.2 a second are handled."},
+		{func(o *keepalive.Observation) { o.WaitingSince = now.Add(-time.Minute) },
+			"Connected, and the server answers. Received messages, receipts and notices wait to be handled, for 1m."},
+		{func(o *keepalive.Observation) { o.Waiting, o.WaitingSince = 1, now.Add(-29*time.Second) }, "Connected, and the server answers."},
+		{func(o *keepalive.Observation) {
+			o.Waiting, o.WaitingSince, o.HandlerSince = 9, now.Add(-12*time.Minute), now.Add(-11*time.Minute)
+		}, "The link is alive, but an event handler of this program has been running for 11m; what comes after it waits."},
+		{func(o *keepalive.Observation) {
 			*o = up(now.Add(-8 * time.Minute))
 			o.LastProbeAt = now.Add(-time.Minute)
 		}, "Connected; nothing happened for 8m, and the server answers."},
@@ -236,11 +254,11 @@ func TestTheSentencesSayWhatWasMeasured(t *testing.T) {
 func TestTheDefaults(t *testing.T) {
 	want := keepalive.Policy{
 		StaleAfter: 5 * time.Minute, MaxFailures: 2, ProbeAfter: 45 * time.Second, QuietAfter: 5 * time.Minute,
-		HandlerAfter: 2 * time.Minute, DecryptLimit: 10, DecryptWindow: 5 * time.Minute,
+		HandlerAfter: 2 * time.Minute, BacklogAfter: 10 * time.Minute, DecryptLimit: 10, DecryptWindow: 5 * time.Minute,
 	}
 	require.Equal(t, want, keepalive.Policy{}.Defaults())
 	own := keepalive.Policy{
-		StaleAfter: 1, MaxFailures: 3, ProbeAfter: 4, QuietAfter: 5, HandlerAfter: 6, DecryptLimit: 7, DecryptWindow: 8,
+		StaleAfter: 1, MaxFailures: 3, ProbeAfter: 4, QuietAfter: 5, HandlerAfter: 6, BacklogAfter: 9, DecryptLimit: 7, DecryptWindow: 8,
 	}
 	require.Equal(t, own, own.Defaults())
 }
@@ -248,7 +266,7 @@ func TestTheDefaults(t *testing.T) {
 func TestEachNegativeThresholdIsNamed(t *testing.T) {
 	for field, p := range map[string]keepalive.Policy{
 		"StaleAfter": {StaleAfter: -1}, "MaxFailures": {MaxFailures: -1}, "ProbeAfter": {ProbeAfter: -1}, "QuietAfter": {QuietAfter: -1},
-		"HandlerAfter": {HandlerAfter: -1}, "DecryptLimit": {DecryptLimit: -1}, "DecryptWindow": {DecryptWindow: -1},
+		"HandlerAfter": {HandlerAfter: -1}, "BacklogAfter": {BacklogAfter: -1}, "DecryptLimit": {DecryptLimit: -1}, "DecryptWindow": {DecryptWindow: -1},
 	} {
 		require.ErrorContains(t, p.Validate(), "Policy."+field+" is negative")
 	}

@@ -33,6 +33,10 @@ type Observation struct {
 
 	HandlerSince time.Time // start of the oldest handler that is still running
 
+	Waiting      int       // what was received and is not with a handler yet; 0 when nobody counts it
+	WaitingSince time.Time // when the oldest of it was received
+	PerSecond    float64   // how much of it was handled a second, lately; 0 when not known
+
 	DecryptFailures int       // messages that could not be decrypted, within Policy.DecryptWindow
 	DecryptSince    time.Time // the first of them
 }
@@ -63,6 +67,7 @@ type Policy struct {
 	ProbeAfter    time.Duration // silence that makes a probe worth it. 45 s
 	QuietAfter    time.Duration // no event. 5 min
 	HandlerAfter  time.Duration // one handler running. 2 min
+	BacklogAfter  time.Duration // the wait for a handler, while they get on. 10 min
 	DecryptLimit  int           // failures within DecryptWindow. 10
 	DecryptWindow time.Duration // for who fills DecryptFailures. 5 min
 }
@@ -71,7 +76,7 @@ type Policy struct {
 func (p Policy) Defaults() Policy {
 	for field, value := range map[*time.Duration]time.Duration{
 		&p.StaleAfter: 5 * time.Minute, &p.ProbeAfter: 45 * time.Second, &p.QuietAfter: 5 * time.Minute,
-		&p.HandlerAfter: 2 * time.Minute, &p.DecryptWindow: 5 * time.Minute,
+		&p.HandlerAfter: 2 * time.Minute, &p.BacklogAfter: 10 * time.Minute, &p.DecryptWindow: 5 * time.Minute,
 	} {
 		if *field == 0 {
 			*field = value
@@ -94,7 +99,7 @@ func (p Policy) Validate() error {
 		value int64
 	}{
 		{"StaleAfter", int64(p.StaleAfter)}, {"MaxFailures", int64(p.MaxFailures)}, {"ProbeAfter", int64(p.ProbeAfter)},
-		{"QuietAfter", int64(p.QuietAfter)}, {"HandlerAfter", int64(p.HandlerAfter)},
+		{"QuietAfter", int64(p.QuietAfter)}, {"HandlerAfter", int64(p.HandlerAfter)}, {"BacklogAfter", int64(p.BacklogAfter)},
 		{"DecryptLimit", int64(p.DecryptLimit)}, {"DecryptWindow", int64(p.DecryptWindow)},
 	} {
 		if f.value < 0 {

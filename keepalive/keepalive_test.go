@@ -191,7 +191,7 @@ func TestThresholdsAreValidatedByName(t *testing.T) {
 	require.NoError(t, keepalive.Policy{}.Validate())
 	for field, p := range map[string]keepalive.Policy{
 		"StaleAfter": {StaleAfter: -1}, "MaxFailures": {MaxFailures: -1}, "QuietAfter": {QuietAfter: -1},
-		"HandlerAfter": {HandlerAfter: -1}, "DecryptLimit": {DecryptLimit: -1}, "DecryptWindow": {DecryptWindow: -1},
+		"HandlerAfter": {HandlerAfter: -1}, "BacklogAfter": {BacklogAfter: -1}, "DecryptLimit": {DecryptLimit: -1}, "DecryptWindow": {DecryptWindow: -1},
 		"ProbeAfter": {ProbeAfter: time.Hour},
 	} {
 		require.ErrorContains(t, p.Validate(), "Policy."+field)

@@ -101,6 +101,30 @@ var hosts = []struct {
 	}},
 }
 
+// settled lets the contact begin a session with the instance, and waits until
+// nothing of the pairing is going on any more.
+func (w *world) settled(a *named) *wasim.Device {
+	w.t.Helper()
+	w.write1("first")
+	w.await("the session", func() bool { return len(a.texts()) == 1 })
+	time.Sleep(2 * time.Minute)
+	return w.device()
+}
+
+// write sends the account "m0" to "m(n-1)".
+func (w *world) write(n int) {
+	w.t.Helper()
+	for i := range n {
+		w.write1(fmt.Sprintf("m%d", i))
+	}
+}
+
+func (w *world) write1(text string) {
+	w.t.Helper()
+	_, err := w.peer().Send(w.t.Context(), w.account.JID(), text)
+	require.NoError(w.t, err)
+}
+
 // A store that takes its time, a backlog that it works off for a while, and a
 // link that goes at any moment, and again, and again.
 func TestBacklogOnSlowStoreSurvivesEveryCut(t *testing.T) {
@@ -111,18 +135,11 @@ func TestBacklogOnSlowStoreSurvivesEveryCut(t *testing.T) {
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
 					a, stop := host.start(w)
-					device := w.device()
-					_, err := w.peer().Send(t.Context(), w.account.JID(), "first")
-					require.NoError(t, err)
-					w.await("the session", func() bool { return len(a.texts()) == 1 })
-					time.Sleep(2 * time.Minute)
+					device := w.settled(a)
 					// Together more than 15 s, after which Run takes a new client.
 					a.wire.slow(stabilitytest.Pick(250*time.Millisecond, 50*time.Millisecond))
 					messages := stabilitytest.Pick(100, 400)
-					for i := range messages {
-						_, err := w.peer().Send(t.Context(), w.account.JID(), fmt.Sprintf("m%d", i))
-						require.NoError(t, err)
-					}
+					w.write(messages)
 					cut := func() { w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now() }
 					switch run {
 					case 0:
@@ -159,10 +176,7 @@ func TestOfflineBacklogOnSlowStoreSurvivesACut(t *testing.T) {
 				w.named("a").run().pair().stop()
 				device := w.device()
 				messages := stabilitytest.Pick(100, 3000)
-				for i := range messages {
-					_, err := w.peer().Send(t.Context(), w.account.JID(), fmt.Sprintf("m%d", i))
-					require.NoError(t, err)
-				}
+				w.write(messages)
 				a := w.named("b")
 				a.wire.slow(stabilitytest.Pick(250*time.Millisecond, 50*time.Millisecond))
 				a.run()
@@ -187,11 +201,7 @@ func TestNoMessageIsWithItsHandlerTwiceAtOnce(t *testing.T) {
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
 					a, stop := host.start(w)
-					device := w.device()
-					_, err := w.peer().Send(t.Context(), w.account.JID(), "first")
-					require.NoError(t, err)
-					w.await("the session", func() bool { return len(a.texts()) == 1 })
-					time.Sleep(2 * time.Minute)
+					device := w.settled(a)
 					var mu sync.Mutex
 					now, most := map[string]int{}, map[string]int{}
 					a.mu.Lock()
@@ -213,10 +223,7 @@ func TestNoMessageIsWithItsHandlerTwiceAtOnce(t *testing.T) {
 						mu.Unlock()
 					}
 					a.mu.Unlock()
-					for i := range 5 {
-						_, err := w.peer().Send(t.Context(), w.account.JID(), fmt.Sprintf("m%d", i))
-						require.NoError(t, err)
-					}
+					w.write(5)
 					for range 4 {
 						time.Sleep(time.Second)
 						w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now()

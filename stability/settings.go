@@ -18,8 +18,9 @@ type Settings struct {
 	ConnectTimeout           time.Duration
 	ShutdownTimeout          time.Duration
 
-	StaleAfter, QuietAfter, HandlerAfter time.Duration
-	ProbesFailed                         int // unanswered pings in a row that end a connection
+	StaleAfter, QuietAfter     time.Duration
+	HandlerAfter, BacklogAfter time.Duration
+	ProbesFailed               int // unanswered pings in a row that end a connection
 
 	HealAttempts int // attempts within HealWindow that make a loop
 	HealWindow   time.Duration
@@ -49,7 +50,10 @@ type Probes struct {
 	LastReadAt   time.Time // bytes from the server
 	LastProbeAt  time.Time // an answered ping of ours; whatsmeow's own pings are not seen one by one
 	ProbesFailed int
-	HandlerAge   time.Duration // how long the event queue has been waiting for a handler; 0 while it gets on
+	HandlerAge   time.Duration // how long the handler has been running that has been running for longest; 0 if none is
+	Waiting      int           // messages, receipts and notices that were received and are not with a handler yet; 0 when not known
+	WaitingSince time.Time     // when the oldest of them was received
+	PerSecond    float64       // how many of them were handled a second, lately
 	Undecrypted  int           // messages that could not be decrypted lately
 }
 
@@ -60,7 +64,7 @@ func (m *Manager) settings() Settings {
 		InitialDelay: p.InitialDelay, MaxDelay: p.MaxDelay, StableAfter: p.StableAfter, ServiceFloor: p.ServiceFloor,
 		ReplacedPause: p.ReplacedPause, SlowRetry: p.SlowRetry,
 		ConnectTimeout: m.cfg.connectTimeout, ShutdownTimeout: m.cfg.shutdown,
-		StaleAfter: k.StaleAfter, QuietAfter: k.QuietAfter, HandlerAfter: k.HandlerAfter, ProbesFailed: k.MaxFailures,
+		StaleAfter: k.StaleAfter, QuietAfter: k.QuietAfter, HandlerAfter: k.HandlerAfter, BacklogAfter: k.BacklogAfter, ProbesFailed: k.MaxFailures,
 		HealAttempts: h.Attempts, HealWindow: h.Window, HealBudget: h.Budget, BudgetWindow: h.BudgetWindow, HealDisabled: h.Disabled,
 		StuckAfter: g.StuckAfter, IncidentRefresh: g.Refresh,
 	}
@@ -99,6 +103,7 @@ func (m *Manager) probesLocked(now time.Time) Probes {
 	p := Probes{
 		Health: v.Health, Since: v.Since, Text: v.Text, LastReadAt: o.LastReadAt, LastProbeAt: o.LastProbeAt,
 		ProbesFailed: o.ProbesFailed, Undecrypted: o.DecryptFailures,
+		Waiting: o.Waiting, WaitingSince: o.WaitingSince, PerSecond: o.PerSecond,
 	}
 	if !o.HandlerSince.IsZero() {
 		p.HandlerAge = now.Sub(o.HandlerSince)

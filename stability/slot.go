@@ -256,7 +256,7 @@ func (sl *slot) connectedLocked(c *connection) {
 	if !sl.s.deleted { // else its time is short
 		c.deadline = time.Time{}
 	}
-	sl.vitals = vitals{verdict: sl.vitals.verdict, queueAt: now.Add(sl.m.queueEvery())}
+	sl.vitals = vitals{verdict: sl.vitals.verdict, queueAt: now.Add(sl.m.queueEvery()), handledAt: now}
 	sl.s.machine.Connected(now)
 	sl.s.paired, sl.s.rounds, sl.s.dirty = true, 0, true
 	sl.clearCodesLocked()

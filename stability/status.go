@@ -195,7 +195,8 @@ func (st Status) summary() string {
 		return fmt.Sprintf("Connected for %s, but the backend does not answer: the lock could not be renewed for %s. Unless it can, the connection is cut in %s.",
 			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), plain.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
 	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
-		return "Connected for " + ago(st.ConnectedAt) + "."
+		_, backlog, _ := strings.Cut(st.Probes.Text, ".") // if there is one
+		return "Connected for " + ago(st.ConnectedAt) + "." + backlog
 	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Quiet:
 		return "Connected for " + ago(st.ConnectedAt) + strings.TrimPrefix(st.Probes.Text, "Connected")
 	case st.WA == reconnect.StatusConnected:

@@ -20,7 +20,11 @@ type vitals struct {
 	probeSent   time.Time     // a ping of ours was sent
 	probing     bool          //
 	queueSince  time.Time     // a marker waits in the queue since then; zero while none does
-	queueAt     time.Time     // when to put the next one in
+	queueAt     time.Time     // when to look at the queue again
+	handled     uint64        // what had been handled when it was last looked at
+	handledAt   time.Time     // and when that was
+	perSecond   float64       // handled since the time before
+	backlog     bool          // the log knows of a backlog
 	undecrypted []undecrypted // newest last, bounded
 }
 
@@ -89,12 +93,18 @@ func (sl *slot) checkLocked(now time.Time) (act func(), again time.Time) {
 		sl.vitals.probing, sl.vitals.probeSent = true, now
 		sl.s.wg.Go(func() { sl.probe(c) })
 	case sl.vitals.queueSince.IsZero() && !now.Before(sl.vitals.queueAt):
+		if sl.measureLocked(c, now) {
+			break
+		}
 		sl.vitals.queueSince = now
 		sl.s.wg.Go(func() { sl.watchQueue(c, now) })
 	}
 	again = v.CheckAt
 	if sl.vitals.queueSince.IsZero() && (again.IsZero() || sl.vitals.queueAt.Before(again)) {
 		again = sl.vitals.queueAt
+	}
+	if soon := now.Add(time.Second); v.Health == keepalive.Degraded && soon.Before(again) {
+		again = soon // nobody tells when a handler has returned
 	}
 	return nil, again
 }
@@ -124,7 +134,18 @@ func (sl *slot) observeLocked(now time.Time) keepalive.Observation {
 	o.LastEventAt = sl.m.clocks.at(&sl.m.clocks.lastEvent)
 	o.LastMessageAt = sl.m.clocks.at(&sl.m.clocks.lastMessage)
 	o.LastProbeAt, o.ProbeSentAt, o.ProbesFailed = sl.vitals.lastProbe, sl.vitals.probeSent, sl.vitals.failed
-	o.HandlerSince = sl.vitals.queueSince
+	switch w := c.link.Work(); {
+	case w.Seen:
+		o.HandlerSince = w.Running
+		o.Waiting, o.WaitingSince, o.PerSecond = w.Waiting, w.Oldest, sl.vitals.perSecond
+	case !sl.vitals.queueSince.IsZero():
+		// Nobody sees the handlers. Something waits behind them, and they get on
+		// as long as they are given events.
+		o.WaitingSince, o.HandlerSince = sl.vitals.queueSince, sl.vitals.queueSince
+		if o.LastEventAt.After(o.HandlerSince) {
+			o.HandlerSince = o.LastEventAt
+		}
+	}
 	from := now.Add(-sl.m.cfg.keepalive.Defaults().DecryptWindow)
 	for _, u := range sl.vitals.undecrypted {
 		if u.at.After(from) {
@@ -172,8 +193,31 @@ func (sl *slot) probe(c *connection) {
 	sl.s.poke()
 }
 
-// watchQueue puts a marker behind what waits to be handled. As long as it does
-// not come out, a handler is busy: since at least then.
+// measureLocked measures how fast received stanzas are handled, and tells the
+// log of a backlog. False where handlers are not seen.
+func (sl *slot) measureLocked(c *connection, now time.Time) bool {
+	w, v := c.link.Work(), &sl.vitals
+	if !w.Seen {
+		return false
+	}
+	if d := now.Sub(v.handledAt); d > 0 && !v.handledAt.IsZero() {
+		v.perSecond = float64(w.Handled-v.handled) / d.Seconds()
+	}
+	v.handled, v.handledAt, v.queueAt = w.Handled, now, now.Add(sl.m.queueEvery())
+	switch old := w.Waiting > 0 && now.Sub(w.Oldest) >= sl.m.queueEvery(); {
+	case old && !v.backlog:
+		v.backlog = true
+		sl.m.cfg.logger.Info("received messages, receipts and notices wait to be handled",
+			"waiting", w.Waiting, "oldest", now.Sub(w.Oldest), "perSecond", v.perSecond)
+	case w.Waiting == 0 && v.backlog:
+		v.backlog = false
+		sl.m.cfg.logger.Info("nothing waits to be handled any more")
+	}
+	return true
+}
+
+// watchQueue puts a marker behind what waits to be handled, where handlers are
+// not seen. As long as it does not come out, something has been waiting since.
 func (sl *slot) watchQueue(c *connection, since time.Time) {
 	ctx, cancel := context.WithCancel(sl.s.rush)
 	defer cancel()

@@ -153,7 +153,15 @@ func explainConnected(st stability.Status) explanation {
 	}
 	switch st.Probes.Health {
 	case keepalive.Degraded:
-		if st.Probes.Undecrypted > 0 && st.Probes.HandlerAge == 0 {
+		stuck := st.Probes.HandlerAge >= st.Settings.HandlerAfter
+		if w := st.Probes.WaitingSince; !stuck && !w.IsZero() && st.At.Sub(w) >= st.Settings.BacklogAfter {
+			return explanation{
+				since: st.Probes.Since, why: st.Probes.Text,
+				next: "The connection is kept, and what waits is handled in its turn; nothing is lost. An incident is raised.",
+				do:   "If it grows, let the program's event handlers do less: give slow work to goroutines or a queue of your own.",
+			}
+		}
+		if st.Probes.Undecrypted > 0 && !stuck {
 			return explanation{
 				since: st.Probes.Since, why: st.Probes.Text,
 				next: "The connection is kept. Their senders are asked to send them again, and most come then; an incident is raised.",

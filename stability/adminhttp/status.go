@@ -175,6 +175,7 @@ type configDoc struct {
 	StaleAfterMs         int64  `json:"staleAfterMs"`
 	QuietAfterMs         int64  `json:"quietAfterMs"`
 	HandlerAfterMs       int64  `json:"handlerAfterMs"`
+	BacklogAfterMs       int64  `json:"backlogAfterMs"`
 	ProbesFailed         int    `json:"probesFailed"`
 	AutoHeal             bool   `json:"autoHeal"`
 	HealAttempts         int    `json:"healAttempts"`
@@ -201,6 +202,9 @@ type probesDoc struct {
 	LastProbeAt  stamp   `json:"lastProbeAt"`
 	ProbesFailed int     `json:"probesFailed"`
 	HandlerAgeMs *int64  `json:"handlerAgeMs"`
+	Waiting      int     `json:"waiting"`
+	WaitingSince stamp   `json:"waitingSince"`
+	PerSecond    float64 `json:"handledPerSecond"`
 	Undecrypted  int     `json:"undecrypted"`
 }
 
@@ -244,6 +248,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			Health: health(st), Since: stamp(st.Probes.Since), Text: h.mask(st.Probes.Text), LastReadAt: stamp(st.Probes.LastReadAt),
 			LastProbeAt: stamp(st.Probes.LastProbeAt), ProbesFailed: st.Probes.ProbesFailed, Undecrypted: st.Probes.Undecrypted,
 			HandlerAgeMs: filled(st.Probes.HandlerAge.Milliseconds()),
+			Waiting:      st.Probes.Waiting, WaitingSince: stamp(st.Probes.WaitingSince), PerSecond: st.Probes.PerSecond,
 		},
 	}
 	if st.StoreUnavailable != nil && st.NextRetryAt.Before(st.At) {
@@ -296,7 +301,7 @@ func configuration(s stability.Settings) configDoc {
 		LeaseMs: filled(ms(s.Lease)), RefreshMs: filled(ms(s.Refresh)), MarginMs: filled(ms(s.Margin)),
 		InitialDelayMs: ms(s.InitialDelay), MaxDelayMs: ms(s.MaxDelay), StableAfterMs: ms(s.StableAfter), ServiceFloorMs: ms(s.ServiceFloor),
 		ReplacedPauseMs: ms(s.ReplacedPause), SlowRetryMs: ms(s.SlowRetry), ConnectTimeoutMs: ms(s.ConnectTimeout), ShutdownTimeoutMs: ms(s.ShutdownTimeout),
-		StaleAfterMs: ms(s.StaleAfter), QuietAfterMs: ms(s.QuietAfter), HandlerAfterMs: ms(s.HandlerAfter), ProbesFailed: s.ProbesFailed,
+		StaleAfterMs: ms(s.StaleAfter), QuietAfterMs: ms(s.QuietAfter), HandlerAfterMs: ms(s.HandlerAfter), BacklogAfterMs: ms(s.BacklogAfter), ProbesFailed: s.ProbesFailed,
 		AutoHeal: !s.HealDisabled, HealAttempts: s.HealAttempts, HealWindowMs: ms(s.HealWindow), RestartBudget: s.HealBudget, RestartBudgetMs: ms(s.BudgetWindow),
 		DisconnectIncidentMs: ms(s.StuckAfter), IncidentRefreshMs: ms(s.IncidentRefresh),
 	}

@@ -15,6 +15,7 @@ type work struct {
 	received uint64               // read and put into the queue
 	begun    uint64               // taken out of it
 	running  map[uint64]time.Time // by number, those that have not ended; since when
+	waits    []time.Time          // when those were received that have not begun, oldest first
 	changed  chan struct{}        // closed and replaced at each change somebody waits for
 }
 
@@ -34,6 +35,9 @@ func (w *work) begin() (end func()) {
 	w.update(func() {
 		w.begun++
 		n = w.begun
+		if len(w.waits) > 0 {
+			w.waits = w.waits[1:]
+		}
 		if w.running == nil {
 			w.running = make(map[uint64]time.Time, 1)
 		}
@@ -58,6 +62,34 @@ func (w *work) left() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.begun < w.received
+}
+
+// Work is what a connection has to do.
+type Work struct {
+	// Seen says that handlers are seen when they begin and end. Else nothing of
+	// this is known.
+	Seen    bool
+	Running time.Time // since when the handler runs that has been running for longest; zero if none is
+	Handled uint64    // stanzas whose handlers have ended
+	Waiting int       // stanzas that were received and are not with a handler yet; 0 if nobody calls Received
+	Oldest  time.Time // when the oldest of them was received
+}
+
+// Work says what the connection has to do now.
+func (c *Conn) Work() Work {
+	w := &c.work
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := Work{Seen: c.l.inside.tags != nil, Handled: w.begun - uint64(len(w.running)), Waiting: len(w.waits)}
+	for _, since := range w.running {
+		if out.Running.IsZero() || since.Before(out.Running) {
+			out.Running = since
+		}
+	}
+	if len(w.waits) > 0 {
+		out.Oldest = w.waits[0]
+	}
+	return out
 }
 
 // wait returns when the first n stanzas have been handled. n = 0: when no
@@ -155,6 +187,9 @@ func (l *Link) Received(tag, typ string) {
 		return
 	}
 	if c := l.Current(); c != nil {
-		c.work.update(func() { c.work.received++ })
+		c.work.update(func() {
+			c.work.received++
+			c.work.waits = append(c.work.waits, time.Now())
+		})
 	}
 }

@@ -237,3 +237,24 @@ func TestAMissingAppStateKeyIsAskedOfThePhone(t *testing.T) {
 		h.end()
 	})
 }
+
+// 6,000 to 10,000 messages a second on a machine with two cores.
+func BenchmarkPhoneSend(b *testing.B) {
+	s := wasim.New()
+	defer s.Close()
+	if err := s.Listen(); err != nil {
+		b.Fatal(err)
+	}
+	bob, err := s.NewContact(b.Context(), "491700000001")
+	if err != nil {
+		b.Fatal(err)
+	}
+	to := bob.JID()
+	bob.Close() // what is sent waits for him
+	alice := s.NewAccount("491700000002").Phone()
+	for b.Loop() {
+		if _, err := alice.Send(to, "hello"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
