@@ -10,7 +10,9 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// Store is what stability.Manager needs; *Container implements it.
+// Store is what stability.Manager needs; *Container implements it. One of your
+// own, or a wrapper, should be a Maintainer too; authstoretest.StoreIsComplete
+// says what it lacks.
 type Store interface {
 	store.DeviceContainer
 	// Device is the account's paired device, or a new unpaired one. It
@@ -19,8 +21,25 @@ type Store interface {
 	Device(ctx context.Context, f Fence) (*store.Device, error)
 	// Info says what is known without I/O, or reads if nothing is known yet.
 	Info(ctx context.Context) (Info, error)
+	// SetDeleteReason says why the next deletion happens.
+	SetDeleteReason(reason string)
+	// EndTerm writes what was deferred and ends the present device, whose term
+	// is over, without a next one.
+	EndTerm(ctx context.Context) error
 	// Close flushes what was deferred and ends the device.
 	Close(ctx context.Context) error
+}
+
+// Maintainer is a Store whose content can be looked after: what Quarantine,
+// RestoreDevice, PurgeDevice, PurgeRows and Reseal of stability.Manager call.
+// With a store that is none they return errors.ErrUnsupported. *Container
+// implements it, and says what each does.
+type Maintainer interface {
+	Quarantined(ctx context.Context) (Quarantine, error)
+	Restore(ctx context.Context, f Fence) error
+	PurgeDevice(ctx context.Context, f Fence) error
+	PurgeRows(ctx context.Context, f Fence) error
+	Reseal(ctx context.Context, f Fence, progress func(done, total int)) error
 }
 
 // Info describes what a Container holds.
@@ -48,7 +67,10 @@ type Container struct {
 	closed  bool
 }
 
-var _ Store = (*Container)(nil)
+var (
+	_ Store      = (*Container)(nil)
+	_ Maintainer = (*Container)(nil)
+)
 
 // New makes a Container over kv. Nothing is read before Device or Info.
 func New(kv KV, opts ...Option) *Container {

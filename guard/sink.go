@@ -1,6 +1,9 @@
 package guard
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Change says what happened to an incident.
 type Change string
@@ -21,7 +24,15 @@ type Notification struct {
 // Sink tells somebody. Notify must not block and must not call the Manager
 // under a lock of its own; what takes time is queued. It is called for each
 // change once, in order. A sink that has something to close implements
-// io.Closer too; the Manager closes the sinks it was given.
+// io.Closer too; the Manager closes the sinks it was given. One that queues
+// implements Flusher.
 type Sink interface {
 	Notify(n Notification)
+}
+
+// Flusher is a Sink that can be waited for: Flush returns when everything that
+// was noted before was delivered or given up, or when ctx is over. The Manager
+// calls it before it ends the process.
+type Flusher interface {
+	Flush(ctx context.Context) error
 }

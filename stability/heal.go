@@ -13,6 +13,7 @@ import (
 	"go.mau.fi/whatsmeow/store"
 
 	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -98,14 +99,13 @@ func (s *session) heal() {
 }
 
 // lastWords lets observers and sinks pass on what they have been told, before
-// the process ends under them. A sink that queues has a method
-// Flush(context.Context) error for it.
+// the process ends under them.
 func (m *Manager) lastWords() {
 	ctx, cancel := context.WithTimeout(context.Background(), autoheal.StepTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, s := range m.cfg.sinks {
-		if f, ok := s.(interface{ Flush(context.Context) error }); ok {
+		if f, ok := s.(guard.Flusher); ok {
 			wg.Go(func() {
 				if err := f.Flush(ctx); err != nil {
 					m.cfg.logger.Warn("a sink could not tell everything before the exit", "error", err)

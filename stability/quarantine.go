@@ -8,6 +8,14 @@ import (
 	"github.com/wastability/wastability/authstore"
 )
 
+// maintainer is the store, for one that can be looked after.
+func (m *Manager) maintainer(op string) (authstore.Maintainer, error) {
+	if s, ok := m.store.(authstore.Maintainer); ok {
+		return s, nil
+	}
+	return nil, fmt.Errorf("stability: %s: the store passed to WithAuthStore is no authstore.Maintainer: %w", op, errors.ErrUnsupported)
+}
+
 // Quarantine lists what the store has set aside and does not use: damaged rows,
 // and the device that RestoreDevice would bring back. It reads the store, and
 // needs the lock. errors.ErrUnsupported, here and below, with a store of
@@ -16,11 +24,9 @@ func (m *Manager) Quarantine(ctx context.Context) (authstore.Quarantine, error) 
 	if _, err := m.require(); err != nil {
 		return authstore.Quarantine{}, err
 	}
-	q, ok := m.store.(interface {
-		Quarantined(context.Context) (authstore.Quarantine, error)
-	})
-	if !ok {
-		return authstore.Quarantine{}, fmt.Errorf("stability: list the quarantine: the store passed to WithAuthStore has no method Quarantined: %w", errors.ErrUnsupported)
+	q, err := m.maintainer("list the quarantine")
+	if err != nil {
+		return authstore.Quarantine{}, err
 	}
 	out, err := q.Quarantined(ctx)
 	if err != nil {
@@ -36,11 +42,9 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, ok := m.store.(interface {
-		PurgeRows(context.Context, authstore.Fence) error
-	})
-	if !ok {
-		return fmt.Errorf("stability: purge damaged rows: the store passed to WithAuthStore has no method PurgeRows: %w", errors.ErrUnsupported)
+	p, err := m.maintainer("purge damaged rows")
+	if err != nil {
+		return err
 	}
 	if err := p.PurgeRows(ctx, fence{s}); err != nil {
 		return fmt.Errorf("stability: purge damaged rows: %w", err)
@@ -57,11 +61,9 @@ func (m *Manager) PurgeDevice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, ok := m.store.(interface {
-		PurgeDevice(context.Context, authstore.Fence) error
-	})
-	if !ok {
-		return fmt.Errorf("stability: purge the deleted device: the store passed to WithAuthStore has no method PurgeDevice: %w", errors.ErrUnsupported)
+	p, err := m.maintainer("purge the deleted device")
+	if err != nil {
+		return err
 	}
 	if err := p.PurgeDevice(ctx, fence{s}); err != nil {
 		return fmt.Errorf("stability: purge the deleted device: %w", err)
@@ -79,11 +81,9 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) er
 	if err != nil {
 		return err
 	}
-	r, ok := m.store.(interface {
-		Reseal(context.Context, authstore.Fence, func(done, total int)) error
-	})
-	if !ok {
-		return fmt.Errorf("stability: reseal: the store passed to WithAuthStore has no method Reseal: %w", errors.ErrUnsupported)
+	r, err := m.maintainer("reseal")
+	if err != nil {
+		return err
 	}
 	if err := r.Reseal(ctx, fence{s}, progress); err != nil {
 		return fmt.Errorf("stability: reseal: %w", err)

@@ -2,10 +2,8 @@ package stability
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -21,11 +19,9 @@ func (m *Manager) RestoreDevice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, ok := m.store.(interface {
-		Restore(context.Context, authstore.Fence) error
-	})
-	if !ok {
-		return fmt.Errorf("stability: restore the device: the store passed to WithAuthStore has no method Restore: %w", errors.ErrUnsupported)
+	r, err := m.maintainer("restore the device")
+	if err != nil {
+		return err
 	}
 	err = m.waitFor(ctx, func() (bool, error) {
 		switch {

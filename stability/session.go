@@ -586,19 +586,12 @@ func (s *session) awaitTwin(cause error) {
 	}
 }
 
-// termEnder is a store that can end its present device without a next one.
-type termEnder interface{ EndTerm(context.Context) error }
-
 // endDevice writes what the store has deferred, and ends the device with its
 // term.
 func (s *session) endDevice(graceful bool) {
-	e, ok := s.m.store.(termEnder)
-	if !ok {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.m.cfg.shutdown)
 	defer cancel()
-	if err := e.EndTerm(ctx); err != nil && graceful {
+	if err := s.m.store.EndTerm(ctx); err != nil && graceful {
 		s.m.cfg.logger.Warn("not all contacts and names were written", "error", err)
 	}
 }

@@ -110,9 +110,7 @@ func (sl *slot) received(st stanza) {
 	}
 	if cause.Reason.Class() == reconnect.ClassPermanent {
 		// whatsmeow deletes the device next, and does not tell the store why.
-		if r, ok := sl.m.store.(interface{ SetDeleteReason(string) }); ok {
-			r.SetDeleteReason(string(cause.Reason))
-		}
+		sl.m.store.SetDeleteReason(string(cause.Reason))
 	}
 	sl.m.mu.Lock()
 	defer sl.m.mu.Unlock()
@@ -544,9 +542,6 @@ func (sl *slot) giveUp() {
 	s.m.mu.Lock()
 	present := s.device == sl.device
 	s.m.mu.Unlock()
-	if _, ok := s.m.store.(termEnder); !ok {
-		err = errors.ErrUnsupported
-	}
 	if present && err == nil {
 		s.endDevice(true)
 	}

@@ -10,5 +10,7 @@
 // are lost after the write was applied, latency, calls that hang. It counts
 // what passes, which makes it the meter for "how many commits per message" too.
 //
+// StoreIsComplete says what an authstore.Store of your own lacks.
+//
 // Counts go through stabilitytest.Pick: WASTABILITY_FULL=1 runs the large size.
 package authstoretest
