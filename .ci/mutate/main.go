@@ -62,6 +62,10 @@ func main() {
 	defer stop()
 	r, err := newRunner(root, *limit, *named)
 	exitIf(err)
+	if err := r.combine(ctx, defects); err != nil {
+		r.close()
+		exitIf(err)
+	}
 	results := r.all(ctx, defects, *workers)
 	r.close()
 	if report(os.Stdout, results) > 0 || ctx.Err() != nil {

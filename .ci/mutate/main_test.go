@@ -327,3 +327,106 @@ func TestTestsOfAnotherModuleSeeTheDefect(t *testing.T) {
 	require.Equal(t, caught, res[0].verdict, res[0].detail)
 	require.Equal(t, "TestOne", res[0].test)
 }
+
+// Several defects in one binary are each what they are alone: functions of every
+// form, and with a test that passes while none is chosen.
+func TestCombinedDefectsAreEachAlone(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod": "module example.test\n\ngo 1.24\n",
+		"p.go": `package p
+
+type T[V any] struct{ v V }
+
+// Set has a receiver of a generic type, and no result.
+func (t *T[V]) Set(v V) {
+	t.v = v
+}
+
+func Sum(_ string, n ...int) (sum, count int) {
+	for _, i := range n {
+		sum += i
+	}
+	return sum, len(n)
+}
+
+func Fact(n int) int {
+	if n == 0 {
+		return 1
+	}
+	return n * Fact(n-1)
+}
+
+func Same[V any](v V) V {
+	return v
+}
+
+const Size = 7
+`,
+		"p_test.go": `package p
+
+import "testing"
+
+func TestSet(t *testing.T) {
+	x := &T[int]{}
+	if x.Set(3); x.v != 3 {
+		t.Fatal()
+	}
+}
+
+func TestSum(t *testing.T) {
+	if sum, count := Sum("", 1, 2); sum != 3 || count != 2 {
+		t.Fatal()
+	}
+}
+
+func TestFact(t *testing.T) {
+	if Fact(3) != 6 {
+		t.Fatal()
+	}
+}
+
+func TestSameSize(t *testing.T) {
+	if Same(2) != 2 || Size != 7 {
+		t.Fatal()
+	}
+}
+`,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o600))
+	}
+	one := func(name, decl, old, new string) defect {
+		return defect{pkg: ".", name: name, changes: []change{{file: "p.go", decl: decl, old: []string{old}, new: []string{new}}}}
+	}
+	defects := []defect{
+		one("set", "T.Set", "t.v = v", "_ = v"),
+		one("sum", "Sum", "sum += i", "sum = i"),
+		one("count", "Sum", "return sum, len(n)", "return sum, 1"),
+		one("fact", "Fact", "return 1", "return 2"),
+		one("same", "Same", "return v", "return *new(V)"),
+		one("size", "Size", "const Size = 7", "const Size = 8"),
+		one("none", "Fact", "if n == 0 {", "if n <= 0 {"),
+	}
+	want := map[string]string{"set": "TestSet", "sum": "TestSum", "count": "TestSum", "fact": "TestFact", "same": "TestSameSize", "size": "TestSameSize", "none": ""}
+	r, err := newRunner(root, time.Minute, false)
+	require.NoError(t, err)
+	defer r.close()
+	require.NoError(t, r.combine(t.Context(), defects))
+	require.Len(t, r.combined, 1)
+	require.Len(t, r.combined[defects[0].batch()].number, 5, "what is generic or a constant stands alone")
+	for _, res := range r.all(t.Context(), defects, 2) {
+		require.Equal(t, want[res.defect.name], res.test, res.defect.name)
+		require.Equal(t, res.test != "", res.verdict == caught, res.defect.name)
+	}
+
+	// One that does not compile is told, and the others are judged all the same.
+	bad := one("bad", "Fact", "return 1", "return x")
+	r, err = newRunner(root, time.Minute, false)
+	require.NoError(t, err)
+	defer r.close()
+	require.NoError(t, r.combine(t.Context(), append(defects[:3:3], bad)))
+	require.Empty(t, r.combined)
+	res := r.all(t.Context(), []defect{defects[1], bad}, 2)
+	require.Equal(t, caught, res[0].verdict)
+	require.Equal(t, broken, res[1].verdict)
+}

@@ -22,6 +22,8 @@ type runner struct {
 	limit     time.Duration
 	named     bool
 
+	combined map[string]*combined // by batch
+
 	mu    sync.Mutex
 	bases map[string]*base // by package and tags
 	n     int
@@ -59,7 +61,7 @@ func newRunner(root string, limit time.Duration, named bool) (*runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runner{root: root, tmp: tmp, limit: limit, named: named, bases: map[string]*base{}}, nil
+	return &runner{root: root, tmp: tmp, limit: limit, named: named, bases: map[string]*base{}, combined: map[string]*combined{}}, nil
 }
 
 func (r *runner) close() { os.RemoveAll(r.tmp) }
@@ -80,23 +82,11 @@ func (r *runner) judge(ctx context.Context, d defect) (v verdict, test, detail s
 	if d.same != "" {
 		return none, "", d.same
 	}
-	files, err := d.apply(r.root)
+	b, err := r.binaryOf(ctx, d)
 	if err != nil {
 		return broken, "", err.Error()
 	}
-	dir, err := r.folder()
-	if err != nil {
-		return broken, "", err.Error()
-	}
-	defer os.RemoveAll(dir)
-	overlay, err := write(dir, files)
-	if err != nil {
-		return broken, "", err.Error()
-	}
-	binary := filepath.Join(dir, "mutant.test")
-	if err := r.build(ctx, d.testPkg(), d.tags, overlay, binary); err != nil {
-		return broken, "", err.Error()
-	}
+	defer b.drop()
 
 	runs := []string{""} // the whole package
 	if len(d.tests) > 0 {
@@ -110,7 +100,7 @@ func (r *runner) judge(ctx context.Context, d defect) (v verdict, test, detail s
 		if pattern != "" {
 			limit = min(limit, namedLimit)
 		}
-		out, err := r.run(ctx, d.testPkg(), binary, pattern, overlay, limit)
+		out, err := r.run(ctx, d.testPkg(), b, pattern, limit)
 		v, test := read(out, err)
 		if v == survived {
 			continue
@@ -127,6 +117,37 @@ func (r *runner) judge(ctx context.Context, d defect) (v verdict, test, detail s
 		return accepted, "", d.survives
 	}
 	return survived, "", ""
+}
+
+// built is a test binary with a defect in it, or without one.
+type built struct {
+	binary, overlay string
+	number          int    // the defect among several; 0: none is chosen
+	drop            func() // takes it away
+}
+
+// binaryOf gives the test binary with the defect in it: one that is shared, or
+// one of its own.
+func (r *runner) binaryOf(ctx context.Context, d defect) (built, error) {
+	if c := r.combined[d.batch()]; c != nil && c.number[d.id()] > 0 {
+		return built{c.binary, c.overlay, c.number[d.id()], func() {}}, nil
+	}
+	files, err := d.apply(r.root)
+	if err != nil {
+		return built{}, err
+	}
+	dir, err := r.folder()
+	if err != nil {
+		return built{}, err
+	}
+	b := built{binary: filepath.Join(dir, "mutant.test"), drop: func() { os.RemoveAll(dir) }}
+	if b.overlay, err = write(dir, files); err == nil {
+		err = r.build(ctx, d.testPkg(), d.tags, b.overlay, b.binary)
+	}
+	if err != nil {
+		b.drop()
+	}
+	return b, err
 }
 
 // namedLimit bounds the named tests, which are quick ones.
@@ -179,18 +200,18 @@ func (r *runner) build(ctx context.Context, pkg, tags, overlay, binary string) e
 
 // run runs a test binary in its package's folder. Tests that build programs of
 // this repository build them with the defect too.
-func (r *runner) run(ctx context.Context, pkg, binary, pattern, overlay string, limit time.Duration) (string, error) {
+func (r *runner) run(ctx context.Context, pkg string, b built, pattern string, limit time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+20*time.Second) // one that does not even end itself
 	defer cancel()
 	args := []string{"-test.v", "-test.failfast", "-test.timeout=" + limit.String(), "-test.run=" + pattern}
-	if help, _ := exec.CommandContext(ctx, binary, "-help").CombinedOutput(); bytes.Contains(help, []byte("-rapid.nofailfile")) {
+	if help, _ := exec.CommandContext(ctx, b.binary, "-help").CombinedOutput(); bytes.Contains(help, []byte("-rapid.nofailfile")) {
 		args = append(args, "-rapid.nofailfile") // it would be replayed by everybody
 	}
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, b.binary, args...)
 	cmd.Dir = filepath.Join(r.root, pkg)
-	cmd.Env = os.Environ()
-	if overlay != "" {
-		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))
+	cmd.Env = append(os.Environ(), chosen+"="+strconv.Itoa(b.number))
+	if b.overlay != "" {
+		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+b.overlay))
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -230,9 +251,16 @@ func read(out string, err error) (verdict, string) {
 	return caught, last // it ended the process
 }
 
-// passes says whether the test passes when there is no defect.
+// passes says whether the test passes when there is no defect: in the same
+// binary, if it is a shared one.
 func (r *runner) passes(ctx context.Context, d defect, test string) error {
 	id := d.testPkg() + " " + d.tags
+	shared := r.combined[d.batch()]
+	if shared != nil && shared.number[d.id()] > 0 {
+		id = d.batch()
+	} else {
+		shared = nil
+	}
 	r.mu.Lock()
 	b := r.bases[id]
 	if b == nil {
@@ -245,7 +273,10 @@ func (r *runner) passes(ctx context.Context, d defect, test string) error {
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, err := os.Stat(b.binary); b.err == nil && err != nil {
+	without := built{binary: b.binary}
+	if shared != nil {
+		without = built{binary: shared.binary, overlay: shared.overlay}
+	} else if _, err := os.Stat(b.binary); b.err == nil && err != nil {
 		b.err = r.build(ctx, d.testPkg(), d.tags, "", b.binary)
 	}
 	if b.err != nil {
@@ -254,7 +285,7 @@ func (r *runner) passes(ctx context.Context, d defect, test string) error {
 	if err, ok := b.passes[test]; ok {
 		return err
 	}
-	out, err := r.run(ctx, d.testPkg(), b.binary, "^"+regexp.QuoteMeta(test)+"$", "", r.limit)
+	out, err := r.run(ctx, d.testPkg(), without, "^"+regexp.QuoteMeta(test)+"$", r.limit)
 	if err != nil {
 		err = fmt.Errorf("%s fails without any defect: %w\n%s", test, err, tail(out))
 	}
