@@ -139,30 +139,36 @@ func tryOpenLocked(path string, exclusive bool) (*os.File, fs.FileInfo, error) {
 	if err != nil || f == nil {
 		return nil, nil, err
 	}
-	ok, err := tryFlock(f, exclusive)
+	info, err := lockNamed(f, path, exclusive)
 	if err != nil {
 		f.Close()
-		return nil, nil, fmt.Errorf("localbackend: lock %s: %w (a file system without locks cannot hold it: choose a local disk)", path, err)
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// lockNamed locks f, which was opened under path. Between open and lock the file
+// may have been replaced: then what is locked is nobody's any more, and that is
+// errHeld.
+func lockNamed(f *os.File, path string, exclusive bool) (fs.FileInfo, error) {
+	ok, err := tryFlock(f, exclusive)
+	if err != nil {
+		return nil, fmt.Errorf("localbackend: lock %s: %w (a file system without locks cannot hold it: choose a local disk)", path, err)
 	}
 	if !ok {
-		f.Close()
-		return nil, nil, errHeld
+		return nil, errHeld
 	}
 	info, err := f.Stat()
 	if err == nil {
-		// Between open and lock the file may have been replaced: then what is
-		// locked is nobody's any more.
 		var now fs.FileInfo
 		if now, err = os.Lstat(path); err == nil && !os.SameFile(info, now) || errors.Is(err, fs.ErrNotExist) {
-			f.Close()
-			return nil, nil, errHeld
+			return nil, errHeld
 		}
 	}
 	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("localbackend: look at %s: %w", path, err)
+		return nil, fmt.Errorf("localbackend: look at %s: %w", path, err)
 	}
-	return f, info, nil
+	return info, nil
 }
 
 // openFile takes the file at path, creating it if there is none, and opens it

@@ -315,3 +315,33 @@ func TestClosedIsClosed(t *testing.T) {
 }
 
 func isNotHolder(err error) bool { return errors.Is(err, ErrNotHolder) }
+
+// Whoever opened a file before it was replaced locks one that no path names: a
+// second process could lock what stands there now.
+func TestFileReplacedBeforeItsLockIsNotHeld(t *testing.T) {
+	for name, replace := range map[string]func(t *testing.T, path string){
+		"removed":  func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"replaced": func(t *testing.T, path string) { require.NoError(t, os.Rename(path+".other", path)) },
+		"left":     nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				t.Skip("an open file cannot be replaced there")
+			}
+			path := newPath(t)
+			require.NoError(t, create(path, logSize))
+			require.NoError(t, create(path+".other", logSize))
+			f, err := openRaw(path)
+			require.NoError(t, err)
+			defer f.Close()
+			if replace == nil {
+				_, err = lockNamed(f, path, true)
+				require.NoError(t, err)
+				return
+			}
+			replace(t, path)
+			_, err = lockNamed(f, path, true)
+			require.ErrorIs(t, err, errHeld)
+		})
+	}
+}
