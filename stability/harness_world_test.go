@@ -28,6 +28,27 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
+// What hosts of whatsmeow have suffered from, and the test of each:
+//
+//	connected, but deaf                     TestAStuckHandlerIsDegradedSinceItBeganAndBlocksNothing
+//	silent death of a TCP connection        TestSilentLinkIsNoticedAndReplaced
+//	two copies that replace each other      TestEndlessReplacementsAreNotAnsweredInKind
+//	replaced once, dead for ever            TestAReplacedConnectionComesBackByItself
+//	two replicas in a rolling deploy        TestHandOversInARowAnswerEveryMessageOnceAndTakeLessThanTwoSeconds
+//	a conflict with oneself                 TestReconnectsAskedAtOnceMakeOneLogin
+//	giving up at boot                       TestRefusedFromTheStartItKeepsTrying
+//	unthrottled retries                     TestRetriesOfAnHourAreThrottled
+//	retrying a logged-out session           TestALoggedOutSessionIsNotTriedAgain
+//	the session vanishes: a failed read     TestAFailedReadNeverAsksToPair
+//	the session vanishes: refused           TestARefusedSessionIsSetAsideAndComesBack
+//	an outdated client                      TestAnOutdatedClientIsTriedSlowlyAndTold
+//	a ban mistaken for a logout             TestABanIsWaitedOutAndIsNoLogout
+//	health that lies                        TestStatusSaysDownWithinMoments
+//	idle watchdogs that tear down           TestAQuietDayTearsNothingDownAndAsksNothing
+//	no alerts, or too many                  TestAnOutageOfTenMinutesIsOneIncidentAndTheNextOneIsAnother
+//	a loop that only flaps, unseen          TestConnectionsThatOnlyFlapAreALoopToo
+//	restarts without a budget               TestTheFourthHealWithinAnHourBecomesSlowRetriesAndARestartChangesNothing
+
 func TestMain(m *testing.M) {
 	if !playPart() {
 		goleak.VerifyTestMain(m)

@@ -1,0 +1,151 @@
+package stability_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/internal/race"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+func TestTheManagerMayBeUsedInsideAHandler(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		time.Sleep(time.Minute)
+		var calls atomic.Int32
+		var longest atomic.Int64
+		a.heed(func(evt any) {
+			if _, ok := evt.(*events.Message); !ok {
+				return
+			}
+			a.m.Status()
+			a.m.Incidents()
+			a.m.QR()
+			a.m.Client()
+			_, _ = a.m.WaitReady(context.Background())
+			_, _ = a.m.TryActivate(context.Background())
+			if calls.Add(1)%2 == 0 {
+				start := time.Now()
+				a.m.Reconnect()
+				longest.Store(max(longest.Load(), int64(time.Since(start))))
+			}
+		})
+		for range 6 {
+			_, err := w.peer().Send(t.Context(), w.account.JID(), "use it")
+			require.NoError(t, err)
+			time.Sleep(time.Minute)
+		}
+		require.GreaterOrEqual(t, calls.Load(), int32(6))
+		require.Zero(t, longest.Load(), "an end waits for handlers, so none may wait for it")
+		require.Equal(t, reconnect.StatusConnected, a.status().WA)
+		a.mu.Lock()
+		require.Equal(t, 1, a.setups, "with the same client")
+		a.mu.Unlock()
+		a.stop()
+		w.close()
+	})
+}
+
+func TestTwoStanzasAreNeverHandledAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := w.byHand() // its handlers schedule the reconnect
+		h.activate()
+		h.pair()
+		var running, most atomic.Int32
+		h.heed(func(evt any) {
+			if _, ok := evt.(*events.Message); ok {
+				most.Store(max(most.Load(), running.Add(1)))
+				time.Sleep(3 * time.Second) // longer than the first pauses
+				running.Add(-1)
+			}
+		})
+		stop := w.chatter(2 * time.Second)
+		for range 6 {
+			time.Sleep(4 * time.Second)
+			w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now()
+			time.Sleep(time.Second)
+			h.ready()
+		}
+		sent := stop()
+		time.Sleep(10 * time.Minute)
+		require.EqualValues(t, 1, most.Load())
+		require.Positive(t, sent)
+		h.finish()
+	})
+}
+
+func TestEndingUnderAStreamOfStanzasLeaksNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) { // which ends only when every goroutine has
+		w := newWorld(t)
+		// A slow log makes the read pump wait to hand its frame over.
+		slow := slog.New(&slowHandler{})
+		a := w.tended("a", stability.WithLogger(slow)).run().pair()
+		for n := range stabilitytest.Pick(20, 300) {
+			w.sim.Flood(w.account.JID(), 2000, time.Duration(n%3)*time.Millisecond)
+			time.Sleep(time.Duration(n) * 7 * time.Millisecond)
+			a.m.Reconnect()
+			time.Sleep(time.Second)
+			a.ready()
+		}
+		w.sim.Flood(w.account.JID(), 2000, time.Millisecond)
+		a.stop()
+		w.close()
+	})
+}
+
+// slowHandler is a log that takes a millisecond for each stanza received.
+type slowHandler struct{}
+
+func (slowHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h slowHandler) WithAttrs([]slog.Attr) slog.Handler     { return h }
+func (h slowHandler) WithGroup(string) slog.Handler          { return h }
+func (slowHandler) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "module" && strings.HasSuffix(a.Value.String(), "Recv") {
+			time.Sleep(time.Millisecond)
+		}
+		return true
+	})
+	return nil
+}
+
+func TestASendInFlightWhenTheLinkDropsReturns(t *testing.T) {
+	if race.Enabled {
+		t.Skip("a send while the link drops is whatsmeow's own race: it is what this test makes happen")
+	}
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		peer := w.peer()
+		time.Sleep(time.Minute)
+		require.NoError(t, a.send(peer.JID(), "first"))
+		for _, f := range []wasim.Fault{wasim.FIN(), wasim.Reset(), wasim.StreamError("503")} {
+			hold := w.sim.Fault(wasim.HoldAcks()).For(w.account.JID()).Now()
+			sent := make(chan error, 1)
+			start := time.Now()
+			go func() { sent <- a.send(peer.JID(), "in flight") }()
+			time.Sleep(100 * time.Millisecond)
+			w.sim.Fault(f).For(w.account.JID()).Now()
+			<-sent // re-sent, or an error: both are an answer
+			require.Less(t, time.Since(start), 10*time.Second)
+			hold.Stop()
+			a.ready()
+			time.Sleep(time.Minute)
+			require.NoError(t, a.send(peer.JID(), "afterwards"))
+		}
+		a.stop()
+		w.close()
+	})
+}
