@@ -90,8 +90,17 @@ func (q sqlSource) retire(ctx context.Context) error {
 	if devices != 1 {
 		return fmt.Errorf("the database has %d devices, and marking it would stop all of them", devices)
 	}
-	_, err := q.db.ExecContext(ctx, fmt.Sprintf("UPDATE whatsmeow_version SET compat=COALESCE(NULLIF(compat, 0), version)+%d", movedMark))
-	return err
+	return RetireSQL(ctx, q.db)
+}
+
+// RetireSQL marks a database as RetireSource does, whichever devices it has: for
+// when all of them have moved. It may be called again.
+func RetireSQL(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, fmt.Sprintf("UPDATE whatsmeow_version SET compat=COALESCE(NULLIF(compat, 0), version)+%d WHERE compat<=%d", movedMark, movedMark))
+	if err != nil {
+		return fmt.Errorf("authstore: mark the database as moved: %w", err)
+	}
+	return nil
 }
 
 type sqlView struct {

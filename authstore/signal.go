@@ -3,7 +3,10 @@ package authstore
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 
 	"go.mau.fi/libsignal/state/record"
 	"go.mau.fi/whatsmeow/store"
@@ -109,6 +112,38 @@ func (s *deviceStore) session(ctx context.Context, address string) ([]byte, erro
 	return copyOf(v), nil
 }
 
+// parseMany parses sessions that are asked for first, on all cores: those of a
+// large group take some milliseconds. One that does not parse is left for
+// session to set aside.
+func (s *deviceStore) parseMany(ctx context.Context, addresses []string) {
+	const fewest = 8 // for one core
+	var todo []string
+	s.mu.Lock()
+	for _, a := range addresses {
+		if _, ok := s.checked[a]; !ok {
+			todo = append(todo, a)
+		}
+	}
+	s.mu.Unlock()
+	workers := min(runtime.GOMAXPROCS(0), len(todo)/fewest)
+	if workers < 2 {
+		return
+	}
+	good := make([][]string, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(todo); i += workers {
+				if v, ok := s.get(ctx, tSession, todo[i]); ok && parseSession(v) == nil {
+					good[w] = append(good[w], todo[i])
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s.trust(slices.Concat(good...)...)
+}
+
 // trust notes that the session of address is whatsmeow's own or was parsed.
 func (s *deviceStore) trust(addresses ...string) {
 	s.mu.Lock()
@@ -163,6 +198,7 @@ func (s *deviceStore) GetManySessions(ctx context.Context, addresses []string) (
 	if err = s.windowErr(op, err); err != nil {
 		return nil, err
 	}
+	s.parseMany(ctx, addresses)
 	out := make(map[string][]byte, len(addresses))
 	for _, a := range addresses {
 		if out[a], err = s.session(ctx, a); err != nil {

@@ -1,20 +1,12 @@
-//go:build unix
-
 package sqlcompare
 
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +19,7 @@ import (
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -147,13 +140,14 @@ func sqliteStore(b *testing.B) *contender {
 }
 
 func postgresStore(b *testing.B) *contender {
-	dsn, err := startPostgres(b)
+	s, err := postgrestest.Start(b.Context())
 	if err != nil {
 		b.Logf("without PostgreSQL: %v", err)
 		return nil
 	}
+	b.Cleanup(func() { require.NoError(b, s.Close()) })
 	w := new(way)
-	db, err := openSlow(w, "postgres", dsn)
+	db, err := openSlow(w, "postgres", s.DSN())
 	require.NoError(b, err)
 	return sqlContender(b, "sqlstore, PostgreSQL", "491520000012", w, db, "postgres")
 }
@@ -263,66 +257,4 @@ func getReady(b *testing.B, d *store.Device) {
 	}
 	_, err = d.LIDs.GetLIDForPN(b.Context(), types.NewJID("1", types.DefaultUserServer))
 	require.NoError(b, err)
-}
-
-// startPostgres runs a server of its own in a new directory, as the user
-// postgres if this is root.
-func startPostgres(b *testing.B) (dsn string, err error) {
-	find := func(name string) string {
-		if p, err := exec.LookPath(name); err == nil {
-			return p
-		}
-		found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
-		return strings.Join(found[max(len(found)-1, 0):], "")
-	}
-	initdb, server := find("initdb"), find("postgres")
-	if initdb == "" || server == "" {
-		return "", errors.New("initdb and postgres are not installed: apt-get install postgresql")
-	}
-	dir, err := os.MkdirTemp("", "pg")
-	if err != nil {
-		return "", err
-	}
-	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	as := new(syscall.SysProcAttr)
-	if os.Getuid() == 0 {
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			return "", err
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			return "", err
-		}
-		as.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	}
-	data := filepath.Join(dir, "data")
-	prepare := exec.Command(initdb, "-D", data, "-U", "postgres", "--auth=trust")
-	prepare.Dir, prepare.SysProcAttr = dir, as
-	if out, err := prepare.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("initdb: %w: %s", err, out)
-	}
-	run := exec.Command(server, "-D", data, "-k", dir, "-h", "")
-	run.Dir, run.SysProcAttr = dir, as
-	if err := run.Start(); err != nil {
-		return "", err
-	}
-	b.Cleanup(func() {
-		_ = run.Process.Signal(syscall.SIGINT)
-		_ = run.Wait()
-	})
-	dsn = "host=" + dir + " user=postgres dbname=postgres sslmode=disable"
-	for start := time.Now(); time.Since(start) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
-		db, err := sql.Open("postgres", dsn)
-		if err != nil {
-			return "", err
-		}
-		err = db.Ping()
-		_ = db.Close()
-		if err == nil {
-			return dsn, nil
-		}
-	}
-	return "", errors.New("PostgreSQL did not start within 30 s")
 }

@@ -66,16 +66,7 @@ func targetFirestore(ctx context.Context, where string, dryRun bool) (*account, 
 	if err != nil {
 		return nil, err
 	}
-	if dryRun {
-		empty, err := untouched(ctx, backend)
-		if err != nil {
-			return nil, errors.Join(err, backend.Close())
-		}
-		if empty {
-			return &account{backend: backend, fence: unheld{}}, nil
-		}
-	}
-	return hold(ctx, backend, where)
+	return holdTarget(ctx, backend, where, dryRun)
 }
 
 // unheld is no term: nothing can be written with it.

@@ -93,9 +93,11 @@ type world struct {
 	bobs  *diary
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOf(t, "491700000001") }
+
+func newWorldOf(t *testing.T, number string) *world {
 	w := &world{t: t, sim: wasim.New(wasim.WithTB(t)), bobs: newDiary()}
-	w.acct = w.sim.NewAccount("491700000001")
+	w.acct = w.sim.NewAccount(number)
 	bob, err := w.sim.NewContact(t.Context(), "491700000002")
 	require.NoError(t, err)
 	w.bob = bob

@@ -20,6 +20,7 @@ import (
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
+	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 )
 
 // The test runs its own binary again as the command that it kills.
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(firestoresim.Main(m).Run())
+	os.Exit(postgrestest.Main(firestoresim.Main(m)).Run())
 }
 
 // TestAnImportThatIsKilledGoesOnAndIsNeverHalfADevice: kill -9 at the nth line

@@ -1,26 +1,36 @@
-// Command import moves a WhatsApp device, with everything that belongs to it,
-// from whatsmeow's SQL store, a file of ours or Firestore into a file of ours or
-// Firestore. The account then logs in without pairing, and the people it talks
-// to notice nothing.
+// Command import moves WhatsApp devices, with everything that belongs to them,
+// from whatsmeow's SQL store, or from any place of ours, into a file of ours, a
+// schema of ours in a Postgres database, or Firestore. The account then logs in
+// without pairing, and the people it talks to notice nothing.
 //
 //	import -from sqlite:wa.db -to local:account.db -stopped
-//	import -from postgres:"host=/run/postgresql dbname=wa" -device 15550001:1@s.whatsapp.net -to local:account.db -stopped
+//	import -from postgres:"host=/run/postgresql dbname=wa" -to postgres:"host=/run/postgresql dbname=wa" -all -stopped
+//	import -from postgres:$DSN -device 15550001:1@s.whatsapp.net -to postgres:$DSN -account 15550001 -stopped
 //	import -from local:old.db -to local:new.db
+//	import -from postgresbackend:$DSN -account 15550001 -to local:account.db
 //	import -from local:account.db -to firestore:my-project/wa_metrics/longrun
-//	import -from firestore:my-project/wa_metrics/longrun -to local:account.db
 //	import -from sqlite:wa.db -to local:account.db -dry-run
+//
+// Behind postgres: stands a connection string. As a source it means whatsmeow's
+// own tables, as a target the schema of ours (-schema), which is made if it is
+// not there; the two may be in one database. -account names the account, for
+// example by its phone number. With -all every device of the source becomes an
+// account of its own, under its phone number; call it again if one fails.
+// postgresbackend: as a source means our schema. There is no way back into
+// whatsmeow's tables.
 //
 // Behind firestore: stand a project and the root of the account, by default
 // wa_metrics/longrun. FIRESTORE_DATABASE names the database if it has a name.
 //
 // Stop the program that uses the source first, and never start it on the
 // source again: a device that runs in two places loses messages in both. A
-// database does not tell whether it is in use, hence -stopped; what is written
-// to it during the import is noticed, and the import refused. Of our own files
-// the lock is taken. When the device has moved, the source is marked: a file's
-// device as deleted, a database as one that whatsmeow refuses to open. With
-// -keep it is not, nor if it has other devices or may not be written to: then
-// nothing but you keeps the old service from being started.
+// database of whatsmeow's does not tell whether it is in use, hence -stopped;
+// what is written to it during the import is noticed, and the import refused. Of
+// our own places the lock is taken. When the device has moved, the source is
+// marked: the device as deleted, a database as one that whatsmeow refuses to
+// open. With -keep it is not, nor if it has other devices that have not moved or
+// may not be written to: then nothing but you keeps the old service from being
+// started.
 //
 // It can be stopped at any time and started again. What was imported is used
 // only after all of it was read back and compared with the source.
@@ -58,6 +68,7 @@ import (
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/memorybackend"
+	"github.com/wastability/wastability/stability/postgresbackend"
 )
 
 func main() {
@@ -75,13 +86,17 @@ func main() {
 func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	flags := flag.NewFlagSet("import", flag.ContinueOnError)
 	flags.SetOutput(usage)
-	from := flags.String("from", "", "sqlite:PATH, postgres:DSN, local:PATH or firestore:PROJECT/ROOT")
-	to := flags.String("to", "", "local:PATH or firestore:PROJECT/ROOT")
+	from := flags.String("from", "", places("sqlite:PATH, postgres:DSN, postgresbackend:DSN, "))
+	to := flags.String("to", "", places("postgres:DSN, "))
 	device := flags.String("device", "", "JID of the device, if the database has several")
-	stopped := flags.Bool("stopped", false, "nothing uses the source database any more, nor will")
-	replace := flags.Bool("replace", false, "take the place of a device that the target has")
-	keep := flags.Bool("keep", false, "leave the source unmarked: never start the old service again")
-	dryRun := flags.Bool("dry-run", false, "read and count; import nothing")
+	id := flags.String("account", "", "name of the account in a schema of ours")
+	schema := flags.String("schema", postgresbackend.DefaultSchema, "name of the schema of ours")
+	all := flags.Bool("all", false, "move every device of the database, each to an account of its own")
+	var o options
+	flags.BoolVar(&o.stopped, "stopped", false, "nothing uses the source database any more, nor will")
+	flags.BoolVar(&o.replace, "replace", false, "take the place of a device that the target has")
+	flags.BoolVar(&o.keep, "keep", false, "leave the source unmarked: never start the old service again")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "read and count; import nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -91,25 +106,51 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 			return fmt.Errorf("-device: %w", err)
 		}
 	}
-	source, closeSource, err := openSource(ctx, *from, jid, *dryRun || *keep)
+	if kind, dsn, _ := strings.Cut(*to, ":"); *all {
+		if *device != "" || *id != "" || kind != "postgres" || dsn == "" {
+			return errors.New("-all moves every device into -to postgres:DSN, without -device and -account")
+		}
+		db, err := openDatabase(ctx, *from, o.dryRun || o.keep)
+		if err != nil {
+			return fmt.Errorf("-from %s: %w", scheme(*from), err)
+		}
+		defer func() { err = errors.Join(err, db.Close()) }()
+		return everyDevice(ctx, db, place{dsn, *schema}, o, out)
+	}
+	source, closeSource, err := openSource(ctx, *from, jid, *schema, *id, o.dryRun || o.keep)
 	if err != nil {
 		return fmt.Errorf("-from %s: %w", scheme(*from), err)
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
-	target, err := openTarget(ctx, *to, *dryRun)
+	if *id == "" && slices.Contains([]string{"postgres", "postgresbackend"}, scheme(*to)) {
+		if *id, err = onlyAccount(ctx, *from, jid); err != nil {
+			return err
+		}
+	}
+	target, err := openTarget(ctx, *to, *schema, *id, o.dryRun)
 	if err != nil {
 		return fmt.Errorf("-to: %w", err)
 	}
 	defer func() { err = errors.Join(err, target.close()) }()
+	return move(ctx, source, target, o, out)
+}
 
+// places says what may stand behind -from and -to.
+func places(more string) string { return more + "local:PATH or firestore:PROJECT/ROOT" }
+
+// options are those of a move.
+type options struct{ stopped, replace, keep, dryRun bool }
+
+// move moves one device, and tells of it.
+func move(ctx context.Context, source authstore.Source, target *account, o options, out io.Writer) error {
 	p := &printer{out: out, last: time.Now()}
 	opts := []authstore.ImportOption{authstore.OnProgress(p.show)}
-	for _, o := range []struct {
+	for _, c := range []struct {
 		on  bool
 		opt authstore.ImportOption
-	}{{!*keep, authstore.RetireSource()}, {*stopped, authstore.SourceStopped()}, {*replace, authstore.ReplaceDevice()}, {*dryRun, authstore.DryRun()}} {
-		if o.on {
-			opts = append(opts, o.opt)
+	}{{!o.keep, authstore.RetireSource()}, {o.stopped, authstore.SourceStopped()}, {o.replace, authstore.ReplaceDevice()}, {o.dryRun, authstore.DryRun()}} {
+		if c.on {
+			opts = append(opts, c.opt)
 		}
 	}
 	container := authstore.New(target.backend.Auth)
@@ -118,7 +159,7 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 		err = container.Close(ctx)
 	}
 	if err != nil {
-		if errors.Is(err, authstore.ErrSourceInUse) && !*stopped && slices.Contains([]string{"sqlite", "postgres"}, scheme(*from)) {
+		if errors.Is(err, authstore.ErrSourceInUse) && !o.stopped && report.From == authstore.FromSQL(nil, types.JID{}).String() {
 			return fmt.Errorf("%w (here: -stopped)", err)
 		}
 		return err
@@ -133,17 +174,51 @@ func scheme(arg string) string {
 	return kind
 }
 
-func openSource(ctx context.Context, arg string, jid types.JID, readOnly bool) (authstore.Source, func() error, error) {
+func openSource(ctx context.Context, arg string, jid types.JID, schema, id string, readOnly bool) (authstore.Source, func() error, error) {
 	kind, rest, _ := strings.Cut(arg, ":")
+	var a *account
+	var err error
+	name := ""
 	switch {
 	case rest == "":
-	case kind == "sqlite":
+	case kind == "sqlite", kind == "postgres":
+		db, err := openDatabase(ctx, arg, readOnly)
+		if err != nil {
+			return nil, nil, err
+		}
+		return authstore.FromSQL(db, jid), db.Close, nil
+	case kind == "local":
+		if _, err := os.Stat(rest); err != nil {
+			return nil, nil, err
+		}
+		name = "a local file"
+		a, err = openLocal(ctx, rest)
+	case kind == "postgresbackend":
+		name = "Postgres"
+		a, err = place{rest, schema}.source(ctx, id)
+	case kind == "firestore":
+		name = "Firestore"
+		a, err = sourceFirestore(ctx, rest)
+	}
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case a == nil:
+		return nil, nil, errors.New("pass " + places("sqlite:PATH, postgres:DSN, postgresbackend:DSN, "))
+	}
+	return authstore.FromKV(name, a.backend.Auth, a.fence), a.close, nil
+}
+
+// openDatabase opens a database of sqlstore's.
+func openDatabase(ctx context.Context, arg string, readOnly bool) (*sql.DB, error) {
+	kind, rest, _ := strings.Cut(arg, ":")
+	if kind == "sqlite" && rest != "" {
 		path, err := filepath.Abs(rest)
 		if err == nil {
 			_, err = os.Stat(path)
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if path = filepath.ToSlash(path); path[0] != '/' {
 			path = "/" + path // a drive
@@ -153,38 +228,19 @@ func openSource(ctx context.Context, arg string, jid types.JID, readOnly bool) (
 			mode = "ro"
 		}
 		dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=" + mode + "&_pragma=busy_timeout(5000)"}
-		return openSQL(ctx, "sqlite", dsn.String(), jid)
-	case kind == "postgres":
-		return openSQL(ctx, "postgres", rest, jid)
-	case kind == "local":
-		if _, err := os.Stat(rest); err != nil {
-			return nil, nil, err
-		}
-		a, err := openLocal(ctx, rest)
-		if err != nil {
-			return nil, nil, err
-		}
-		return authstore.FromKV("a local file", a.backend.Auth, a.fence), a.close, nil
-	case kind == "firestore":
-		a, err := sourceFirestore(ctx, rest)
-		if err != nil {
-			return nil, nil, err
-		}
-		return authstore.FromKV("Firestore", a.backend.Auth, a.fence), a.close, nil
+		rest = dsn.String()
+	} else if kind != "postgres" || rest == "" {
+		return nil, errors.New("pass sqlite:PATH or postgres:DSN")
 	}
-	return nil, nil, errors.New("pass sqlite:PATH, postgres:DSN, local:PATH or firestore:PROJECT/ROOT")
-}
-
-func openSQL(ctx context.Context, driver, dsn string, jid types.JID) (authstore.Source, func() error, error) {
-	db, err := sql.Open(driver, dsn)
+	db, err := sql.Open(kind, rest)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	db.SetMaxOpenConns(1)
 	if err := db.PingContext(ctx); err != nil {
-		return nil, nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
-	return authstore.FromSQL(db, jid), db.Close, nil
+	return db, nil
 }
 
 // account is a backend whose lock is held.
@@ -199,18 +255,21 @@ type fence struct{ lock.Term }
 
 func (fence) Cut(error) {}
 
-func openTarget(ctx context.Context, arg string, dryRun bool) (*account, error) {
-	kind, path, _ := strings.Cut(arg, ":")
-	if kind == "firestore" && path != "" {
-		return targetFirestore(ctx, path, dryRun)
+func openTarget(ctx context.Context, arg, schema, id string, dryRun bool) (*account, error) {
+	kind, rest, _ := strings.Cut(arg, ":")
+	switch {
+	case rest == "":
+	case kind == "firestore":
+		return targetFirestore(ctx, rest, dryRun)
+	case kind == "postgres", kind == "postgresbackend":
+		return place{rest, schema}.target(ctx, id, dryRun)
+	case kind == "local":
+		if _, err := os.Stat(rest); dryRun && errors.Is(err, os.ErrNotExist) {
+			return hold(ctx, memorybackend.New().Backend(), rest)
+		}
+		return openLocal(ctx, rest)
 	}
-	if kind != "local" || path == "" {
-		return nil, errors.New("pass local:PATH or firestore:PROJECT/ROOT")
-	}
-	if _, err := os.Stat(path); dryRun && errors.Is(err, os.ErrNotExist) {
-		return hold(ctx, memorybackend.New().Backend(), path)
-	}
-	return openLocal(ctx, path)
+	return nil, errors.New("pass " + places("postgres:DSN, "))
 }
 
 func openLocal(ctx context.Context, path string) (*account, error) {
