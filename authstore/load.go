@@ -149,6 +149,7 @@ func (s *deviceStore) loadTables(ctx context.Context) error {
 		return err
 	}
 	var bad []loadedRow
+	s.im.expect(rows)
 	for _, r := range rows {
 		if r.err == nil {
 			r.err = s.im.load(r.row, r.data)

@@ -273,6 +273,19 @@ func (im *image) render(r row, changes map[logicalID]change) (data []byte, ok bo
 	return encodePacked(ids, func(id string) []byte { return bucket[id] }), true
 }
 
+// expect makes room for rows that are about to be loaded into an empty image.
+func (im *image) expect(rows []loadedRow) {
+	var counts [numTables]int
+	for _, r := range rows {
+		counts[r.row.table]++
+	}
+	for t, n := range counts {
+		if !im.specs[t].packed && len(im.flat[t]) == 0 {
+			im.flat[t] = make(map[string][]byte, n)
+		}
+	}
+}
+
 // load takes over a stored row.
 func (im *image) load(r row, data []byte) error {
 	if !im.specs[r.table].packed {
