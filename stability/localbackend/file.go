@@ -35,6 +35,7 @@ type file struct {
 	path string
 	db   *bbolt.DB
 	f    *os.File // the one bbolt uses
+	sync func(*os.File) error
 	info fs.FileInfo
 	// gone is set when the term is over although nobody released it: the path
 	// names another file, or memory and disk cannot be trusted to agree.
@@ -208,7 +209,7 @@ func openFile(ctx context.Context, path string, log int) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("localbackend: open %s: %w", path, err)
 	}
-	out := &file{path: path, db: db, f: f, info: info, pending: make(map[place][]byte)}
+	out := &file{path: path, db: db, f: f, sync: datasync, info: info, pending: make(map[place][]byte)}
 	out.size.Store(info.Size())
 	// The last transaction may be in the kernel's memory only, if whoever wrote
 	// it failed to sync or was killed: it must be on disk before another one

@@ -377,7 +377,7 @@ func (f *file) append(payload []byte) error {
 	if _, err := f.f.WriteAt(record, off); err != nil {
 		return err
 	}
-	if err := datasync(f.f); err != nil {
+	if err := f.sync(f.f); err != nil {
 		return err
 	}
 	f.own.at, f.own.sector = off, [sectorSize]byte(record)

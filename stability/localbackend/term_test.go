@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -245,6 +246,48 @@ func TestACommitThatMayNotBeOnDiskIsSettledFirst(t *testing.T) {
 	require.Equal(t, "w", string(got[authstore.Key{Kind: "session", ID: "1"}]))
 	require.NoError(t, b.Close())
 	requireOneFile(t, path)
+}
+
+// A disk that says that it could not keep what was written is believed: neither a
+// commit nor the page that it settles counts then.
+func TestFailedSyncConfirmsNothing(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path)
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("old")))
+	f := openFileOf(b)
+	synced := 0
+	fails := func(*os.File) error { synced++; return syscall.EIO }
+	key := authstore.Key{Kind: "session", ID: "1"}
+	is := func(want string) {
+		t.Helper()
+		got, err := b.Auth.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got[key]))
+	}
+
+	f.sync = fails
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, one("new")), syscall.EIO)
+	require.Equal(t, 1, synced)
+	is("old")
+	f.sync = datasync
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("newer")))
+	is("newer")
+
+	f.unsettled, f.unsettledTx = true, newestTx(t, path)
+	before := imageOf(t, path)
+	f.sync = fails
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, one("newest")), syscall.EIO)
+	require.Equal(t, 2, synced)
+	require.True(t, f.unsettled)
+	require.True(t, bytes.Equal(before, imageOf(t, path)), "nothing was written behind a page that may not be on the disk")
+	is("newer")
+	f.sync = datasync
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("newest")))
+	is("newest")
+	got, err := crashed(t, imageOf(t, path))
+	require.NoError(t, err)
+	require.Equal(t, "newest", got[key])
 }
 
 func newestTx(t *testing.T, path string) int {

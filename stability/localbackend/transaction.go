@@ -136,7 +136,7 @@ func (f *file) settle() error {
 		_, err = f.f.WriteAt(page, off)
 	}
 	if err == nil {
-		err = f.f.Sync()
+		err = f.sync(f.f)
 	}
 	if err != nil {
 		return fmt.Errorf("localbackend: settle the last commit of %s: %w", f.path, err)
