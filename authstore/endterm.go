@@ -19,7 +19,11 @@ func (c *Container) EndTerm(ctx context.Context) error {
 		return nil
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.retireAfterFlush(ErrSuperseded) }()
+	c.cfg.background.Add(1) // it may outlive ctx; Close waits for it
+	go func() {
+		defer c.cfg.background.Done()
+		done <- s.retireAfterFlush(ErrSuperseded)
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -178,3 +178,55 @@ func TestFirstSecretCountsAcrossTerms(t *testing.T) {
 		require.Equal(t, []byte{byte(i)}, secret, "term %d", 14+i)
 	}
 }
+
+// What stands under a number moves to its LID: sessions, identities and sender
+// keys of every device, and nothing of anybody else.
+func TestMigrationTakesEverythingOfEveryDevice(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	pn, lid := types.NewJID("15550002", types.DefaultUserServer), types.NewJID("902", types.HiddenUserServer)
+	other := types.NewJID("155500020", types.DefaultUserServer)
+	at := func(j types.JID, device uint16) string {
+		j.Device = device
+		return j.SignalAddress().String()
+	}
+	put := func(addr string, n byte) {
+		require.NoError(t, d.Sessions.PutSession(bg, addr, validSession(t, uint32(n))))
+		require.NoError(t, d.Identities.PutIdentity(bg, addr, [32]byte{n}))
+		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", addr, validSenderKey([]byte{n})))
+	}
+	has := func(addr string, n byte) {
+		t.Helper()
+		v, err := d.Sessions.GetSession(bg, addr)
+		require.NoError(t, err)
+		key, err := d.SenderKeys.GetSenderKey(bg, "1@g.us", addr)
+		require.NoError(t, err)
+		ours, err := d.Identities.IsTrustedIdentity(bg, addr, [32]byte{n})
+		require.NoError(t, err)
+		require.True(t, ours)
+		strange, err := d.Identities.IsTrustedIdentity(bg, addr, [32]byte{200})
+		require.NoError(t, err)
+		if n == 0 {
+			require.Nil(t, v)
+			require.Nil(t, key)
+			require.True(t, strange, "an identity that is not known")
+			return
+		}
+		require.EqualValues(t, n, sessionCounter(t, v))
+		require.Equal(t, validSenderKey([]byte{n}), key)
+		require.False(t, strange, "a changed identity is noticed")
+	}
+	put(at(pn, 0), 1)
+	put(at(pn, 3), 2)
+	put(at(lid, 3), 3) // an older one, which the number's replaces
+	put(at(other, 0), 4)
+	require.NoError(t, d.Sessions.MigratePNToLID(bg, pn, lid))
+	for range 2 {
+		has(at(lid, 0), 1)
+		has(at(lid, 3), 2)
+		has(at(pn, 0), 0)
+		has(at(pn, 3), 0)
+		has(at(other, 0), 4)
+		c, d, _ = reopen(t, kv, c)
+	}
+}
