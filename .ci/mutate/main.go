@@ -6,7 +6,8 @@
 //	go run ./.ci/mutate -all               # all
 //	go run ./.ci/mutate authstore lock/    # those whose package/name has one of these in it
 //
-// The test that an entry names runs first; the whole package runs only if that
+// The defects of a package share one test binary, see combine.go. The test that an
+// entry names runs first; the whole package runs only if that
 // test notices nothing. A defect that no longer fits the code, or that does not
 // compile, is an error, and so is a test that fails without any defect. The exit
 // code is 1 if there was an error, or if a defect survived that is not marked so.
