@@ -101,7 +101,7 @@ func lockLost(err error) bool {
 // it does not know who holds them.
 func TestPromotedStandbyThatLaggedMakesNoTwoHolders(t *testing.T) {
 	t.Parallel()
-	const lease = 2 * time.Second
+	const lease = 4 * time.Second
 	p := newPair(t)
 	db := openedOn(t, p.dsn)
 	of := func(id string) stability.Backend { return backend(t, db, id) }

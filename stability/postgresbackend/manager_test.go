@@ -125,7 +125,7 @@ func TestKilledHolderIsFollowedByTheStandby(t *testing.T) {
 	opened(t)
 	s := newService(t)
 	account := s.sim.NewAccount("491520000001")
-	p := part{DSN: postgrestest.Need(t).DSN(), Accounts: []string{anyAccount()}, Record: filepath.Join(t.TempDir(), "record"), Lease: 1500 * time.Millisecond}
+	p := part{DSN: postgrestest.Need(t).DSN(), Accounts: []string{anyAccount()}, Record: filepath.Join(t.TempDir(), "record"), Lease: 3 * time.Second}
 	a := s.start(p)
 	require.NoError(t, account.Phone().Scan(lastWord(a.Hears("qr"))))
 	a.Hears("paired")
