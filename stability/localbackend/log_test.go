@@ -332,6 +332,25 @@ func TestAfterAFailedAppendEverythingIsFolded(t *testing.T) {
 	require.Equal(t, "second", model[key])
 }
 
+// What is deleted in the log is gone at once, though the tables still have it.
+func TestDeletedInTheLogIsGone(t *testing.T) {
+	b := openAt(t, newPath(t))
+	rec := hold(t, b)
+	key := authstore.Key{Kind: "session", ID: "1"}
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")))
+	require.NoError(t, openFileOf(b).fold(nil, nil))
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Delete: []authstore.Key{key}}))
+	require.Len(t, openFileOf(b).pending, 1)
+	got, err := b.Auth.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.Empty(t, got)
+	for e, err := range b.Auth.Scan(t.Context(), "session", "") {
+		require.NoError(t, err)
+		t.Fatal("still listed: ", e.Key.ID)
+	}
+	require.NoError(t, b.Close())
+}
+
 // One sync for a commit, and none of bbolt's transactions.
 func TestACommitIsOneRecord(t *testing.T) {
 	b := openAt(t, newPath(t))
