@@ -72,7 +72,8 @@
 //
 // # What stays behind
 //
-// whatsmeow starts one goroutine per client that received a history sync, and
-// never ends it; set ManualHistorySyncDownload to avoid it. A handler that
+// whatsmeow starts one goroutine per client that received a history sync.
+// Versions before 2026-01-07 never end it, later ones do after a minute; set
+// ManualHistorySyncDownload to avoid it. A handler that
 // blocks for ever keeps its goroutine. Nothing else outlives Close.
 package stability

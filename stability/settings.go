@@ -55,6 +55,11 @@ type Probes struct {
 	WaitingSince time.Time     // when the oldest of them was received
 	PerSecond    float64       // how many of them were handled a second, lately
 	Undecrypted  int           // messages that could not be decrypted lately
+
+	// AppStateFailed names the parts of the app state (contacts, archived and
+	// muted chats) that could not be read, until they can. Only newer versions of
+	// whatsmeow tell. Messages are not affected.
+	AppStateFailed []string
 }
 
 func (m *Manager) settings() Settings {
@@ -103,7 +108,8 @@ func (m *Manager) probesLocked(now time.Time) Probes {
 	p := Probes{
 		Health: v.Health, Since: v.Since, Text: v.Text, LastReadAt: o.LastReadAt, LastProbeAt: o.LastProbeAt,
 		ProbesFailed: o.ProbesFailed, Undecrypted: o.DecryptFailures,
-		Waiting: o.Waiting, WaitingSince: o.WaitingSince, PerSecond: o.PerSecond,
+		AppStateFailed: sl.appStateLocked(),
+		Waiting:        o.Waiting, WaitingSince: o.WaitingSince, PerSecond: o.PerSecond,
 	}
 	if !o.HandlerSince.IsZero() {
 		p.HandlerAge = now.Sub(o.HandlerSince)

@@ -51,6 +51,7 @@ type slot struct {
 	passkey   bool // the code was scanned, and WhatsApp asks for a passkey
 	retired   bool
 	vitals    vitals
+	appState  map[string]struct{} // collections that could not be synced
 }
 
 // connection is one attempt to connect and what becomes of it. It ends once.
@@ -156,7 +157,7 @@ func (sl *slot) handle(evt any) bool {
 	case *events.Disconnected:
 		// The raw connection tells, and knows which one it was.
 	default:
-		if !sl.onVital(evt) && !sl.onPasskey(evt) {
+		if !sl.onVital(evt) && !sl.onPasskey(evt) && !sl.onAppState(evt) {
 			sl.onEvent(evt)
 		}
 	}

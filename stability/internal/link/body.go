@@ -52,14 +52,15 @@ type body struct {
 
 	// Reader's state.
 	phase  phase
-	rsv    byte      // reserved bits of frames that were negotiated
-	trial  []byte    // a trial without looking: what came so far, as the read pump got it
-	chose  byte      // rsv, if this is no trial
-	text   bool      // in the middle of a message of text
-	handed time.Time // when the pump got the hello
-	in     []byte    // raw bytes not parsed yet
-	wa     []byte    // payload of the messages so far: WhatsApp's frames
-	deflt  []byte    // the compressed message they come in, as far as it is there
+	rsv    byte        // reserved bits of frames that were negotiated
+	trial  []byte      // a trial without looking: what came so far, as the read pump got it
+	chose  byte        // rsv, if this is no trial
+	text   messageForm // of a message of text that is not over yet
+	window []byte      // what was unpacked so far
+	handed time.Time   // when the pump got the hello
+	in     []byte      // raw bytes not parsed yet
+	wa     []byte      // payload of the messages so far: WhatsApp's frames
+	deflt  []byte      // the compressed message they come in, as far as it is there
 	form   messageForm
 	out    []byte // for the pump, now
 	held   []byte // for the pump, once connected
@@ -239,10 +240,9 @@ func (b *body) parse() (done bool, err error) {
 			return false, fmt.Errorf("%w before its hello", ErrServerClosed)
 		}
 		// A message of text is not for us, nor for whatsmeow, which lets it pass.
-		if h.opcode == opText || h.opcode == opContinuation && b.text {
-			b.text = !h.fin
+		if h.opcode == opText || h.opcode == opContinuation && b.text != formUnknown {
 			b.out = append(b.out, frame...)
-			if h.rsv != 0 { // and what it leaves in the window is not known here
+			if !b.passText(h, payload) {
 				b.passAll(strangeHello)
 			}
 			return true, nil
@@ -297,8 +297,8 @@ func (b *body) gather(h frameHeader, payload []byte) (whole bool, err error) {
 	if b.form == formDeflated {
 		b.deflt = append(b.deflt, payload...)
 		if payload = nil; h.fin {
-			payload, err = inflate(b.deflt, b.wa, maxHello)
-			b.deflt = nil
+			payload, err = inflate(b.deflt, b.window, maxHello)
+			b.deflt, b.window = nil, append(b.window, payload...)
 		}
 		if err != nil {
 			return false, fmt.Errorf("%w: a hello that cannot be unpacked: %w", ErrProtocol, err)
@@ -309,6 +309,31 @@ func (b *body) gather(h frameHeader, payload []byte) (whole bool, err error) {
 		return false, fmt.Errorf("%w: hello too long", ErrProtocol)
 	}
 	return len(b.deflt) == 0, nil
+}
+
+// passText notes what a message of text leaves in the window in which the hello
+// is unpacked; false if that cannot be known.
+func (b *body) passText(h frameHeader, payload []byte) (known bool) {
+	if h.opcode == opText {
+		b.text = formPlain
+		if h.rsv == rsvDeflate {
+			b.text = formDeflated
+		}
+	}
+	form := b.text
+	if h.fin {
+		b.text = formUnknown
+	}
+	if form == formPlain {
+		return true
+	}
+	b.deflt = append(b.deflt, payload...)
+	if !h.fin {
+		return len(b.deflt) <= maxHello
+	}
+	plain, err := inflate(b.deflt, b.window, maxHello)
+	b.deflt, b.window = nil, append(b.window, plain...)
+	return err == nil && len(b.window) <= maxHello
 }
 
 // passAll gives up to look into the websocket. The pump sees everything from
