@@ -116,7 +116,7 @@ func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
 		{"failure 503", wasim.Failure(503), reconnect.ReasonServiceUnavailable, reconnect.StatusDisconnected, true, 30 * time.Second, 37 * time.Second, false},
 		{"failure 400", wasim.Failure(400), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 		{"failure 409", wasim.Failure(409), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
-		{"failure 411", wasim.Failure(411), reconnect.ReasonMultideviceMismatch, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
+		{"failure 411", wasim.Failure(411), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 		{"failure 414", wasim.Failure(414), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 		{"failure 415", wasim.Failure(415), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 		{"failure 418", wasim.Failure(418), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},

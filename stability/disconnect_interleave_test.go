@@ -284,6 +284,11 @@ func interleave(t *testing.T, e evidence, tapped bool, rnd *rand.Rand) {
 	dials := r.dialled()
 
 	calls, causes := r.pieces(e, tapped)
+	for i := range causes {
+		if causes[i].Reason == reconnect.ReasonMultideviceMismatch { // a paired device shows no code
+			causes[i].Reason = reconnect.ReasonConnectRejected
+		}
+	}
 	best := causes[0]
 	for _, c := range causes[1:] {
 		best = reconnect.Better(best, c)
