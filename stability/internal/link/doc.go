@@ -66,6 +66,12 @@
 // handed over packed anew, so that the client's window stays right. With any
 // other extension the wrapper lets everything pass and does without all this.
 //
+// Messages of text pass. If the server answers, and what comes is no hello of
+// the form that is known, the attempt fails and the next one is a trial that
+// lets everything pass. If whatsmeow gets on with what came in the trial, and
+// the form was indeed another one, all further attempts do the same. They take
+// whatsmeow's time to fail.
+//
 // # The end
 //
 // [Conn.End] is the one way in which a connection ends:
@@ -99,7 +105,8 @@
 // Each [Reliance] is looked for at run time, by shape. Quiesce puts a marker
 // into the queue where there is one queue a client. Else it counts: the tap
 // says what was received ([Link.Received]), and a counter around each entry of
-// the client's table of handlers says what was handled. Without the first the
+// the client's table of handlers says what was handled ([Conn.Work] tells both,
+// with any kind of queue). Without the first the
 // queue counts as empty when no handler has been running for 100 ms; without
 // both Quiesce only waits that long. Stanzas known to be left in a queue of
 // unknown shape make End fail, so that a new client is made.
