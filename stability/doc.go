@@ -74,6 +74,10 @@
 //
 // whatsmeow starts one goroutine per client that received a history sync.
 // Versions before 2026-01-07 never end it, later ones do after a minute; set
-// ManualHistorySyncDownload to avoid it. A handler that
-// blocks for ever keeps its goroutine. Nothing else outlives Close.
+// ManualHistorySyncDownload to avoid it. A handler that blocks for ever keeps
+// its goroutine. A host that calls its client's own Disconnect or Logout while
+// frames arrive may leave whatsmeow's read pump behind, with one frame that
+// nobody takes any more: whatsmeow stops the taker first. Ask the Manager
+// instead: Reconnect, Logout, or the end of Run leave none. Nothing else
+// outlives Close.
 package stability
