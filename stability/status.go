@@ -35,7 +35,7 @@ type Status struct {
 	LastDisconnectReason reconnect.Reason
 	LastDisconnectDetail string
 	DisconnectedSince    time.Time // start of the present outage; zero while connected
-	RetryCount           int
+	RetryCount           int       // of the present trouble: 0 while connected. State has what a new trouble would go on from
 	NextRetryAt          time.Time // zero when no attempt is planned
 	Connecting           bool      // an attempt is under way
 	QRAvailable          bool      // QR has a code to scan
@@ -127,7 +127,9 @@ func (m *Manager) Status() Status {
 	st.ConnectedAt, st.LastDisconnectAt = state.ConnectedAt, state.LastDisconnectAt
 	st.LastDisconnectReason, st.LastDisconnectDetail = state.LastDisconnectReason, state.LastDisconnectDetail
 	st.RetryCount = state.RetryCount
-	if st.WA != reconnect.StatusConnected {
+	if st.WA == reconnect.StatusConnected {
+		st.RetryCount = 0
+	} else {
 		st.DisconnectedSince = state.DisconnectedSince
 		if st.NextRetryAt.IsZero() && st.Mode == ModeActive && st.WA == reconnect.StatusDisconnected && !st.Connecting {
 			st.NextRetryAt = state.NextRetryAt

@@ -102,7 +102,7 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, err)
 		return
 	}
-	h.json(w, http.StatusOK, doneDoc{true, "This device was removed from the account. If the program runs the Manager, a new code to scan follows at /api/whatsapp/qr."})
+	h.json(w, http.StatusOK, doneDoc{true, "This device was removed from the account. If the program runs the Manager, a new code to scan follows."})
 }
 
 func (h *Handler) reconnect(w http.ResponseWriter, r *http.Request) {
@@ -122,7 +122,7 @@ func (h *Handler) reconnect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.m.Reconnect()
-	h.json(w, http.StatusAccepted, doneDoc{true, "Asked for. See /api/longrun/status-now for what becomes of it."})
+	h.json(w, http.StatusAccepted, doneDoc{true, "Asked for. The status says what becomes of it."})
 }
 
 // refuse turns an error of the Manager into an answer.
@@ -133,14 +133,14 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 		word, message string
 	}{
 		{stability.ErrClosed, http.StatusServiceUnavailable, "closed", "The Manager is closed: start the program again."},
-		{stability.ErrNotActive, http.StatusConflict, "not_active", "This instance does not hold the lock: ask the instance that does (lockHolder in /api/longrun/status-now)."},
+		{stability.ErrNotActive, http.StatusConflict, "not_active", "This instance does not hold the lock: ask the instance that does (the status names it as the lock's holder)."},
 		{stability.ErrNotAttached, http.StatusConflict, "no_client", "The program has not made a client yet: try again after some seconds."},
-		{stability.ErrAlreadyPaired, http.StatusConflict, "already_paired", "The account is paired already: POST /api/whatsapp/logout first to pair another phone."},
+		{stability.ErrAlreadyPaired, http.StatusConflict, "already_paired", "The account is paired already: log it out first to pair another phone."},
 		{stability.ErrNotPaired, http.StatusConflict, "not_paired", "The account is not paired, so there is nothing to log out of."},
 		{whatsmeow.ErrNotConnected, http.StatusConflict, "not_connected", "The account is not connected at the moment, and the phone's list must be told: try again when it is."},
 		{whatsmeow.ErrPhoneNumberTooShort, http.StatusBadRequest, "bad_phone", "The phone number is too short: send it with its country code."},
 		{whatsmeow.ErrPhoneNumberIsNotInternational, http.StatusBadRequest, "bad_phone", "The phone number is not international: send it with its country code and without a leading zero."},
-		{context.DeadlineExceeded, http.StatusServiceUnavailable, "not_in_time", "WhatsApp did not answer in time, or there was no connection to pair on: see /api/longrun/status-now, and try again."},
+		{context.DeadlineExceeded, http.StatusServiceUnavailable, "not_in_time", "WhatsApp did not answer in time, or there was no connection to pair on: look at the status, and try again."},
 		{context.Canceled, http.StatusServiceUnavailable, "not_in_time", "The request ended before there was an answer: try again."},
 	} {
 		if errors.Is(err, c.is) {

@@ -146,7 +146,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !known {
-		h.fail(w, http.StatusNotFound, "not_found", "There is nothing here. The status is at /api/longrun/status-now.")
+		h.fail(w, http.StatusNotFound, "not_found", "There is nothing here.")
 		return
 	}
 	serve := rt.post

@@ -68,8 +68,8 @@ func explain(st stability.Status) explanation {
 		return x
 
 	case st.QRAvailable:
-		x := explanation{since: down, why: text.Means, do: "Scan the code that GET /api/whatsapp/qr shows, on the phone of this account: Settings, Linked devices, Link a device."}
-		x.next = "The code is replaced by a new one when it expires (GET /api/whatsapp/qr says when); after some minutes without a scan no more are offered until somebody asks."
+		x := explanation{since: down, why: text.Means, do: "Scan the code that is shown, on the phone of this account: Settings, Linked devices, Link a device."}
+		x.next = "The code is replaced by a new one when it expires; after some minutes without a scan no more are offered until somebody asks."
 		return x
 
 	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
@@ -80,7 +80,7 @@ func explain(st stability.Status) explanation {
 		}
 
 	case st.Parked:
-		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(text.Do, "POST /api/whatsapp/reconnect makes an attempt.")}
+		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(text.Do, "Ask for an attempt then (Try now).")}
 
 	case st.WA == reconnect.StatusNeedsPairing:
 		return explanation{
@@ -99,15 +99,15 @@ func explain(st stability.Status) explanation {
 	case budgetSpent(st):
 		x.next = "Restarting the process did not help, and as many restarts as are allowed within " + fmt.Sprintf("%g h", st.Settings.BudgetWindow.Hours()) +
 			" were made: attempts are rare now. The next attempt is made at " + clock(st.NextRetryAt) + "."
-		x.do = join(x.do, "When the cause is mended, POST /api/whatsapp/reconnect tries at once.")
+		x.do = join(x.do, "When the cause is mended, ask for an attempt at once (Try now).")
 	case replacedAgain(st):
 		x.next = "It came back, and was replaced again. It tries only rarely now, so that two copies do not fight. The next attempt is made at " + clock(st.NextRetryAt) + "."
-		x.do = join(x.do, "When the other copy is stopped, POST /api/whatsapp/reconnect tries at once.")
+		x.do = join(x.do, "When the other copy is stopped, ask for an attempt at once (Try now).")
 	case !st.NextRetryAt.IsZero():
 		x.next = join(text.Does, "The next attempt is made at "+clock(st.NextRetryAt)+".")
 	default:
 		x.next = "No attempt is planned: it is the program's move."
-		x.do = join(x.do, "If the program does not connect by itself, POST /api/whatsapp/reconnect or restart it.")
+		x.do = join(x.do, "If the program does not connect by itself, ask for an attempt (Try now) or restart it.")
 	}
 	if x.why == "" {
 		x.why = "It has not been connected yet."
@@ -165,7 +165,7 @@ func explainConnected(st stability.Status) explanation {
 			return explanation{
 				since: st.Probes.Since, why: st.Probes.Text,
 				next: "The connection is kept. Their senders are asked to send them again, and most come then; an incident is raised.",
-				do:   "If it lasts, look for another copy of this session (a second program, a restored backup), at what GET /api/whatsapp/quarantine lists, and at the decryption failures in the program's log.",
+				do:   "If it lasts, look for another copy of this session (a second program, a restored backup), at the damaged rows that were set aside, and at the decryption failures in the program's log.",
 			}
 		}
 		return explanation{
@@ -182,7 +182,7 @@ func explainConnected(st stability.Status) explanation {
 }
 
 // pairAgain is how a device is linked when there is none.
-const pairAgain = "Ask for a new code: POST /api/whatsapp/reconnect for one to scan (GET /api/whatsapp/qr then shows it), or POST /api/whatsapp/pair with the phone number for one to type in. Use it within a minute, on the phone under Linked devices."
+const pairAgain = "Ask for a new code (Try now): one to scan is shown after some seconds. Use it within a minute, on the phone under Linked devices. The program can also ask for one to type in, with the phone number."
 
 // bringBack names the backend that should be brought back.
 func bringBack(st stability.Status) string {

@@ -72,7 +72,7 @@ func (h *Handler) quarantine(w http.ResponseWriter, r *http.Request) {
 		parts = append(parts, "The session that was there before is kept and can be restored, until another phone is linked.")
 		dev := deviceDoc{
 			Account: h.peer(d.JID.String()), Since: stamp(d.At), Reason: h.text(d.Reason), Why: h.mask(d.Reason),
-			WhatToDo: "If it was logged out in error, restore it: POST /api/whatsapp/quarantine/restore-device. If WhatsApp has really removed it, it says so at the next login, and the session is set aside again.",
+			WhatToDo: "If it was logged out in error, restore it. If WhatsApp has really removed it, it says so at the next login, and the session is set aside again.",
 		}
 		if means := ended(d.Reason); means != "" {
 			dev.Why = means
@@ -102,7 +102,7 @@ func (h *Handler) restoreDevice(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.RestoreDevice) {
-		h.json(w, http.StatusOK, doneDoc{true, "The session that was set aside is the account's again. If the program runs the Manager, it connects with it now: see /api/longrun/status-now."})
+		h.json(w, http.StatusOK, doneDoc{true, "The session that was set aside is the account's again. If the program runs the Manager, it connects with it now."})
 	}
 }
 

@@ -1,0 +1,78 @@
+package adminhttp_test
+
+import (
+	"go/ast"
+	"go/parser"
+	gotoken "go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// The page shows texts of these packages to people, who have no use for a
+// route.
+func TestNoTextForPeopleNamesAnHTTPRoute(t *testing.T) {
+	route := regexp.MustCompile(`\b(GET|POST|PUT|DELETE) /|/api/|/health\b|/ready\b`)
+	for _, dir := range []string{".", "..", "../../guard", "../../reconnect", "../../keepalive", "../../autoheal"} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			set := gotoken.NewFileSet()
+			parsed, err := parser.ParseFile(set, file, nil, 0)
+			require.NoError(t, err)
+			ast.Inspect(parsed, func(n ast.Node) bool {
+				lit, ok := n.(*ast.BasicLit)
+				if !ok || lit.Kind != gotoken.STRING {
+					return true
+				}
+				text, err := strconv.Unquote(lit.Value)
+				require.NoError(t, err)
+				if strings.Contains(text, " ") { // else it is the route itself
+					require.False(t, route.MatchString(text), "%s: %q", set.Position(lit.Pos()), text)
+				}
+				return true
+			})
+		}
+	}
+	require.NoError(t, filepath.WalkDir("testdata", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		require.False(t, route.Match(b), path)
+		return err
+	}))
+}
+
+// A connection that has just come back shows nothing of the trouble as if it
+// went on.
+func TestConnectedStatusShowsNoAttempts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPlace(t)
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.Refused()).Times(4).OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.RetryCount == 5 })
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+		require.EqualValues(t, 5, p.m.Status().State.RetryCount, "not forgotten before it is stable")
+		wa := p.answer(p.get("/api/longrun/status-now"), 200)["wa"].(map[string]any)
+		require.EqualValues(t, 0, wa["retryCount"])
+		p.stop()
+	})
+}
