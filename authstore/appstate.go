@@ -296,13 +296,17 @@ func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	if err != nil {
 		return err
 	}
+	var bad []error
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, r := range rows {
 		if err := s.im.load(r.row, r.data); err != nil {
-			s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: specOf(tAppMAC).kind, Err: err})
+			bad = append(bad, err)
 		}
 	}
 	s.loaded[name] = struct{}{}
+	s.mu.Unlock()
+	for _, err := range bad {
+		s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: specOf(tAppMAC).kind, Err: err})
+	}
 	return nil
 }

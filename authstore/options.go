@@ -16,7 +16,7 @@ type config struct {
 	windowWait     time.Duration
 	senderKeyCache int
 	sealNames      bool
-	onIncident     func(Incident)
+	onIncident     []func(Incident)
 	log            *slog.Logger
 
 	background sync.WaitGroup
@@ -77,8 +77,15 @@ func WithPlaintextAllowed() Option { return func(c *config) { c.codec.allowPlain
 func WithSealedNames() Option { return func(c *config) { c.sealNames = true } }
 
 // WithOnIncident is told of damage that was found and contained. It is called
-// under no lock and must not block.
-func WithOnIncident(f func(Incident)) Option { return func(c *config) { c.onIncident = f } }
+// under no lock and must not block. It may be given more than once; all are
+// told.
+func WithOnIncident(f func(Incident)) Option {
+	return func(c *config) {
+		if f != nil {
+			c.onIncident = append(c.onIncident, f)
+		}
+	}
+}
 
 // WithLogger takes log lines. Default none.
 func WithLogger(l *slog.Logger) Option {
@@ -118,7 +125,7 @@ type Incident struct {
 func (c *config) incident(i Incident) {
 	i.At = time.Now()
 	c.log.Error("stored data set aside", "kind", i.Kind, "row", i.Row, "error", i.Err)
-	if c.onIncident != nil {
-		c.onIncident(i)
+	for _, f := range c.onIncident {
+		f(i)
 	}
 }

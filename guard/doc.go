@@ -20,7 +20,14 @@
 // Incidents about the connection are the holder's. An instance that loses the
 // lock forgets them without resolving; the next holder adopts what the store
 // says is active, and resolves what is over. The others (backend, lock,
-// instance id) anybody may raise.
+// instance id) anybody may raise, and whoever still sees one refreshes it.
+//
+// A backend that does not answer cannot say who has told of it. So the instance
+// that held the lock when the outage began tells, and one that stood by leaves
+// it to that one for Policy.WatchedAfter. What that costs: when the holder dies
+// with its backend, a standby says so in its log and status at once, and tells
+// after that time only. Processes that begin during an outage know of no holder
+// and tell each.
 //
 // A raise that got lost is repeated by the next refresh; a resolve is planned
 // again until [Guard.Resolved] confirms it.

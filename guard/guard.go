@@ -31,8 +31,12 @@ type Facts struct {
 	DegradedSince  time.Time
 	DegradedText   string
 	StoreDownSince time.Time
+	StoreWatched   bool        // another instance held the lock when the backend fell silent: telling of it is that one's part
 	Terms          []time.Time // when this instance gained the lock
 	SameID         bool        // another process uses this instance's id
+	DamagedAt      time.Time   // when a damaged row was found last; zero also when somebody has dealt with it
+	DamagedRows    int
+	DamagedText    string // what was found, without contents, addresses and phone numbers
 }
 
 // Plan is what to do with the IncidentStore now.
@@ -65,9 +69,13 @@ type Guard interface {
 
 // Policy holds the thresholds. A zero field means its default.
 type Policy struct {
-	StuckAfter     time.Duration // disconnected for longer: wa_disconnect_stuck. 10 min
-	Refresh        time.Duration // LastCheckedAt of an active incident. 60 s
-	StoreAfter     time.Duration // the backend silent for longer. 30 s
+	StuckAfter time.Duration // disconnected for longer: wa_disconnect_stuck. 10 min
+	Refresh    time.Duration // LastCheckedAt of an active incident. 60 s
+	StoreAfter time.Duration // the backend silent for longer. 30 s
+	// WatchedAfter is StoreAfter for an instance that stood by when the
+	// backend fell silent. The holder tells of the outage, and two instances
+	// that cannot reach their backend cannot agree. 6 h
+	WatchedAfter   time.Duration
 	ConflictWindow time.Duration // two replacements within it are a conflict. 1 h
 	FlapTerms      int           // terms within FlapWindow. 4
 	FlapWindow     time.Duration // 10 min
@@ -79,7 +87,7 @@ type Policy struct {
 // Defaults returns p with every zero field replaced by its default.
 func (p Policy) Defaults() Policy {
 	for field, value := range map[*time.Duration]time.Duration{
-		&p.StuckAfter: 10 * time.Minute, &p.Refresh: time.Minute, &p.StoreAfter: 30 * time.Second,
+		&p.StuckAfter: 10 * time.Minute, &p.Refresh: time.Minute, &p.StoreAfter: 30 * time.Second, &p.WatchedAfter: 6 * time.Hour,
 		&p.ConflictWindow: time.Hour, &p.FlapWindow: 10 * time.Minute, &p.ClearAfter: time.Minute,
 	} {
 		if *field == 0 {
@@ -98,7 +106,7 @@ func (p Policy) Validate() error {
 		name  string
 		value int64
 	}{
-		{"StuckAfter", int64(p.StuckAfter)}, {"Refresh", int64(p.Refresh)}, {"StoreAfter", int64(p.StoreAfter)},
+		{"StuckAfter", int64(p.StuckAfter)}, {"Refresh", int64(p.Refresh)}, {"StoreAfter", int64(p.StoreAfter)}, {"WatchedAfter", int64(p.WatchedAfter)},
 		{"ConflictWindow", int64(p.ConflictWindow)}, {"FlapTerms", int64(p.FlapTerms)},
 		{"FlapWindow", int64(p.FlapWindow)}, {"ClearAfter", int64(p.ClearAfter)},
 	} {
@@ -123,12 +131,13 @@ type entry struct {
 	planned   time.Time // when it was last raised or resolved
 	overSince time.Time // zero while the trouble lasts
 	resolving bool
+	shared    bool // adopted, of a type that others may see, and not seen here
 }
 
 func (g *guard) Adopt(list []Incident) {
 	for _, inc := range list {
 		if _, known := g.open[inc.Type]; inc.Active && !known && inc.ID == inc.Type.ActiveID() {
-			g.open[inc.Type] = &entry{inc: inc}
+			g.open[inc.Type] = &entry{inc: inc, shared: !inc.Type.ByHolder()}
 		}
 	}
 }
@@ -166,7 +175,7 @@ func (g *guard) Decide(f Facts, now time.Time) (plan Plan) {
 		case e == nil:
 			continue
 		case is:
-			e.overSince = time.Time{}
+			e.overSince, e.shared = time.Time{}, false
 		case !e.resolving && !t.over(&g.p, &f, now):
 			e.overSince = time.Time{} // it cannot be seen now, but it is not cured
 		case !e.resolving:
@@ -187,7 +196,7 @@ func (g *guard) Decide(f Facts, now time.Time) (plan Plan) {
 			e.planned = now
 			if e.resolving {
 				plan.Resolve = append(plan.Resolve, e.inc.ID)
-			} else {
+			} else if !e.shared { // else whoever sees it refreshes it
 				if is { // else the evidence of its beginning stays
 					g.describe(&e.inc, &f)
 				}

@@ -32,6 +32,7 @@ const (
 	TypeDegraded            Type = "wa_degraded"
 	TypeStoreUnavailable    Type = "wa_store_unavailable"
 	TypeLockFlapping        Type = "wa_lock_flapping"
+	TypeDataDamaged         Type = "wa_stored_data_damaged"
 )
 
 // ActiveID is the id under which the one incident of this type is kept, so

@@ -74,6 +74,14 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"A backlog: let the handlers do less, and give slow work to goroutines. Nothing is lost meanwhile.",
 			"Decryption failures: if they go on, pair again.",
 		}
+	case TypeDataDamaged:
+		means = "Stored rows of this account could not be used. The connection goes on, and the protocol rebuilds most of what is missing."
+		instructions = "Find out what damaged the data: disk, memory, a backup that was copied back, a second program that writes it."
+		steps = []string{
+			"A row that does not parse is set aside: see what is set aside on the admin page. A message that needed it comes again, or its sender is asked for it.",
+			"A row that the backend refuses is kept in memory until this term ends, and is lost then: compare the backend's limits and permissions with the detail.",
+			"When the cause is mended, remove the rows that were set aside. A day without new damage also ends this incident.",
+		}
 	case TypeStoreUnavailable:
 		means = "The backend that keeps session and lock does not answer."
 		instructions = "Bring the backend back: network, credentials, quota, disk space."

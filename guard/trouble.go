@@ -71,12 +71,35 @@ var troubles = [...]trouble{
 		return f.DegradedSince, !f.DegradedSince.IsZero()
 	}, unseen},
 	{TypeStoreUnavailable, false, true, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
-		return f.StoreDownSince.Add(p.StoreAfter), !f.StoreDownSince.IsZero()
+		after := p.StoreAfter
+		if f.StoreWatched {
+			after = p.WatchedAfter
+		}
+		return f.StoreDownSince.Add(after), !f.StoreDownSince.IsZero()
+	}, unseen},
+	{TypeDataDamaged, true, false, func(_ *Policy, f *Facts, now time.Time) (time.Time, bool) {
+		return time.Time{}, !f.DamagedAt.IsZero() && now.Sub(f.DamagedAt) < damageKept
 	}, unseen},
 	{TypeLockFlapping, false, true, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
 		return time.Time{}, recent(f.Terms, now, p.FlapWindow) >= p.FlapTerms
 	}, unseen},
 }
+
+// ByHolder reports whether only the holder of the lock raises incidents of this
+// type. Incidents of the others are shared: several instances may see the same
+// trouble, or one each.
+func (t Type) ByHolder() bool {
+	for i := range troubles {
+		if troubles[i].kind == t {
+			return troubles[i].holders
+		}
+	}
+	return false
+}
+
+// damageKept is how long damage is an incident that nobody deals with and that
+// does not grow.
+const damageKept = 24 * time.Hour
 
 func recent(list []time.Time, now time.Time, length time.Duration) (n int) {
 	for _, t := range list {
@@ -108,6 +131,10 @@ func (g *guard) describe(inc *Incident, f *Facts) {
 		add("terms", strconv.Itoa(len(f.Terms)))
 	case TypeStoreUnavailable:
 		add("since", at(f.StoreDownSince))
+	case TypeDataDamaged:
+		add("found", at(f.DamagedAt))
+		add("rows", strconv.Itoa(f.DamagedRows))
+		add("detail", f.DamagedText)
 	case TypeDegraded:
 		add("since", at(f.DegradedSince))
 		add("detail", f.DegradedText)

@@ -164,7 +164,7 @@ func TestRestartRequiredForEverIsThrottled(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.tended("a", stability.WithHealInProcess()).run().pair()
+		a := w.tended("a", stability.WithAutoHeal(autoheal.Policy{InProcess: true})).run().pair()
 		time.Sleep(2 * time.Minute)
 		logins := w.logins()
 		always := w.sim.Fault(wasim.StreamError("515")).For(w.account.JID()).Always()

@@ -220,7 +220,9 @@ func TestAStoreThatCannotTakeItDoesNotKeepTheIncidentSecret(t *testing.T) {
 	}
 }
 
-func TestAStandbyNoticesAStoreThatDoesNotAnswer(t *testing.T) {
+// Whoever stands by cannot know whether the holder, which tells of an outage,
+// has one too. Its status says so at once; it tells only of a long one.
+func TestAStandbyTellsOfALongOutageOnly(t *testing.T) {
 	const id = "wa_store_unavailable_active"
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -233,6 +235,10 @@ func TestAStandbyNoticesAStoreThatDoesNotAnswer(t *testing.T) {
 		st := b.status()
 		require.Error(t, st.StoreUnavailable)
 		require.Contains(t, st.Summary, "does not answer")
+		require.Empty(t, b.book.of(id))
+		time.Sleep(5*time.Hour + 54*time.Minute)
+		require.Empty(t, b.book.of(id))
+		time.Sleep(5 * time.Minute)
 		require.Equal(t, []guard.Change{opened}, b.book.of(id))
 		b.wire.heal()
 		time.Sleep(3 * time.Minute)

@@ -45,24 +45,26 @@ type Manager struct {
 	end  context.CancelFunc
 	gone chan struct{} // closed when Close has finished
 
-	mu        sync.Mutex // guards what follows; never held across I/O or a callback
-	session   *session   // the present term; nil in standby
-	runs      bool
-	closed    bool
-	standby   bool            // standing by was reported
-	last      reconnect.State // of the last session, for Status between terms
-	down      error           // why the backend does not answer; nil while it does
-	downAt    time.Time       //
-	lockDown  bool            // it is the lock that found out
-	lockFails int             // calls of the lock that failed in a row
-	sameID    bool            // another process uses our instance id
-	terms     []time.Time     // when terms began, newest last, bounded
-	watched   bool            // the sentry runs
-	modeSince time.Time       // when the present term began, or the last one ended
-	exiting   chan struct{}   // closed when the exit function came back; nil while none was called
-	changed   chan struct{}   // closed and replaced at every transition
-	gaps      map[link.Reliance]Gap
-	gapsTold  map[link.Reliance]bool // in the log
+	mu          sync.Mutex // guards what follows; never held across I/O or a callback
+	session     *session   // the present term; nil in standby
+	runs        bool
+	closed      bool
+	standby     bool            // standing by was reported
+	last        reconnect.State // of the last session, for Status between terms
+	down        error           // why the backend does not answer; nil while it does
+	downAt      time.Time       // since when that counts here
+	downWatched bool            // another instance held the lock then
+	lockDown    bool            // it is the lock that found out
+	lockFails   int             // calls of the lock that failed in a row
+	sameID      bool            // another process uses our instance id
+	terms       []time.Time     // when terms began, newest last, bounded
+	watched     bool            // the sentry runs
+	modeSince   time.Time       // when the present term began, or the last one ended
+	exiting     chan struct{}   // closed when the exit function came back; nil while none was called
+	changed     chan struct{}   // closed and replaced at every transition
+	damage      damage
+	gaps        map[link.Reliance]Gap
+	gapsTold    map[link.Reliance]bool // in the log
 }
 
 // clocks are the instants of the last events, in nanoseconds since base: the
@@ -122,7 +124,7 @@ func New(opts ...Option) (*Manager, error) {
 		m.lock, m.lease = lease, lease
 	}
 	if m.store == nil {
-		m.store = authstore.New(cfg.backend.Auth, cfg.authOptions()...)
+		m.store = authstore.New(cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
 	m.healer = autoheal.New(cfg.autoheal)
 	m.sentry = newSentry(m)
@@ -312,6 +314,9 @@ func (m *Manager) begin(ctx context.Context, t lock.Term) (*session, error) {
 		return nil, ErrClosed
 	}
 	m.session, m.standby, m.sameID = s, false, false
+	if m.downWatched { // it answered just now; if it cannot be written, this instance tells
+		m.downWatched, m.downAt = false, time.Now()
+	}
 	m.modeSince = time.Now()
 	m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
 	// That it can be read says little: it answers when the state was saved.
@@ -556,6 +561,23 @@ func (m *Manager) ended(ctx context.Context) error {
 	return ErrClosed
 }
 
+// damage is what the store has reported of rows that it could not use.
+type damage struct {
+	at   time.Time // the last one; zero when there was none, or it was dealt with
+	rows int
+	text string
+}
+
+// noteDamage takes a report of the store's, which has logged it.
+func (m *Manager) noteDamage(i authstore.Incident) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.damage.at = i.At
+	m.damage.rows++
+	m.damage.text = fmt.Sprintf("last one: %s, a row of kind %s", i.Kind, i.Row)
+	m.broadcastLocked()
+}
+
 // eventLocked posts a transition and wakes who waits for one.
 func (m *Manager) eventLocked(e Event) {
 	e.Time = time.Now()
@@ -592,10 +614,10 @@ func (m *Manager) noteStore(err error) {
 
 func (m *Manager) noteStoreLocked(err error) {
 	was := m.down
-	m.down, m.lockDown = err, m.lockDown && err != nil
+	m.down, m.lockDown, m.downWatched = err, m.lockDown && err != nil, m.downWatched && err != nil
 	switch {
 	case was == nil && err != nil:
-		m.downAt = time.Now()
+		m.downAt, m.downWatched = time.Now(), m.session == nil && m.standby
 		m.cfg.logger.Warn("the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
 	case was != nil && err == nil:

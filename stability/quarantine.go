@@ -49,6 +49,10 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 	if err := p.PurgeRows(ctx, fence{s}); err != nil {
 		return fmt.Errorf("stability: purge damaged rows: %w", err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.damage = damage{}
+	m.broadcastLocked()
 	return nil
 }
 

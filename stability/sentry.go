@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,19 +23,25 @@ type sentry struct {
 	asks  chan chan struct{}
 
 	mu      sync.Mutex
-	list    []guard.Incident // as last known, for Incidents
-	told    map[string]told  // by id: somebody was told that it is open
-	adopted int64            // the epoch whose incidents were taken over
-	trying  time.Time        // since when they could not be read; zero once they were
+	list    []guard.Incident     // as last known, for Incidents
+	told    map[string]told      // by id: somebody was told that it is open
+	adopted int64                // the epoch whose incidents were taken over
+	trying  time.Time            // since when they could not be read; zero once they were
+	again   time.Time            // when to read them once more; zero: not
+	moved   map[string]time.Time // by id: when an incident of another instance's was last seen to be refreshed
+	down    bool                 // the backend did not answer at the last look
 }
 
 // told says how an incident that people were told of is kept.
-type told struct{ stored bool } // false: only told, the store did not take it yet
+type told struct {
+	stored bool // false: only told, the store did not take it yet
+	own    bool // this instance sees the trouble itself
+}
 
 func newSentry(m *Manager) *sentry {
 	return &sentry{
 		m: m, guard: guard.New(m.cfg.guardPolicy), done: make(chan struct{}), asks: make(chan chan struct{}),
-		told: map[string]told{},
+		told: map[string]told{}, moved: map[string]time.Time{},
 	}
 }
 
@@ -103,6 +110,18 @@ func (y *sentry) pass() time.Time {
 			return now.Add(adoptRetry)
 		}
 	}
+	facts, epoch = y.facts(now) // what was taken over counts too
+	if !facts.StoreDownSince.IsZero() {
+		y.down = true
+	} else if y.down {
+		y.down = false
+		y.catchUp()
+		y.again = now.Add(adoptAgain)
+	}
+	if facts.Holder && epoch == y.adopted && !y.again.IsZero() && !now.Before(y.again) {
+		y.again = time.Time{}
+		y.adopt(epoch)
+	}
 	plan := y.guard.Decide(facts, now)
 	for _, inc := range plan.Raise {
 		y.raise(inc)
@@ -110,7 +129,31 @@ func (y *sentry) pass() time.Time {
 	for _, id := range plan.Resolve {
 		y.resolve(id, now)
 	}
+	if at := y.again; facts.Holder && !at.IsZero() && (plan.CheckAt.IsZero() || at.Before(plan.CheckAt)) {
+		return at
+	}
 	return plan.CheckAt
+}
+
+// adoptAgain is when the holder looks once more for what is open. What others
+// could only tell during an outage they write down behind its end, and they may
+// be gone before it is resolved.
+const adoptAgain = 3 * time.Minute
+
+// catchUp writes down what was told while the store did not answer, so that
+// whoever resolves it knows of it.
+func (y *sentry) catchUp() {
+	y.mu.Lock()
+	var open []guard.Incident
+	for _, inc := range y.list {
+		if t, known := y.told[inc.ID]; known && !t.stored {
+			open = append(open, inc)
+		}
+	}
+	y.mu.Unlock()
+	for _, inc := range open {
+		y.raise(inc)
+	}
 }
 
 // adoptRetry is how soon the store is asked again for what is open.
@@ -127,24 +170,53 @@ func (y *sentry) adopt(epoch int64) bool {
 		y.m.cfg.logger.Debug("incidents not read", "error", err)
 		return false
 	}
+	if epoch != y.adopted {
+		y.again = time.Now().Add(adoptAgain)
+	}
 	y.adopted, y.trying = epoch, time.Time{}
 	y.guard.Adopt(list)
 	y.mu.Lock()
 	defer y.mu.Unlock()
+	before := map[string]time.Time{}
+	for _, inc := range y.list {
+		before[inc.ID] = inc.LastCheckedAt
+	}
 	y.list = list
 	active := map[string]bool{}
 	for _, inc := range list {
 		if inc.Active {
 			active[inc.ID] = true
-			y.told[inc.ID] = told{stored: true}
+			if inc.Type == guard.TypeDataDamaged {
+				y.m.inheritDamage(inc)
+			}
+			y.told[inc.ID] = told{stored: true, own: y.told[inc.ID].own}
+			if _, seen := y.moved[inc.ID]; !seen || !inc.LastCheckedAt.Equal(before[inc.ID]) {
+				y.moved[inc.ID] = time.Now()
+			}
 		}
 	}
 	for id, t := range y.told {
 		if t.stored && !active[id] {
-			delete(y.told, id) // another holder resolved it: the next time is a new one
+			delete(y.told, id)
+			delete(y.moved, id) // another holder resolved it: the next time is a new one
 		}
 	}
 	return true
+}
+
+// inheritDamage goes on with the damage that an earlier holder has reported: it
+// is not cured by a hand-over.
+func (m *Manager) inheritDamage(inc guard.Incident) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.damage.at.IsZero() {
+		return
+	}
+	m.damage.at, m.damage.text = inc.DetectedAt, inc.Evidence["detail"]
+	if at, err := time.Parse(time.RFC3339, inc.Evidence["found"]); err == nil {
+		m.damage.at = at
+	}
+	m.damage.rows, _ = strconv.Atoi(inc.Evidence["rows"])
 }
 
 func (y *sentry) callContext() (context.Context, context.CancelFunc) {
@@ -167,7 +239,7 @@ func (y *sentry) raise(inc guard.Incident) {
 	y.mu.Lock()
 	before, known := y.told[inc.ID]
 	tell := !known && (opened || err != nil)
-	y.told[inc.ID] = told{stored: before.stored || err == nil}
+	y.told[inc.ID] = told{stored: before.stored || err == nil, own: true}
 	y.keep(stored)
 	y.mu.Unlock()
 	if tell {
@@ -175,9 +247,14 @@ func (y *sentry) raise(inc guard.Incident) {
 	}
 }
 
+// resolve closes an incident. All instances that know of it may try; the one
+// that the store says has closed it tells.
 func (y *sentry) resolve(id string, now time.Time) {
 	ctx, cancel := y.callContext()
 	defer cancel()
+	if y.seenElsewhere(ctx, id, now) {
+		return // planned again
+	}
 	closed, err := y.m.cfg.backend.Incidents.Resolve(ctx, id, now)
 	if err != nil {
 		y.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
@@ -185,9 +262,10 @@ func (y *sentry) resolve(id string, now time.Time) {
 	}
 	y.guard.Resolved(id)
 	y.mu.Lock()
-	_, known := y.told[id]
-	tell := closed || known
+	was, known := y.told[id]
+	tell := closed || known && !was.stored // else another instance closed it, and told
 	delete(y.told, id)
+	delete(y.moved, id)
 	resolved := guard.Incident{ID: id}
 	for i := range y.list {
 		if y.list[i].ID == id {
@@ -199,6 +277,39 @@ func (y *sentry) resolve(id string, now time.Time) {
 	if tell {
 		y.tell(guard.Notification{Change: guard.ChangeResolved, Incident: resolved, At: now})
 	}
+}
+
+// seenElsewhere reports whether an incident that this instance has taken over
+// is still refreshed by another one, which sees the trouble that this one does
+// not. It is that one's to resolve.
+func (y *sentry) seenElsewhere(ctx context.Context, id string, now time.Time) bool {
+	y.mu.Lock()
+	since, taken := y.moved[id]
+	taken = taken && !y.told[id].own
+	var last guard.Incident
+	for _, inc := range y.list {
+		if inc.ID == id {
+			last = inc
+		}
+	}
+	y.mu.Unlock()
+	if !taken || last.Type.ByHolder() {
+		return false
+	}
+	list, err := y.m.cfg.backend.Incidents.List(ctx)
+	if err != nil {
+		return true
+	}
+	for _, inc := range list {
+		if inc.ID == id && inc.Active && !inc.LastCheckedAt.Equal(last.LastCheckedAt) {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.moved[id] = now
+			y.keep(inc)
+			return true
+		}
+	}
+	return now.Sub(since) < 2*y.m.cfg.guardPolicy.Defaults().Refresh
 }
 
 func (y *sentry) keep(inc guard.Incident) {
@@ -245,8 +356,9 @@ func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
 	f.InstanceID = m.instanceID()
 	f.SameID = m.sameID
 	f.Terms = append([]time.Time(nil), m.terms...)
+	f.DamagedAt, f.DamagedRows, f.DamagedText = m.damage.at, m.damage.rows, m.damage.text
 	if m.down != nil {
-		f.StoreDownSince = m.downAt
+		f.StoreDownSince, f.StoreWatched = m.downAt, m.downWatched
 	}
 	s := m.session
 	if s == nil || s.ending {
