@@ -95,29 +95,29 @@ func TestPatchIsOneStepWhateverEndsIt(t *testing.T) {
 		require.NoError(t, err)
 		return v
 	}
-	for name, end := range map[string]func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) *store.Device{
-		"the next device": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) *store.Device {
+	for name, end := range map[string]func(t *testing.T, kv *mapKV, c *Container, old *store.Device, f *testFence) *store.Device{
+		"the next device": func(t *testing.T, kv *mapKV, c *Container, _ *store.Device, f *testFence) *store.Device {
 			d, err := c.Device(bg, f)
 			require.NoError(t, err)
 			return d
 		},
-		"the end of the term": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) *store.Device {
+		"the end of the term": func(t *testing.T, kv *mapKV, c *Container, _ *store.Device, _ *testFence) *store.Device {
 			require.NoError(t, c.EndTerm(bg))
-			_, d, _ = reopen(t, kv, c)
+			_, d, _ := reopen(t, kv, c)
 			return d
 		},
-		"a deletion that is taken back": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) *store.Device {
-			require.NoError(t, c.DeleteDevice(bg, d))
+		"a deletion that is taken back": func(t *testing.T, kv *mapKV, c *Container, old *store.Device, f *testFence) *store.Device {
+			require.NoError(t, c.DeleteDevice(bg, old))
 			require.NoError(t, c.Restore(bg, f))
 			d, err := c.Device(bg, f)
 			require.NoError(t, err)
 			return d
 		},
-		"a second without the rest": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) *store.Device {
+		"a second without the rest": func(t *testing.T, kv *mapKV, _ *Container, _ *store.Device, _ *testFence) *store.Device {
 			time.Sleep(2*soon + 1)
 			synctest.Wait()
 			kv.setEpoch(9) // it is durable by then
-			_, d, _ = open(t, kv)
+			_, d, _ := open(t, kv)
 			return d
 		},
 	} {

@@ -54,7 +54,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 		doc.Ready = r.URL.Query().Get("standby") == "ok"
 		doc.Message = "Standing by: this instance does not hold the lock."
 		if !doc.Ready {
-			doc.Message += " Ask /ready?standby=ok if that is ready enough."
+			doc.Message += " If that is ready enough, ask with the parameter standby=ok."
 		}
 	default:
 		doc.Reason = filled(string(st.LastDisconnectReason))
