@@ -68,13 +68,7 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 	case ReasonRestartRequired:
 		up(&m.s.RestartStreak)
 		if m.s.RestartStreak > m.p.RestartBurst {
-			// No connection of the series has lasted: that is a loop like any other.
 			d.Action = ActionRetry
-			m.counted = m.s.Status != StatusNeedsPairing
-			d.Counted = m.counted
-			if m.counted {
-				up(&m.s.Failures)
-			}
 		}
 	case ReasonBadSession:
 		up(&m.s.BadSessionStreak)

@@ -91,7 +91,7 @@
 // connection that was up for Policy.StableAfter ends. Connecting alone resets
 // nothing, so a server that accepts and drops is met as slowly as one that
 // refuses. restart_required is immediate up to Policy.RestartBurst times in a
-// row; beyond that it backs off and counts like the others.
+// row; beyond that it backs off like the others, without counting.
 //
 // NextRetryAt is the given instant plus Delay, and zero if and only if
 // ShouldReconnect is false. Nothing is ever scheduled inside a ban, and

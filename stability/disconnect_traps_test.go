@@ -12,7 +12,6 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/autoheal"
-	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -164,7 +163,7 @@ func TestRestartRequiredForEverIsThrottled(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.tended("a", stability.WithAutoHeal(autoheal.Policy{InProcess: true})).run().pair()
+		a := w.named("a").run().pair()
 		time.Sleep(2 * time.Minute)
 		logins := w.logins()
 		always := w.sim.Fault(wasim.StreamError("515")).For(w.account.JID()).Always()
@@ -173,8 +172,6 @@ func TestRestartRequiredForEverIsThrottled(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.Less(t, w.logins()-logins, 25)
 		require.Greater(t, w.logins()-logins, 5)
-		require.Equal(t, []guard.Change{opened}, a.book.of("wa_reconnect_loop_active"), "a loop like any other")
-		require.NotEmpty(t, a.history(stability.EventHealing))
 		always.Stop()
 		a.ready()
 		a.stop()

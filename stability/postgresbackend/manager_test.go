@@ -181,7 +181,7 @@ func TestServerAwayForLongClosesTheGateUntilItIsBack(t *testing.T) {
 			db := openedOn(t, own.DSN(), WithTimeout(time.Second))
 			s := newService(t)
 			account := s.sim.NewAccount("491520000001")
-			h := s.host(backend(t, db, anyAccount()), c.opt, stability.WithShutdownTimeout(300*time.Millisecond)).pair(account)
+			h := s.host(backend(t, db, anyAccount()), c.opt, stability.WithShutdownTimeout(2*time.Second)).pair(account)
 			dev := device(t, account)
 			var stop func() []string
 			if c.traffic {
