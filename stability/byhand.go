@@ -101,8 +101,13 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.ending {
+	switch {
+	case s.ending:
+		sl.over()
 		return nil, ErrNotActive
+	case s.device != device: // a device was restored meanwhile, and this one is over
+		sl.over()
+		return nil, ErrWrongDevice
 	}
 	s.slot = sl
 	m.broadcastLocked()

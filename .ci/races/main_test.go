@@ -33,6 +33,18 @@ Previous read at 0x00c0006ef510 by goroutine 1001:
       request.go:85 +0x379
 ==================
 `
+	refusedRace = `WARNING: DATA RACE
+Write at 0x00c000b71d88 by goroutine 3860:
+  go.mau.fi/whatsmeow/store.(*Device).Delete()
+      store/store.go:266 +0x79
+  go.mau.fi/whatsmeow.(*Client).handleConnectFailure()
+      connectionevents.go:129 +0x609
+
+Previous read at 0x00c000b71d88 by goroutine 3844:
+  go.mau.fi/whatsmeow.(*Client).handlePairSuccess.func1()
+      pair.go:104 +0x545
+==================
+`
 	ourRace = `WARNING: DATA RACE
 Read at 0x00c0006ef510 by goroutine 11:
   github.com/wastability/wastability/lock.(*term).Held()
@@ -52,6 +64,7 @@ Previous write at 0x00c0006ef510 by goroutine 198:
 func TestOnly(t *testing.T) {
 	require.Equal(t, []string{"TestA"}, only(socketRace+failedByRace))
 	require.Equal(t, []string{"TestA"}, only(answerRace+failedByRace))
+	require.Equal(t, []string{"TestA"}, only(refusedRace+failedByRace))
 	require.Equal(t, []string{"TestA", "TestB"}, only(answerRace+socketRace+failedByRace+failedByChild))
 	for name, out := range map[string]string{
 		"a race of ours":             ourRace + failedByRace,

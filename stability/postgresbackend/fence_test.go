@@ -213,7 +213,9 @@ func TestAKilledServerLosesNothingAcknowledged(t *testing.T) {
 		id := anyAccount()
 		b := backend(t, db, id)
 		rec := hold(t, b, "one")
+		mu.Lock()
 		acked[id] = map[string]string{}
+		mu.Unlock()
 		wg.Go(func() {
 			// As authstore does: the same batch until its outcome is known.
 			for i := 0; ctx.Err() == nil; i++ {

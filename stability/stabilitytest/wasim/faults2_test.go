@@ -138,8 +138,10 @@ func TestAReinstalledContactHasTheAddressAndAnotherIdentity(t *testing.T) {
 		eventually(t, "it came", func() bool { return len(texts(h)) == 2 })
 		again.Account().TellIdentityChanged()
 		eventually(t, "told", func() bool { return len(got[*events.IdentityChange](h)) > 0 })
-		_, err = h.cli.SendMessage(ctx, bob.JID(), text("welcome back"))
-		require.NoError(t, err)
+		eventually(t, "written", func() bool { // the first may meet the new session as it is made
+			_, err := h.cli.SendMessage(ctx, bob.JID(), text("welcome back"))
+			return err == nil
+		})
 		eventually(t, "answered", func() bool { return len(again.Texts()) == 1 })
 		h.end()
 	})
