@@ -20,7 +20,8 @@ import (
 )
 
 func TestADeepBacklogIsWrittenByAPhoneAndReadInOrder(t *testing.T) {
-	n := stabilitytest.Pick(300, 5000)
+	// Beyond the 2,048 that its queue takes whatsmeow keeps no order.
+	n := stabilitytest.Pick(300, 2000)
 	onBoth(t, func(t *testing.T, s *wasim.Service) {
 		acct := s.NewAccount("491700000001")
 		dev := pair(t, s, acct)
