@@ -5,7 +5,6 @@ package stability_test
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -44,22 +43,7 @@ type part struct {
 	Peer    string // writes to it all the time
 }
 
-func playPart() bool {
-	text := os.Getenv(partEnv)
-	if text == "" {
-		return false
-	}
-	var p part
-	err := json.Unmarshal([]byte(text), &p)
-	if err == nil {
-		err = p.play()
-	}
-	if err != nil {
-		fmt.Println("error", err)
-		os.Exit(1)
-	}
-	return true
-}
+func playPart() bool { return child.Play(partEnv, part.play) }
 
 // play runs until standard input ends. What it says on standard output is a
 // word and a text per line.

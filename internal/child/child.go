@@ -38,6 +38,25 @@ func Start(t *testing.T, variable string, part any) *Process {
 	return StartBinary(t, exe, variable, part)
 }
 
+// Play is the other side of Start: if variable names a part, it plays it and
+// reports true. A part that fails says so and ends the process with code 1.
+func Play[P any](variable string, play func(P) error) bool {
+	text := os.Getenv(variable)
+	if text == "" {
+		return false
+	}
+	var part P
+	err := json.Unmarshal([]byte(text), &part)
+	if err == nil {
+		err = play(part)
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	return true
+}
+
 // StartBinary is Start with another binary of the same test.
 func StartBinary(t *testing.T, exe, variable string, part any) *Process {
 	t.Helper()

@@ -3,7 +3,6 @@ package postgresbackend
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -235,22 +235,7 @@ type part struct {
 	Patience time.Duration
 }
 
-func playPart() bool {
-	text := os.Getenv(partEnv)
-	if text == "" {
-		return false
-	}
-	var p part
-	err := json.Unmarshal([]byte(text), &p)
-	if err == nil {
-		err = p.play()
-	}
-	if err != nil {
-		fmt.Println("error", err)
-		os.Exit(1)
-	}
-	return true
-}
+func playPart() bool { return child.Play(partEnv, part.play) }
 
 // play runs until SIGTERM, or until standard input ends. It says on standard
 // output what happens: a word, the account and a text on each line.
