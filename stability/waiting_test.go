@@ -77,7 +77,7 @@ func TestBacklogIsNoStuckHandler(t *testing.T) {
 				require.Equal(t, 1, log.count("nothing waits to be handled any more"))
 				require.Zero(t, log.count("has been running"))
 				require.Len(t, a.history(stability.EventIncidentOpened), map[bool]int{true: 1}[c.slow])
-				require.False(t, a.incident("wa_degraded_active").Active)
+				w.await("the incident's end", func() bool { return !a.incident("wa_degraded_active").Active })
 				a.stop()
 			})
 		})

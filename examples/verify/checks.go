@@ -143,7 +143,7 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 		s.account.Phone().RemoveDevice(d)
 	}
 	var d, inc document
-	seen := await(ctx, 3*time.Second, func() bool {
+	seen := await(ctx, 10*time.Second, func() bool {
 		now, err := s.status(ctx)
 		if err != nil {
 			return false
@@ -157,18 +157,18 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 		r.checkf("the reason is logged_out", d.at("wa", "lastDisconnectReason") == "logged_out", "%v", d.at("wa", "lastDisconnectReason"))
 		r.checkf("no timer: nextRetryAt is null", d.at("wa", "nextRetryAt") == nil, "%v", d.at("wa", "nextRetryAt"))
 	}
-	found := await(ctx, 3*time.Second, func() bool { inc, err = s.incident(ctx, id); return inc != nil })
+	found := await(ctx, 10*time.Second, func() bool { inc, err = s.incident(ctx, id); return inc != nil })
 	if r.check("there is an incident "+id, found, "") {
 		runbook, _ := inc.at("runbook").(string)
 		instructions, _ := inc.at("instructions").(string)
 		r.check("with instructions and a runbook", len(runbook) > 40 && instructions != "", instructions)
 	}
-	again := await(ctx, 5*time.Second, func() bool {
+	again := await(ctx, 10*time.Second, func() bool {
 		d, err := s.status(ctx)
 		return err == nil && d.at("wa", "waStatus") == "CONNECTED"
 	})
 	r.check("a second scan pairs it again, in the same process", again, "")
-	over := await(ctx, 3*time.Second, func() bool { inc, err = s.incident(ctx, id); return inc != nil && inc.at("active") == false })
+	over := await(ctx, 10*time.Second, func() bool { inc, err = s.incident(ctx, id); return inc != nil && inc.at("active") == false })
 	r.check("and the incident is resolved", over, "")
 	return nil
 }

@@ -170,7 +170,7 @@ func loop(ctx context.Context, r *report, p parts) error {
 		return err
 	}
 	defer first.stop()
-	if !r.check("a process pairs and connects", await(ctx, 10*time.Second, func() bool { return first.said("connected") >= 0 }), "") {
+	if !r.check("a process pairs and connects", await(ctx, patience, func() bool { return first.said("connected") >= 0 }), "") {
 		return nil
 	}
 	refused := s.service.Fault(wasim.Refused()).From("child").Always().OnNextLogin()
@@ -192,9 +192,9 @@ func loop(ctx context.Context, r *report, p parts) error {
 		return err
 	}
 	defer second.stop()
-	r.check("restarted, it is connected without pairing", await(ctx, 10*time.Second, func() bool { return second.said("connected") >= 0 }) && second.said("qr") < 0, "")
+	r.check("restarted, it is connected without pairing", await(ctx, patience, func() bool { return second.said("connected") >= 0 }) && second.said("qr") < 0, "")
 	_ = second.cmd.Process.Signal(syscall.SIGTERM)
-	r.check("and ends cleanly when asked to", await(ctx, 10*time.Second, second.over) && second.cmd.ProcessState.ExitCode() == 0, "")
+	r.check("and ends cleanly when asked to", await(ctx, patience, second.over) && second.cmd.ProcessState.ExitCode() == 0, "")
 	return nil
 }
 

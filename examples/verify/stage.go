@@ -39,6 +39,9 @@ var (
 	care   = guard.Policy{StuckAfter: 2 * time.Second, Refresh: 400 * time.Millisecond, ClearAfter: 200 * time.Millisecond}
 )
 
+// patience is for what takes less than a second, but on a machine that is busy.
+const patience = time.Minute
+
 // stage is one account with a service, a Manager that runs, and its admin page
 // on a loopback port.
 type stage struct {
@@ -82,7 +85,7 @@ func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error
 	run, cancel := context.WithCancel(ctx)
 	s.cancel = cancel
 	go func() { s.ran <- s.manager.Run(run, nil) }()
-	ready, stop := context.WithTimeout(ctx, 10*time.Second)
+	ready, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	if _, err := s.manager.WaitReady(ready); err != nil {
 		s.close()
@@ -198,7 +201,7 @@ func (d document) time(path ...string) time.Time {
 }
 
 func get(ctx context.Context, url, token, path string) (document, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+path, nil)
 	if err != nil {

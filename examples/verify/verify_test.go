@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 // verify runs the checks on p and returns what they said.
 func verify(t *testing.T, p parts) *report {
 	t.Helper()
-	r := &report{out: io.Discard}
+	r := &report{out: new(bytes.Buffer)}
 	if p.backend == "" {
 		p.backend = "memory"
 	}
@@ -226,7 +226,7 @@ func TestABrokenPartMakesItsCheckFail(t *testing.T) {
 	}, func(c broken) func(*testing.T) {
 		r := verify(t, c.parts)
 		return func(t *testing.T) {
-			require.Contains(t, r.broken, c.fails)
+			require.Contains(t, r.broken, c.fails, r.out)
 			require.NotZero(t, r.summary())
 		}
 	})
