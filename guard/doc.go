@@ -14,8 +14,9 @@
 // (trouble.go). Not being seen is not being cured: a loop is over when the
 // connection is back, a logout when a device is paired, a ban when an attempt
 // has shown that it is. A trouble that has an incident of its own (a ban, an
-// outdated client, another copy of the session, the host's own disconnect) is
-// not reported as a stuck connection too.
+// outdated client, another copy of the session, the same demand for a new
+// connection again and again, the host's own disconnect) is not reported as a
+// stuck connection too.
 //
 // Incidents about the connection are the holder's. An instance that loses the
 // lock forgets them without resolving; the next holder adopts what the store

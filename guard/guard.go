@@ -25,6 +25,10 @@ type Facts struct {
 	NotBefore         time.Time   // end of a temporary ban
 	Replacements      []time.Time // when another copy of the session took over
 
+	// Demands is how often in a row WhatsApp ended a connection with the demand
+	// for a new one (515). A connection that lasted ends the row.
+	Demands int
+
 	Loop            bool // auto-heal is about to give up
 	BudgetExhausted bool // auto-heal may not give up again
 
@@ -80,7 +84,7 @@ type Policy struct {
 	FlapTerms      int           // terms within FlapWindow. 4
 	FlapWindow     time.Duration // 10 min
 	// ClearAfter is how long a trouble that may flap must be over before its
-	// incident is resolved: loop, budget, conflict, degraded, store, lock. 60 s
+	// incident is resolved: loops, budget, conflict, degraded, store, lock. 60 s
 	ClearAfter time.Duration
 }
 

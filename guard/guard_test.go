@@ -132,6 +132,7 @@ func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
 		"client_outdated":     {guard.TypeClientOutdated},
 		"store_unavailable":   {guard.TypeStoreUnavailable},
 		"connection_replaced": {guard.TypeConnectionConflict},
+		"restart_required":    {guard.TypeRestartLoop},
 		"intentional":         nil,
 	} {
 		f := down(start)
@@ -139,6 +140,8 @@ func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
 		switch reason {
 		case "store_unavailable":
 			f.StoreDownSince = start
+		case "restart_required":
+			f.Demands = 6
 		case "connection_replaced":
 			f.Replacements = []time.Time{start.Add(10 * time.Minute), start.Add(30 * time.Minute)}
 		}
@@ -156,6 +159,21 @@ func TestBanStaysOpenUntilAnAttemptHasShownMore(t *testing.T) {
 	g.Decide(f, start)
 	require.Empty(t, g.Decide(f, start.Add(2*time.Hour)).Resolve)
 	require.Len(t, g.Decide(up, start.Add(2*time.Hour)).Resolve, 1)
+}
+
+func TestDemandsInARowAreALoopUntilItLasts(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	f := up
+	f.Demands = 5
+	require.Empty(t, g.Decide(f, start).Raise, "after pairing it is normal")
+	f.Demands = 6
+	p := g.Decide(f, start)
+	require.Equal(t, []guard.Type{guard.TypeRestartLoop}, types(p.Raise))
+	require.Equal(t, "6", p.Raise[0].Evidence["demands"])
+	f.Demands, f.Connected = 0, false // as a new holder sees it
+	require.Empty(t, g.Decide(f, start.Add(time.Hour)).Resolve, "not seen is not over")
+	require.Empty(t, g.Decide(up, start.Add(2*time.Hour)).Resolve)
+	require.Equal(t, []string{"wa_restart_loop_active"}, g.Decide(up, start.Add(2*time.Hour+time.Minute)).Resolve)
 }
 
 func TestFlappingTroubleIsOneIncident(t *testing.T) {
@@ -215,8 +233,9 @@ func TestPlansAreSoundInAnyHistory(t *testing.T) {
 			b := func(name string) bool { return rapid.Bool().Draw(t, name) }
 			step(guard.Facts{
 				Holder: true, Connected: b("connected"), NeedsPairing: b("needsPairing"), DisconnectedSince: at("since"),
-				Reason: rapid.SampledFrom([]string{"", "timed_out", "logged_out", "account_banned", "temporary_ban", "client_outdated", "intentional"}).Draw(t, "reason"),
+				Reason: rapid.SampledFrom([]string{"", "timed_out", "logged_out", "account_banned", "temporary_ban", "client_outdated", "restart_required", "intentional"}).Draw(t, "reason"),
 				Loop:   b("loop"), BudgetExhausted: b("budget"), DegradedSince: at("degraded"), StoreDownSince: at("store"), SameID: b("id"),
+				Demands:   rapid.IntRange(0, 9).Draw(t, "demands"),
 				NotBefore: now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, "ban")) * time.Second),
 				Terms:     slices.Repeat([]time.Time{now}, rapid.IntRange(0, 6).Draw(t, "terms")), Replacements: slices.Repeat([]time.Time{now}, rapid.IntRange(0, 3).Draw(t, "replaced")),
 			})

@@ -22,6 +22,7 @@ type Type string
 const (
 	TypeDisconnectStuck     Type = "wa_disconnect_stuck"
 	TypeReconnectLoop       Type = "wa_reconnect_loop"
+	TypeRestartLoop         Type = "wa_restart_loop"
 	TypeRestartBudget       Type = "wa_restart_budget_exhausted"
 	TypeLoggedOut           Type = "wa_logged_out_requires_pairing"
 	TypeAccountBanned       Type = "wa_account_banned"

@@ -22,6 +22,15 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"Check that the platform restarts it.",
 			"If it comes back, compare the reasons in the logs before each restart.",
 		}
+	case TypeRestartLoop:
+		means = "WhatsApp ends each new connection with the demand for another one (code 515). Once is normal after pairing; again and again it is not."
+		instructions = "Update whatsmeow and restart. If it goes on, remove this linked device on the phone and pair again."
+		steps = []string{
+			"The library tries again with growing pauses. It does not end the process for it: a fresh process would be treated the same way.",
+			"Messages that were not acknowledged wait at WhatsApp meanwhile.",
+			"Check whether your other accounts are treated the same way: then it is WhatsApp's own trouble, or this client version's.",
+			"If only this account is affected, open WhatsApp on the phone and look for a notice before you pair again.",
+		}
 	case TypeRestartBudget:
 		instructions = "A person must look: restarting did not help."
 		steps = []string{

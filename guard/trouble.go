@@ -22,27 +22,38 @@ func connected(_ *Policy, f *Facts, _ time.Time) bool { return f.Connected }
 func paired(_ *Policy, f *Facts, _ time.Time) bool    { return !f.NeedsPairing }
 func unseen(*Policy, *Facts, time.Time) bool          { return true }
 
-// hasOwn are the reasons whose trouble has an incident of its own: the same
+// hasOwn says of which reasons the trouble has an incident of its own: the same
 // outage is not reported twice.
-func hasOwn(reason string) bool {
-	switch reason {
+func hasOwn(f *Facts) bool {
+	switch f.Reason {
 	case "intentional", "temporary_ban", "client_outdated", "connection_replaced", "store_unavailable":
 		return true
+	case "restart_required":
+		return f.Demands >= demandsTooMany
 	}
 	return false
 }
+
+// demandsTooMany is how many demands for a new connection in a row are a loop.
+// One is normal after pairing, and a few may be WhatsApp's own restart.
+const demandsTooMany = 6
 
 // troubles is read only.
 var troubles = [...]trouble{
 	{TypeDisconnectStuck, true, false, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return f.DisconnectedSince.Add(p.StuckAfter),
-			!f.Connected && !f.NeedsPairing && !f.DisconnectedSince.IsZero() && !hasOwn(f.Reason)
+			!f.Connected && !f.NeedsPairing && !f.DisconnectedSince.IsZero() && !hasOwn(f)
 	}, func(_ *Policy, f *Facts, _ time.Time) bool {
 		return f.Connected || f.NeedsPairing || f.Reason == "intentional"
 	}},
 	{TypeReconnectLoop, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, f.Loop
 	}, connected},
+	{TypeRestartLoop, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return time.Time{}, f.Demands >= demandsTooMany && !f.NeedsPairing
+	}, func(_ *Policy, f *Facts, _ time.Time) bool {
+		return f.Connected || f.NeedsPairing
+	}},
 	{TypeRestartBudget, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, f.BudgetExhausted
 	}, connected},
@@ -138,6 +149,9 @@ func (g *guard) describe(inc *Incident, f *Facts) {
 	case TypeDegraded:
 		add("since", at(f.DegradedSince))
 		add("detail", f.DegradedText)
+	case TypeRestartLoop:
+		add("demands", strconv.Itoa(f.Demands))
+		add("nextRetryAt", at(f.NextRetryAt))
 	default:
 		add("reason", f.Reason)
 		if f.Code != 0 {

@@ -30,6 +30,7 @@ type sentry struct {
 	again   time.Time            // when to read them once more; zero: not
 	moved   map[string]time.Time // by id: when an incident of another instance's was last seen to be refreshed
 	down    bool                 // the backend did not answer at the last look
+	demands demands              // of WhatsApp for a new connection
 }
 
 // told says how an incident that people were told of is kept.
@@ -376,6 +377,7 @@ func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
 	f.Means, f.Do = text.Means, text.Do
 	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
 	f.Replacements = st.Replacements
+	f.Demands = y.demands.count(st, f.Connected, s.machine.Policy().StableAfter, now)
 	f.Loop = s.looping
 	f.BudgetExhausted = s.healing.Action == autoheal.Exhausted && !f.Connected
 	if s.slot != nil && f.Connected {
