@@ -58,11 +58,14 @@ func WithClientOptions(opts ...option.ClientOption) ClientOption {
 // project may be firestore.DetectProjectID, or empty, which means the same: the
 // project of the credentials.
 //
-// It differs from firestore.NewClient in one thing: its connection has gRPC
-// keepalives. Firestore's client has none, and a connection that falls silent
-// (a NAT or a firewall that forgot it, a host that is gone without a word) then
-// lets every request time out until the operating system gives it up, which can
-// take 15 minutes and more. The lease runs out long before.
+// It differs from firestore.NewClient in two things. A request of a backend that
+// gets no service is not repeated by Firestore's client, ten times in 5 s, but
+// by the backend, whose pauses grow. Requests of the host are repeated as ever.
+// And the connection has gRPC keepalives. Firestore's client has none, and a
+// connection that falls silent (a NAT or a firewall that forgot it, a host that
+// is gone without a word) then lets every request time out until the operating
+// system gives it up, which can take 15 minutes and more. The lease runs out
+// long before.
 //
 // FIRESTORE_EMULATOR_HOST is respected as Firestore's client does: that
 // connection is made without keepalives. ctx is used for credentials, also
@@ -80,7 +83,11 @@ func NewClient(ctx context.Context, project string, opts ...ClientOption) (*fire
 	if project == "" {
 		project = firestore.DetectProjectID
 	}
-	google := append([]option.ClientOption{option.WithGRPCDialOption(keepaliveOf(c.time, c.timeout))}, c.more...)
+	var google []option.ClientOption
+	for _, o := range append(noteOptions(), keepaliveOf(c.time, c.timeout)) {
+		google = append(google, option.WithGRPCDialOption(o))
+	}
+	google = append(google, c.more...)
 	client, err := firestore.NewClientWithDatabase(ctx, project, c.database, google...)
 	if err != nil {
 		return nil, fmt.Errorf("firestorebackend: make a client: see that there are credentials (GOOGLE_APPLICATION_CREDENTIALS, or those of the platform) and a project: %w", err)
@@ -88,13 +95,11 @@ func NewClient(ctx context.Context, project string, opts ...ClientOption) (*fire
 	return client, nil
 }
 
-// KeepaliveDialOption is for a host that makes its Firestore client itself:
-//
-//	firestore.NewClient(ctx, project, option.WithGRPCDialOption(firestorebackend.KeepaliveDialOption()))
-//
-// A connection of its own, for option.WithGRPCConn, takes it in grpc.NewClient.
-func KeepaliveDialOption() grpc.DialOption {
-	return keepaliveOf(DefaultKeepaliveTime, DefaultKeepaliveTimeout)
+// DialOptions are for a host that makes its connection to Firestore itself, in
+// grpc.NewClient for option.WithGRPCConn, or each in option.WithGRPCDialOption:
+// what NewClient adds, with the default keepalives.
+func DialOptions() []grpc.DialOption {
+	return append(noteOptions(), keepaliveOf(DefaultKeepaliveTime, DefaultKeepaliveTimeout))
 }
 
 // keepaliveOf asks only while a request is under way: servers take pings on an

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cloud.google.com/go/firestore"
@@ -16,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
@@ -147,39 +147,48 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 			before := p.connections()
 
 			p.silence()
-			_, err = b.Lock.Renew(ctx, rec)
-			require.ErrorIs(t, err, ErrUnavailable)
-			require.NotErrorIs(t, err, ErrSilent, "once is a busy server")
-			_, err = b.Lock.Renew(ctx, rec)
-			require.ErrorIs(t, err, ErrSilent)
-			require.ErrorIs(t, err, ErrUnavailable)
-			require.ErrorContains(t, err, "NewClient")
-			for err != nil && ctx.Err() == nil {
-				_, err = b.Lock.Renew(ctx, rec)
+			renew := func() error { // as a lease does that is in a hurry
+				ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+				defer cancel()
+				_, err := b.Lock.Renew(ctx, rec)
+				return err
 			}
-			require.NoError(t, err)
+			require.NotErrorIs(t, renew(), ErrSilent, "once is a busy server")
+			err = renew()
+			require.ErrorIs(t, err, ErrSilent)
+			require.ErrorContains(t, err, "NewClient")
+			require.Eventually(t, func() bool {
+				_, err = b.Lock.Renew(ctx, rec)
+				return err == nil
+			}, 30*time.Second, 50*time.Millisecond)
 			require.Greater(t, p.connections(), before)
 		})
 	}
 }
 
-var errSilence = errors.New("no answer")
-
 func TestUnansweredRenewalsAreCountedInARow(t *testing.T) {
-	c, w := onWire(t)
-	b := opened(t, c, WithTimeout(50*time.Millisecond))
-	rec := hold(t, opened(t, c))
-	renew := func(f fault) error {
-		w.fail(func(string, int) fault { return f })
-		_, err := b.Lock.Renew(t.Context(), rec)
-		return err
-	}
-	hang, down := fault{drop: errSilence, hang: true}, fault{drop: status.Error(codes.Internal, "down")}
-	require.NotErrorIs(t, renew(hang), ErrSilent)
-	require.NotErrorIs(t, renew(down), ErrSilent, "an answer, if a bad one")
-	require.NotErrorIs(t, renew(hang), ErrSilent)
-	require.ErrorIs(t, renew(hang), ErrSilent)
-	require.ErrorIs(t, renew(hang), ErrSilent)
+	synctest.Test(t, func(t *testing.T) {
+		s := sim(t)
+		b := opened(t, onSim(t, s), WithTimeout(time.Second))
+		rec := hold(t, b)
+		renew := func(f firestoresim.Fault) error {
+			defer s.Fault(f).Always().Now().Stop()
+			for {
+				if _, err := b.Lock.Renew(t.Context(), rec); !errors.Is(err, errPaused) {
+					return err
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		hang, down := firestoresim.Hang(), firestoresim.Fail(codes.Internal, "down")
+		require.NotErrorIs(t, renew(hang), ErrSilent)
+		require.NotErrorIs(t, renew(down), ErrSilent, "an answer, if a bad one")
+		require.NotErrorIs(t, renew(hang), ErrSilent)
+		err := renew(hang)
+		require.ErrorIs(t, err, ErrSilent)
+		require.ErrorIs(t, err, ErrUnavailable)
+		require.ErrorIs(t, renew(hang), ErrSilent)
+	})
 }
 
 func TestNewClientKeepsDatabaseAndEmulator(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,7 +14,9 @@ import (
 
 var (
 	// ErrUnavailable reports that Firestore did not answer, or not in time. A
-	// repetition may help. What became of a write is settled by the next one.
+	// repetition may help. What became of a write is settled by the next one. In
+	// a long outage Firestore is asked every 10 s at most; calls return it
+	// without a request meanwhile.
 	ErrUnavailable = errors.New("firestorebackend: Firestore cannot be reached or does not answer")
 
 	// ErrQuota reports an exhausted quota. Until a growing pause is over,
@@ -29,7 +30,7 @@ var (
 
 	// ErrDatabaseNotFound reports that the project or database does not exist,
 	// or that it is no Firestore database in native mode.
-	ErrDatabaseNotFound = errors.New("firestorebackend: no such Firestore database: create one in native mode, and check the project and database id given to firestore.NewClient")
+	ErrDatabaseNotFound = errors.New("firestorebackend: no such Firestore database: create one in native mode, and check the project and database id given to firestorebackend.NewClient")
 
 	// ErrDamaged reports a document of the lock, the state or an incident that
 	// this library cannot have written.
@@ -38,61 +39,6 @@ var (
 	// ErrClosed is what every call returns after Close.
 	ErrClosed = errors.New("firestorebackend: closed: make another backend with New")
 )
-
-// lane is a part of the backend that backs off by itself: a quota that is used
-// up by messages must not keep the lock from being renewed.
-type lane int
-
-const (
-	laneLock lane = iota
-	laneAuth
-	laneState
-	laneIncidents
-	numLanes
-)
-
-// pacer holds requests back after an error that repetition makes worse.
-type pacer struct {
-	mu    sync.Mutex
-	err   error
-	until time.Time
-	pause time.Duration
-}
-
-const (
-	firstPause = time.Second
-	maxPause   = 10 * time.Second // well within authstore's patience of 30 s: a pause must not outlast it
-	lockPause  = 5 * time.Second  // a lease must not run out for a pause
-)
-
-func (p *pacer) held() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if left := time.Until(p.until); p.err != nil && left > 0 {
-		return fmt.Errorf("not asked again for %s: %w", left.Round(time.Millisecond), p.err)
-	}
-	return nil
-}
-
-func (p *pacer) note(l lane, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !errors.Is(err, ErrQuota) && !errors.Is(err, ErrPermission) && !errors.Is(err, ErrDatabaseNotFound) {
-		if err == nil {
-			p.err, p.pause = nil, 0
-		}
-		return
-	}
-	if p.err != nil && time.Now().Before(p.until) {
-		return // it was under way when the pause began: the same refusal
-	}
-	limit := maxPause
-	if l == laneLock {
-		limit = lockPause
-	}
-	p.pause = min(max(2*p.pause, firstPause), limit)
-	p.err, p.until = err, time.Now().Add(p.pause)
-}
 
 // enter checks what every call checks first; op is for the error.
 func (b *backend) enter(ctx context.Context, op string) error {
@@ -111,22 +57,55 @@ func (b *backend) write(ctx context.Context, l lane, op string, f func(ctx conte
 }
 
 // call makes one request, with its own timeout. f gets a function that gives
-// it the timeout anew, for answers that arrive in pieces.
+// it the timeout anew, for answers that arrive in pieces. While the answer is
+// UNAVAILABLE, the request is made again until the timeout, with pauses; a
+// client that NewClient did not make does that by itself.
 func (b *backend) call(ctx context.Context, l lane, op string, writes bool, f func(ctx context.Context, more func()) error) error {
 	if err := b.enter(ctx, op); err != nil {
 		return err
 	}
-	if err := b.paces[l].held(); err != nil {
-		return fmt.Errorf("firestorebackend: %s: %w", op, err)
+	reads, mine := &b.paces[l].reads, &b.paces[l].reads
+	if writes {
+		mine = &b.paces[l].writes
 	}
+	by := time.Now().Add(b.timeout)
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(b.life, stop)()
+	for {
+		err := reads.pass(waiting, by, !writes)
+		if err == nil && writes {
+			err = mine.pass(waiting, by, true)
+		}
+		if err != nil {
+			if closed := b.enter(ctx, op); closed != nil {
+				return closed
+			}
+			return fmt.Errorf("firestorebackend: %s: %w", op, err)
+		}
+		began := time.Now()
+		err, again := b.once(ctx, op, writes, f)
+		mine.note(l, err, began)
+		if !again {
+			return err
+		}
+	}
+}
+
+// once makes the request. again says that it may be made again at once, but for
+// a pause.
+func (b *backend) once(ctx context.Context, op string, writes bool, f func(ctx context.Context, more func()) error) (err error, again bool) {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	timer := time.AfterFunc(b.timeout, func() { cancel(context.DeadlineExceeded) })
 	defer timer.Stop()
 	defer context.AfterFunc(b.life, func() { cancel(ErrClosed) })()
-	err := b.describe(ctx, inner, op, writes, f(inner, func() { timer.Reset(b.timeout) }))
-	b.paces[l].note(l, err)
-	return err
+	var a answer
+	err = f(context.WithValue(inner, answerKey{}, &a), func() { timer.Reset(b.timeout) })
+	if told := a.last(); err != nil && told != nil {
+		err, again = told, status.Code(told) == codes.Unavailable && inner.Err() == nil
+	}
+	return b.describe(ctx, inner, op, writes, err), again
 }
 
 // describe gives an error its class, by its code and by what was asked. A write
@@ -143,7 +122,7 @@ func (b *backend) describe(ctx, inner context.Context, op string, writes bool, e
 	if cause := context.Cause(inner); errors.Is(cause, ErrClosed) {
 		return fmt.Errorf("%s: %w", op, cause)
 	} else if cause != nil {
-		return fmt.Errorf("%w: %s: no answer within %v; its client keeps the reason to itself while it retries: the network, or an exhausted quota for writes: %w",
+		return fmt.Errorf("%w: %s: no answer within %v; the network, or what a client that firestorebackend.NewClient did not make keeps to itself while it retries, such as an exhausted quota for writes: %w",
 			ErrUnavailable, op, b.timeout, &hidden{err})
 	}
 	class := ErrUnavailable

@@ -193,6 +193,7 @@ func TestOneOddAnswerEndsNoWait(t *testing.T) {
 					require.ErrorIs(t, err, c.lasts)
 				}
 				s.Heal()
+				time.Sleep(maxPause)
 				require.NoError(t, a.Close(context.Background()))
 				require.NoError(t, b.Close(context.Background()))
 			})

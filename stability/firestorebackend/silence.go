@@ -15,7 +15,7 @@ import (
 // what the renewal itself reported, ErrUnavailable as a rule.
 var ErrSilent = errors.New("firestorebackend: Firestore has not answered twice in a row: if other programs reach it, " +
 	"the connection has fallen silent, and a client without gRPC keepalives keeps it: make the client with firestorebackend.NewClient, " +
-	"or give firestore.NewClient firestorebackend.KeepaliveDialOption")
+	"or give its connection firestorebackend.DialOptions")
 
 // attentive is the lock, and counts the renewals that had no answer. What it
 // adds to the error is in the warnings of the lease and in the status.
@@ -32,7 +32,7 @@ var (
 func (s attentive) Renew(ctx context.Context, rec lock.Record) (lock.Record, error) {
 	renewed, err := s.lockStore.Renew(ctx, rec)
 	if !timedOut(err) {
-		if !errors.Is(err, context.Canceled) { // the caller gave up: says nothing
+		if !errors.Is(err, context.Canceled) && !errors.Is(err, errPaused) { // the caller gave up, or nothing was asked
 			s.unanswered.Store(0)
 		}
 		return renewed, err

@@ -30,7 +30,14 @@ func sim(t testing.TB, opts ...firestoresim.Option) *firestoresim.Server {
 	return s
 }
 
+// onSim gives a client with the interceptors of NewClient.
 func onSim(t testing.TB, s *firestoresim.Server, opts ...firestoresim.ClientOption) *firestore.Client {
+	t.Helper()
+	return foreignOnSim(t, s, append(opts, firestoresim.DialOptions(noteOptions()...))...)
+}
+
+// foreignOnSim gives a client that a host made itself.
+func foreignOnSim(t testing.TB, s *firestoresim.Server, opts ...firestoresim.ClientOption) *firestore.Client {
 	t.Helper()
 	c, err := s.Client(context.Background(), "demo-sim", opts...)
 	require.NoError(t, err)
