@@ -97,22 +97,36 @@
 // ErrUnavailable, ErrQuota, ErrPermission and ErrDatabaseNotFound say what is
 // wrong and what to do. A read that fails is an error, never an absence: no
 // failure makes a fresh device. Requests take 5 s at most (WithTimeout), and are
-// repeated a few times within the caller's context. After ErrQuota, ErrPermission
-// and ErrDatabaseNotFound no request is made for 1 s, then 2, 4, 8, 10 (the lock:
-// 5), however many were refused at once: calls return the same error at once
-// meanwhile. A pause is well within authstore's patience of 30 s. Lock, session,
-// state and incidents pause each by itself. A token that could not be fetched is
-// ErrUnavailable: Firestore was not asked. The Firestore client repeats
-// UNAVAILABLE and RESOURCE_EXHAUSTED of a write until the timeout, and then hides
-// which it was: that is ErrUnavailable, and its text says so.
+// repeated a few times within the caller's context. Between them are pauses, of
+// lock, session, state and incidents each by itself, and of reads and writes.
+// They double, and one success ends them:
 //
-// For the lock ErrPermission, ErrDatabaseNotFound and ErrDamaged become permanent (backoff.Permanent)
-// once an operation has failed so for a minute, and ErrClosed at once: waiting for
-// the lock ends with them. Credentials that are not accepted are ErrUnavailable.
-// For the session all are transient, on purpose: authstore waits, then ends the term with its
-// connection, and unacknowledged messages stay with the service. Were a missing
-// permission permanent there, each message would fail to decrypt for good. A
-// write that Firestore refuses as invalid, under a fence that is as it was, is
+//   - After ErrQuota, ErrPermission and ErrDatabaseNotFound no request is made
+//     for 1 s, then 2, 4, 8, 10 (the lock: 5 in the first minute), however many
+//     were refused at once. Calls return the same error at once meanwhile. A
+//     pause is well within authstore's patience of 30 s.
+//   - After ErrUnavailable it is 0.1 s, then doubled up to 2 s, and up to 10 s
+//     once the outage has lasted for a minute. A call waits for the end of the
+//     pause where its timeout allows, so a moment without service is no error.
+//
+// So a long outage costs 6 requests a minute for each of these, and its end is
+// noticed 10 s later at the latest. The listener pauses up to 30 s by itself.
+// Credentials that are not accepted, and a token that could not be fetched, are
+// ErrUnavailable, too: they may pass by themselves.
+//
+// Firestore's client repeats UNAVAILABLE, and of a write RESOURCE_EXHAUSTED, by
+// itself until the timeout, and then hides which it was. On a client of NewClient
+// (or with DialOptions) it does not do that to requests of this package. On
+// another both are ErrUnavailable, whose text says so, and each request of the
+// above is several.
+//
+// For the lock ErrPermission, ErrDatabaseNotFound and ErrDamaged become permanent
+// (backoff.Permanent) once an operation has failed so for a minute, and ErrClosed
+// at once: waiting for the lock ends with them. For the session all are
+// transient, on purpose: authstore waits, then ends the term with its connection,
+// and unacknowledged messages stay with the service. Were a missing permission
+// permanent there, each message would fail to decrypt for good. A write that
+// Firestore refuses as invalid, under a fence that is as it was, is
 // authstore.ErrTooLarge, which is permanent.
 //
 // # Watching
@@ -165,7 +179,11 @@
 //
 // What one document sustains depends on the workload; Firestore states no fixed
 // limit. Commits of an account are sent one after the other, so they do not
-// contend, and there are about as many in a second as round trips fit into it.
-// Each changes the fence, and each message its bucket of events. The host should make its client with gRPC keepalives, so that a
-// dead connection is noticed before the timeouts add up.
+// contend, and there are about as many in a second as round trips fit into it:
+// about 1/latency. Each changes the fence, and each message its bucket of
+// events, so these two documents change as often as messages come.
+//
+// # Removing an account
+//
+// Destroy removes the account for good, under its lock.
 package firestorebackend

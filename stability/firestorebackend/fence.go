@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"time"
 
 	"cloud.google.com/go/firestore"
@@ -165,18 +166,42 @@ func (b *backend) tokenOf(s *session) time.Time {
 
 // granted begins the session of a term that the server has just granted here:
 // it counts, also after a higher epoch, whose documents somebody deleted.
-func (b *backend) granted(t term, token time.Time) {
+func (b *backend) granted(t term, at, token time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ses, b.newest = &session{term: t, token: token}, t
+	b.ses, b.newest, b.grantedAt = &session{term: t, token: token}, t, at
 }
 
 // expect names a term that was granted here, by what the lock document says.
 // Its session begins when something is written.
-func (b *backend) expect(t term) {
+func (b *backend) expect(t term, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.newest = t
+	b.newest, b.grantedAt = t, at
+}
+
+// maxEnded bounds the memory of terms that are over.
+const maxEnded = 64
+
+// sawLock takes what a look at the lock document found. A later document of
+// another term means that the one that was granted here is over for good: if its
+// document stands there again, somebody has put it back.
+func (b *backend) sawLock(h held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.look, b.found = time.Now(), h.version
+	if n := b.newest.nonce; n != "" && !b.grantedAt.IsZero() && h.version.After(b.grantedAt) && h.nonce != n {
+		b.ended = append(b.ended, n)
+		b.ended = b.ended[max(0, len(b.ended)-maxEnded):]
+		b.grantedAt = time.Time{}
+	}
+}
+
+// over says whether a term was granted here, and ended.
+func (b *backend) over(nonce string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.ended, nonce)
 }
 
 // adopt begins the session of a term that was granted elsewhere. A newer one,
@@ -279,10 +304,18 @@ func (b *backend) settle(ctx context.Context, l lane, op string, s *session) err
 
 // moveFence changes nothing but the fence document, and so its token.
 func (b *backend) moveFence(ctx context.Context, l lane, op string, token time.Time) (moved time.Time, err error) {
-	err = b.write(ctx, l, op+": move the fence", func(ctx context.Context) (err error) {
-		moved, err = b.fenced(ctx, token, rand.Text(), func(*firestore.WriteBatch) {})
+	op += ": move the fence"
+	name := rand.Text()
+	err = b.write(ctx, l, op, func(ctx context.Context) (err error) {
+		moved, err = b.fenced(ctx, token, name, func(*firestore.WriteBatch) {})
 		return err
 	})
+	if err != nil && lostRace(err) && !aborted(err) {
+		// The request before this one may have landed without its reply.
+		if f, now, err2 := b.readFence(ctx, l, op); err2 == nil && f.lastWrite == name {
+			return now, nil
+		}
+	}
 	return moved, err
 }
 

@@ -72,14 +72,18 @@ type backend struct {
 
 	life   context.Context // ends with Close
 	end    context.CancelFunc
-	paces  [numLanes]pacer
+	paces  [numLanes]pace
 	clock  serverClock
 	commit chan struct{} // semaphore: one write under the fence at a time
 
 	mu     sync.Mutex // held for moments only
 	ses    *session   // the newest term that this backend writes in
 	newest term       // the term of the last session
-	look   time.Time  // when the lock was last read
+	// ended are terms that were granted here and that another has followed, by
+	// their nonces; the newest of them. granted is when the newest began.
+	ended     []string
+	grantedAt time.Time
+	look      time.Time // when the lock was last read
 	// failing is since when an operation of the lock fails in a way that waiting
 	// may not cure.
 	failing map[string]time.Time

@@ -88,10 +88,8 @@ func (s lockStore) read(ctx context.Context, op string) (h held, now time.Time, 
 	if err != nil {
 		return held{}, time.Time{}, err
 	}
-	s.b.mu.Lock()
-	s.b.look, s.b.found = time.Now(), snaps[0].UpdateTime
-	s.b.mu.Unlock()
 	h, err = heldOf(snaps[0])
+	s.b.sawLock(h)
 	return h, snaps[0].ReadTime, err
 }
 
@@ -125,9 +123,9 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 		}
 		switch {
 		case h.nonce == nonce: // this attempt was decided before
-			s.b.expect(h.term)
+			s.b.expect(h.term, h.version)
 			return h.record(), h.holder == holder, nil
-		case h.holder != "" && h.holder != holder && now.Before(h.version.Add(h.lease)):
+		case h.holder != "" && (h.holder != holder || s.b.over(h.nonce)) && now.Before(h.version.Add(h.lease)):
 			return h.record(), false, nil
 		}
 		rec, granted, err := s.take(ctx, op, h, now, holder, nonce, lease)
@@ -152,7 +150,10 @@ func (s lockStore) take(ctx context.Context, op string, h held, now time.Time, h
 		return lock.Record{}, false, err
 	}
 	missing := h.version.IsZero()
-	own := h.holder == holder || h.holder == "" && f.holder == holder && f.epoch >= h.epoch
+	// A lock document that is older than the fence was put back by somebody, and
+	// so was that of a term of ours that another has followed.
+	own := h.holder == holder && h.epoch >= f.epoch && !b.over(h.nonce) ||
+		h.holder == "" && f.holder == holder && f.epoch >= h.epoch && !b.over(f.nonce)
 	released := h.holder == "" && f.released && f.epoch >= h.epoch
 	switch {
 	case own, released:
@@ -169,7 +170,7 @@ func (s lockStore) take(ctx context.Context, op string, h held, now time.Time, h
 		return s.holdOff(ctx, op, now, f.epoch, max(lease, f.lease), f.holder)
 	default:
 		last := h.lease
-		if f.epoch == h.epoch {
+		if f.epoch >= h.epoch {
 			last = max(last, f.lease)
 		}
 		if now.Before(h.version.Add(last)) {
@@ -205,7 +206,7 @@ func (s lockStore) take(ctx context.Context, op string, h held, now time.Time, h
 		res, err := batch.Commit(ctx)
 		if err == nil {
 			at = res[0].UpdateTime
-			b.granted(t, res[1].UpdateTime)
+			b.granted(t, at, res[1].UpdateTime)
 		}
 		return err
 	})
