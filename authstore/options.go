@@ -2,7 +2,6 @@ package authstore
 
 import (
 	"log/slog"
-	"sync"
 	"time"
 )
 
@@ -19,7 +18,7 @@ type config struct {
 	onIncident     []func(Incident)
 	log            *slog.Logger
 
-	background sync.WaitGroup
+	background tasks
 	writes     unsettledWrites
 }
 

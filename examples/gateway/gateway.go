@@ -34,7 +34,7 @@ type gateway struct {
 
 	running  sync.WaitGroup
 	mu       sync.Mutex
-	ctx      context.Context // of run; nil before
+	ctx      context.Context // of run; nil before and after
 	accounts map[string]*account
 }
 
@@ -76,7 +76,12 @@ func (g *gateway) run(ctx context.Context) error {
 	g.mu.Lock()
 	g.ctx = ctx
 	g.mu.Unlock()
-	defer g.running.Wait()
+	defer func() {
+		g.mu.Lock()
+		g.ctx = nil // nothing is started from now on
+		g.mu.Unlock()
+		g.running.Wait()
+	}()
 	for {
 		ids, err := g.dir.list(ctx)
 		for _, id := range ids {
@@ -119,7 +124,8 @@ func (g *gateway) start(id string) error {
 	if err != nil {
 		return errors.Join(err, manager.Close(g.ctx))
 	}
-	ctx, stop := context.WithCancel(g.ctx)
+	base := g.ctx
+	ctx, stop := context.WithCancel(base)
 	a := &account{manager: manager, admin: admin, stop: stop, ended: make(chan struct{})}
 	g.accounts[id] = a
 	g.running.Go(func() {
@@ -135,7 +141,7 @@ func (g *gateway) start(id string) error {
 		err = errors.Join(err, manager.Close(context.Background()))
 		if errors.Is(err, errRemoved) { // by another replica, and this one has just begun it anew
 			g.forget(id)
-			err = g.dir.destroy(g.ctx, id)
+			err = g.dir.destroy(base, id)
 		}
 		if err != nil && ctx.Err() == nil {
 			slog.Error("an account stopped", "account", id, "error", err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -284,9 +285,22 @@ func TestTheProgramBeginsAndEnds(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), "127.0.0.1:0", t.TempDir(), ""), "WASTABILITY_ADMIN_TOKEN")
 	t.Setenv("WASTABILITY_ADMIN_TOKEN", token)
 	for _, dsn := range []string{"", postgrestest.Need(t).DSN()} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		require.NoError(t, run(ctx, "127.0.0.1:0", t.TempDir(), dsn))
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		addr := l.Addr().String()
+		require.NoError(t, l.Close())
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan error, 1)
+		go func() { ran <- run(ctx, addr, t.TempDir(), dsn) }()
+		await(t, "it answers", func() bool {
+			resp, err := http.Get("http://" + addr + "/accounts")
+			if err == nil {
+				resp.Body.Close()
+			}
+			return err == nil && resp.StatusCode == http.StatusUnauthorized
+		})
 		cancel()
+		require.NoError(t, <-ran)
 	}
 	require.Error(t, run(t.Context(), "127.0.0.1:0", "", "postgres://nobody@127.0.0.1:1/nothing"))
 }

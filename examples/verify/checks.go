@@ -182,6 +182,12 @@ func stuck(ctx context.Context, r *report, p parts) error {
 	id := guard.TypeDisconnectStuck.ActiveID()
 	var first time.Time
 	for _, outage := range []string{"first", "second"} {
+		// On a slow machine the login after the pairing takes so long that it is an
+		// outage itself.
+		await(ctx, patience, func() bool {
+			inc, err := s.incident(ctx, id)
+			return err == nil && (inc == nil || inc.at("active") == false)
+		})
 		refused := s.service.Fault(wasim.Refused()).From("host").Always().OnNextLogin()
 		start := time.Now()
 		s.service.Fault(wasim.FIN()).For(s.account.JID()).Now()
