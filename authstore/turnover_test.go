@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"context"
 	"maps"
 	"strings"
 	"sync"
@@ -287,5 +288,54 @@ func TestEndOfTermWaitsForWhatIsOnItsWay(t *testing.T) {
 				require.Equal(t, 1, kv.count("identity"))
 			})
 		})
+	}
+}
+
+// A session that is written without having been read has no read to protect, but
+// it does not land in the middle of somebody else's work, which would write over
+// it.
+func TestWriteWithoutAReadWaitsForOthers(t *testing.T) {
+	works := map[string]func(t *testing.T, d *store.Device) error{
+		"a send":    func(t *testing.T, d *store.Device) error { return sendStep(t, d, []string{"1:0", "2:0"}, time.Second) },
+		"a receive": func(t *testing.T, d *store.Device) error { return receiveStep(t, d, "1:0", time.Second) },
+	}
+	writes := map[string]func(t *testing.T, d *store.Device) error{
+		"one": func(t *testing.T, d *store.Device) error {
+			return d.Sessions.PutSession(bg, "1:0", validSession(t, 100))
+		},
+		"in a transaction": func(t *testing.T, d *store.Device) error {
+			return d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+				return d.Sessions.PutSession(ctx, "1:0", validSession(t, 100))
+			})
+		},
+		"some in a transaction": func(t *testing.T, d *store.Device) error {
+			return d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+				return d.Sessions.PutManySessions(ctx, map[string][]byte{"1:0": validSession(t, 100), "3:0": validSession(t, 100)})
+			})
+		},
+	}
+	for work, begin := range works {
+		for name, write := range writes {
+			t.Run(name+" during "+work, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					kv := newMapKV()
+					c, d, _ := open(t, kv)
+					require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+					began := time.Now()
+					done := make(chan error, 1)
+					go func() { done <- begin(t, d) }()
+					synctest.Wait()
+					require.NoError(t, write(t, d))
+					require.Equal(t, time.Second, time.Since(began), "it waits, and no longer than it must")
+					require.NoError(t, <-done)
+					for range 2 {
+						v, err := d.Sessions.GetSession(bg, "1:0")
+						require.NoError(t, err)
+						require.EqualValues(t, 100, sessionCounter(t, v), "what was written last stands")
+						c, d, _ = reopen(t, kv, c)
+					}
+				})
+			})
+		}
 	}
 }
