@@ -120,12 +120,14 @@ func testFenced(t *testing.T, a Account) {
 		if i > 0 {
 			require.Greater(t, rec.Epoch, epochs[i-1])
 		}
-		commit(t, a, rec.Epoch, put("k", fmt.Sprint("term ", i)))
+		commit(t, a, rec.Epoch, put("k", fmt.Sprint("term ", i), "creds/device", "kept"))
 		for _, old := range epochs[:i] {
 			b := put("k", "old", fmt.Sprint("old", old), "old")
 			b.Delete = keys("creds/device")
 			require.ErrorIs(t, a.KV.Commit(t.Context(), old, b), authstore.ErrFenced)
+			require.ErrorIs(t, a.KV.Commit(t.Context(), old, authstore.Batch{Delete: keys("k")}), authstore.ErrFenced)
 			require.Equal(t, map[string]string{"k": fmt.Sprint("term ", i)}, scan(t, a, "session", ""))
+			requireValue(t, a, key("creds/device"), []byte("kept"))
 		}
 		if i < 3 {
 			release(t.Context(), t, a, rec)

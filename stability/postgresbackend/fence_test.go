@@ -176,6 +176,93 @@ func TestATermThatAFailoverForgotWritesNoMore(t *testing.T) {
 	require.Greater(t, third.Epoch, second.Epoch, "an instance takes no epoch that it has seen")
 }
 
+// The same where the other process has the same instance id: the term is another
+// one all the same.
+func TestForgottenTermOfTheSameIDIsAnotherTerm(t *testing.T) {
+	db := opened(t)
+	id := anyAccount()
+	a, b := backend(t, db, id), backend(t, db, id)
+	first := hold(t, a, "one")
+	exec(t, db, `DELETE FROM wastability.locks WHERE account = $1`, id)
+	exec(t, db, `DELETE FROM wastability.fences WHERE account = $1`, id)
+	other := hold(t, b, "one")
+	require.Equal(t, first.Epoch, other.Epoch)
+	before, err := b.Lock.Load(t.Context())
+	require.NoError(t, err)
+	_, err = a.Lock.Renew(t.Context(), first)
+	require.ErrorIs(t, err, lock.ErrLost)
+	after, err := b.Lock.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	require.NoError(t, a.Lock.Release(t.Context(), first), "and releases nothing")
+	require.NoError(t, b.Auth.Commit(t.Context(), other.Epoch, put("k", "mine")))
+	_, err = b.Lock.Renew(t.Context(), other)
+	require.NoError(t, err)
+}
+
+// Whatever a server has forgotten, an instance takes no epoch that it has seen:
+// granted, read, or refused.
+func TestEpochThatWasSeenIsNeverTakenAgain(t *testing.T) {
+	db := opened(t)
+	for name, see := range map[string]func(t *testing.T, b stability.Backend, held lock.Record){
+		"it was the holder": func(*testing.T, stability.Backend, lock.Record) {},
+		"it looked at the lock": func(t *testing.T, b stability.Backend, _ lock.Record) {
+			_, err := b.Lock.Load(t.Context())
+			require.NoError(t, err)
+		},
+		"it was refused": func(t *testing.T, b stability.Backend, _ lock.Record) {
+			_, granted, err := b.Lock.Acquire(t.Context(), "b", rand.Text(), time.Hour)
+			require.NoError(t, err)
+			require.False(t, granted)
+		},
+		"it was fenced off": func(t *testing.T, b stability.Backend, held lock.Record) {
+			require.ErrorIs(t, b.Auth.Commit(t.Context(), held.Epoch-1, put("k", "late")), authstore.ErrFenced)
+		},
+	} {
+		for _, gone := range []bool{false, true} { // the account was made after what the standby has
+			id := anyAccount()
+			a, b := backend(t, db, id), backend(t, db, id)
+			if name == "it was the holder" {
+				b = a
+			}
+			for range 3 {
+				require.NoError(t, a.Lock.Release(t.Context(), hold(t, a, "a")))
+			}
+			held := hold(t, a, "a")
+			see(t, b, held)
+			if gone {
+				exec(t, db, `DELETE FROM wastability.locks WHERE account = $1`, id)
+				exec(t, db, `DELETE FROM wastability.fences WHERE account = $1`, id)
+			} else {
+				exec(t, db, `UPDATE wastability.locks SET lease_epoch = 1, holder_instance_id = '', nonce = 'x' WHERE account = $1`, id)
+				exec(t, db, `UPDATE wastability.fences SET lease_epoch = 1, nonce = 'x', token = 'x', released = true WHERE account = $1`, id)
+			}
+			require.Greater(t, hold(t, b, "b").Epoch, held.Epoch, "%s, %t", name, gone)
+		}
+	}
+}
+
+// A term that gave its lock back writes no more, though nobody has taken it: a
+// commit that is still on its way would land on what the next one reads.
+func TestReleasedTermWritesNoMore(t *testing.T) {
+	db := opened(t)
+	id := anyAccount()
+	a, b := backend(t, db, id), backend(t, db, id)
+	rec := hold(t, a, "a")
+	require.NoError(t, a.Auth.Commit(t.Context(), rec.Epoch, put("k", "1")))
+	require.NoError(t, a.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 1}))
+	require.NoError(t, a.Lock.Release(t.Context(), rec))
+	for _, other := range []stability.Backend{a, b} {
+		require.ErrorIs(t, other.Auth.Commit(t.Context(), rec.Epoch, put("k", "2")), authstore.ErrFenced)
+		require.ErrorIs(t, other.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Delete: []authstore.Key{put("k", "").Put[0].Key}}), authstore.ErrFenced)
+		require.ErrorIs(t, other.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 2}), reconnect.ErrFenced)
+	}
+	require.Equal(t, "1", value(t, b, "k"))
+	state, err := b.State.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, state.RetryCount)
+}
+
 func TestCommitsAreDurableWhateverTheServersSetting(t *testing.T) {
 	s := postgrestest.NeedOwn(t, postgrestest.WithSetting("synchronous_commit", "off"), postgrestest.WithSetting("wal_writer_delay", "10s"))
 	db := openedOn(t, s.DSN())

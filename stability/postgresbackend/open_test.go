@@ -250,6 +250,15 @@ func TestAHandOverWakesWhoWaits(t *testing.T) {
 	second, err := lock.New(b.Lock, "b", quiet, lock.WithLease(90*time.Second), lock.WithRefresh(30*time.Second))
 	require.NoError(t, err)
 	defer second.Close(context.WithoutCancel(t.Context()))
+	// What the listening itself wakes when it begins proves nothing.
+	elsewhere, stop := db.listen.subscribe("another account")
+	defer stop()
+	<-elsewhere
+	waiting := func() bool {
+		db.listen.mu.Lock()
+		defer db.listen.mu.Unlock()
+		return len(db.listen.waiting[id]) > 0
+	}
 	for range 3 {
 		term, err := first.Acquire(t.Context())
 		require.NoError(t, err)
@@ -260,11 +269,7 @@ func TestAHandOverWakesWhoWaits(t *testing.T) {
 				waits <- term
 			}
 		}()
-		require.Eventually(t, func() bool {
-			var n int
-			err := db.pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state = 'idle'`).Scan(&n)
-			return err == nil && n > 0
-		}, 10*time.Second, time.Millisecond)
+		require.Eventually(t, waiting, 10*time.Second, time.Millisecond)
 		require.NoError(t, term.Release(t.Context()))
 		select {
 		case term := <-waits:
@@ -273,6 +278,7 @@ func TestAHandOverWakesWhoWaits(t *testing.T) {
 			require.Fail(t, "the waiting instance was not woken")
 		}
 	}
+	require.Empty(t, elsewhere, "who waits for another account is not woken")
 }
 
 // Many accounts over few connections: nothing waits for ever.
