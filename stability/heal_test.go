@@ -15,6 +15,7 @@ import (
 	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -300,7 +301,7 @@ func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 				w.sim.Fault(c.fault).Always().OnNextLogin()
 				w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
-				for range c.hours * 60 {
+				for range stabilitytest.Pick((c.hours+2)/3, c.hours) * 60 {
 					time.Sleep(time.Minute)
 					a.m.Reconnect() // even a person who tries and tries
 				}
