@@ -76,8 +76,7 @@
 // Versions before 2026-01-07 never end it, later ones do after a minute; set
 // ManualHistorySyncDownload to avoid it. A handler that blocks for ever keeps
 // its goroutine. A host that calls its client's own Disconnect or Logout while
-// frames arrive may leave whatsmeow's read pump behind, with one frame that
-// nobody takes any more: whatsmeow stops the taker first. Ask the Manager
-// instead: Reconnect, Logout, or the end of Run leave none. Nothing else
-// outlives Close.
+// frames arrive stops whatsmeow's taker of frames before its read pump; the pump
+// is freed within seconds, which takes the client's logger: whoever replaces
+// client.Log may leave one behind. Nothing else outlives Close.
 package stability

@@ -95,6 +95,10 @@ func TestEndingUnderAStreamOfStanzasLeaksNothing(t *testing.T) {
 		for n := range stabilitytest.Pick(20, 300) {
 			w.sim.Flood(w.account.JID(), 2000, time.Duration(n%3)*time.Millisecond)
 			time.Sleep(time.Duration(n) * 7 * time.Millisecond)
+			if n%2 == 0 { // the host itself stops the one that takes the pump's frames
+				a.m.Client().Disconnect()
+				w.await("it is noticed", func() bool { return a.status().WA != reconnect.StatusConnected })
+			}
 			a.m.Reconnect()
 			time.Sleep(time.Second)
 			a.ready()

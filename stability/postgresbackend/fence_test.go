@@ -242,25 +242,51 @@ func TestEpochThatWasSeenIsNeverTakenAgain(t *testing.T) {
 	}
 }
 
-// A term that gave its lock back writes no more, though nobody has taken it: a
-// commit that is still on its way would land on what the next one reads.
-func TestReleasedTermWritesNoMore(t *testing.T) {
+// A term that gave its lock back, or lost it without knowing, writes no more and
+// deletes nothing. Each write is the first that the instance makes behind the end:
+// the statement itself must find the fence closed.
+func TestTermThatIsOverWritesAndDeletesNothing(t *testing.T) {
 	db := opened(t)
-	id := anyAccount()
-	a, b := backend(t, db, id), backend(t, db, id)
-	rec := hold(t, a, "a")
-	require.NoError(t, a.Auth.Commit(t.Context(), rec.Epoch, put("k", "1")))
-	require.NoError(t, a.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 1}))
-	require.NoError(t, a.Lock.Release(t.Context(), rec))
-	for _, other := range []stability.Backend{a, b} {
-		require.ErrorIs(t, other.Auth.Commit(t.Context(), rec.Epoch, put("k", "2")), authstore.ErrFenced)
-		require.ErrorIs(t, other.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Delete: []authstore.Key{put("k", "").Put[0].Key}}), authstore.ErrFenced)
-		require.ErrorIs(t, other.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 2}), reconnect.ErrFenced)
+	k := put("k", "").Put[0].Key
+	writes := map[string]func(a stability.Backend, epoch int64) error{
+		"put": func(a stability.Backend, epoch int64) error {
+			return a.Auth.Commit(t.Context(), epoch, put("k", "late"))
+		},
+		"delete": func(a stability.Backend, epoch int64) error {
+			return a.Auth.Commit(t.Context(), epoch, authstore.Batch{Delete: []authstore.Key{k}})
+		},
+		"both": func(a stability.Backend, epoch int64) error {
+			b := put("new", "late")
+			b.Delete = []authstore.Key{k}
+			return a.Auth.Commit(t.Context(), epoch, b)
+		},
+		"save": func(a stability.Backend, epoch int64) error {
+			return a.State.Save(t.Context(), epoch, reconnect.State{RetryCount: 9})
+		},
 	}
-	require.Equal(t, "1", value(t, b, "k"))
-	state, err := b.State.Load(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 1, state.RetryCount)
+	for name, write := range writes {
+		for _, released := range []bool{true, false} {
+			id := anyAccount()
+			a, b := backend(t, db, id), backend(t, db, id)
+			rec, granted, err := a.Lock.Acquire(t.Context(), "a", rand.Text(), time.Second)
+			require.NoError(t, err)
+			require.True(t, granted)
+			require.NoError(t, a.Auth.Commit(t.Context(), rec.Epoch, put("k", "1")))
+			require.NoError(t, a.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 1}))
+			if released {
+				require.NoError(t, a.Lock.Release(t.Context(), rec))
+			} else {
+				exec(t, db, `UPDATE wastability.locks SET renewed_at = renewed_at - interval '1 hour' WHERE account = $1`, id)
+				hold(t, b, "b")
+			}
+			err = write(a, rec.Epoch)
+			require.True(t, errors.Is(err, authstore.ErrFenced) || errors.Is(err, reconnect.ErrFenced), "%s: %v", name, err)
+			require.Equal(t, map[string]string{"k": "1"}, values(t, b), name)
+			state, err := b.State.Load(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, 1, state.RetryCount, name)
+		}
+	}
 }
 
 func TestCommitsAreDurableWhateverTheServersSetting(t *testing.T) {

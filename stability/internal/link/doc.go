@@ -118,9 +118,11 @@
 //     bounds it; when it ends first, the client must not be used again. End
 //     may be called again, and resumes.
 //   - whatsmeow's own Disconnect (pairing failed, Logout, or called by the
-//     host) and a context that the host cancels on its own Connect may leak
-//     the read pump: the consumer of its frames is stopped before we hear of
-//     it. The wrapper shortens both to a window of one frame.
+//     host) and a context that the host cancels on its own Connect stop the
+//     consumer of the read pump's frames before the pump. What the pump still
+//     has is taken off its hands when its socket is closed (pump.go). A host
+//     that replaces client.Log after Install may leave a pump behind: then
+//     nobody hears of its socket.
 //   - A pairing that is cut between the server's pair-success and our answer
 //     fails while it is drained: PairError comes, though Draining is true, and
 //     the device must not be used again.

@@ -262,6 +262,16 @@ const loopGrace = 100 * time.Millisecond
 type loopLogger struct {
 	waLog.Logger
 	loops *loopCounter
+	pumps *pumps
+}
+
+// Sub gives the sockets a logger that listens for their read pumps.
+func (g *loopLogger) Sub(module string) waLog.Logger {
+	sub := g.Logger.Sub(module)
+	if module == pumpModule {
+		return &pumpLogger{sub, g.pumps}
+	}
+	return sub
 }
 
 func (g *loopLogger) Debugf(msg string, args ...any) {

@@ -134,6 +134,7 @@ type Link struct {
 	connecting chan struct{} // semaphore: one Connect at a time
 	drainSem   chan struct{} // semaphore: one drain at a time
 	loops      loopCounter
+	pumps      pumps
 	draining   atomic.Bool
 	frames     atomic.Int32 // what is known of the form of the server's hello
 	inside     inside       // set by the first Install
@@ -197,7 +198,7 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 	c.SetMediaHTTPClient(&http.Client{Transport: mediaTripper{l}})
 	if first {
 		if !l.cfg.without(LoopWords) {
-			c.Log = &loopLogger{Logger: c.Log, loops: &l.loops}
+			c.Log = &loopLogger{Logger: c.Log, loops: &l.loops, pumps: &l.pumps}
 		}
 		l.inside = findInside(c.DangerousInternals(), l.cfg.without)
 		if !l.cfg.without(HandlerTable) {
