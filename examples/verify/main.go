@@ -82,14 +82,3 @@ func all(ctx context.Context, r *report, p parts) {
 		}
 	}
 }
-
-// summary prints the last line and returns the exit code.
-func (r *report) summary() int {
-	fmt.Fprintf(r.out, "\n%d checks, %d passed, %d failed\n", r.passed+r.failed, r.passed, r.failed)
-	if r.failed > 0 || r.passed == 0 {
-		fmt.Fprintln(r.out, "❌ not as asked for")
-		return 1
-	}
-	fmt.Fprintln(r.out, "✅ all as asked for")
-	return 0
-}

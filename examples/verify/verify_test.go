@@ -249,3 +249,19 @@ func TestTheReadOnlyPartChecksARunningService(t *testing.T) {
 func TestNothingCheckedIsNotSuccess(t *testing.T) {
 	require.Equal(t, 1, (&report{out: io.Discard}).summary())
 }
+
+func TestTheSummaryHasALineForEachPartAndOneForAll(t *testing.T) {
+	var out bytes.Buffer
+	r := &report{out: &out}
+	r.begin("DoD-WA-1", "one")
+	r.check("this", true, "")
+	r.begin("DoD-WA-2", "two")
+	r.check("this", true, "")
+	require.Zero(t, r.summary())
+	require.True(t, strings.HasSuffix(out.String(), "\n\nDoD-WA-1: ✅ PASS\nDoD-WA-2: ✅ PASS\nAll: ✅ PASS (2 checks, 2 passed, 0 failed)\n"), out.String())
+
+	r.check("that", false, "")
+	r.begin("DoD-WA-3", "begun, and nothing was checked")
+	require.Equal(t, 1, r.summary())
+	require.True(t, strings.HasSuffix(out.String(), "\n\nDoD-WA-1: ✅ PASS\nDoD-WA-2: ❌ FAIL\nDoD-WA-3: ❌ FAIL\nAll: ❌ FAIL (3 checks, 2 passed, 1 failed)\n"), out.String())
+}
