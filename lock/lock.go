@@ -26,6 +26,9 @@ var (
 	// ErrReleased is why a term ended that was released.
 	ErrReleased = errors.New("lock: released")
 
+	// ErrHeld reports that an account cannot be destroyed: an instance holds it.
+	ErrHeld = errors.New("lock: an instance holds the account: close its Manager first, or wait until its lease has run out")
+
 	// ErrClosed reports the use of a Lease after Close.
 	ErrClosed = errors.New("lock: the lease is closed: make a new one with lock.New")
 )

@@ -1,6 +1,8 @@
 package stability
 
 import (
+	"context"
+
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/lock"
@@ -18,4 +20,12 @@ type Backend struct {
 	// Close is called once, last, by Manager.Close. It never closes what the
 	// host passed in.
 	Close func() error
+	// Destroy removes the account for good: its session, state, incidents and
+	// lock. It is for the host to call, also after Close; the Manager never
+	// does. lock.ErrHeld while an instance holds the account; then nothing is
+	// removed. Nothing can be restored afterwards. It is no error if there is
+	// no such account, and a Destroy that failed may be called again. An
+	// instance that stands by begins the account anew: end it first. Call
+	// Manager.Logout before, or the phone goes on listing a device that is gone.
+	Destroy func(ctx context.Context) error
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/postgresbackend"
@@ -85,8 +86,12 @@ func (t table) delist(ctx context.Context, id string) error {
 }
 
 func (t table) destroy(ctx context.Context, id string) error {
-	err := t.db.Destroy(ctx, id)
-	for ; errors.Is(err, postgresbackend.ErrHeld) && ctx.Err() == nil; err = t.db.Destroy(ctx, id) {
+	b, err := t.open(id)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	for err = b.Destroy(ctx); errors.Is(err, lock.ErrHeld) && ctx.Err() == nil; err = b.Destroy(ctx) {
 		time.Sleep(200 * time.Millisecond) // a replica has the lock for a moment, and finds the account removed
 	}
 	return err

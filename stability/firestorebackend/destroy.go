@@ -12,12 +12,9 @@ import (
 	"github.com/wastability/wastability/lock"
 )
 
-// ErrHeld reports that an account cannot be destroyed: an instance holds it.
-var ErrHeld = errors.New("firestorebackend: an instance holds the account: close its Manager first, or wait until the lease has run out")
-
 // Destroy removes an account for good: its session, state, incidents and lock.
 // The options are those of New; the root counts. It takes the lock for that, so
-// it is ErrHeld while an instance holds it, and nobody else begins meanwhile. End
+// it is lock.ErrHeld while an instance holds it, and nobody else begins meanwhile. End
 // the instances that stand by first, since they begin a new account afterwards.
 // Nothing can be restored.
 //
@@ -48,7 +45,7 @@ func (b *backend) destroy(ctx context.Context, page int) error {
 	case err != nil:
 		return fmt.Errorf("firestorebackend: %s: %w", op, err)
 	case !granted:
-		return fmt.Errorf("%w: held by %q until %s at the latest", ErrHeld, rec.Holder, rec.LeaseUntil.UTC().Format(time.RFC3339))
+		return fmt.Errorf("firestorebackend: %w: held by %q until %s at the latest", lock.ErrHeld, rec.Holder, rec.LeaseUntil.UTC().Format(time.RFC3339))
 	}
 	renewed := time.Now()
 	remove := func(refs ...*firestore.DocumentRef) error {

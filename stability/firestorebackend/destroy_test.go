@@ -27,7 +27,7 @@ func TestDestroyRemovesAllOfOneAccountAndNoOther(t *testing.T) {
 		rec, theirs := hold(t, b), hold(t, other)
 		require.NoError(t, other.Auth.Commit(t.Context(), theirs.Epoch, put("a", "theirs")))
 
-		require.ErrorIs(t, Destroy(t.Context(), client), ErrHeld)
+		require.ErrorIs(t, Destroy(t.Context(), client), lock.ErrHeld)
 		require.GreaterOrEqual(t, len(s.Snapshot("demo-sim")), len(docs), "nothing was removed")
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "mine")), "the holder goes on")
 
@@ -129,7 +129,7 @@ func TestDestroyOnTheEmulator(t *testing.T) {
 	b := opened(t, c, patient)
 	rec := hold(t, b)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")))
-	require.ErrorIs(t, Destroy(t.Context(), c, patient), ErrHeld)
+	require.ErrorIs(t, Destroy(t.Context(), c, patient), lock.ErrHeld)
 	require.NoError(t, b.Lock.Release(t.Context(), rec))
 	require.NoError(t, Destroy(t.Context(), c, patient))
 	for _, path := range []string{"whatsmeow_auth", "whatsmeow_auth/creds/keys", "locks", "state", "incidents"} {

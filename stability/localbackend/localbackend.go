@@ -52,7 +52,8 @@ func Open(path string, opts ...Option) (stability.Backend, error) {
 	}
 	return stability.Backend{
 		Name: "local", Lock: lockStore{b}, Auth: keyValues{b}, State: stateStore{b}, Incidents: incidentStore{b},
-		Close: b.close,
+		Close:   b.close,
+		Destroy: b.destroy,
 	}, nil
 }
 

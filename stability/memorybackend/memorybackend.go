@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
@@ -65,7 +66,26 @@ func (m *Memory) Backend() stability.Backend {
 			i.once.Do(func() { close(i.closed) })
 			return nil
 		},
+		Destroy: m.destroy,
 	}
+}
+
+// destroy empties the account. The epoch goes on: what an old term may still
+// have under way must not fit a new one.
+func (m *Memory) destroy(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("memorybackend: destroy: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.term.free(time.Now()) {
+		return fmt.Errorf("memorybackend: destroy: %w: held by %q", lock.ErrHeld, m.term.Holder)
+	}
+	clear(m.entries)
+	clear(m.incidents)
+	m.state = nil
+	m.set(term{Record: lock.Record{Epoch: m.term.Epoch}})
+	return nil
 }
 
 // instance is one Backend's view.

@@ -21,9 +21,6 @@ var (
 	// ErrNewerSchema reports a schema that a newer library migrated beyond what
 	// this one knows. It is permanent, and matches authstore.ErrNewerFormat.
 	ErrNewerSchema = fmt.Errorf("postgresbackend: the schema is newer than this library knows: update this instance: %w", authstore.ErrNewerFormat)
-
-	// ErrHeld reports that an account cannot be destroyed: an instance holds it.
-	ErrHeld = errors.New("postgresbackend: an instance holds the account: close its Manager first, or wait until the lease has run out")
 )
 
 // lasting is for how long the server must answer nothing but a refusal before

@@ -47,7 +47,6 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 	for _, id := range []string{"", "a\x00b", "\xff", strings.Repeat("x", maxAccount+1)} {
 		_, err := db.Account(id)
 		require.Error(t, err)
-		require.Error(t, db.Destroy(t.Context(), id))
 	}
 }
 
@@ -171,7 +170,7 @@ func TestMissingGrantsAreNamedAndMayBeRepaired(t *testing.T) {
 	require.NoError(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{}))
 	require.True(t, narrow.faults.since.IsZero())
 	require.NoError(t, b.Lock.Release(t.Context(), rec))
-	require.NoError(t, narrow.Destroy(t.Context(), "a"))
+	require.NoError(t, b.Destroy(t.Context()))
 	require.NoError(t, narrow.Migrate(t.Context()), "nothing has to be created")
 }
 
@@ -226,11 +225,11 @@ func TestAccountsAreListedAndDestroyed(t *testing.T) {
 	rec, other := hold(t, a, "one"), hold(t, b, "two")
 	require.NoError(t, a.Auth.Commit(t.Context(), rec.Epoch, put("k", "mine")))
 	require.NoError(t, b.Auth.Commit(t.Context(), other.Epoch, put("k", "theirs")))
-	require.ErrorIs(t, db.Destroy(t.Context(), "0001"), ErrHeld)
+	require.ErrorIs(t, a.Destroy(t.Context()), lock.ErrHeld)
 	require.Equal(t, "mine", value(t, a, "k"))
 	require.NoError(t, a.Lock.Release(t.Context(), rec))
-	require.NoError(t, db.Destroy(t.Context(), "0001"))
-	require.NoError(t, db.Destroy(t.Context(), "0001"), "once more is no error")
+	require.NoError(t, a.Destroy(t.Context()))
+	require.NoError(t, a.Destroy(t.Context()), "once more is no error")
 	require.Empty(t, values(t, a))
 	require.NotContains(t, all(), "0001")
 	require.Equal(t, "theirs", value(t, b, "k"), "another account is untouched")

@@ -178,6 +178,7 @@ func (db *DB) Account(id string) (stability.Backend, error) {
 			a.end()
 			return nil
 		},
+		Destroy: func(ctx context.Context) error { return db.destroy(ctx, id) },
 	}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/wastability/wastability/lock"
 )
 
 //go:embed migrations/*.sql
@@ -159,13 +160,8 @@ func (db *DB) ready(ctx context.Context) error {
 	return db.Check(ctx)
 }
 
-// Destroy removes an account for good: its session, state, incidents and lock.
-// ErrHeld while an instance holds it. Nothing can be restored afterwards. It is
-// no error if there is no such account.
-func (db *DB) Destroy(ctx context.Context, account string) error {
-	if err := checkAccount(account); err != nil {
-		return err
-	}
+// destroy is Backend.Destroy.
+func (db *DB) destroy(ctx context.Context, account string) error {
 	return db.do(ctx, "destroy the account", func(ctx context.Context) error {
 		return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 			var (
@@ -176,7 +172,7 @@ func (db *DB) Destroy(ctx context.Context, account string) error {
 				return err
 			}
 			if freed == 0 && holder != nil {
-				return fmt.Errorf("held by %q: %w", *holder, ErrHeld)
+				return fmt.Errorf("%w: held by %q", lock.ErrHeld, *holder)
 			}
 			_, err := tx.Exec(ctx, db.q.wipe, account)
 			return err
