@@ -18,6 +18,7 @@ import (
 type Handler struct {
 	m       *stability.Manager
 	tokens  [][sha256.Size]byte
+	allow   func(*http.Request) error // nil: the token decides
 	numbers bool
 	pairFor time.Duration
 	limit   *limiter
@@ -27,7 +28,7 @@ type Handler struct {
 
 // route is what one path does.
 type route struct {
-	open bool // served without the token
+	open bool // served to everybody
 	get  func(http.ResponseWriter, *http.Request)
 	post func(http.ResponseWriter, *http.Request)
 }
@@ -41,6 +42,7 @@ func (r route) allow() string {
 
 type config struct {
 	tokens  []string
+	allow   func(*http.Request) error
 	numbers bool
 	pairFor time.Duration
 	errs    []error
@@ -65,6 +67,25 @@ func WithToken(token string) Option {
 			return
 		}
 		c.tokens = append(c.tokens, token)
+	}
+}
+
+// WithAuthorizer lets f decide who gets in, for a host that knows its people
+// already: a session cookie, a proxy that signs them in. f looks at the request
+// and returns nil to let it in; the text of its error is what the refused one
+// reads. It takes the place of WithToken: pass one of the two.
+//
+// f is asked for everything but /health and /ready, also for the page, from any
+// goroutine; it must not write. A browser sends cookies along with requests that
+// another site made it send, so a POST that comes from another site is refused,
+// whatever f says (Sec-Fetch-Site and Origin tell).
+func WithAuthorizer(f func(*http.Request) error) Option {
+	return func(c *config) {
+		if f == nil {
+			c.errs = append(c.errs, errors.New("adminhttp: WithAuthorizer(nil) would let nobody in: pass a function, or use WithToken"))
+			return
+		}
+		c.allow = f
 	}
 }
 
@@ -97,18 +118,21 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 		}
 		o(&c)
 	}
-	if len(c.tokens) == 0 && len(c.errs) == 0 {
-		c.errs = append(c.errs, errors.New("adminhttp: no token: pass WithToken, for example with the value of an environment variable"))
+	if len(c.tokens) == 0 && c.allow == nil && len(c.errs) == 0 {
+		c.errs = append(c.errs, errors.New("adminhttp: no token: pass WithToken, for example with the value of an environment variable, or WithAuthorizer"))
+	}
+	if len(c.tokens) > 0 && c.allow != nil {
+		c.errs = append(c.errs, errors.New("adminhttp: WithToken and WithAuthorizer: pass one of the two, since only one can decide"))
 	}
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
-	h := &Handler{m: m, numbers: c.numbers, pairFor: c.pairFor, limit: newLimiter(), store: make(chan struct{}, 1)}
+	h := &Handler{m: m, allow: c.allow, numbers: c.numbers, pairFor: c.pairFor, limit: newLimiter(), store: make(chan struct{}, 1)}
 	for _, t := range c.tokens {
 		h.tokens = append(h.tokens, sha256.Sum256([]byte(t)))
 	}
 	h.routes = map[string]route{
-		"/":                       {open: true, get: h.page},
+		"/":                       {open: c.allow == nil, get: h.page}, // without data: it asks for the token
 		"/health":                 {open: true, get: h.health},
 		"/ready":                  {open: true, get: h.ready},
 		"/api/longrun/status-now": {get: h.statusNow},

@@ -50,7 +50,8 @@
 //     /ready, and these name a status and a reason, nothing more. Tokens are
 //     compared in constant time. Who sends wrong ones is slowed down, by
 //     address and all together; whoever has the right one is never locked out
-//     by that.
+//     by that. With WithAuthorizer the host's function decides instead, for
+//     the page too, and a POST from another site is refused.
 //   - No key material. Phone numbers are masked, except with WithPhoneNumbers.
 //     The code to scan is a secret for as long as it is valid: who has it can
 //     link a device to the account of who scans it.

@@ -11,13 +11,17 @@ import (
 //go:embed page.html
 var pageHTML string
 
-// page serves a page without any data in it: it asks for the token and reads
-// the rest with it.
+// page serves a page without any data in it: it asks for the token, unless the
+// host's own authentication has let the reader in, and reads the rest.
 func (h *Handler) page(w http.ResponseWriter, _ *http.Request) {
+	html := pageHTML
+	if h.allow != nil {
+		html = strings.Replace(html, "<body>", `<body data-signed-in="yes">`, 1)
+	}
 	w.Header().Set("Content-Security-Policy", pagePolicy())
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write([]byte(pageHTML))
+	_, _ = w.Write([]byte(html))
 }
 
 // pagePolicy lets exactly the page's own script and style run, and lets them
