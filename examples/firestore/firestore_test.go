@@ -1,14 +1,22 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
+	"fmt"
 	"io"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/examples/internal/demo"
+	"github.com/wastability/wastability/stability/firestorebackend"
+	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
@@ -20,6 +28,63 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(firestoresim.Main(m).Run())
+}
+
+func TestLoadMeasuresAndLeavesNothing(t *testing.T) {
+	emulator := firestoresim.NeedEmulator(t)
+	t.Setenv(emulatorHost, emulator.Addr())
+	project := "demo-" + strings.ToLower(rand.Text()[:20])
+	t.Setenv("GOOGLE_CLOUD_PROJECT", project)
+	var out strings.Builder
+	require.NoError(t, loadTest(t.Context(), 20, &out))
+	t.Log(out.String())
+	require.Contains(t, out.String(), "20 messages came and were answered")
+	require.Contains(t, out.String(), "errors    none")
+
+	client, err := emulator.Client(t.Context(), project)
+	require.NoError(t, err)
+	defer client.Close()
+	for _, group := range []string{"locks", "whatsmeow_auth", "keys", "state", "incidents"} {
+		docs, err := client.CollectionGroup(group).Documents(t.Context()).GetAll()
+		require.NoError(t, err)
+		require.Empty(t, docs, group)
+	}
+}
+
+// limping refuses every fifth commit once.
+type limping struct {
+	authstore.KV
+	n atomic.Int64
+}
+
+func (k *limping) Commit(ctx context.Context, epoch int64, b authstore.Batch) error {
+	if k.n.Add(1)%5 == 0 {
+		return fmt.Errorf("commit: %w", firestorebackend.ErrQuota)
+	}
+	return k.KV.Commit(ctx, epoch, b)
+}
+
+func TestLoadCountsErrorsAndLosesNothing(t *testing.T) {
+	backend := memorybackend.New().Backend()
+	backend.Auth = &limping{KV: backend.Auth}
+	l, err := load(t.Context(), backend, 20)
+	require.NoError(t, err)
+	require.Equal(t, 20, l.messages)
+	var out strings.Builder
+	l.tell(&out)
+	t.Log(out.String())
+	require.Contains(t, out.String(), "of the commits: "+firestorebackend.ErrQuota.Error())
+	require.Regexp(t, `commits +[1-9][0-9]*, one at a time`, out.String())
+}
+
+func TestPercentilesAreOfTheSortedDurations(t *testing.T) {
+	var d []time.Duration
+	for i := range 100 {
+		d = append(d, time.Duration(100-i)*time.Millisecond)
+	}
+	require.Equal(t, "median 51ms, 95 % within 96ms, 99 % within 100ms, longest 100ms", percentiles(d))
+	require.Equal(t, 100*time.Millisecond, d[0], "they stay as they were")
+	require.Equal(t, "none", percentiles(nil))
 }
 
 func TestReplicasOnFirestoreAreDeployedAndKilledAndLoseNothing(t *testing.T) {

@@ -182,6 +182,7 @@
 // contend, and there are about as many in a second as round trips fit into it:
 // about 1/latency. Each changes the fence, and each message its bucket of
 // events, so these two documents change as often as messages come.
+// examples/firestore -load N measures what a project carries.
 //
 // # Removing an account
 //
