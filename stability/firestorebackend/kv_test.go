@@ -2,8 +2,10 @@ package firestorebackend
 
 import (
 	"crypto/rand"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 // What a read has found of a bucket goes to the session, and a commit changes it
@@ -106,4 +109,86 @@ func TestAnAnswerInTwoPiecesIsOneMoment(t *testing.T) {
 	w2.fail(nil)
 	require.NoError(t, err)
 	require.Equal(t, map[authstore.Key][]byte{key("a"): []byte("2"), key("b"): []byte("2")}, got)
+}
+
+// A commit that failed left nothing behind, also in what the session knows of
+// its buckets: the same batch does its work the next time.
+func TestFailedCommitIsNotRemembered(t *testing.T) {
+	large := strings.Repeat("x", 40_000)
+	for name, c := range map[string]struct {
+		batch authstore.Batch
+		want  map[string]string
+	}{
+		"a delete":         {authstore.Batch{Delete: []authstore.Key{key("a")}}, map[string]string{"g1/b": "1"}},
+		"a put":            {put("a", "2", "c", "2"), map[string]string{"g1/a": "2", "g1/b": "1", "g1/c": "2"}},
+		"a move to itself": {put("a", large), map[string]string{"g1/a": large, "g1/b": "1"}},
+		"all of a bucket":  {authstore.Batch{Delete: []authstore.Key{key("a"), key("b")}}, map[string]string{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := sim(t)
+				b := opened(t, onSim(t, s))
+				rec := hold(t, b)
+				require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1", "b", "1")))
+				s.Fault(firestoresim.PermissionDenied()).On(firestoresim.Commit).Now()
+				require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, c.batch), ErrPermission)
+				time.Sleep(maxPause)
+				require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, c.batch))
+				fresh := opened(t, onSim(t, s))
+				require.Equal(t, c.want, values(t, fresh))
+				got, err := fresh.Auth.Get(t.Context(), key("a"), key("b"), key("c"))
+				require.NoError(t, err)
+				require.Len(t, got, len(c.want))
+			})
+		})
+	}
+}
+
+// A document that cannot be read, or that a newer library arranged, is an error
+// in every call, and stays as it is.
+func TestUnreadableDocumentIsNeverAnEmptyOne(t *testing.T) {
+	creds, misc := DefaultRoot+"/whatsmeow_auth/creds", authstore.Key{Kind: "misc", ID: "x"}
+	for name, c := range map[string]struct {
+		path, field string
+		value       any
+		want        error
+		keys        []authstore.Key
+	}{
+		"a bucket":       {creds + "/keys/" + placeOf(key("a")).bucket, "data", "text", authstore.ErrCorrupt, []authstore.Key{key("a")}},
+		"the record":     {creds, "creds", "text", authstore.ErrCorrupt, []authstore.Key{misc}},
+		"a newer format": {creds, "format", int64(layoutVersion + 1), authstore.ErrNewerFormat, []authstore.Key{key("a"), misc}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := sim(t)
+				b := opened(t, onSim(t, s))
+				cont, d := paired(t, b)
+				require.NoError(t, d.Sessions.PutSession(t.Context(), "1:0", ratchet(1)))
+				require.NoError(t, cont.Close(t.Context()))
+				rec := hold(t, b)
+				require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
+				s.Edit("demo-sim", c.path, func(m map[string]any) map[string]any { m[c.field] = c.value; return m })
+				before := s.Snapshot("demo-sim")
+
+				next := opened(t, onSim(t, s))
+				rec = hold(t, next)
+				for _, k := range c.keys {
+					_, err := next.Auth.Get(t.Context(), k)
+					require.ErrorIs(t, err, c.want)
+					require.ErrorIs(t, next.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{{Key: k, Value: []byte("2")}}}), c.want)
+					var last error
+					for _, err := range next.Auth.Scan(t.Context(), k.Kind, "") {
+						last = err
+					}
+					require.ErrorIs(t, last, c.want)
+				}
+				for _, d := range before {
+					if d.Path == c.path {
+						now, _ := s.Get("demo-sim", c.path)
+						require.Equal(t, d.Fields, now.Fields)
+					}
+				}
+			})
+		})
+	}
 }

@@ -279,3 +279,31 @@ func TestAColdStartTakesTwoRounds(t *testing.T) {
 		require.Zero(t, s.Stats().RPCs[firestoresim.BatchGetDocuments], "after the scan a commit reads nothing")
 	})
 }
+
+// A holder that is not heard of keeps the lock until its lease has run out, by
+// the server's clock, to the second.
+func TestLeaseIsWaitedInFull(t *testing.T) {
+	for _, offset := range []time.Duration{0, time.Hour, -time.Hour} {
+		t.Run(fmt.Sprint("server clock off by ", offset), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := sim(t, firestoresim.WithClockOffset(offset))
+				a, b := opened(t, onSim(t, s)).Lock, opened(t, onSim(t, s)).Lock
+				rec, _, err := a.Acquire(t.Context(), "a", "na", lock.DefaultLease)
+				require.NoError(t, err)
+				time.Sleep(20 * time.Second)
+				_, err = a.Renew(t.Context(), rec)
+				require.NoError(t, err)
+				begin := time.Now()
+				for n := 0; ; n++ {
+					_, granted, err := b.Acquire(t.Context(), "b", fmt.Sprint(n), lock.DefaultLease)
+					require.NoError(t, err)
+					if granted {
+						break
+					}
+					time.Sleep(time.Second)
+				}
+				require.InDelta(t, lock.DefaultLease.Seconds(), time.Since(begin).Seconds(), 1.01)
+			})
+		})
+	}
+}

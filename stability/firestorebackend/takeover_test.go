@@ -281,6 +281,32 @@ func TestAGrantCountsAfterBothLockDocumentsAreDeleted(t *testing.T) {
 	require.Equal(t, map[string]string{"g1/a": "1"}, values(t, b))
 }
 
+// Both lock documents deleted by hand in the first term of an account that has
+// no device yet: the next term has the same epoch, and another nonce.
+func TestOlderTermOfTheSameEpochIsFenced(t *testing.T) {
+	c := onSim(t, sim(t))
+	a, b := opened(t, c), opened(t, c)
+	old := hold(t, a)
+	require.NoError(t, a.Auth.Commit(t.Context(), old.Epoch, put("k", "a0")))
+	for _, id := range []string{"wa_connection", "wa_connection_fence"} {
+		_, err := c.Doc(DefaultRoot + "/locks/" + id).Delete(t.Context())
+		require.NoError(t, err)
+	}
+	rec, granted, err := b.Lock.Acquire(t.Context(), "two", rand.Text(), time.Hour)
+	require.NoError(t, err)
+	require.True(t, granted)
+	require.Equal(t, old.Epoch, rec.Epoch)
+	for n := range 3 {
+		want := fmt.Sprint("b", n)
+		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("k", want)))
+		require.ErrorIs(t, a.Auth.Commit(t.Context(), old.Epoch, put("k", "a")), authstore.ErrFenced)
+		require.ErrorIs(t, a.State.Save(t.Context(), old.Epoch, reconnect.State{RetryCount: n}), authstore.ErrFenced)
+		require.Equal(t, map[string]string{"g1/k": want}, values(t, b))
+	}
+	_, err = a.Lock.Renew(t.Context(), old)
+	require.ErrorIs(t, err, lock.ErrLost)
+}
+
 // An import puts documents back whose update times are earlier than those that
 // the holder knows. Firestore calls a write that names such a time invalid, and
 // not lost.
@@ -373,4 +399,41 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 		require.NotErrorIs(t, err, lock.ErrLost)
 		require.Equal(t, 2, refused.Fired(), "one look")
 	})
+}
+
+// What somebody makes of the lock document under a holder, its next renewal
+// repairs, and the term goes on.
+func TestRenewalRepairsTheLockDocument(t *testing.T) {
+	for name, edit := range map[string]func(m map[string]any){
+		"no holder":               func(m map[string]any) { delete(m, "holderInstanceId") },
+		"epoch of another type":   func(m map[string]any) { m["leaseEpoch"] = "three" },
+		"impossible epoch":        func(m map[string]any) { m["leaseEpoch"] = int64(-1) },
+		"lease of zero":           func(m map[string]any) { m["leaseMs"] = int64(0) },
+		"lease that overflows":    func(m map[string]any) { m["leaseMs"] = int64(1 << 62) },
+		"times of another type":   func(m map[string]any) { m["acquiredAt"], m["updatedAt"], m["leaseUntil"] = "x", "x", "x" },
+		"no lease, and no nonce":  func(m map[string]any) { delete(m, "leaseMs"); delete(m, "nonce") },
+		"a field of its own":      func(m map[string]any) { m["note"] = "do not touch" },
+		"nothing, but it is new":  func(map[string]any) {},
+		"no times and no trouble": func(m map[string]any) { delete(m, "acquiredAt"); delete(m, "updatedAt"); delete(m, "leaseUntil") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sim(t)
+			b := opened(t, onSim(t, s))
+			rec := hold(t, b)
+			s.Edit("demo-sim", DefaultRoot+"/locks/wa_connection", func(m map[string]any) map[string]any { edit(m); return m })
+			_, granted, err := opened(t, onSim(t, s)).Lock.Acquire(t.Context(), "two", "n", time.Hour)
+			require.False(t, granted)
+			if err != nil {
+				require.ErrorIs(t, err, ErrDamaged)
+			}
+			_, err = b.Lock.Renew(t.Context(), rec)
+			require.NoError(t, err)
+			got, err := b.Lock.Load(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "one", got.Holder)
+			require.Equal(t, rec.Epoch, got.Epoch)
+			require.Equal(t, rec.Lease, got.Lease)
+			require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
+		})
+	}
 }
