@@ -32,6 +32,8 @@ type Machine struct {
 	counted bool      // the end that the next attempt answers was a failure
 
 	end *ending // the end that is being reported; nil once the next attempt began
+
+	ahead *float64 // the next random number, where a Clone has looked at it
 }
 
 // ending is one end of a connection and the best that is known of it.
@@ -257,8 +259,29 @@ func (m *Machine) State() State {
 	return s
 }
 
+// Clone returns a machine that decides from here as m would: also with the
+// same random number at the next end. Use it to look ahead.
+func (m *Machine) Clone() *Machine {
+	if m.ahead == nil {
+		u := m.draw()
+		m.ahead = &u
+	}
+	c := *m
+	c.s = clone(m.s)
+	if m.end != nil {
+		e := *m.end
+		e.before = clone(e.before)
+		c.end = &e
+	}
+	return &c
+}
+
 // draw returns a number in [0,1), whatever the source yields.
 func (m *Machine) draw() float64 {
+	if u := m.ahead; u != nil {
+		m.ahead = nil
+		return *u
+	}
 	u := m.rand()
 	if !(u >= 0) { // NaN too
 		return 0

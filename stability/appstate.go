@@ -12,11 +12,11 @@ import (
 // and whatsmeow asks the phone to mend it, so it is shown and not acted upon.
 // The event is known by its name, since older versions of whatsmeow lack it;
 // false means that the event is about something else.
-func (sl *slot) onAppState(evt any) bool {
+func (a *attachment) onAppState(evt any) bool {
 	if e, ok := evt.(*events.AppStateSyncComplete); ok {
-		sl.m.mu.Lock()
-		defer sl.m.mu.Unlock()
-		delete(sl.appState, string(e.Name))
+		a.m.mu.Lock()
+		defer a.m.mu.Unlock()
+		delete(a.appState, string(e.Name))
 		return true
 	}
 	v := reflect.ValueOf(evt)
@@ -27,23 +27,23 @@ func (sl *slot) onAppState(evt any) bool {
 	if f := v.Elem().FieldByName("Name"); f.IsValid() && f.Kind() == reflect.String {
 		name = f.String()
 	}
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
-	if _, known := sl.appState[name]; known {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	if _, known := a.appState[name]; known {
 		return true
 	}
-	if sl.appState == nil {
-		sl.appState = map[string]struct{}{}
+	if a.appState == nil {
+		a.appState = map[string]struct{}{}
 	}
-	sl.appState[name] = struct{}{}
-	sl.m.cfg.logger.Warn("a part of the app state could not be read: contacts, archived or muted chats may be out of date; messages are not affected", "part", name)
+	a.appState[name] = struct{}{}
+	a.m.cfg.logger.Warn("a part of the app state could not be read: contacts, archived or muted chats may be out of date; messages are not affected", "part", name)
 	return true
 }
 
-// appStateLocked lists the collections that could not be synced.
-func (sl *slot) appStateLocked() []string {
+// appStateFailed lists the collections that could not be synced.
+func (a *attachment) appStateFailed() []string {
 	var names []string
-	for name := range sl.appState {
+	for name := range a.appState {
 		names = append(names, name)
 	}
 	slices.Sort(names)

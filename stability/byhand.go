@@ -10,6 +10,7 @@ import (
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/link"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // Attach takes a client under the Manager's care: it sets what an outside
@@ -26,11 +27,11 @@ func (m *Manager) Attach(c *whatsmeow.Client) error {
 	if m.isRunning() {
 		return ErrRunning
 	}
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
-	_, err = s.attach(c, false)
+	_, err = t.attach(c, false)
 	return err
 }
 
@@ -39,7 +40,7 @@ func (m *Manager) NewClient(d *store.Device) (*whatsmeow.Client, error) {
 	if m.isRunning() {
 		return nil, ErrRunning
 	}
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return nil, err
 	}
@@ -50,17 +51,17 @@ func (m *Manager) NewClient(d *store.Device) (*whatsmeow.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.attach(c, false)
+	_, err = t.attach(c, false)
 	return c, err
 }
 
-func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
+func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 	if c == nil || c.Store == nil {
 		return nil, fmt.Errorf("stability: Attach: the client is nil or has no device: build it with whatsmeow.NewClient")
 	}
-	m := s.m
+	m := t.m
 	m.mu.Lock()
-	old, device := s.slot, s.device
+	old, device := t.client, t.device
 	m.mu.Unlock()
 	switch {
 	case device == nil || c.Store != device:
@@ -69,50 +70,62 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 		return old, nil
 	}
 	if old != nil {
-		ctx, cancel := context.WithTimeout(s.rush, endBudget)
+		ctx, cancel := context.WithTimeout(t.patience, endBudget)
 		err := old.retire(ctx, errReplacedClient)
 		cancel()
 		if err != nil {
 			old.giveUp()
 		}
-		m.mu.Lock()
-		device = s.device
-		m.mu.Unlock()
-		if c.Store != device {
-			return nil, ErrWrongDevice
-		}
 	}
-	sl := &slot{s: s, m: m, client: c, device: device, auto: auto}
-	sl.life, sl.over = context.WithCancel(context.Background())
-	t, tapped := c.Log.(*tap)
-	sl.tapped = tapped
-	sl.link = link.New(link.Config{
-		Transport: m.cfg.transport, Gate: s.mayWrite, Handle: sl.handle, Admit: sl.admit, Logger: m.cfg.logger,
+	a := &attachment{t: t, m: m, client: c, device: device, auto: auto}
+	a.life, a.over = context.WithCancel(context.Background())
+	tap, tapped := c.Log.(*tap)
+	a.tapped = tapped
+	a.link = link.New(link.Config{
+		Transport: m.cfg.transport, Gate: t.mayWrite, Handle: a.handle, Admit: a.admit, Logger: m.cfg.logger,
 		Compat: m.noteCompat, Without: m.cfg.without,
 	})
-	sl.link.OnConn(sl.onDial)
-	if err := sl.link.Install(c); err != nil {
+	a.link.OnConn(a.onDial)
+	m.mu.Lock()
+	switch {
+	case t.core.Ending():
+		m.mu.Unlock()
+		a.over()
+		return nil, ErrNotActive
+	case t.device != device: // it was let go, or another was restored meanwhile
+		m.mu.Unlock()
+		a.over()
+		return nil, ErrWrongDevice
+	}
+	t.clients++
+	a.number = t.clients
+	m.mu.Unlock()
+	if err := a.link.Install(c); err != nil {
 		return nil, fmt.Errorf("stability: Attach: %w", err)
 	}
 	m.useVersion(c)
 	keepSent(c)
 	if tapped {
-		t.target.Store(sl)
+		tap.target.Store(a)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case s.ending:
-		sl.over()
-		return nil, ErrNotActive
-	case s.device != device: // a device was restored meanwhile, and this one is over
-		sl.over()
-		return nil, ErrWrongDevice
+	var err error
+	t.noteWith(func() core.Evidence {
+		switch {
+		case t.core.Ending():
+			err = ErrNotActive
+		case t.device != device:
+			err = ErrWrongDevice
+		default:
+			t.client = a
+			return core.Attach{Client: a.number, Auto: auto, Tapped: tapped}
+		}
+		return nil
+	})
+	if err != nil {
+		a.over()
+		return nil, err
 	}
-	s.slot = sl
-	m.broadcastLocked()
-	s.poke()
-	return sl, nil
+	return a, nil
 }
 
 // Resume says what to do at the start of a term, for hosts that connect by
@@ -122,14 +135,14 @@ func (s *session) attach(c *whatsmeow.Client, auto bool) (*slot, error) {
 // connection is for pairing; an account that somebody must look at first
 // (locked, banned) is not to be connected: ShouldReconnect is false. No I/O.
 func (m *Manager) Resume() (reconnect.Decision, error) {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return reconnect.Decision{Status: reconnect.StatusDisconnected, Reason: reconnect.ReasonLockLost}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	d := s.machine.Resume(now)
+	d := t.core.Resume(now)
 	if d.Action == reconnect.ActionPair {
 		d.ShouldReconnect, d.NextRetryAt = true, now
 	}
@@ -141,17 +154,17 @@ func (m *Manager) Resume() (reconnect.Decision, error) {
 // after the link died. Attach sees that event itself, so this is for hosts
 // that want to be sure of the order. No I/O.
 func (m *Manager) HandleConnected(ctx context.Context) error {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
-	sl := s.slot
+	a := t.client
 	m.mu.Unlock()
-	if sl == nil {
+	if a == nil {
 		return ErrNotAttached
 	}
-	sl.onConnected()
+	a.onConnected()
 	return nil
 }
 
@@ -161,40 +174,31 @@ func (m *Manager) HandleConnected(ctx context.Context) error {
 // nobody knows. A connection ends once: calling again for the same end returns
 // the same Decision, made better if the new cause says more. No I/O.
 func (m *Manager) HandleDisconnected(ctx context.Context, cause any) (reconnect.Decision, error) {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return reconnect.Decision{Status: reconnect.StatusDisconnected, Reason: reconnect.ReasonLockLost}, err
 	}
+	found, ends := reconnect.Classify(cause)
+	if found.Source == reconnect.SourceUnknown {
+		found.Source = reconnect.SourceHost
+	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	sl := s.slot
-	if sl == nil {
+	if t.client == nil {
+		m.mu.Unlock()
 		return reconnect.Decision{Status: reconnect.StatusDisconnected}, ErrNotAttached
 	}
-	c := sl.conn
-	if c == nil {
-		c = sl.past
-	}
-	found, ends := reconnect.Classify(cause)
+	var after chores
 	if ends {
-		if found.Source == reconnect.SourceUnknown {
-			found.Source = reconnect.SourceHost
-		}
-		if c == nil { // an attempt that the dialer never saw
-			c = &connection{started: time.Now()}
-			sl.conn = c
-		}
-		sl.endLocked(c, found)
-		c.reported = true
-		if sl.unasked && sl.planned { // from here on it is the host's move
-			sl.planned, sl.unasked = false, false
-		}
+		_, after = t.take(core.HostEnd{Cause: found})
 	}
-	if c == nil || !c.ended {
-		st := s.machine.State()
-		return reconnect.Decision{Status: st.Status, RetryCount: st.RetryCount}, nil
+	d, _, ended := t.core.End()
+	if !ended {
+		st := t.core.State()
+		d = reconnect.Decision{Status: st.Status, RetryCount: st.RetryCount}
 	}
-	return c.decision, nil
+	m.mu.Unlock()
+	after.run()
+	return d, nil
 }
 
 // ScheduleReconnect connects when the Decision says so: at its NextRetryAt the
@@ -209,67 +213,24 @@ func (m *Manager) ScheduleReconnect(d reconnect.Decision, connect func(context.C
 	if connect == nil || !d.ShouldReconnect {
 		return
 	}
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	sl := s.slot
-	if sl == nil || sl.auto || sl.retired || sl.planned {
-		return
-	}
-	if c := sl.conn; c != nil && !c.ended {
-		return // connected already, or on the way
-	}
-	at := d.NextRetryAt
-	if latest := sl.latestLocked(); latest != nil {
-		if !latest.decision.ShouldReconnect {
-			m.cfg.logger.Info("not reconnecting after all: a better reason became known", "reason", latest.cause.Reason)
-			return
+	t.noteWith(func() core.Evidence {
+		if t.client == nil {
+			return nil
 		}
-		if latest.decision.NextRetryAt.After(at) {
-			at = latest.decision.NextRetryAt
-		}
-	}
-	sl.connect = connect
-	sl.planLocked(at)
-}
-
-func (sl *slot) latestLocked() *connection {
-	if sl.conn != nil {
-		return sl.conn
-	}
-	return sl.past
+		t.client.scheduled = connect
+		return core.Schedule{At: d.NextRetryAt}
+	})
 }
 
 // Reconnect ends the present connection and comes back at once. While a retry
 // is waiting it is made now, unless a temporary ban forbids it; while Run has
 // stopped offering codes it offers new ones. It returns at once.
 func (m *Manager) Reconnect() {
-	s, err := m.require()
-	if err != nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s.askLocked()
-	sl := s.slot
-	if sl == nil || sl.retired {
-		return
-	}
-	if at, ok := s.machine.Allowed(time.Now()); !ok {
-		m.cfg.logger.Warn("not reconnecting: the account is banned for now", "until", at)
-		return
-	}
-	switch c := sl.conn; {
-	case c != nil:
-		if sl.connect == nil {
-			return // by hand, and nobody told us how to connect
-		}
-		sl.again = true
-		sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonRestartRequired, Source: reconnect.SourceHost, Detail: "the host asked to reconnect"})
-	case sl.connect != nil:
-		sl.planLocked(time.Now())
+	if t, err := m.require(); err == nil {
+		t.note(core.Again{})
 	}
 }

@@ -47,6 +47,34 @@ func TestByHandOneEndHasOneDecisionWhichABetterReasonImproves(t *testing.T) {
 	})
 }
 
+// An attempt that the host has planned waits for a ban that becomes known later.
+func TestByHandABanThatComesLateMovesThePlannedAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := w.byHand().activate()
+		h.pair()
+		time.Sleep(2 * time.Minute)
+		h.mute.Store(true)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.await("it is off", func() bool { return h.status().WA != reconnect.StatusConnected })
+		d, err := h.m.HandleDisconnected(t.Context(), &events.Disconnected{})
+		require.NoError(t, err)
+		time.Sleep(100 * time.Millisecond) // the connection is brought to its very end
+		h.m.ScheduleReconnect(d, h.connect)
+		tries := h.tries.Load()
+		d, err = h.m.HandleDisconnected(t.Context(), &events.TemporaryBan{Expire: time.Hour})
+		require.NoError(t, err)
+		require.Equal(t, reconnect.ReasonTemporaryBan, d.Reason)
+		require.Equal(t, d.NextRetryAt, h.status().NextRetryAt)
+		time.Sleep(59 * time.Minute)
+		require.Equal(t, tries, h.tries.Load(), "no attempt in the ban")
+		h.mute.Store(false)
+		h.ready()
+		require.Equal(t, tries+1, h.tries.Load())
+		h.finish()
+	})
+}
+
 // The context that a host connects with is the connection's own: its end is an
 // end like any other.
 func TestByHandAContextThatTheHostEndsIsAnEndOfTheConnection(t *testing.T) {

@@ -15,87 +15,21 @@ import (
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/link"
 )
 
 // errHealing is the cause of a term's end when a reconnect loop is broken.
 var errHealing = errors.New("stability: breaking a reconnect loop")
 
-// healLocked asks, after an attempt failed, whether to give this process up.
-func (s *session) healLocked(counted bool) {
-	now := time.Now()
-	st := s.machine.State()
-	v := s.m.healer.Check(autoheal.Input{
-		Excluded: !counted || !s.paired,
-		Attempts: st.Attempts, Failures: st.Failures, Restarts: st.Restarts,
-	}, now)
-	s.healing = v
-	switch v.Action {
-	case autoheal.Heal:
-		s.healAt = now
-		s.poke()
-	case autoheal.Exhausted:
-		s.m.broadcastLocked() // the guard has something to say
-	}
-}
-
-// slowLocked makes a decision as slow as a spent budget of restarts asks for,
-// before anybody hears of it: what is told, shown and saved is what is done.
-func (s *session) slowLocked(d reconnect.Decision, now time.Time) reconnect.Decision {
-	s.slowUntil = time.Time{}
-	if !d.ShouldReconnect {
-		return d
-	}
-	st := s.machine.State()
-	v := s.m.healer.Check(autoheal.Input{
-		Excluded: !d.Counted || !s.paired,
-		Attempts: st.Attempts, Failures: st.Failures, Restarts: st.Restarts,
-	}, now)
-	if at := now.Add(v.Floor); v.Action == autoheal.Exhausted && d.NextRetryAt.Before(at) {
-		d.Action, d.Delay, d.NextRetryAt = reconnect.ActionSlowRetry, v.Floor, at
-		s.slowUntil = at
-	}
-	return d
-}
-
-// heal breaks a reconnect loop, in this order: the restart is recorded and the
-// window emptied in one save, the incident is raised, the lock released, the
-// process ended. Each step is bounded. Without the record there is no heal.
-func (s *session) heal() {
-	m := s.m
-	m.mu.Lock()
-	verdict := s.healing
-	s.healAt = time.Time{}
-	now := time.Now()
-	healed := reconnect.NewMachine(m.cfg.policy, s.machine.State(), nil)
-	healed.Healed(now)
-	st := s.stamp(healed.State())
-	if st.LastDisconnectReason != reconnect.ReasonServiceUnavailable {
-		st.NextRetryAt = time.Time{} // whoever comes next tries soon: that is what the heal is for
-	}
-	unsaved := s.dirty
-	s.dirty = false // this save is the one
-	m.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(s.rush, autoheal.StepTimeout)
-	err := m.cfg.backend.State.Save(ctx, s.term.Epoch(), st)
-	cancel()
-	if err != nil {
-		m.cfg.logger.Error("a reconnect loop, but the restart could not be recorded: going on", "error", err)
-		m.mu.Lock()
-		s.dirty = s.dirty || unsaved
-		m.mu.Unlock()
-		return
-	}
-	m.cfg.logger.Error("breaking a reconnect loop", "attempts", verdict.InWindow, "restarts", verdict.Spent, "text", verdict.Text)
-	m.mu.Lock()
-	s.machine.Healed(now)
-	s.looping = true
-	m.eventLocked(Event{Kind: EventHealing, Detail: verdict.Text})
-	m.mu.Unlock()
-	m.sentry.flush(autoheal.StepTimeout)
-	m.mu.Lock()
-	s.stopLocked(errHealing, true)
-	m.mu.Unlock()
+// recordRestart writes the state down as it is behind the restart that breaks
+// a reconnect loop.
+func (t *term) recordRestart(st reconnect.State) error {
+	t.m.mu.Lock()
+	st = t.sign(st)
+	t.m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.patience, autoheal.StepTimeout)
+	defer cancel()
+	return t.m.cfg.backend.State.Save(ctx, t.hold.Epoch(), st)
 }
 
 // lastWords lets observers and sinks pass on what they have been told, before
@@ -132,31 +66,31 @@ const resyncBudget = 2 * time.Minute
 // several connections in a row without saying why: a state that went wrong is
 // one thing that it could not tell. Rows of the session that do not parse were
 // set aside by the store already, and are rebuilt by the protocol.
-func (sl *slot) resync(c *connection) {
-	ctx, cancel := context.WithTimeout(sl.s.rush, resyncBudget)
+func (a *attachment) resync(l *link.Conn) {
+	ctx, cancel := context.WithTimeout(a.t.patience, resyncBudget)
 	defer cancel()
-	sl.m.cfg.logger.Info("repairing the local session: fetching the whole app state again")
+	a.m.cfg.logger.Info("repairing the local session: fetching the whole app state again")
 	for _, name := range appstate.AllPatchNames {
-		if isClosed(c.link.Down()) {
+		if isClosed(l.Down()) {
 			return
 		}
-		if err := sl.client.FetchAppState(ctx, name, true, false); err != nil {
-			sl.m.cfg.logger.Warn("app state not fetched", "collection", string(name), "error", err)
+		if err := a.client.FetchAppState(ctx, name, true, false); err != nil {
+			a.m.cfg.logger.Warn("app state not fetched", "collection", string(name), "error", err)
 		}
 	}
 }
 
 // refreshVersion looks up the current client version before the next attempt,
 // if the last one was refused as outdated and the host wants that.
-func (sl *slot) refreshVersion() {
-	m := sl.m
+func (a *attachment) refreshVersion() {
+	m := a.m
 	m.mu.Lock()
-	outdated := sl.s.machine.State().LastDisconnectReason == reconnect.ReasonClientOutdated
+	outdated := a.t.core.State().LastDisconnectReason == reconnect.ReasonClientOutdated
 	m.mu.Unlock()
 	if !outdated || !m.cfg.versionRefresh {
 		return
 	}
-	ctx, cancel := context.WithTimeout(sl.s.rush, ioTimeout)
+	ctx, cancel := context.WithTimeout(a.t.patience, ioTimeout)
 	defer cancel()
 	lookup, done := m.webTransport()
 	defer done()

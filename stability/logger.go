@@ -20,11 +20,11 @@ import (
 type tap struct {
 	inner  waLog.Logger
 	recv   bool
-	target *atomic.Pointer[slot] // the client this logger was given to; set by Attach
+	target *atomic.Pointer[attachment] // the client this logger was given to; set by Attach
 }
 
 func newTap(inner waLog.Logger) *tap {
-	return &tap{inner: inner, target: new(atomic.Pointer[slot])}
+	return &tap{inner: inner, target: new(atomic.Pointer[attachment])}
 }
 
 func (t *tap) Sub(module string) waLog.Logger {
@@ -33,9 +33,9 @@ func (t *tap) Sub(module string) waLog.Logger {
 
 func (t *tap) Debugf(msg string, args ...any) {
 	if t.recv && len(args) == 1 {
-		if s := t.target.Load(); s != nil {
+		if a := t.target.Load(); a != nil {
 			if st, ok := look(args[0]); ok {
-				s.received(st)
+				a.received(st)
 			}
 		}
 	}

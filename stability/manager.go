@@ -22,6 +22,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/link"
 	"github.com/wastability/wastability/stability/internal/signallog"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // Manager looks after the connection of one account. Make one with New. All
@@ -46,7 +47,7 @@ type Manager struct {
 	gone chan struct{} // closed when Close has finished
 
 	mu          sync.Mutex // guards what follows; never held across I/O or a callback
-	session     *session   // the present term; nil in standby
+	term        *term      // the present one; nil in standby
 	runs        bool
 	closed      bool
 	standby     bool            // standing by was reported
@@ -145,25 +146,25 @@ func (c *config) authOptions() []authstore.Option {
 }
 
 // current returns the present term, or nil. ErrClosed after Close.
-func (m *Manager) current() (*session, error) {
+func (m *Manager) current() (*term, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.closed:
 		return nil, ErrClosed
-	case m.session == nil || m.session.ending:
+	case m.term == nil || m.term.core.Ending():
 		return nil, nil
 	}
-	return m.session, nil
+	return m.term, nil
 }
 
 // require is current for callers that cannot do without a term.
-func (m *Manager) require() (*session, error) {
-	s, err := m.current()
-	if err == nil && s == nil {
+func (m *Manager) require() (*term, error) {
+	t, err := m.current()
+	if err == nil && t == nil {
 		err = ErrNotActive
 	}
-	return s, err
+	return t, err
 }
 
 // TryActivate takes the lock if it is free. true means that this instance is
@@ -171,22 +172,22 @@ func (m *Manager) require() (*session, error) {
 // true without I/O; false means that another instance holds the lock. While
 // Run is running it only reports.
 func (m *Manager) TryActivate(ctx context.Context) (bool, error) {
-	s, err := m.current()
-	if err != nil || s != nil {
-		return s != nil, err
+	t, err := m.current()
+	if err != nil || t != nil {
+		return t != nil, err
 	}
 	if m.isRunning() {
 		return false, nil
 	}
-	s, err = m.activate(ctx, false)
-	return s != nil, err
+	t, err = m.activate(ctx, false)
+	return t != nil, err
 }
 
 // Activate waits in standby until this instance holds the lock. It returns at
 // once while active.
 func (m *Manager) Activate(ctx context.Context) error {
 	if m.isRunning() {
-		return m.waitFor(ctx, func() (bool, error) { return m.session != nil && !m.session.ending, nil })
+		return m.waitFor(ctx, func() (bool, error) { return m.term != nil && !m.term.core.Ending(), nil })
 	}
 	_, err := m.activate(ctx, true)
 	return err
@@ -200,7 +201,7 @@ func (m *Manager) isRunning() bool {
 
 // activate begins a term, or returns the present one. With wait it stands by
 // for as long as it takes; without, nil means that another instance is active.
-func (m *Manager) activate(ctx context.Context, wait bool) (*session, error) {
+func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 	ctx, cancel := m.untilClosing(ctx)
 	defer cancel()
 	select {
@@ -213,19 +214,19 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*session, error) {
 		return nil, err
 	}
 	m.startSentry()
-	if s, err := m.current(); err != nil || s != nil {
-		return s, err
+	if t, err := m.current(); err != nil || t != nil {
+		return t, err
 	}
 	for pause := m.retryPause(); ; {
-		t, err := m.take(ctx, wait)
-		if err == nil && t == nil {
+		hold, err := m.take(ctx, wait)
+		if err == nil && hold == nil {
 			m.noteStandby()
 			return nil, nil
 		}
 		if err == nil {
-			var s *session
-			if s, err = m.begin(ctx, t); err == nil {
-				return s, nil
+			var t *term
+			if t, err = m.begin(ctx, hold); err == nil {
+				return t, nil
 			}
 		}
 		if ctx.Err() != nil {
@@ -266,16 +267,16 @@ func (m *Manager) take(ctx context.Context, wait bool) (lock.Term, error) {
 // process that is being ended would be.
 func (m *Manager) awaitPrevious(ctx context.Context) error {
 	m.mu.Lock()
-	s := m.session
-	if s != nil && !s.ending {
-		s = nil
+	t := m.term
+	if t != nil && !t.core.Ending() {
+		t = nil
 	}
 	m.mu.Unlock()
-	if s == nil {
+	if t == nil {
 		return m.awaitExit(ctx)
 	}
 	select {
-	case <-s.done:
+	case <-t.done:
 	case <-ctx.Done():
 		return m.ended(ctx)
 	}
@@ -298,35 +299,36 @@ func (m *Manager) awaitExit(ctx context.Context) error {
 }
 
 // begin reads what the last holder left behind and starts the term.
-func (m *Manager) begin(ctx context.Context, t lock.Term) (*session, error) {
+func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 	loadCtx, cancel := context.WithTimeout(ctx, ioTimeout)
 	st, err := m.cfg.backend.State.Load(loadCtx)
 	cancel()
 	if err != nil {
-		m.release(t)
+		m.release(hold)
 		return nil, fmt.Errorf("stability: read the connection's state: %w", err)
 	}
-	s := newSession(m, t, st)
+	t := newTerm(m, hold, st)
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
-		m.release(t)
+		m.release(hold)
 		return nil, ErrClosed
 	}
-	m.session, m.standby, m.sameID = s, false, false
+	m.term, m.standby, m.sameID = t, false, false
 	if m.downWatched { // it answered just now; if it cannot be written, this instance tells
 		m.downWatched, m.downAt = false, time.Now()
 	}
 	m.modeSince = time.Now()
 	m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
-	// That it can be read says little: it answers when the state was saved.
-	s.dirty = m.down != nil
+	if m.down != nil { // a read proves little
+		t.take(core.ProveStore{})
+	}
 	m.eventLocked(Event{Kind: EventActivated})
 	m.mu.Unlock()
-	m.cfg.logger.Info("active: this instance holds the lock", "epoch", t.Epoch())
-	go s.watch()
-	go s.loop()
-	return s, nil
+	m.cfg.logger.Info("active: this instance holds the lock", "epoch", hold.Epoch())
+	go t.watch()
+	go t.loop()
+	return t, nil
 }
 
 // maxTerms bounds the list of beginnings that is kept.
@@ -347,8 +349,8 @@ func (m *Manager) instanceID() string {
 	if m.lease != nil {
 		return m.lease.Stats().Holder
 	}
-	if m.session != nil {
-		return m.session.term.Record().Holder
+	if m.term != nil {
+		return m.term.hold.Record().Holder
 	}
 	return ""
 }
@@ -367,11 +369,11 @@ func (m *Manager) release(t lock.Term) {
 // error never hides a device: nothing was created because a read failed.
 // ErrNotActive without the lock.
 func (m *Manager) AuthState(ctx context.Context) (*store.Device, error) {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return nil, err
 	}
-	return s.authState(ctx)
+	return t.authState(ctx)
 }
 
 // RecordEvent notes that the client emitted evt, which keeps the clocks of
@@ -394,21 +396,21 @@ func (m *Manager) RecordEvent(evt any) {
 func (m *Manager) Client() *whatsmeow.Client {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.session
-	if s == nil || s.slot == nil || s.ending && !s.slot.ready() {
+	t := m.term
+	if t == nil || t.client == nil || t.core.Ending() && !t.client.ready() {
 		return nil // while stepping down, handlers may still answer
 	}
-	return s.slot.client
+	return t.client.client
 }
 
 // WaitReady waits until a client is connected and logged in, and returns it.
 func (m *Manager) WaitReady(ctx context.Context) (*whatsmeow.Client, error) {
 	var c *whatsmeow.Client
 	err := m.waitFor(ctx, func() (bool, error) {
-		if m.session == nil || m.session.slot == nil || !m.session.slot.ready() {
+		if m.term == nil || m.term.client == nil || !m.term.client.ready() {
 			return false, nil
 		}
-		c = m.session.slot.client
+		c = m.term.client.client
 		return true, nil
 	})
 	return c, err
@@ -445,15 +447,17 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	first := !m.closed
 	m.closed = true
-	s, watched := m.session, m.watched
+	t, watched := m.term, m.watched
+	var after chores
 	if first {
 		m.end()
-		if s != nil {
-			s.stopLocked(ErrClosed, true)
+		if t != nil {
+			_, after = t.take(core.Stop{Why: why(ErrClosed), Graceful: true})
 		}
 		m.broadcastLocked()
 	}
 	m.mu.Unlock()
+	after.run()
 	if !first {
 		select {
 		case <-m.gone:
@@ -465,13 +469,13 @@ func (m *Manager) Close(ctx context.Context) error {
 	defer close(m.gone)
 
 	var errs []error
-	if s != nil {
+	if t != nil {
 		select {
-		case <-s.done:
+		case <-t.done:
 		case <-ctx.Done():
-			s.hurry()
+			t.hurry()
 			select {
-			case <-s.done:
+			case <-t.done:
 			case <-time.After(m.cfg.shutdown):
 				errs = append(errs, fmt.Errorf("stability: close: a handler or the backend is still busy: %w", context.Cause(ctx)))
 			}
@@ -581,10 +585,10 @@ func (m *Manager) noteDamage(i authstore.Incident) {
 // eventLocked posts a transition and wakes who waits for one.
 func (m *Manager) eventLocked(e Event) {
 	e.Time = time.Now()
-	if m.session != nil {
-		e.Epoch = m.session.term.Epoch()
+	if m.term != nil {
+		e.Epoch = m.term.hold.Epoch()
 	}
-	e.Status = m.waStatusLocked()
+	e.Status = m.waStatus()
 	m.notify.post(e)
 	m.broadcastLocked()
 }
@@ -617,7 +621,7 @@ func (m *Manager) noteStoreLocked(err error) {
 	m.down, m.lockDown, m.downWatched = err, m.lockDown && err != nil, m.downWatched && err != nil
 	switch {
 	case was == nil && err != nil:
-		m.downAt, m.downWatched = time.Now(), m.session == nil && m.standby
+		m.downAt, m.downWatched = time.Now(), m.term == nil && m.standby
 		m.cfg.logger.Warn("the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
 	case was != nil && err == nil:

@@ -11,131 +11,26 @@ import (
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types"
 
-	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
-// onCodes takes a set of codes to scan. They are shown one after the other:
-// the first of six lasts a minute, the others 20 s, as WhatsApp's own clients
-// have it.
-func (sl *slot) onCodes(codes []string) {
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
-	if c := sl.conn; !c.up() || sl.s.paired {
-		return
-	}
-	sl.conn.deadline = time.Time{}
-	sl.codes = append([]string(nil), codes...)
-	sl.codeUntil, sl.hadCodes = time.Now(), true
-	sl.s.rounds++
-	sl.s.poke()
-}
-
-// nextCodeLocked returns what shows the next code, if it is time for it.
-func (sl *slot) nextCodeLocked(now time.Time) func() {
-	if !sl.hadCodes || now.Before(sl.codeUntil) {
-		return nil
-	}
-	if len(sl.codes) == 0 {
-		c := sl.conn
-		return func() {
-			sl.m.mu.Lock()
-			defer sl.m.mu.Unlock()
-			if !sl.hadCodes {
-				return
-			}
-			cause := reconnect.Cause{Reason: reconnect.ReasonQRExpired, Source: reconnect.SourceHost, Detail: "no code was scanned in time"}
-			if sl.passkey {
-				cause.Reason, cause.Detail = reconnect.ReasonPairingFailed, "the passkey that WhatsApp asked for was not given in time"
-			}
-			sl.endLocked(c, cause)
-		}
-	}
-	return func() {
-		sl.m.mu.Lock()
-		defer sl.m.mu.Unlock()
-		if !sl.hadCodes || len(sl.codes) == 0 {
-			return
-		}
-		lasts := 20 * time.Second
-		if len(sl.codes) == 6 {
-			lasts = time.Minute
-		}
-		sl.code = QR{Code: sl.codes[0], ExpiresAt: time.Now().Add(lasts)}
-		sl.codes, sl.codeUntil = sl.codes[1:], sl.code.ExpiresAt
-		sl.m.notify.show(sl.code, sl.m.cfg.onQR)
-		sl.m.eventLocked(Event{Kind: EventQR})
-	}
-}
-
-// passkeyTime is how long a person has for a passkey. WhatsApp's own hand-over
-// key lives as long.
-const passkeyTime = 5 * time.Minute
-
-// onPasskey gives a pairing that asks for a passkey the time for it. The code
-// was scanned, and the codes behind it are of no use any more: whatsmeow gave
-// the device another secret. The host answers with its own client. The events
+// onPasskey brings evidence of a pairing that asks for a passkey. The events
 // are known by name, since older versions of whatsmeow lack them; false means
 // that the event is about something else.
-func (sl *slot) onPasskey(evt any) bool {
-	t := reflect.TypeOf(evt)
-	if t == nil || t.Kind() != reflect.Pointer {
+func (a *attachment) onPasskey(evt any) bool {
+	typ := reflect.TypeOf(evt)
+	if typ == nil || typ.Kind() != reflect.Pointer {
 		return false
 	}
-	failed := false
-	switch t.Elem().Name() {
+	switch typ.Elem().Name() {
 	case "PairPasskeyRequest", "PairPasskeyConfirmation":
+		a.t.noteWith(func() core.Evidence { return core.PasskeyAsked{Client: a.number, Up: a.t.up()} })
 	case "PairPasskeyError":
-		failed = true
+		a.t.noteWith(func() core.Evidence { return core.PasskeyFailed{Client: a.number, Up: a.t.up()} })
 	default:
 		return false
-	}
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
-	c := sl.conn
-	if !c.up() || !sl.hadCodes {
-		return true
-	}
-	switch {
-	case failed && sl.passkey:
-		sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonPairingFailed, Source: reconnect.SourceEvent, Detail: "the passkey step failed"})
-	case failed: // what was asked could not be read, and nothing has changed
-		sl.m.cfg.logger.Warn("a pairing asked for a passkey in a way that whatsmeow cannot read; the code can be scanned again")
-	default:
-		if !sl.passkey {
-			sl.m.cfg.logger.Info("the pairing asks for a passkey: the program must answer whatsmeow's PairPasskeyRequest")
-		}
-		sl.codes, sl.code, sl.passkey = nil, QR{}, true
-		sl.codeUntil = time.Now().Add(passkeyTime)
-		sl.s.poke()
 	}
 	return true
-}
-
-func (sl *slot) clearCodesLocked() {
-	sl.codes, sl.code, sl.codeUntil, sl.hadCodes, sl.passkey = nil, QR{}, time.Time{}, false, false
-}
-
-// onPaired notes that a phone accepted the device. The server asks for a new
-// connection next, and has a bounded time for it.
-func (sl *slot) onPaired(id types.JID) {
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
-	if c := sl.conn; c != nil && !c.ended {
-		c.deadline = time.Now().Add(sl.m.cfg.connectTimeout)
-	}
-	sl.clearCodesLocked()
-	sl.s.paired, sl.s.own, sl.s.rounds, sl.s.dirty = true, id, 0, true
-	sl.s.machine.Paired(time.Now())
-	sl.m.cfg.logger.Info("paired")
-	sl.m.eventLocked(Event{Kind: EventPaired})
-	sl.s.poke()
-}
-
-// dropDeviceLocked forgets the device of a session that is over. whatsmeow has
-// deleted it in the store, where it can be restored until another is paired.
-func (s *session) dropDeviceLocked() {
-	s.gone = true
-	s.device, s.paired, s.own = nil, false, types.EmptyJID
 }
 
 // QR returns the code to scan now. False when there is none: the account is
@@ -143,11 +38,11 @@ func (s *session) dropDeviceLocked() {
 func (m *Manager) QR() (QR, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.session == nil || m.session.slot == nil {
+	if m.term == nil {
 		return QR{}, false
 	}
-	q := m.session.slot.code
-	return q, q.Code != "" && time.Now().Before(q.ExpiresAt)
+	code, until := m.term.core.Code()
+	return QR{Code: code, ExpiresAt: until}, code != "" && time.Now().Before(until)
 }
 
 // PairPhone returns a code to type into the phone with this number, as an
@@ -156,34 +51,32 @@ func (m *Manager) QR() (QR, bool) {
 // connection is ready for pairing; Run offers one if it had stopped doing so.
 // ErrAlreadyPaired when there is a session.
 func (m *Manager) PairPhone(ctx context.Context, phone string) (string, error) {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return "", err
 	}
-	m.mu.Lock()
-	s.askLocked()
-	m.mu.Unlock()
+	t.note(core.Ask{})
 	var client *whatsmeow.Client
 	err = m.waitFor(ctx, func() (bool, error) {
 		switch {
-		case m.session != s || s.ending:
+		case m.term != t || t.core.Ending():
 			return false, ErrNotActive
-		case s.paired:
+		case t.core.Linked():
 			return false, ErrAlreadyPaired
-		case s.slot == nil && !m.runs:
+		case t.client == nil && !m.runs:
 			return false, ErrNotAttached
-		case s.slot == nil || !s.slot.conn.up() || !s.slot.hadCodes:
+		case !t.up() || !t.core.Scanning():
 			return false, nil
 		}
-		client = s.slot.client
+		client = t.client.client
 		return true, nil
 	})
 	if err != nil {
 		return "", err
 	}
 	select { // whatsmeow keeps the last code without a lock
-	case s.asking <- struct{}{}:
-		defer func() { <-s.asking }()
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
 	case <-ctx.Done():
 		return "", fmt.Errorf("stability: ask for a pairing code: %w", context.Cause(ctx))
 	}
@@ -198,14 +91,14 @@ func (m *Manager) PairPhone(ctx context.Context, phone string) (string, error) {
 // the store. Run then offers new codes to scan. If the service cannot be told,
 // nothing is removed and the error says so. ErrNotPaired without a session.
 func (m *Manager) Logout(ctx context.Context) error {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
-	sl := s.slot
-	paired := s.paired && s.machine.State().Status != reconnect.StatusNeedsPairing
-	own, ready := s.own, sl != nil && sl.ready()
+	a, own := t.client, t.own
+	paired, ready := t.core.Linked() && !t.core.Unpaired(), t.core.Ready(t.up())
+	conn, _, _ := t.core.Conn()
 	m.mu.Unlock()
 	switch {
 	case !paired:
@@ -215,13 +108,10 @@ func (m *Manager) Logout(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, logoutBudget)
 	defer cancel()
-	if err := sl.removeDevice(ctx, own); err != nil {
+	if err := a.removeDevice(ctx, own); err != nil {
 		return fmt.Errorf("stability: logout: %w", err)
 	}
-	m.mu.Lock()
-	c := sl.conn
-	sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonLoggedOut, Source: reconnect.SourceHost, Detail: "the host logged out"})
-	m.mu.Unlock()
+	t.note(core.LoggedOut{Conn: conn})
 	return nil
 }
 
@@ -231,8 +121,8 @@ const logoutBudget = 20 * time.Second
 // removeDevice asks the service to forget this device. whatsmeow's own Logout
 // would also disconnect in a way that can hang, and delete the device while
 // handlers still use it: here the connection ends as every other does.
-func (sl *slot) removeDevice(ctx context.Context, own types.JID) error {
-	in := sl.client.DangerousInternals()
+func (a *attachment) removeDevice(ctx context.Context, own types.JID) error {
+	in := a.client.DangerousInternals()
 	id := in.GenerateRequestID()
 	answer := in.WaitResponse(id)
 	sent := make(chan error, 1)

@@ -38,7 +38,7 @@ func (m *Manager) Quarantine(ctx context.Context) (authstore.Quarantine, error) 
 // PurgeRows removes for good the damaged rows that were set aside. It needs
 // the lock.
 func (m *Manager) PurgeRows(ctx context.Context) error {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.PurgeRows(ctx, fence{s}); err != nil {
+	if err := p.PurgeRows(ctx, fence{t}); err != nil {
 		return fmt.Errorf("stability: purge damaged rows: %w", err)
 	}
 	m.mu.Lock()
@@ -61,7 +61,7 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 // none; after another error it may be repeated, and RestoreDevice is no longer
 // possible.
 func (m *Manager) PurgeDevice(ctx context.Context) error {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (m *Manager) PurgeDevice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.PurgeDevice(ctx, fence{s}); err != nil {
+	if err := p.PurgeDevice(ctx, fence{t}); err != nil {
 		return fmt.Errorf("stability: purge the deleted device: %w", err)
 	}
 	return nil
@@ -81,7 +81,7 @@ func (m *Manager) PurgeDevice(ctx context.Context) error {
 // WithAuthStoreOptions). The client goes on meanwhile. It needs the lock, may
 // be broken off and repeated; see authstore.Container.Reseal.
 func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) error {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) er
 	if err != nil {
 		return err
 	}
-	if err := r.Reseal(ctx, fence{s}, progress); err != nil {
+	if err := r.Reseal(ctx, fence{t}, progress); err != nil {
 		return fmt.Errorf("stability: reseal: %w", err)
 	}
 	return nil

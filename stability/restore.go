@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // RestoreDevice makes the device that was deleted last the account's again:
@@ -15,7 +15,7 @@ import (
 // new client. ErrAlreadyPaired while there is a session;
 // authstore.ErrNothingDeleted when there is nothing to restore.
 func (m *Manager) RestoreDevice(ctx context.Context) error {
-	s, err := m.require()
+	t, err := m.require()
 	if err != nil {
 		return err
 	}
@@ -25,11 +25,11 @@ func (m *Manager) RestoreDevice(ctx context.Context) error {
 	}
 	err = m.waitFor(ctx, func() (bool, error) {
 		switch {
-		case m.session != s || s.ending:
+		case m.term != t || t.core.Ending():
 			return false, ErrNotActive
-		case !s.paired:
+		case !t.core.Linked():
 			return true, nil
-		case s.machine.State().Status == reconnect.StatusNeedsPairing:
+		case t.core.Unpaired():
 			return false, nil // its last connection is still being ended
 		}
 		return false, ErrAlreadyPaired
@@ -38,21 +38,14 @@ func (m *Manager) RestoreDevice(ctx context.Context) error {
 		return err
 	}
 	select {
-	case s.loading <- struct{}{}:
-		defer func() { <-s.loading }()
+	case t.loading <- struct{}{}:
+		defer func() { <-t.loading }()
 	case <-ctx.Done():
 		return fmt.Errorf("stability: restore the device: %w", context.Cause(ctx))
 	}
-	if err := r.Restore(ctx, fence{s}); err != nil {
+	if err := r.Restore(ctx, fence{t}); err != nil {
 		return fmt.Errorf("stability: restore the device: %w", err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s.device, s.gone, s.deleted, s.read = nil, false, false, false
-	s.parked, s.rounds = false, 0
-	if s.slot != nil {
-		s.slot.retireLocked() // the device it offered to pair is over
-	}
-	m.broadcastLocked()
+	t.note(core.DeviceRestored{})
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/store"
 
-	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // errReplacedClient is the cause of a cut when a newer client of the same term
@@ -50,10 +50,10 @@ func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeo
 
 	policy := m.cfg.policy.Defaults()
 	for pause := time.Duration(0); ; {
-		s, err := m.activate(ctx, true)
+		t, err := m.activate(ctx, true)
 		began := time.Now()
 		if err == nil {
-			err = m.runTerm(ctx, s, setup)
+			err = m.runTerm(ctx, t, setup)
 		}
 		switch {
 		case m.life.Err() != nil:
@@ -63,7 +63,7 @@ func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeo
 		case err != nil:
 			return err
 		}
-		if !s.lostStore() || time.Since(began) > policy.StableAfter+storePatience {
+		if !t.lostStore() || time.Since(began) > policy.StableAfter+storePatience {
 			pause = 0
 			continue
 		}
@@ -80,46 +80,36 @@ func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeo
 // term up.
 const storePatience = 30 * time.Second
 
-// lostStore reports that the term is over because the store could not be
-// written.
-func (s *session) lostStore() bool {
-	s.m.mu.Lock()
-	defer s.m.mu.Unlock()
-	return s.ending && deactivation(s.cause) == reconnect.ReasonStoreUnavailable
-}
-
 // runTerm looks after the account until the term ends. The term is torn down
 // when it returns.
-func (m *Manager) runTerm(ctx context.Context, s *session, setup func(context.Context, *whatsmeow.Client) error) (err error) {
+func (m *Manager) runTerm(ctx context.Context, t *term, setup func(context.Context, *whatsmeow.Client) error) (err error) {
 	defer func() {
-		m.mu.Lock()
-		s.stopLocked(ErrStopping, true)
-		m.mu.Unlock()
-		<-s.done
+		t.stop(ErrStopping)
+		<-t.done
 	}()
 	for {
-		if !m.awaitOffer(ctx, s) {
+		if !m.awaitOffer(ctx, t) {
 			return nil
 		}
-		d, err := m.awaitDevice(ctx, s)
+		d, err := m.awaitDevice(ctx, t)
 		if d == nil {
 			return err
 		}
-		if again, err := m.runClient(ctx, s, d, setup); err != nil || !again {
+		if again, err := m.runClient(ctx, t, d, setup); err != nil || !again {
 			return err
 		}
 	}
 }
 
 // runClient looks after one client. again means that another one is due.
-func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, setup func(context.Context, *whatsmeow.Client) error) (again bool, err error) {
+func (m *Manager) runClient(ctx context.Context, t *term, d *store.Device, setup func(context.Context, *whatsmeow.Client) error) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c, err := m.newClient(d)
 	if err != nil {
 		return false, err
 	}
-	sl, err := s.attach(c, true)
+	a, err := t.attach(c, true)
 	if err != nil {
 		if errors.Is(err, ErrNotActive) || errors.Is(err, ErrWrongDevice) {
 			return !errors.Is(err, ErrNotActive), nil
@@ -127,7 +117,7 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 		return false, err
 	}
 	if setup != nil {
-		if err := m.setUp(ctx, s, func() error { return setup(ctx, c) }, cancel); err != nil {
+		if err := m.setUp(ctx, t, func() error { return setup(ctx, c) }, cancel); err != nil {
 			return false, err
 		}
 		if ctx.Err() != nil {
@@ -135,30 +125,18 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 		}
 		keepSent(c) // setup may have set a callback of its own
 	}
-	m.mu.Lock()
-	sl.connect = func(ctx context.Context) error {
-		_, err := sl.link.Connect(ctx)
-		return err
-	}
-	switch first := s.machine.Resume(time.Now()); {
-	case first.ShouldReconnect && s.crashed:
-		sl.planLocked(first.NextRetryAt.Add(jitter(m.cfg.policy.Defaults().StartJitter)))
-	case first.ShouldReconnect:
-		sl.planLocked(first.NextRetryAt)
-	default: // awaitOffer said that a code may be offered
-		at := time.Now()
-		if at.Before(s.offerAt) {
-			at = s.offerAt
+	t.noteWith(func() core.Evidence {
+		a.connect = func(ctx context.Context) error {
+			_, err := a.link.Connect(ctx)
+			return err
 		}
-		sl.planLocked(at)
-	}
-	s.crashed = false
-	m.mu.Unlock()
+		return core.Ready{Client: a.number, Jitter: jitter(m.cfg.policy.Defaults().StartJitter)}
+	})
 
 	select {
-	case <-sl.life.Done():
+	case <-a.life.Done():
 		return true, nil
-	case <-s.done:
+	case <-t.done:
 	case <-ctx.Done():
 	case <-m.life.Done():
 	}
@@ -168,7 +146,7 @@ func (m *Manager) runClient(ctx context.Context, s *session, d *store.Device, se
 // setUp runs the host's setup. One that blocks keeps nothing: when the term or
 // Run is over its context ends, and it is waited for no longer than for other
 // parts of a hand-over.
-func (m *Manager) setUp(ctx context.Context, s *session, setup func() error, cancel context.CancelFunc) error {
+func (m *Manager) setUp(ctx context.Context, t *term, setup func() error, cancel context.CancelFunc) error {
 	result := make(chan outcome, 1)
 	go func() {
 		o := outcome{err: errSetupLeft}
@@ -193,19 +171,19 @@ func (m *Manager) setUp(ctx context.Context, s *session, setup func() error, can
 	case o := <-result:
 		return over(o)
 	case <-ctx.Done():
-	case <-s.done:
+	case <-t.done:
 	case <-m.life.Done():
 	}
 	cancel()
-	t := time.NewTimer(m.cfg.shutdown)
-	defer t.Stop()
+	timer := time.NewTimer(m.cfg.shutdown)
+	defer timer.Stop()
 	select {
 	case o := <-result:
 		if errors.Is(o.err, context.Canceled) {
 			return nil
 		}
 		return over(o)
-	case <-t.C:
+	case <-timer.C:
 		m.cfg.logger.Warn("setup did not return when its context ended; going on without it")
 		return nil
 	}
@@ -223,15 +201,17 @@ var errSetupLeft = errors.New("it did not return: it called runtime.Goexit, as a
 
 // awaitDevice reads the device and goes on trying while the backend does not
 // answer. A nil device without an error means that the term or ctx is over.
-func (m *Manager) awaitDevice(ctx context.Context, s *session) (*store.Device, error) {
+func (m *Manager) awaitDevice(ctx context.Context, t *term) (*store.Device, error) {
 	for pause := m.retryPause(); ; {
-		d, err := s.authState(ctx)
+		d, err := t.authState(ctx)
 		switch {
 		case err == nil:
-			m.mu.Lock()
-			s.dirty = s.dirty || m.down != nil // it answers when the state was saved
-			m.mu.Unlock()
-			s.poke()
+			t.noteWith(func() core.Evidence {
+				if m.down == nil {
+					return nil
+				}
+				return core.ProveStore{} // a read proves little
+			})
 			return d, nil
 		case permanent(err):
 			return nil, err
@@ -239,14 +219,14 @@ func (m *Manager) awaitDevice(ctx context.Context, s *session) (*store.Device, e
 			return nil, nil
 		}
 		m.noteStore(err)
-		t := time.NewTimer(pause())
+		timer := time.NewTimer(pause())
 		select {
-		case <-t.C:
+		case <-timer.C:
 		case <-ctx.Done():
-		case <-s.done:
+		case <-t.done:
 		}
-		t.Stop()
-		if ctx.Err() != nil || isClosed(s.done) {
+		timer.Stop()
+		if ctx.Err() != nil || isClosed(t.done) {
 			return nil, nil
 		}
 	}
@@ -255,10 +235,10 @@ func (m *Manager) awaitDevice(ctx context.Context, s *session) (*store.Device, e
 // awaitOffer waits until a client may be made: at once, unless codes were
 // offered in vain for long enough, or the account is one that a person must
 // look at first; then until somebody asks. False means that it is over.
-func (m *Manager) awaitOffer(ctx context.Context, s *session) bool {
+func (m *Manager) awaitOffer(ctx context.Context, t *term) bool {
 	for {
 		m.mu.Lock()
-		parked, over, changed := s.parked, s.ending, m.changed
+		parked, over, changed := t.core.Parked(), t.core.Ending(), m.changed
 		m.mu.Unlock()
 		if over {
 			return false
@@ -272,47 +252,6 @@ func (m *Manager) awaitOffer(ctx context.Context, s *session) bool {
 			return false
 		}
 	}
-}
-
-// parkOrOfferLocked decides what Run does after an end that is not followed by
-// a reconnect: offer a code to scan, on this client or a new one, or wait until
-// somebody asks.
-//
-// vain says that no code came of the attempt that ended. It counts like a set
-// that nobody scanned, and the next one waits longer: a service that refuses
-// us at once must not be asked in a circle.
-func (s *session) parkOrOfferLocked(sl *slot, why reconnect.Reason, vain bool) {
-	p := s.m.cfg.policy.Defaults()
-	pause := p.InitialDelay
-	if vain {
-		s.rounds++
-		pause = min(pause<<min(s.rounds, 16), p.MaxDelay)
-	}
-	switch {
-	case s.ending:
-		return
-	case why.Action() != reconnect.ActionStop && (s.gone || why.Action() == reconnect.ActionPair):
-		if s.rounds < s.m.cfg.pairingRounds {
-			s.offerAt = time.Now().Add(pause)
-			sl.planLocked(s.offerAt) // no-op on a retired client: runClient sees to it
-			return
-		}
-		s.m.cfg.logger.Warn("nobody scanned a code: call Reconnect or PairPhone to offer a new one")
-	default:
-		s.m.cfg.logger.Warn("not connecting until somebody asks: call Reconnect when the cause is dealt with", "reason", why)
-	}
-	s.parked = true
-	s.m.broadcastLocked()
-}
-
-// askLocked notes that somebody wants the account to go on.
-func (s *session) askLocked() {
-	s.parked, s.rounds, s.offerAt = false, 0, time.Time{}
-	if sl := s.slot; sl != nil && sl.auto && !sl.retired && sl.conn == nil && !sl.planned {
-		at, _ := s.machine.Allowed(time.Now())
-		sl.planLocked(at)
-	}
-	s.m.broadcastLocked()
 }
 
 // jitter is a random pause of up to d.

@@ -7,10 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // sentry keeps the incidents: it gathers the facts, lets the guard decide, and
@@ -361,31 +361,32 @@ func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
 	if m.down != nil {
 		f.StoreDownSince, f.StoreWatched = m.downAt, m.downWatched
 	}
-	s := m.session
-	if s == nil || s.ending {
+	t := m.term
+	if t == nil || t.core.Ending() {
 		// What a hand-over does to the connection is neither trouble nor its
 		// cure: the next holder judges.
 		return f, 0
 	}
-	st := s.machine.State()
+	up := t.up()
+	v := t.core.View(now, core.Sight{Up: up})
+	st := v.State
 	f.Holder = true
-	f.Connected = s.slot != nil && s.slot.ready()
-	f.NeedsPairing = m.waStatusLocked() == reconnect.StatusNeedsPairing
+	f.Connected = v.Ready
+	f.NeedsPairing = v.Status == reconnect.StatusNeedsPairing
 	f.DisconnectedSince = st.DisconnectedSince
 	f.Reason, f.Code, f.Detail = string(st.LastDisconnectReason), st.LastDisconnectCode, st.LastDisconnectDetail
 	text := st.LastDisconnectReason.Text()
 	f.Means, f.Do = text.Means, text.Do
 	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
 	f.Replacements = st.Replacements
-	f.Demands = y.demands.count(st, f.Connected, s.machine.Policy().StableAfter, now)
-	f.Loop = s.looping
-	f.BudgetExhausted = s.healing.Action == autoheal.Exhausted && !f.Connected
-	if s.slot != nil && f.Connected {
-		if v := s.slot.vitals.verdict; v.Health == keepalive.Degraded {
+	f.Demands = y.demands.count(st, f.Connected, m.cfg.policy.Defaults().StableAfter, now)
+	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
+	if f.Connected {
+		if v := t.client.vitals.verdict; v.Health == keepalive.Degraded {
 			f.DegradedSince, f.DegradedText = v.Since, v.Text
 		}
 	}
-	return f, s.term.Epoch()
+	return f, t.hold.Epoch()
 }
 
 // Incidents returns the incidents of this account as this instance knows them,

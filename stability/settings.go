@@ -92,15 +92,15 @@ func (m *Manager) heartbeats() (h Heartbeats) {
 	return h
 }
 
-// probesLocked is the health as it is now.
-func (m *Manager) probesLocked(now time.Time) Probes {
-	s := m.session
-	if s == nil || s.slot == nil {
+// probes is the health as it is now, with the state and the socket as they are
+// given.
+func (m *Manager) probes(now time.Time, st reconnect.State, up bool) Probes {
+	if m.term == nil || m.term.client == nil {
 		return Probes{Health: keepalive.Down, Since: m.last.DisconnectedSince, Text: "There is no connection."}
 	}
-	sl := s.slot
-	o := sl.observeLocked(now)
-	v := sl.vitals.verdict
+	a := m.term.client
+	o := a.observe(now, st, up)
+	v := a.vitals.verdict
 	if (v.Health == keepalive.Down || v.Health == "") == o.Connected {
 		// The loop has not looked yet at what has just changed.
 		v = keepalive.New(m.cfg.keepalive).Check(o, now)
@@ -108,19 +108,11 @@ func (m *Manager) probesLocked(now time.Time) Probes {
 	p := Probes{
 		Health: v.Health, Since: v.Since, Text: v.Text, LastReadAt: o.LastReadAt, LastProbeAt: o.LastProbeAt,
 		ProbesFailed: o.ProbesFailed, Undecrypted: o.DecryptFailures,
-		AppStateFailed: sl.appStateLocked(),
+		AppStateFailed: a.appStateFailed(),
 		Waiting:        o.Waiting, WaitingSince: o.WaitingSince, PerSecond: o.PerSecond,
 	}
 	if !o.HandlerSince.IsZero() {
 		p.HandlerAge = now.Sub(o.HandlerSince)
 	}
 	return p
-}
-
-// lastState is the persisted state as this instance knows it.
-func (m *Manager) stateLocked() reconnect.State {
-	if m.session != nil {
-		return m.session.stamp(m.session.machine.State())
-	}
-	return m.last
 }

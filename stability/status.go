@@ -10,6 +10,7 @@ import (
 	"github.com/wastability/wastability/internal/plain"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // Mode says whether this instance may use the connection.
@@ -87,43 +88,35 @@ func (m *Manager) Status() Status {
 	if m.down != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.down, m.downAt
 	}
-	if hb := st.Heartbeats; st.StoreUnavailable == nil && m.session != nil && hb.Failures > 0 {
+	if hb := st.Heartbeats; st.StoreUnavailable == nil && m.term != nil && hb.Failures > 0 {
 		st.StoreUnavailable, st.StoreUnavailableSince = hb.LastError, hb.LastRenewalAt
 	}
-	for range 2 { // the socket may go at any moment, once: look again if it went in between
-		if s := m.session; s != nil && s.slot != nil {
-			s.slot.rawDownLocked() // it is gone, and the loop has not looked yet
-		}
-		st.WA = m.waStatusLocked()
-		st.Probes = m.probesLocked(now)
-		if (st.WA == reconnect.StatusConnected) == (st.Probes.Health != keepalive.Down) {
-			break
-		}
-	}
-	st.State = m.stateLocked()
-	state := st.State
-	if s := m.session; s != nil {
-		if !s.ending {
+	state := m.last
+	if t := m.term; t == nil {
+		st.WA = m.waStatus()
+		st.Probes = m.probes(now, state, false)
+	} else {
+		v, up := t.view(now)
+		state = t.sign(v.State)
+		st.WA, st.Probes = v.Status, m.probes(now, v.State, up)
+		if !v.Ending {
 			st.Mode = ModeActive
 		}
-		r := s.term.Record()
+		r := t.hold.Record()
 		st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch, st.InstanceID = r.Holder, r.LeaseUntil, r.Epoch, r.Holder
-		st.TrustedUntil = s.term.TrustedUntil()
-		st.Parked = s.parked && !s.ending
-		if s.read && !s.ending { // else the store would have to look
+		st.TrustedUntil = t.hold.TrustedUntil()
+		st.Parked = v.Parked
+		if v.Device != core.Unread && !v.Ending { // else the store would have to look
 			if info, err := m.storeInfo(); err == nil {
 				st.Auth = &info
 			}
 		}
-		if sl := s.slot; sl != nil {
-			st.Connecting = sl.conn != nil && !sl.conn.ended && !sl.conn.connected
-			st.QRAvailable = sl.code.Code != "" && now.Before(sl.code.ExpiresAt)
-			st.PasskeyAsked = sl.passkey
-			if sl.planned {
-				st.NextRetryAt = sl.plannedAt
-			}
-		}
+		st.Connecting = v.Calling
+		st.QRAvailable = v.Code != "" && now.Before(v.Until)
+		st.PasskeyAsked = v.Passkey
+		st.NextRetryAt = v.Planned
 	}
+	st.State = state
 	st.ConnectedAt, st.LastDisconnectAt = state.ConnectedAt, state.LastDisconnectAt
 	st.LastDisconnectReason, st.LastDisconnectDetail = state.LastDisconnectReason, state.LastDisconnectDetail
 	st.RetryCount = state.RetryCount
@@ -159,20 +152,22 @@ func (m *Manager) storeInfo() (authstore.Info, error) {
 	return m.store.Info(ctx)
 }
 
-// waStatusLocked is what an operator may believe now: connected only on a
-// socket that is up.
-func (m *Manager) waStatusLocked() reconnect.Status {
-	s := m.session
-	if s == nil {
-		if m.last.Status == reconnect.StatusNeedsPairing && !m.standby { // else the holder knows
-			return reconnect.StatusNeedsPairing
-		}
-		return reconnect.StatusDisconnected
+// view is what the term's core says, with the socket as it is at this moment.
+func (t *term) view(now time.Time) (v core.View, up bool) {
+	sight := core.Sight{Up: t.up()}
+	if !sight.Up {
+		sight.Gone = t.gone()
 	}
-	if s.slot != nil && s.slot.ready() {
-		return reconnect.StatusConnected
-	}
-	if s.machine.State().Status == reconnect.StatusNeedsPairing {
+	return t.core.View(now, sight), sight.Up
+}
+
+// waStatus is what an operator may believe now: connected only on a socket that
+// is up.
+func (m *Manager) waStatus() reconnect.Status {
+	switch {
+	case m.term != nil:
+		return m.term.core.Status(m.term.up())
+	case m.last.Status == reconnect.StatusNeedsPairing && !m.standby: // else the holder knows
 		return reconnect.StatusNeedsPairing
 	}
 	return reconnect.StatusDisconnected

@@ -10,6 +10,8 @@ import (
 
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/link"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // vitals is what is known of how alive a connection is. Guarded by Manager.mu.
@@ -46,108 +48,109 @@ func (m *Manager) queueEvery() time.Duration {
 
 // onVital takes what events tell about the health of the link; false means
 // that the event is about something else.
-func (sl *slot) onVital(evt any) bool {
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
+func (a *attachment) onVital(evt any) bool {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
 	switch e := evt.(type) {
 	case *events.KeepAliveTimeout:
-		if c := sl.conn; c != nil && !e.LastSuccess.Before(c.started) {
-			sl.vitals.failed = max(sl.vitals.failed, e.ErrorCount)
+		if _, started, _ := a.t.core.Conn(); a.t.client == a && !e.LastSuccess.Before(started) {
+			a.vitals.failed = max(a.vitals.failed, e.ErrorCount)
 		}
 	case *events.KeepAliveRestored:
-		sl.vitals.failed = 0
+		a.vitals.failed = 0
 	case *events.UndecryptableMessage:
 		if e.IsUnavailable {
 			return true // a message that is not for this device
 		}
 		// Its sender first sends it again with the same session, and it fails again.
-		if slices.ContainsFunc(sl.vitals.undecrypted, func(u undecrypted) bool { return u.id == e.Info.ID && u.from == e.Info.Sender }) {
+		if slices.ContainsFunc(a.vitals.undecrypted, func(u undecrypted) bool { return u.id == e.Info.ID && u.from == e.Info.Sender }) {
 			return true
 		}
-		list := append(sl.vitals.undecrypted, undecrypted{e.Info.Sender, e.Info.ID, time.Now()})
-		sl.vitals.undecrypted = list[max(0, len(list)-maxUndecrypted):]
+		list := append(a.vitals.undecrypted, undecrypted{e.Info.Sender, e.Info.ID, time.Now()})
+		a.vitals.undecrypted = list[max(0, len(list)-maxUndecrypted):]
 	default:
 		return false
 	}
-	sl.s.poke()
+	a.t.poke()
 	return true
 }
 
-// checkLocked judges the connection and returns what to do about it, and when
-// to look again.
-func (sl *slot) checkLocked(now time.Time) (act func(), again time.Time) {
-	c := sl.conn
-	if !c.up() || !c.connected {
-		sl.judgeLocked(now)
-		return nil, time.Time{}
+// check judges the connection, under the Manager's lock, and returns what
+// there is to say about it, and when to look again.
+func (a *attachment) check(now time.Time) (again time.Time, dead *core.Dead) {
+	if a == nil || !a.t.core.Steady() {
+		return time.Time{}, nil
 	}
-	v := sl.judgeLocked(now)
+	v := a.judge(now)
+	if !a.ready() {
+		return time.Time{}, nil
+	}
+	l := a.at.link
 	switch {
 	case v.Reconnect:
-		return func() {
-			sl.m.mu.Lock()
-			defer sl.m.mu.Unlock()
-			sl.endLocked(c, reconnect.Cause{Reason: reconnect.ReasonConnectionLost, Source: reconnect.SourceRaw, Detail: v.Text})
-		}, time.Time{}
-	case v.Probe && !sl.vitals.probing:
-		sl.vitals.probing, sl.vitals.probeSent = true, now
-		sl.s.wg.Go(func() { sl.probe(c) })
-	case sl.vitals.queueSince.IsZero() && !now.Before(sl.vitals.queueAt):
-		if sl.measureLocked(c, now) {
+		return time.Time{}, &core.Dead{Conn: a.at.number, Detail: v.Text}
+	case v.Probe && !a.vitals.probing:
+		a.vitals.probing, a.vitals.probeSent = true, now
+		a.t.wg.Go(func() { a.probe(l) })
+	case a.vitals.queueSince.IsZero() && !now.Before(a.vitals.queueAt):
+		if a.measure(l, now) {
 			break
 		}
-		sl.vitals.queueSince = now
-		sl.s.wg.Go(func() { sl.watchQueue(c, now) })
+		a.vitals.queueSince = now
+		a.t.wg.Go(func() { a.watchQueue(l, now) })
 	}
 	again = v.CheckAt
-	if sl.vitals.queueSince.IsZero() && (again.IsZero() || sl.vitals.queueAt.Before(again)) {
-		again = sl.vitals.queueAt
+	if a.vitals.queueSince.IsZero() && (again.IsZero() || a.vitals.queueAt.Before(again)) {
+		again = a.vitals.queueAt
 	}
 	if soon := now.Add(time.Second); v.Health == keepalive.Degraded && soon.Before(again) {
 		again = soon // nobody tells when a handler has returned
 	}
-	return nil, again
+	return again, nil
 }
 
-// judgeLocked asks the monitor, and tells who watches when the value changed.
-func (sl *slot) judgeLocked(now time.Time) keepalive.Verdict {
-	o := sl.observeLocked(now)
-	before := sl.vitals.verdict
-	v := sl.s.monitor.Check(o, now)
-	sl.vitals.verdict = v
+// ready reports whether the client is logged in on a live connection.
+func (a *attachment) ready() bool { return a.t.client == a && a.t.core.Ready(a.t.up()) }
+
+// judge asks the monitor, and tells who watches when the value changed.
+func (a *attachment) judge(now time.Time) keepalive.Verdict {
+	o := a.observe(now, a.t.core.State(), a.t.up())
+	before := a.vitals.verdict
+	v := a.t.monitor.Check(o, now)
+	a.vitals.verdict = v
 	if v.Health != before.Health && before.Health != "" {
-		sl.m.cfg.logger.Info("health", "is", v.Health, "was", before.Health, "text", v.Text)
-		sl.m.eventLocked(Event{Kind: EventHealth, Health: v.Health, Detail: v.Text})
+		a.m.cfg.logger.Info("health", "is", v.Health, "was", before.Health, "text", v.Text)
+		a.m.eventLocked(Event{Kind: EventHealth, Health: v.Health, Detail: v.Text})
 	}
 	return v
 }
 
-func (sl *slot) observeLocked(now time.Time) keepalive.Observation {
-	st := sl.s.machine.State()
+// observe gathers what the monitor judges by. up is whether the socket is.
+func (a *attachment) observe(now time.Time, st reconnect.State, up bool) keepalive.Observation {
 	o := keepalive.Observation{DisconnectedAt: st.DisconnectedSince, DownBecause: string(st.LastDisconnectReason)}
-	c := sl.conn
-	if !c.up() || !c.connected {
+	if a.t.client != a || !a.t.core.Ready(up) {
 		return o
 	}
+	l := a.at.link
 	o.Connected, o.ConnectedAt, o.DownBecause = true, st.ConnectedAt, ""
-	o.LastReadAt = c.link.LastRead()
-	o.LastEventAt = sl.m.clocks.at(&sl.m.clocks.lastEvent)
-	o.LastMessageAt = sl.m.clocks.at(&sl.m.clocks.lastMessage)
-	o.LastProbeAt, o.ProbeSentAt, o.ProbesFailed = sl.vitals.lastProbe, sl.vitals.probeSent, sl.vitals.failed
-	switch w := c.link.Work(); {
+	o.LastReadAt = l.LastRead()
+	o.LastEventAt = a.m.clocks.at(&a.m.clocks.lastEvent)
+	o.LastMessageAt = a.m.clocks.at(&a.m.clocks.lastMessage)
+	o.LastProbeAt, o.ProbeSentAt, o.ProbesFailed = a.vitals.lastProbe, a.vitals.probeSent, a.vitals.failed
+	switch w := l.Work(); {
 	case w.Seen:
 		o.HandlerSince = w.Running
-		o.Waiting, o.WaitingSince, o.PerSecond = w.Waiting, w.Oldest, sl.vitals.perSecond
-	case !sl.vitals.queueSince.IsZero():
+		o.Waiting, o.WaitingSince, o.PerSecond = w.Waiting, w.Oldest, a.vitals.perSecond
+	case !a.vitals.queueSince.IsZero():
 		// Nobody sees the handlers. Something waits behind them, and they get on
 		// as long as they are given events.
-		o.WaitingSince, o.HandlerSince = sl.vitals.queueSince, sl.vitals.queueSince
+		o.WaitingSince, o.HandlerSince = a.vitals.queueSince, a.vitals.queueSince
 		if o.LastEventAt.After(o.HandlerSince) {
 			o.HandlerSince = o.LastEventAt
 		}
 	}
-	from := now.Add(-sl.m.cfg.keepalive.Defaults().DecryptWindow)
-	for _, u := range sl.vitals.undecrypted {
+	from := now.Add(-a.m.cfg.keepalive.Defaults().DecryptWindow)
+	for _, u := range a.vitals.undecrypted {
 		if u.at.After(from) {
 			if o.DecryptFailures == 0 {
 				o.DecryptSince = u.at
@@ -159,74 +162,74 @@ func (sl *slot) observeLocked(now time.Time) keepalive.Observation {
 }
 
 // probe sends a ping of our own when silence makes an answer worth having.
-func (sl *slot) probe(c *connection) {
+func (a *attachment) probe(l *link.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stop := context.AfterFunc(sl.s.rush, cancel)
+	stop := context.AfterFunc(a.t.patience, cancel)
 	defer stop()
 	go func() {
 		select {
-		case <-c.link.Down():
+		case <-l.Down():
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
 	var ok, goOn bool
-	in, can := any(sl.client.DangerousInternals()).(interface {
+	in, can := any(a.client.DangerousInternals()).(interface {
 		SendKeepAlive(context.Context) (isSuccess, shouldContinue bool)
 	})
-	if can = can && !sl.m.cfg.lacks(relyProbe); can {
+	if can = can && !a.m.cfg.lacks(relyProbe); can {
 		ok, goOn = in.SendKeepAlive(ctx)
 	}
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
-	sl.vitals.probing = false
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	a.vitals.probing = false
 	switch {
 	case !can: // whatsmeow's own pings go on
-		sl.m.noteCompatLocked(relyProbe, "whatsmeow's SendKeepAlive is missing: a dead connection is noticed by whatsmeow's own pings alone, some minutes later")
-	case sl.conn != c || !goOn:
+		a.m.noteCompatLocked(relyProbe, "whatsmeow's SendKeepAlive is missing: a dead connection is noticed by whatsmeow's own pings alone, some minutes later")
+	case a.at.link != l || !goOn:
 	case ok:
-		sl.vitals.lastProbe, sl.vitals.failed = time.Now(), 0
+		a.vitals.lastProbe, a.vitals.failed = time.Now(), 0
 	default:
-		sl.vitals.failed++
+		a.vitals.failed++
 	}
-	sl.s.poke()
+	a.t.poke()
 }
 
-// measureLocked measures how fast received stanzas are handled, and tells the
+// measure measures how fast received stanzas are handled, and tells the
 // log of a backlog. False where handlers are not seen.
-func (sl *slot) measureLocked(c *connection, now time.Time) bool {
-	w, v := c.link.Work(), &sl.vitals
+func (a *attachment) measure(l *link.Conn, now time.Time) bool {
+	w, v := l.Work(), &a.vitals
 	if !w.Seen {
 		return false
 	}
 	if d := now.Sub(v.handledAt); d > 0 && !v.handledAt.IsZero() {
 		v.perSecond = float64(w.Handled-v.handled) / d.Seconds()
 	}
-	v.handled, v.handledAt, v.queueAt = w.Handled, now, now.Add(sl.m.queueEvery())
-	switch old := w.Waiting > 0 && now.Sub(w.Oldest) >= sl.m.queueEvery(); {
+	v.handled, v.handledAt, v.queueAt = w.Handled, now, now.Add(a.m.queueEvery())
+	switch old := w.Waiting > 0 && now.Sub(w.Oldest) >= a.m.queueEvery(); {
 	case old && !v.backlog:
 		v.backlog = true
-		sl.m.cfg.logger.Info("received messages, receipts and notices wait to be handled",
+		a.m.cfg.logger.Info("received messages, receipts and notices wait to be handled",
 			"waiting", w.Waiting, "oldest", now.Sub(w.Oldest), "perSecond", v.perSecond)
 	case w.Waiting == 0 && v.backlog:
 		v.backlog = false
-		sl.m.cfg.logger.Info("nothing waits to be handled any more")
+		a.m.cfg.logger.Info("nothing waits to be handled any more")
 	}
 	return true
 }
 
 // watchQueue puts a marker behind what waits to be handled, where handlers are
 // not seen. As long as it does not come out, something has been waiting since.
-func (sl *slot) watchQueue(c *connection, since time.Time) {
-	ctx, cancel := context.WithCancel(sl.s.rush)
+func (a *attachment) watchQueue(l *link.Conn, since time.Time) {
+	ctx, cancel := context.WithCancel(a.t.patience)
 	defer cancel()
-	_ = c.link.Quiesce(ctx)
-	sl.m.mu.Lock()
-	defer sl.m.mu.Unlock()
-	if sl.vitals.queueSince.Equal(since) {
-		sl.vitals.queueSince = time.Time{}
-		sl.vitals.queueAt = time.Now().Add(sl.m.queueEvery())
-		sl.s.poke()
+	_ = l.Quiesce(ctx)
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	if a.vitals.queueSince.Equal(since) {
+		a.vitals.queueSince = time.Time{}
+		a.vitals.queueAt = time.Now().Add(a.m.queueEvery())
+		a.t.poke()
 	}
 }

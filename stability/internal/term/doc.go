@@ -1,0 +1,102 @@
+// Package term decides what a Manager does within one term of the lock.
+//
+// [Core] is the whole decision state of one term. It is pure: it has no mutex,
+// no goroutine, no I/O, no clock, no randomness of its own and no whatsmeow
+// client. It is given evidence and the time, and answers with effects:
+//
+//	Handle(evidence, now)   what is to be done about it
+//	Next(now)               when to look again, if nothing comes before
+//	View(now, socket)       what is, for status and for whoever waits
+//
+// Package stability holds the mutex, the socket, the timers and the host's
+// callbacks. Everything that it sees goes in as [Evidence], from any goroutine,
+// and is decided at once under its mutex: the dialer, HandleDisconnected and a
+// severed term need the answer there. Effects that never block are carried out
+// by whoever brought the evidence. The others are for the one loop of the term,
+// which carries out one at a time, brings what came of it as evidence, and only
+// then ticks again.
+//
+// # One table
+//
+// The table of rules (table.go) is everything that is done about evidence: by
+// the kind of evidence, the phase of the term and the phase of the newest
+// connection. The table of duties (next.go) is everything that falls due by
+// itself, in the order in which it is done. A step that neither allows is a
+// fault, which tests look for.
+//
+// # The term
+//
+//	          a loop is found        recorded
+//	Working ──────────────────▶ Breaking ─────▶ Broken
+//	   │ ▲                         │  │            │ people were told
+//	   │ └──── not recorded ───────┘  │            ▼
+//	   ├── Stop ──────────────────────┴──────▶ Leaving ──┐
+//	   └── Sever: lock lost, store unusable ─▶ Dropped ──┴─▶ Finished
+//
+// In Leaving the lock is held until everything is written down. In Dropped
+// nothing is written any more. A term ends once: the first cause stays.
+//
+// # The connection
+//
+// There is one connection at most, the newest. Evidence that carries the number
+// of an older one, or of an older attachment, changes nothing.
+//
+//	                     (the host connects by itself)
+//	                                 │
+//	NoConn ─▶ Opening ─▶ Dialed ─▶ Waiting ─▶ Up
+//	   ▲         │                 │  ▲       ▲
+//	   │         └──▶ Foreign ─────┼──┘       │
+//	   │                           ▼          │
+//	   │                       Offering ──────┤
+//	   │                       Passkey        │
+//	   │                       Accepted ──────┘
+//	   │   every one of them
+//	   │           │ the first cause ends it; later ones improve the reason
+//	   │           ▼
+//	   │         Ended ──▶ (Drained) ──▶ Over ──▶ Opening, Waiting
+//	   └── a new attachment
+//
+// Ended: the loop brings the connection to its very end, so that the client can
+// be used again. Drained: it was replaced, and the lock is asked who holds it.
+// Over: what follows was decided. A better reason may still come, until the
+// next attempt is recorded; it changes what was decided.
+//
+// # The next attempt
+//
+//	NoPlan ─▶ Planned (Unasked) ─due─▶ Recorded ─written down─▶ an attempt begins
+//
+// An attempt is in the state that is written down before it begins, or it does
+// not begin. It is never made inside a temporary ban, whoever asks for it. A
+// terminal reason cancels it.
+//
+// # The device
+//
+//	Unread ─▶ Unpaired ─a phone accepts─▶ Paired
+//	             ▲  │                       │
+//	             │  │ pairing failed        ├─▶ Deleted: somebody deleted it; the reason is on its way
+//	             │  ▼                       ├─▶ Shut: ended under a client that does not let go
+//	             │ Spoilt                   └─▶ Gone: the service ended it; what is stored must not come back
+//	             └── the store is read again ◀──┘
+//
+// # Invariants
+//
+// The exploration (explore_test.go) plays the worst that can surround a Core:
+// any evidence at any moment, late, twice, or from an older connection, and
+// every effect may fail or hang. These always hold:
+//
+//	OneConnection             one open socket at most
+//	OneClientOnADevice        a client connects only on the present device, and one client is in use at most
+//	OneLoop                   one long effect at a time
+//	NoAttemptUnrecorded       the state that is written down has the attempt that begins
+//	NoAttemptInABan           no attempt begins before a temporary ban is over
+//	TerminalBeatsPlan         behind a terminal reason no attempt begins before somebody asks
+//	NothingBeginsWhileEnding  a term that ends dials nothing
+//	NothingEndsByItself       a term is torn down because somebody asked, or to break a loop
+//	AnEndIsAnEnd              what ended does not come back
+//	ToldOnce                  each end is told to observers, and once
+//	NoHealUnrecorded          a loop is broken only when the restart is written down
+//	NoCodeForALinkedDevice    codes to scan are shown only while no device is linked
+//	WhoAsksIsHeard            nothing stays parked when somebody has asked
+//	NeverAtRest               there is a deadline, an effect under way, or somebody who was told what is asked of them
+//	ViewIsTrue                what View says is what is, and looking changes nothing
+package term

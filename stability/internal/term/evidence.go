@@ -1,0 +1,326 @@
+package term
+
+import (
+	"time"
+
+	"github.com/wastability/wastability/reconnect"
+)
+
+// Evidence is one thing that was seen or asked for. It is a closed set. From
+// an attachment or a connection that is not the newest it says nothing: those
+// that can be late carry a number.
+type Evidence interface{ on() kind }
+
+// Evidence about the term.
+type (
+	// Tick says that time has passed. The loop gives it, and only while it has
+	// nothing else to do.
+	Tick struct {
+		Held bool // the lock is trusted now
+		Up   bool // the socket of the newest connection is open
+	}
+	// Stop ends the term.
+	Stop struct {
+		Why      Why
+		Graceful bool // the term is held until everything is written down
+	}
+	// Sever ends the term at once, and the connection with it.
+	Sever struct {
+		Why   Why
+		Cause reconnect.Cause
+	}
+	// TornDown says that nothing of the term is left.
+	TornDown struct{}
+	// SaveDone says what came of a Save.
+	SaveDone struct{ Err error }
+	// ProveStore asks for a save, which tells whether the backend answers.
+	ProveStore struct{}
+	// RestartRecorded says what came of a RecordRestart.
+	RestartRecorded struct {
+		Err error
+		At  time.Time // as RecordRestart had it
+	}
+	// LoopTold says that people were told of the loop, as far as they could be.
+	LoopTold struct{}
+)
+
+// Evidence about the device.
+type (
+	// DeviceRead says that the store gave the device.
+	DeviceRead struct{ Paired bool }
+	// DeviceDeleted says that the present device was deleted in the store.
+	DeviceDeleted struct{}
+	// DeviceRestored says that the store has its last device back.
+	DeviceRestored struct{}
+	// PhoneAccepted says that a phone accepted the device.
+	PhoneAccepted struct{ Client int }
+)
+
+// Evidence about the attachment.
+type (
+	// Attach puts a new client in place of what was there.
+	Attach struct {
+		Client int
+		Auto   bool // Run looks after it; else the host does, by hand
+		Tapped bool // its logger shows received stanzas to the Manager
+	}
+	// Ready says that Run's client was set up. Jitter delays its first attempt
+	// after a crash.
+	Ready struct {
+		Client int
+		Jitter time.Duration
+	}
+	// Schedule asks for an attempt, by hand.
+	Schedule struct{ At time.Time }
+	// Ask says that somebody wants the account to go on.
+	Ask struct{}
+	// Again ends the present connection, to come back at once.
+	Again struct{}
+	// Replace says that a newer client is taking this one's place.
+	Replace struct {
+		Client int
+		Cause  reconnect.Cause
+	}
+	// StepDown ends the connection because the term ends.
+	StepDown struct {
+		Why   Why
+		Cause reconnect.Cause
+	}
+	// Retire says that a client is of no more use, and that its connection was
+	// brought to its very end, as far as it could be.
+	Retire struct{ Client int }
+	// GivenUp says that something of a client goes on running. Shut: the device
+	// that it stood on was ended under it.
+	GivenUp struct {
+		Client int
+		Shut   bool
+	}
+)
+
+// Evidence about a connection.
+type (
+	// Socket says that the dialer has opened a socket for the client.
+	Socket struct{ Client int }
+	// CallReturned says what the connect function of an attempt returned.
+	CallReturned struct {
+		Conn   int
+		Failed bool // with an error
+		Ends   bool // that is one about the connection
+		Cause  reconnect.Cause
+		Up     bool
+	}
+	// SawLogin says that the tap saw the service accept the login.
+	SawLogin struct{ Client int }
+	// SawService says that the tap saw what only clients get that are logged in.
+	SawService struct {
+		Client int
+		Up     bool
+	}
+	// SawEnd says that the tap saw a stanza that ends the connection.
+	SawEnd struct {
+		Client int
+		Cause  reconnect.Cause
+	}
+	// ToldEnd says that an event of whatsmeow's tells why a connection ended.
+	ToldEnd struct {
+		Client     int
+		Cause      reconnect.Cause
+		FromStanza bool // it comes from a stanza
+		TapSees    bool // and the tap has seen stanzas before
+	}
+	// ToldLogin says that whatsmeow told of a login.
+	ToldLogin struct {
+		Client  int
+		Up      bool
+		TapSees bool
+	}
+	// SocketGone says that the socket of a connection is closed.
+	SocketGone struct {
+		Conn  int
+		By    Closer
+		Cause reconnect.Cause
+	}
+	// Dead says that nothing is heard on a connection any more.
+	Dead struct {
+		Conn   int
+		Detail string
+	}
+	// HostEnd says why the host believes that a connection or an attempt ended.
+	HostEnd struct{ Cause reconnect.Cause }
+	// LoggedOut says that the service removed the device because we asked for it.
+	LoggedOut struct{ Conn int }
+	// Codes are a set of codes to scan.
+	Codes struct {
+		Client int
+		Codes  []string
+		Up     bool
+	}
+	// PasskeyAsked says that the pairing goes on with a passkey.
+	PasskeyAsked struct {
+		Client int
+		Up     bool
+	}
+	// PasskeyFailed says that the step with the passkey failed.
+	PasskeyFailed struct {
+		Client int
+		Up     bool
+	}
+	// Late says that bringing a connection to its very end takes long.
+	Late struct{ Conn int }
+	// CleanedUp says that a connection was brought to its very end, or that
+	// this was given up.
+	CleanedUp struct{ Conn int }
+	// LockAsked says that the lock was asked who holds it.
+	LockAsked struct{ Conn int }
+)
+
+// Closer says who closed a socket.
+type Closer uint8
+
+// Who closed a socket.
+const (
+	ByOther  Closer = iota // the service, the network, or whoever Cause names
+	ByPause                // we, since the lock was not trusted after a pause of the process
+	ByReset                // this program, to get a new connection
+	ByClient               // this program or whatsmeow itself, in good order
+)
+
+// Why says why a term ends.
+type Why struct {
+	Healing bool  // to break a reconnect loop
+	Yielded bool  // because this instance is asked to: Close, the end of Run, a heal
+	Err     error // as it is shown
+}
+
+type kind uint8
+
+const (
+	onTick kind = iota
+	onStop
+	onSever
+	onTornDown
+	onSaveDone
+	onProveStore
+	onRestartRecorded
+	onLoopTold
+	onDeviceRead
+	onDeviceDeleted
+	onDeviceRestored
+	onPhoneAccepted
+	onAttach
+	onReady
+	onSchedule
+	onAsk
+	onAgain
+	onReplace
+	onStepDown
+	onRetire
+	onGivenUp
+	onSocket
+	onCallReturned
+	onSawLogin
+	onSawService
+	onSawEnd
+	onToldEnd
+	onToldLogin
+	onSocketGone
+	onDead
+	onHostEnd
+	onLoggedOut
+	onCodes
+	onPasskeyAsked
+	onPasskeyFailed
+	onLate
+	onCleanedUp
+	onLockAsked
+	kinds
+)
+
+func (Tick) on() kind            { return onTick }
+func (Stop) on() kind            { return onStop }
+func (Sever) on() kind           { return onSever }
+func (TornDown) on() kind        { return onTornDown }
+func (SaveDone) on() kind        { return onSaveDone }
+func (ProveStore) on() kind      { return onProveStore }
+func (RestartRecorded) on() kind { return onRestartRecorded }
+func (LoopTold) on() kind        { return onLoopTold }
+func (DeviceRead) on() kind      { return onDeviceRead }
+func (DeviceDeleted) on() kind   { return onDeviceDeleted }
+func (DeviceRestored) on() kind  { return onDeviceRestored }
+func (PhoneAccepted) on() kind   { return onPhoneAccepted }
+func (Attach) on() kind          { return onAttach }
+func (Ready) on() kind           { return onReady }
+func (Schedule) on() kind        { return onSchedule }
+func (Ask) on() kind             { return onAsk }
+func (Again) on() kind           { return onAgain }
+func (Replace) on() kind         { return onReplace }
+func (StepDown) on() kind        { return onStepDown }
+func (Retire) on() kind          { return onRetire }
+func (GivenUp) on() kind         { return onGivenUp }
+func (Socket) on() kind          { return onSocket }
+func (CallReturned) on() kind    { return onCallReturned }
+func (SawLogin) on() kind        { return onSawLogin }
+func (SawService) on() kind      { return onSawService }
+func (SawEnd) on() kind          { return onSawEnd }
+func (ToldEnd) on() kind         { return onToldEnd }
+func (ToldLogin) on() kind       { return onToldLogin }
+func (SocketGone) on() kind      { return onSocketGone }
+func (Dead) on() kind            { return onDead }
+func (HostEnd) on() kind         { return onHostEnd }
+func (LoggedOut) on() kind       { return onLoggedOut }
+func (Codes) on() kind           { return onCodes }
+func (PasskeyAsked) on() kind    { return onPasskeyAsked }
+func (PasskeyFailed) on() kind   { return onPasskeyFailed }
+func (Late) on() kind            { return onLate }
+func (CleanedUp) on() kind       { return onCleanedUp }
+func (LockAsked) on() kind       { return onLockAsked }
+
+// from returns the attachment and the connection that evidence is about; zero
+// where it is about the newest, or about neither.
+func from(e Evidence) (client, conn int) {
+	switch e := e.(type) {
+	case PhoneAccepted:
+		return e.Client, 0
+	case Ready:
+		return e.Client, 0
+	case Replace:
+		return e.Client, 0
+	case Retire:
+		return e.Client, 0
+	case GivenUp:
+		return e.Client, 0
+	case Socket:
+		return e.Client, 0
+	case SawLogin:
+		return e.Client, 0
+	case SawService:
+		return e.Client, 0
+	case SawEnd:
+		return e.Client, 0
+	case ToldEnd:
+		return e.Client, 0
+	case ToldLogin:
+		return e.Client, 0
+	case Codes:
+		return e.Client, 0
+	case PasskeyAsked:
+		return e.Client, 0
+	case PasskeyFailed:
+		return e.Client, 0
+	case CallReturned:
+		return 0, e.Conn
+	case SocketGone:
+		return 0, e.Conn
+	case Dead:
+		return 0, e.Conn
+	case LoggedOut:
+		return 0, e.Conn
+	case Late:
+		return 0, e.Conn
+	case CleanedUp:
+		return 0, e.Conn
+	case LockAsked:
+		return 0, e.Conn
+	}
+	return 0, 0
+}

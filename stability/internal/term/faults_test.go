@@ -1,0 +1,67 @@
+package term
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+)
+
+// Walks that once broke an invariant, as the exploration printed them.
+func TestWalksThatOnceBrokeAnInvariant(t *testing.T) {
+	for name, walk := range map[string][]string{
+		"a ban that becomes known late moves an attempt of the host's": {
+			"device paired=false", "attach auto=false", "wait 1m0s", "schedule", "finish", "wait 20s", "host says temporary_ban",
+			"finish", "loop", "finish", "wait 20m0s", "finish", "wait 100ms",
+		},
+		"a new client does not connect inside the ban": {
+			"device paired=true", "attach auto=true", "host says temporary_ban", "attach auto=false", "loop", "finish", "schedule",
+			"wait 20s", "finish", "wait 100ms",
+		},
+		"an account with a plan is not shown as parked": {
+			"device paired=true", "attach auto=true", "host says service_unavailable", "wait 20m0s", "host says intentional", "finish",
+			"socket", "host says service_unavailable", "wait 1s", "finish",
+		},
+		"no code of the old device is shown behind a restore": {
+			"device paired=true", "attach auto=true", "socket", "device restored", "6 codes", "device paired=true", "wait 20m0s",
+		},
+		"no code is shown on a client that was given up": {
+			"device paired=false", "attach auto=true", "host says pairing_failed", "loop", "socket", "6 codes", "fail",
+			"device paired=true", "loop",
+		},
+		"a client that is being replaced makes no attempt": {
+			"device paired=true", "attach auto=true", "ready", "socket", "attach begins", "loop", "finish", "loop", "finish", "loop",
+			"finish", "wait 100ms",
+		},
+		"a wish to reconnect is fulfilled by the next connection": {
+			"device paired=true", "attach auto=true", "ready", "socket", "again", "socket", "host says intentional", "wait 1s", "finish",
+			"wait 1s", "finish", "wait 1m0s", "finish", "wait 20s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) { require.Empty(t, playNamed(walk...)) })
+	}
+}
+
+func TestStreamError515DuringAHandOver(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	now := origin
+	for _, e := range []Evidence{
+		DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+		Stop{Why: Why{Yielded: true}, Graceful: true},
+	} {
+		c.Handle(e, now)
+	}
+	require.True(t, c.Ready(true), "handlers may still answer")
+	now = now.Add(time.Second)
+	c.Handle(SawEnd{Client: 1, Cause: reconnect.Cause{Reason: reconnect.ReasonRestartRequired, Code: 515}}, now)
+	require.Equal(t, Ended, c.View(now, Sight{}).Conn)
+	c.Handle(StepDown{Why: Why{Yielded: true}}, now)
+	c.Handle(Retire{Client: 1}, now)
+	v := c.View(now, Sight{})
+	require.Equal(t, []any{Over, Leaving}, []any{v.Conn, v.Phase})
+	require.Zero(t, v.Planned)
+	require.Equal(t, reconnect.ReasonIntentional, v.State.LastDisconnectReason)
+	require.IsType(t, TearDown{}, c.Handle(Tick{Held: true}, now)[0], "the hand-over goes on")
+}

@@ -1,0 +1,257 @@
+package term
+
+import (
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/reconnect"
+)
+
+// world is the worst that can surround a Core: evidence comes at any moment,
+// late, twice, or from an older connection, and every effect may fail or take
+// for ever. It knows the truth that the Core only hears of, and judges.
+type world struct {
+	c    *Core
+	now  time.Time
+	long Effect // the loop is carrying it out; nil while it waits
+
+	open    int  // the connection whose socket is open; 0 while none is
+	dialing bool // the dialer tells of a socket right now
+	bound   bool
+	device  int // that the caller holds; 0 while none
+	devices int
+	paired  bool // what the store says of it
+	deleted bool // somebody deleted it in the store
+	client  int  // attached last
+	on      int  // the device that it stands on
+	clients int
+	live    int // clients that were not retired
+	leaving bool
+	severed bool
+	asked   bool // somebody wants the account to go on, since the last end
+	saved   reconnect.State
+	known   map[int]fact       // by connection
+	last    reconnect.Decision // about the last end
+	broken  string
+}
+
+// fact is what the world knows of a connection.
+type fact struct {
+	login, ended, told bool
+}
+
+var origin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func config() Config {
+	u := uint64(1)
+	return Config{
+		Random: func() float64 { u = u*6364136223846793005 + 1442695040888963407; return float64(u>>11) / (1 << 53) },
+		Healer: autoheal.New(autoheal.Policy{Attempts: 3, Failures: 3, Budget: 1}), ConnectTimeout: 30 * time.Second, DialTimeout: time.Minute,
+		PairingRounds: 3, DeletedGrace: time.Second, PausePoll: 100 * time.Millisecond,
+	}
+}
+
+func newWorld(rules []rule, duties []duty) *world {
+	w := &world{now: origin, known: map[int]fact{}}
+	w.c = New(config(), reconnect.State{}, w.now)
+	w.c.rules, w.c.duties = rules, duties
+	w.saved = w.c.State()
+	return w
+}
+
+func (w *world) clone() *world {
+	x := *w
+	x.c = w.c.Clone()
+	x.known = make(map[int]fact, len(w.known))
+	for k, v := range w.known {
+		x.known[k] = v
+	}
+	return &x
+}
+
+// violated notes the first invariant that does not hold.
+func (w *world) violated(invariant, format string, args ...any) {
+	if w.broken == "" {
+		w.broken = invariant + ": " + fmt.Sprintf(format, args...)
+	}
+}
+
+func (w *world) note(conn int, f func(*fact)) {
+	k := w.known[conn]
+	f(&k)
+	w.known[conn] = k
+}
+
+// bring gives evidence and looks at what the Core makes of it.
+func (w *world) bring(e Evidence) {
+	effects := w.c.Handle(e, w.now)
+	for _, f := range effects {
+		w.carryOut(f)
+	}
+	if err := w.c.Fault(); err != nil {
+		w.violated("NoFault", "%v", err)
+	}
+	w.check()
+}
+
+func (w *world) carryOut(f Effect) {
+	if Long(f) {
+		if w.long != nil {
+			w.violated("OneLoop", "%T while %T is under way", f, w.long)
+		}
+		w.long = f
+	}
+	k := &w.c.conn
+	switch f := f.(type) {
+	case Bind:
+		if w.c.phase&ending != 0 {
+			w.violated("NothingBeginsWhileEnding", "a socket is bound")
+		}
+		if w.on != w.device {
+			w.violated("OneClientOnADevice", "a client on device %d connects, and %d is the present one", w.on, w.device)
+		}
+		if w.open != 0 && w.open != f.Conn {
+			w.violated("OneConnection", "%d is open, and %d is bound", w.open, f.Conn)
+		}
+		w.open = f.Conn
+	case Cut:
+		if w.open == f.Conn {
+			w.open = 0
+		}
+	case ForgetDevice:
+		w.device = 0
+	case RetireClient:
+		w.live--
+	case Connect:
+		switch {
+		case w.c.phase != Working:
+			w.violated("NothingBeginsWhileEnding", "an attempt begins in %v", w.c.phase)
+		case w.on != w.device:
+			w.violated("OneClientOnADevice", "a client on device %d connects, and %d is the present one", w.on, w.device)
+		case w.open != 0:
+			w.violated("OneConnection", "%d is open, and an attempt begins", w.open)
+		case !reflect.DeepEqual(w.saved, w.c.State()):
+			w.violated("NoAttemptUnrecorded", "the state that is written down is not the one with the attempt")
+		case w.saved.NotBefore.After(w.now):
+			w.violated("NoAttemptInABan", "banned until %v", w.saved.NotBefore)
+		}
+		w.judgePlan()
+	case ShowCode:
+		if w.c.linked() {
+			w.violated("NoCodeForALinkedDevice", "a code is shown in %v", w.c.device)
+		}
+	case Announce:
+		if f.What == NewsDisconnected {
+			if w.known[k.number].told {
+				w.violated("ToldOnce", "the end of %d is told again", k.number)
+			}
+			w.note(k.number, func(k *fact) { k.told = true })
+		}
+	case TellLoop:
+		if len(w.saved.Restarts) == 0 {
+			w.violated("NoHealUnrecorded", "no restart is written down")
+		}
+	case TearDown:
+		if !w.leaving && !w.c.why.Healing {
+			w.violated("NothingEndsByItself", "the term is torn down, and nobody asked for it")
+		}
+	}
+}
+
+// judgePlan looks at whether an attempt may begin after the last end.
+func (w *world) judgePlan() {
+	if d := w.last; d.Reason != "" && !d.ShouldReconnect && w.c.linked() && !w.asked {
+		w.violated("TerminalBeatsPlan", "an attempt begins after %v, which forbids it", d.Reason)
+	}
+	w.asked = false
+}
+
+// check judges what must always hold.
+func (w *world) check() {
+	c, k := w.c, &w.c.conn
+	if k.phase&down != 0 {
+		w.last = k.decision
+	}
+	v := c.View(w.now, Sight{Up: w.open == k.number && k.number != 0})
+	switch {
+	case v.Ready && (!w.known[k.number].login || w.open != k.number || w.known[k.number].ended):
+		w.violated("ViewIsTrue", "connected is shown on %d: login %v, socket %d, ended %v", k.number, w.known[k.number].login, w.open, w.known[k.number].ended)
+	case v.Ready != (v.Status == reconnect.StatusConnected):
+		w.violated("ViewIsTrue", "ready %v, status %v", v.Ready, v.Status)
+	case w.leaving && !v.Ending:
+		w.violated("AnEndIsAnEnd", "the term was ended and is %v", c.phase)
+	case w.severed && k.phase&live != 0:
+		w.violated("AnEndIsAnEnd", "the term was severed, and the connection is %v", k.phase)
+	case w.known[k.number].ended && k.phase&live != 0:
+		w.violated("AnEndIsAnEnd", "connection %d ended and is %v", k.number, k.phase)
+	case k.phase == Over && c.client.number == w.client && !w.known[k.number].told:
+		w.violated("ToldOnce", "connection %d is over, and nobody was told", k.number)
+	case w.live > 1:
+		w.violated("OneClientOnADevice", "%d clients are in use", w.live)
+	case k.phase&down != 0 && k.decision.ShouldReconnect && k.decision.NextRetryAt.IsZero():
+		w.violated("ViewIsTrue", "a reconnect without a time")
+	case v.Parked && !v.Planned.IsZero() && c.client.auto && c.phase == Working && c.conn.phase&between != 0 && !w.asked:
+		w.violated("ViewIsTrue", "it says that nothing happens, and an attempt is planned")
+	}
+	if w.open != 0 && w.open == k.number && k.phase&live != 0 {
+		before := fmt.Sprint(c.phase, c.device, c.save, c.client, c.conn.phase)
+		v := c.View(w.now, Sight{Gone: &SocketGone{Conn: k.number, Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionClosed}}})
+		if v.Ready || v.Conn&live != 0 {
+			w.violated("ViewIsTrue", "the socket is gone, and %v is shown", v.Conn)
+		}
+		if before != fmt.Sprint(c.phase, c.device, c.save, c.client, c.conn.phase) {
+			w.violated("ViewIsTrue", "looking changed it")
+		}
+	}
+}
+
+// rest judges a loop that waits: it needs a deadline, or somebody who was told
+// what is asked of them.
+func (w *world) rest() {
+	c, k, a := w.c, &w.c.conn, &w.c.client
+	if w.deleted && w.device == w.on && k.phase&live != 0 && k.deadline.IsZero() {
+		w.violated("NeverAtRest", "the device is deleted, and the connection goes on")
+	}
+	if !c.Next(w.now).IsZero() {
+		return
+	}
+	switch {
+	case c.phase == Finished, k.phase == Up:
+	case c.phase != Working:
+		w.violated("NeverAtRest", "%v, and nothing is due", c.phase)
+	case k.phase&live != 0 || k.phase&(Ended|Drained) != 0:
+		w.violated("NeverAtRest", "the connection is %v, and nothing is due", k.phase)
+	case a.phase != Attached || !a.auto || !a.can: // Run or the host makes a client, or sets it up
+	case !c.parked:
+		w.violated("NeverAtRest", "a client of Run's waits for nothing: %v", k.phase)
+	}
+}
+
+// idle lets the loop do what is due, as long as none of it takes long.
+func (w *world) idle() {
+	for range 50 {
+		if w.long != nil || w.broken != "" {
+			return
+		}
+		if k := &w.c.conn; k.socket && k.phase&live != 0 && w.open != k.number {
+			w.ended(k.number)
+			w.bring(SocketGone{Conn: k.number, Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionClosed}})
+		}
+		w.bring(Tick{Held: true, Up: w.open != 0 && w.open == w.c.conn.number})
+		if next := w.c.Next(w.now); w.long == nil && (next.IsZero() || next.After(w.now)) {
+			w.rest()
+			return
+		}
+	}
+	w.violated("NeverAtRest", "the loop goes round and round")
+}
+
+// ended notes that evidence has come of an end of the newest connection.
+func (w *world) ended(conn int) {
+	if conn == w.c.conn.number && conn != 0 && w.c.conn.phase&live != 0 {
+		w.note(conn, func(k *fact) { k.ended = true })
+		w.asked = false
+	}
+}

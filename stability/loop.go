@@ -1,0 +1,441 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/link"
+	core "github.com/wastability/wastability/stability/internal/term"
+)
+
+// note gives evidence to the core and carries out what does not block. What
+// may take long is returned: it is the loop's.
+func (t *term) note(e core.Evidence) core.Effect {
+	return t.noteWith(func() core.Evidence { return e })
+}
+
+// noteWith is note for evidence that is gathered under the Manager's lock; nil
+// is none.
+func (t *term) noteWith(gather func() core.Evidence) core.Effect {
+	t.m.mu.Lock()
+	long, chores := t.take(gather())
+	t.m.mu.Unlock()
+	chores.run()
+	return long
+}
+
+// chores are what is done behind the unlock: the host's log is not called
+// under a lock, and a cut may wait for a write.
+type chores []func()
+
+func (c chores) run() {
+	for _, f := range c {
+		f()
+	}
+}
+
+// take gives evidence to the core, under the Manager's lock. The caller runs
+// the chores behind the unlock.
+func (t *term) take(e core.Evidence) (long core.Effect, after chores) {
+	if e == nil {
+		return nil, nil
+	}
+	effects := t.core.Handle(e, time.Now())
+	for _, f := range effects {
+		if core.Long(f) {
+			long = f
+		}
+		if chore := t.carryOut(f); chore != nil {
+			after = append(after, chore)
+		}
+	}
+	if _, tick := e.(core.Tick); !tick {
+		t.poke()
+	} else if len(effects) == 0 {
+		return long, after
+	}
+	t.m.broadcastLocked()
+	return long, after
+}
+
+// carryOut carries an effect out under the Manager's lock, as far as that can
+// be; the rest is returned.
+func (t *term) carryOut(f core.Effect) (after func()) {
+	m, a := t.m, t.client
+	switch f := f.(type) {
+	case core.Announce:
+		m.eventLocked(Event{
+			Kind: newsKinds[f.What], Reason: f.Reason, Detail: f.Detail, Decision: f.Decision, Attempt: f.Attempt, Offline: f.Offline,
+		})
+		if f.What == core.NewsConnected && a != nil {
+			now := time.Now()
+			a.vitals = vitals{verdict: a.vitals.verdict, queueAt: now.Add(m.queueEvery()), handledAt: now}
+		}
+	case core.ShowCode:
+		m.notify.show(QR{Code: f.Code, ExpiresAt: f.Until}, m.cfg.onQR)
+	case core.Log:
+		return func() { m.cfg.logger.Log(context.Background(), f.Level, f.Text, f.Attrs...) }
+	case core.Bind:
+		if a.at.number != f.Conn {
+			if a.at.cancel != nil {
+				a.at.cancel()
+			}
+			a.at = attempt{number: f.Conn}
+		}
+		a.at.link = a.dialing
+		a.wire.Store(a.dialing)
+		a.served.Store(false)
+	case core.UseConnect:
+		a.connect = a.scheduled
+	case core.Cut:
+		if a == nil || a.at.number != f.Conn || a.at.link == nil {
+			return nil
+		}
+		l := a.at.link
+		if l == a.dialing { // nothing is written on it yet, and nothing must be
+			return func() { l.Cut(f.Cause) }
+		}
+		return func() { go l.Cut(f.Cause) }
+	case core.CancelCall:
+		if a != nil && a.at.number == f.Conn && a.at.cancel != nil {
+			a.at.cancel()
+		}
+	case core.CancelSave:
+		if t.stopSave != nil {
+			t.stopSave() // the last save has a bound of its own
+		}
+	case core.ForgetDevice:
+		t.device, t.own = nil, noAddress
+	case core.RetireClient:
+		if a != nil && a.number == f.Client {
+			a.refuse.Store(true)
+			a.over()
+		}
+	case core.TermEnds:
+		m.modeSince = time.Now() // nobody may use it from now on, however long the tear-down takes
+	case core.LoginWithoutTap:
+		text := "the logger given to the client shows received stanzas, but not the login: a login is believed a little later"
+		if f.Blind {
+			text = "the logger given to the client shows no received stanza: why a connection ended is known later, and less exactly"
+		}
+		m.noteCompatLocked(relyTap, text)
+	case core.TapWorks:
+		m.noteCompatLocked(relyTap, "")
+	case core.Repair:
+		if l := a.at.link; a.at.number == f.Conn && l != nil {
+			t.wg.Go(func() { a.resync(l) })
+		}
+	case core.Connect:
+		ctx, cancel := context.WithCancel(context.Background())
+		a.at = attempt{number: f.Conn, ctx: ctx, cancel: cancel}
+	}
+	return nil
+}
+
+// newsKinds are the events that observers are told of what the core announces.
+var newsKinds = map[core.News]EventKind{
+	core.NewsConnecting:   EventConnecting,
+	core.NewsConnected:    EventConnected,
+	core.NewsDisconnected: EventDisconnected,
+	core.NewsReasonKnown:  EventReasonKnown,
+	core.NewsNeedsPairing: EventNeedsPairing,
+	core.NewsCode:         EventQR,
+	core.NewsPaired:       EventPaired,
+	core.NewsHealing:      EventHealing,
+}
+
+// loop is the one place that acts: it connects, ends connections, saves the
+// state, and tears the term down. Whatever may take long in it is cut short by
+// who ends the connection or the term, so a new cause never waits for it.
+func (t *term) loop() {
+	defer t.leave()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		long, until, down := t.look()
+		if long != nil {
+			if _, last := long.(core.TearDown); last {
+				t.tearDown()
+				return
+			}
+			t.carryOutLong(long)
+			continue
+		}
+		wait := time.Until(until)
+		if wait <= 0 {
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-t.wake:
+		case <-down:
+		}
+	}
+}
+
+// look brings what the loop itself sees, and returns what it has to do now, or
+// until when to wait for what.
+func (t *term) look() (long core.Effect, until time.Time, down <-chan struct{}) {
+	m := t.m
+	var after chores
+	defer func() { after.run() }()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if gone := t.gone(); gone != nil {
+		_, after = t.take(*gone)
+	}
+	again, dead := t.client.check(now)
+	if dead != nil {
+		_, more := t.take(*dead)
+		after = append(after, more...)
+	}
+	long, more := t.take(core.Tick{Held: t.hold.Held(), Up: t.up()})
+	after = append(after, more...)
+	until = now.Add(time.Hour)
+	for _, at := range []time.Time{again, t.core.Next(now)} {
+		if !at.IsZero() && at.Before(until) {
+			until = at
+		}
+	}
+	if _, _, open := t.core.Conn(); open && t.client != nil && t.client.at.link != nil {
+		down = t.client.at.link.Down()
+	}
+	return long, until, down
+}
+
+// carryOutLong carries out what may take long, and brings what came of it.
+func (t *term) carryOutLong(f core.Effect) {
+	t.m.mu.Lock()
+	a := t.client
+	t.m.mu.Unlock()
+	switch f := f.(type) {
+	case core.Connect:
+		a.attempt(f)
+	case core.CleanUp:
+		a.cleanUp(f)
+	case core.SaveState:
+		t.save(f.State)
+	case core.RecordRestart:
+		if next := t.note(core.RestartRecorded{Err: t.recordRestart(f.State), At: f.At}); next != nil {
+			t.carryOutLong(next)
+		}
+	case core.TellLoop:
+		t.m.sentry.flush(autoheal.StepTimeout)
+		t.note(core.LoopTold{})
+	}
+}
+
+// up reports whether the newest connection's socket is open.
+func (t *term) up() bool {
+	l := t.socket()
+	return l != nil && !isClosed(l.Down())
+}
+
+// socket is the newest connection's; nil while the dialer has seen none.
+func (t *term) socket() *link.Conn {
+	if t.client == nil {
+		return nil
+	}
+	if number, _, _ := t.core.Conn(); number != t.client.at.number {
+		return nil
+	}
+	return t.client.at.link
+}
+
+// gone is the evidence of a socket that is closed; nil while it is not.
+func (t *term) gone() *core.SocketGone {
+	l := t.socket()
+	if l == nil || !isClosed(l.Down()) {
+		return nil
+	}
+	number, _, open := t.core.Conn()
+	if !open {
+		return nil
+	}
+	cause, _ := reconnect.Classify(nil)
+	cause.Source, cause.Err = reconnect.SourceRaw, l.Err()
+	gone := core.SocketGone{Conn: number, Cause: cause}
+	switch {
+	case errors.Is(cause.Err, errPaused):
+		gone.By = core.ByPause
+	case errors.Is(cause.Err, link.ErrReset):
+		gone.By = core.ByReset
+	case errors.Is(cause.Err, link.ErrDisconnected):
+		gone.By = core.ByClient
+	default:
+		if more, ok := reconnect.Classify(cause.Err); ok && more.Reason.Outranks(cause.Reason) {
+			more.Source = reconnect.SourceRaw
+			gone.Cause = more
+		}
+	}
+	return &gone
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// save writes the state down. Until it worked no attempt begins: one that
+// could not be recorded would be forgotten by a restart.
+func (t *term) save(st reconnect.State) {
+	t.m.mu.Lock()
+	st = t.sign(st)
+	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
+	t.stopSave = cancel
+	if t.core.Ending() {
+		cancel()
+	}
+	t.m.mu.Unlock()
+
+	err := t.m.cfg.backend.State.Save(ctx, t.hold.Epoch(), st)
+	cancel()
+	if errors.Is(err, reconnect.ErrFenced) {
+		t.sever(fmt.Errorf("%w: save the connection's state: %w", ErrTermOver, err))
+	}
+	t.noteWith(func() core.Evidence {
+		switch {
+		case err == nil:
+			t.m.noteStoreLocked(nil)
+		case errors.Is(err, reconnect.ErrFenced), t.core.Ending() && errors.Is(err, context.Canceled): // else it was us
+		default:
+			t.m.noteStoreLocked(fmt.Errorf("save the connection's state: %w", err))
+		}
+		return core.SaveDone{Err: err}
+	})
+}
+
+// sign says in a state who writes it and when.
+func (t *term) sign(st reconnect.State) reconnect.State {
+	st.InstanceID = t.hold.Record().Holder
+	st.UpdatedAt = time.Now()
+	return st
+}
+
+// leave ends the process behind a heal; else it only says that the term is over.
+func (t *term) leave() {
+	m := t.m
+	m.mu.Lock()
+	exiting := m.exiting
+	m.mu.Unlock()
+	close(t.done)
+	if exiting == nil {
+		return
+	}
+	m.lastWords()
+	m.cfg.exit(1)
+	// Only an exit of the host's own comes back: this instance goes on.
+	m.mu.Lock()
+	m.exiting = nil
+	m.mu.Unlock()
+	close(exiting)
+}
+
+// tearDown hands over: no new work, running handlers finish within the budget,
+// the store is flushed, the wire cut, the state saved, the lock released. What
+// is pointless after a lost term is left out.
+func (t *term) tearDown() {
+	m := t.m
+	m.mu.Lock()
+	a := t.client
+	why, graceful := t.core.Why()
+	cause := causeOf(why)
+	if a != nil {
+		a.refuse.Store(true)
+	}
+	m.mu.Unlock()
+
+	budget, cancel := context.WithTimeout(t.patience, m.cfg.shutdown)
+	if a != nil {
+		if graceful {
+			a.quiesce(budget)
+		}
+		a.retire(budget, cause)
+	}
+	cancel()
+	// Behind this point the socket is closed; only now other work may be late.
+	// What the store has deferred may still be written: the term is held.
+	t.flushing.Store(graceful)
+	t.cut.CompareAndSwap(nil, &cause)
+
+	t.endDevice(graceful)
+	if graceful {
+		t.saveLast()
+	}
+	t.awaitTwin(cause)
+	twin := isClosed(t.hold.Lost()) && errors.Is(lock.Cause(t.hold), lock.ErrInstanceIDNotUnique)
+	m.release(t.hold)
+
+	m.mu.Lock()
+	m.sameID = m.sameID || twin
+	m.last = t.core.State()
+	m.eventLocked(Event{Kind: EventDeactivated, Reason: deactivation(cause), Detail: cause.Error()})
+	if deactivation(cause) == reconnect.ReasonStoreUnavailable {
+		m.noteStoreLocked(cause)
+	}
+	_, after := t.take(core.TornDown{})
+	m.term = nil
+	if why.Healing && !m.cfg.autoheal.InProcess {
+		m.exiting = make(chan struct{})
+	}
+	m.broadcastLocked()
+	m.mu.Unlock()
+	after.run()
+	t.hurry()
+	t.wg.Wait()
+	m.cfg.logger.Info("not active any more", "cause", cause)
+}
+
+// awaitTwin lets the lock itself find out that a process with our own id took
+// it from us, before the term is given up here. Else it would be granted to us
+// again at once, and the two would take it from each other without end.
+func (t *term) awaitTwin(cause error) {
+	if !errors.Is(cause, ErrTermOver) && !errors.Is(cause, lock.ErrFenced) || isClosed(t.hold.Lost()) {
+		return
+	}
+	ctx, cancel := context.WithDeadline(t.m.life, t.hold.TrustedUntil())
+	defer cancel()
+	if rec, err := t.m.lock.Load(ctx); err != nil || rec.Holder != t.hold.Record().Holder || rec.Epoch <= t.hold.Epoch() {
+		return
+	}
+	select {
+	case <-t.hold.Lost(): // by its next renewal
+	case <-ctx.Done():
+	}
+}
+
+// endDevice writes what the store has deferred, and ends the device with its
+// term.
+func (t *term) endDevice(graceful bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), t.m.cfg.shutdown)
+	defer cancel()
+	if err := t.m.store.EndTerm(ctx); err != nil && graceful {
+		t.m.cfg.logger.Warn("not all contacts and names were written", "error", err)
+	}
+}
+
+// saveLast saves what is unsaved, once.
+func (t *term) saveLast() {
+	t.m.mu.Lock()
+	unsaved, st := t.core.Unsaved(), t.sign(t.core.State())
+	t.m.mu.Unlock()
+	if !unsaved {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), t.m.cfg.shutdown)
+	defer cancel()
+	if err := t.m.cfg.backend.State.Save(ctx, t.hold.Epoch(), st); err != nil {
+		t.m.cfg.logger.Warn("the connection's state was not saved", "error", err)
+	}
+}

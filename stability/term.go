@@ -1,0 +1,274 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
+)
+
+// term is one possession of the lock and everything that must not outlive it:
+// the device, the client on it, and the loop that acts. What is to be done is
+// decided by its core (internal/term), which is given evidence by note.
+type term struct {
+	m        *Manager
+	hold     lock.Term
+	cut      atomic.Pointer[error] // why nothing may be written to a socket any more; nil while it may
+	flushing atomic.Bool           // the wire is cut for a hand-over, and the store may still be written
+	wake     chan struct{}         // cap 1: look again at what there is to do
+	done     chan struct{}         // closed when everything is torn down
+	patience context.Context       // ends when the graceful part of a stop is over
+	hurry    context.CancelFunc    // ends it
+
+	loading chan struct{} // cap 1: one AuthState at a time
+	asking  chan struct{} // cap 1: one PairPhone at a time
+
+	monitor keepalive.Monitor
+	wg      sync.WaitGroup // probes; waited for at the end
+
+	// guarded by Manager.mu
+	core     *core.Core
+	device   *store.Device // nil until AuthState, and after a logout
+	own      types.JID     // the account's own address; empty while not paired
+	client   *attachment   // the present one; nil before Attach
+	clients  int           // how many there were
+	stopSave context.CancelFunc
+}
+
+func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
+	t := &term{
+		m:       m,
+		hold:    hold,
+		wake:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		loading: make(chan struct{}, 1),
+		asking:  make(chan struct{}, 1),
+		monitor: keepalive.New(m.cfg.keepalive),
+		core: core.New(core.Config{
+			Reconnect: m.cfg.policy, Random: rand.Float64, Healer: m.healer,
+			ConnectTimeout: m.cfg.connectTimeout, DialTimeout: dialBudget, PairingRounds: m.cfg.pairingRounds,
+			DeletedGrace: deletedGrace, PausePoll: pausePoll,
+		}, st, time.Now()),
+	}
+	t.patience, t.hurry = context.WithCancel(context.Background())
+	return t
+}
+
+const (
+	// dialBudget is how long dial, TLS, upgrade and handshake may take together
+	// when the host connects by itself.
+	dialBudget = time.Minute
+	// deletedGrace is how long a connection may go on whose device was deleted.
+	deletedGrace = time.Second
+	// pausePoll is how often a paused term is looked at before an attempt.
+	pausePoll = 100 * time.Millisecond
+)
+
+// poke makes the loop look again. It never blocks.
+func (t *term) poke() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watch cuts the wire at the very moment the term ends, whatever the loop is
+// waiting for.
+func (t *term) watch() {
+	select {
+	case <-t.hold.Lost():
+		t.sever(fmt.Errorf("%w: %w", ErrTermOver, lock.Cause(t.hold)))
+	case <-t.done:
+	}
+}
+
+// mayWrite is the wire fence: it is asked before every write on a socket.
+func (t *term) mayWrite() error {
+	if cause := t.cut.Load(); cause != nil {
+		return *cause
+	}
+	if !t.hold.Held() {
+		return errPaused
+	}
+	return nil
+}
+
+// errPaused is the cause of a cut when the process woke up and nobody knows yet
+// whether the lease outlived its sleep.
+var errPaused = errors.New("stability: this process was paused and the lease is not confirmed yet")
+
+// sever ends the term at once: when it returns nothing more goes out. It is
+// called from store calls inside whatsmeow's handlers, so it must not wait.
+func (t *term) sever(cause error) {
+	t.cut.CompareAndSwap(nil, &cause)
+	t.m.mu.Lock()
+	a := t.client
+	t.m.mu.Unlock()
+	if a != nil {
+		a.link.Cut(cause)
+	}
+	t.note(core.Sever{Why: why(cause), Cause: severCause(cause)})
+}
+
+// stop makes the loop tear everything down and return.
+func (t *term) stop(cause error) { t.note(core.Stop{Why: why(cause), Graceful: true}) }
+
+// why is how the core is told of a cause for the end of a term.
+func why(cause error) core.Why {
+	return core.Why{
+		Healing: errors.Is(cause, errHealing),
+		Yielded: errors.Is(cause, ErrClosed) || errors.Is(cause, ErrStopping) || errors.Is(cause, errHealing),
+		Err:     cause,
+	}
+}
+
+// severCause says for status and logs why a term was cut short.
+func severCause(cause error) reconnect.Cause {
+	c := reconnect.Cause{Reason: reconnect.ReasonStoreUnavailable, Detail: cause.Error(), Err: cause, Source: reconnect.SourceHost}
+	if errors.Is(cause, ErrTermOver) || errors.Is(cause, lock.ErrLost) || errors.Is(cause, lock.ErrFenced) {
+		c.Reason = reconnect.ReasonLockLost
+	}
+	if errors.Is(cause, errReplacedClient) {
+		c.Reason = reconnect.ReasonIntentional
+	}
+	return c
+}
+
+func deactivation(cause error) reconnect.Reason {
+	if why(cause).Yielded {
+		return reconnect.ReasonIntentional
+	}
+	return severCause(cause).Reason
+}
+
+// fence is what a Device sees of its term.
+type fence struct{ t *term }
+
+func (f fence) Epoch() int64            { return f.t.hold.Epoch() }
+func (f fence) Held() bool              { return (f.t.cut.Load() == nil || f.t.flushing.Load()) && f.t.hold.Held() }
+func (f fence) TrustedUntil() time.Time { return f.t.hold.TrustedUntil() }
+func (f fence) Cut(cause error)         { f.t.sever(cause) }
+
+// authState reads the device once; later calls return the same one until a
+// logout or a failed pairing makes it useless.
+func (t *term) authState(ctx context.Context) (*store.Device, error) {
+	select {
+	case t.loading <- struct{}{}:
+		defer func() { <-t.loading }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("stability: read the device: %w", context.Cause(ctx))
+	}
+	// The device of a session that has just ended is about to go.
+	err := t.m.waitFor(ctx, func() (bool, error) {
+		return t.core.Ending() || t.device == nil || !t.core.Linked() || !t.core.Unpaired(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.m.mu.Lock()
+	d, ending := t.device, t.core.Ending()
+	t.m.mu.Unlock()
+	if ending {
+		return nil, ErrNotActive
+	}
+	if d != nil {
+		return d, nil
+	}
+	d, err = t.load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("stability: read the device: %w", err)
+	}
+	d.Container = &container{DeviceContainer: d.Container, t: t}
+	t.noteWith(func() core.Evidence {
+		t.device = d
+		if d.ID != nil {
+			t.own = *d.ID
+		}
+		return core.DeviceRead{Paired: d.ID != nil}
+	})
+	return d, nil
+}
+
+// load reads the device. After the service ended a session its device must not
+// come back: whatsmeow deletes it, unless it was cut short.
+func (t *term) load(ctx context.Context) (*store.Device, error) {
+	t.m.mu.Lock()
+	gone := t.core.Device() == core.Gone
+	t.m.mu.Unlock()
+	d, err := t.m.store.Device(ctx, fence{t})
+	if err != nil || !gone || d.ID == nil {
+		return d, err
+	}
+	if err := d.Delete(ctx); err != nil {
+		return nil, fmt.Errorf("set the logged-out device aside: %w", err)
+	}
+	return t.m.store.Device(ctx, fence{t})
+}
+
+// container learns of the deletion of a device, by whomever: whatsmeow deletes
+// it after a logout, and so does a host that calls its client's Logout.
+type container struct {
+	store.DeviceContainer
+	t *term
+}
+
+// PutDevice may fill the device's stores in anew, its container included.
+func (c *container) PutDevice(ctx context.Context, d *store.Device) error {
+	err := c.DeviceContainer.PutDevice(ctx, d)
+	if d.Container != c {
+		d.Container = c
+	}
+	return err
+}
+
+func (c *container) DeleteDevice(ctx context.Context, d *store.Device) error {
+	err := c.DeviceContainer.DeleteDevice(ctx, d)
+	if err == nil {
+		c.t.noteWith(func() core.Evidence {
+			if c.t.device != d {
+				return nil
+			}
+			return core.DeviceDeleted{}
+		})
+	}
+	return err
+}
+
+// confirmLock asks the lock who holds it, when the service says that somebody
+// else uses the session.
+func (t *term) confirmLock() {
+	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
+	defer cancel()
+	rec, err := t.m.lock.Load(ctx)
+	if err == nil && rec.Epoch > t.hold.Epoch() {
+		t.sever(fmt.Errorf("%w: %w: another instance holds the lock and has connected", ErrTermOver, lock.ErrLost))
+	}
+}
+
+// lostStore reports that the term is over because the store could not be
+// written.
+func (t *term) lostStore() bool {
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	why, _ := t.core.Why()
+	return t.core.Ending() && deactivation(causeOf(why)) == reconnect.ReasonStoreUnavailable
+}
+
+// causeOf is the error behind the end of a term.
+func causeOf(w core.Why) error {
+	if w.Err == nil && w.Healing {
+		return errHealing
+	}
+	return w.Err
+}
