@@ -312,9 +312,9 @@ func (a *attachment) retire(ctx context.Context, cause error) (err error) {
 			conn = a.at.number
 		}
 		if errors.Is(cause, errReplacedClient) {
-			return core.Replace{Client: a.number, Cause: severCause(cause)}
+			return core.Replace{Client: a.number, Cause: cutCause(cause)}
 		}
-		return core.StepDown{Why: why(cause), Cause: severCause(cause)}
+		return core.StepDown{Why: why(cause), Cause: cutCause(cause)}
 	})
 	if err = a.finish(ctx, conn); err != nil {
 		a.m.cfg.logger.Warn("a handler is still running behind a connection that is over", "error", err)

@@ -9,7 +9,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// Backend is where an account lives: its lock, its session, its state and its
+// Backend is where an account lives: its lock, its device, its state and its
 // incidents. Packages localbackend and memorybackend make one.
 type Backend struct {
 	Name      string // "local", "memory", "firestore": authStore in Status

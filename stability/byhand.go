@@ -131,7 +131,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 // Resume says what to do at the start of a term, for hosts that connect by
 // hand: connect now, or wait out a ban, a pause or a backoff that an earlier
 // process or instance had begun. Pass it to ScheduleReconnect. Where nothing
-// must be waited for it says now, also when there is no session yet and the
+// must be waited for it says now, also when there is no device yet and the
 // connection is for pairing; an account that somebody must look at first
 // (locked, banned) is not to be connected: ShouldReconnect is false. No I/O.
 func (m *Manager) Resume() (reconnect.Decision, error) {

@@ -1,7 +1,7 @@
 // Package stability keeps a host's own whatsmeow client alive and honest.
 //
 // A [Manager] looks after the connection of one account: one instance at a
-// time holds it, its session survives the machine, it comes back after every
+// time holds it, its device survives the machine, it comes back after every
 // kind of disconnect and stops when it must, and what is wrong can be read from
 // [Manager.Status]. The host keeps its *whatsmeow.Client and its handlers.
 //
@@ -30,12 +30,14 @@
 // long: what was received but cannot be written down must not be acknowledged,
 // and the server delivers it again to whoever connects next.
 //
-// # One loop
+// # One core, one loop
 //
-// Each term has one loop, which alone connects, ends connections and saves the
-// state. Everything else (the receive tap, whatsmeow's events, the raw
-// connection, the host's calls) only notes evidence under a lock that is never
-// held across I/O, and wakes the loop. So every method may be called from any
+// What is done in a term is decided in one place, internal/term, which is pure:
+// a table says what follows from which evidence. Everything that is seen (by the
+// receive tap, in whatsmeow's events, on the raw connection, in the host's
+// calls) is given to it as evidence, under a lock that is never held across I/O.
+// What may take long is done by one loop in each term, which alone connects,
+// ends connections and saves the state. So every method may be called from any
 // goroutine, also from inside a whatsmeow event handler.
 //
 // A connection ends once. The first evidence ends it; later evidence can only
@@ -69,6 +71,35 @@
 // libsignal, under whatsmeow, prints to standard output and makes its logger
 // without a lock; New gives it a silent one, once in a process, unless the
 // program has set its own (go.mau.fi/libsignal/logger).
+//
+// # Words
+//
+//	account      one WhatsApp account: a backend, and a Manager in each instance
+//	instance     one Manager, in a process of its own or beside others
+//	term         one possession of the lock by one instance
+//	epoch        the number of a term; a newer one is higher, and each write carries it
+//	lease        how long a term lasts when it is not renewed
+//	device       whatsmeow's *store.Device: the keys by which WhatsApp knows this program
+//	paired       the account has a device that a phone has accepted
+//	session      a Signal session with one device of somebody else, and nothing else
+//	attachment   a client in a term, from Attach (or Run's setup) until it is retired
+//	attempt      one call of the connect function
+//	connection   a socket and what becomes of it; an attempt that never dialed counts too
+//	evidence     anything from which something follows: a stanza, an event, an error, a call
+//	reason       why a connection ended, in one word of package reconnect
+//	decision     what follows that end, and when
+//	plan         the next attempt
+//	parked       nothing is done until somebody asks: Reconnect or PairPhone
+//	incident     trouble that people are told of: raised once, refreshed, resolved
+//	outage       the time without a connection
+//
+// Five verbs say how something comes to its end:
+//
+//	cut          at once, waiting for nobody: a socket, or a term with its socket
+//	end          a connection: why is known, and the client is made usable again
+//	retire       a client: it gets no message and makes no attempt any more
+//	stop         a term in good order: handlers finish, everything is written down
+//	release      the lock is given back
 //
 // # What stays behind
 //

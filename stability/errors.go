@@ -29,11 +29,11 @@ var (
 	// way of the one that runs.
 	ErrRunning = errors.New("stability: Run already looks after this account")
 
-	// ErrAlreadyPaired reports PairPhone on an account that has a session. Log
+	// ErrAlreadyPaired reports PairPhone on an account that is paired. Log
 	// out first.
 	ErrAlreadyPaired = errors.New("stability: this account is paired already: call Logout first to pair another phone")
 
-	// ErrNotPaired reports Logout without a session.
+	// ErrNotPaired reports Logout on an account that is not paired.
 	ErrNotPaired = errors.New("stability: this account is not paired")
 
 	// ErrTermOver is the cause of a cut when the lock's term ended under a

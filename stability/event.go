@@ -21,7 +21,7 @@ const (
 	EventConnected        EventKind = "connected"     // logged in
 	EventDisconnected     EventKind = "disconnected"  // a connection or an attempt ended; Decision says what follows
 	EventReasonKnown      EventKind = "reason_known"  // a better reason for the same end arrived; Decision may have changed
-	EventNeedsPairing     EventKind = "needs_pairing" // there is no session, or it is no longer valid
+	EventNeedsPairing     EventKind = "needs_pairing" // the account is not paired, or not any more
 	EventQR               EventKind = "qr"            // a code to scan is ready
 	EventPaired           EventKind = "paired"        // a phone accepted this device
 	EventStoreDown        EventKind = "store_down"    // the backend does not answer; attempts wait

@@ -188,7 +188,7 @@ func (t *term) look() (long core.Effect, until time.Time, down <-chan struct{}) 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	if gone := t.gone(); gone != nil {
+	if gone := t.socketGone(); gone != nil {
 		_, after = t.take(*gone)
 	}
 	again, dead := t.client.check(now)
@@ -227,7 +227,7 @@ func (t *term) carryOutLong(f core.Effect) {
 			t.carryOutLong(next)
 		}
 	case core.TellLoop:
-		t.m.sentry.flush(autoheal.StepTimeout)
+		t.m.incidents.flush(autoheal.StepTimeout)
 		t.note(core.LoopTold{})
 	}
 }
@@ -249,8 +249,8 @@ func (t *term) socket() *link.Conn {
 	return t.client.at.link
 }
 
-// gone is the evidence of a socket that is closed; nil while it is not.
-func (t *term) gone() *core.SocketGone {
+// socketGone is the evidence of a socket that is closed; nil while it is not.
+func (t *term) socketGone() *core.SocketGone {
 	l := t.socket()
 	if l == nil || !isClosed(l.Down()) {
 		return nil
@@ -302,7 +302,7 @@ func (t *term) save(st reconnect.State) {
 	err := t.m.cfg.backend.State.Save(ctx, t.hold.Epoch(), st)
 	cancel()
 	if errors.Is(err, reconnect.ErrFenced) {
-		t.sever(fmt.Errorf("%w: save the connection's state: %w", ErrTermOver, err))
+		t.cut(fmt.Errorf("%w: save the connection's state: %w", ErrTermOver, err))
 	}
 	t.noteWith(func() core.Evidence {
 		switch {
@@ -367,7 +367,7 @@ func (t *term) tearDown() {
 	// Behind this point the socket is closed; only now other work may be late.
 	// What the store has deferred may still be written: the term is held.
 	t.flushing.Store(graceful)
-	t.cut.CompareAndSwap(nil, &cause)
+	t.severed.CompareAndSwap(nil, &cause)
 
 	t.endDevice(graceful)
 	if graceful {

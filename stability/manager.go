@@ -29,29 +29,29 @@ import (
 // methods are safe for concurrent use and may be called from inside a
 // whatsmeow event handler, an observer or a QR callback.
 type Manager struct {
-	cfg    config
-	lock   lock.Lock
-	lease  *lock.Lease // nil with WithLock
-	store  authstore.Store
-	notify *notifier
-	sentry *sentry
-	healer autoheal.Healer
-	clocks clocks
-	inHand inHand
+	cfg       config
+	lock      lock.Lock
+	lease     *lock.Lease // nil with WithLock
+	store     authstore.Store
+	notify    *notifier
+	incidents *incidentLoop
+	healer    autoheal.Healer
+	clocks    clocks
+	inHand    inHand
 
 	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
 
 	turn chan struct{}   // cap 1: one activation at a time
 	life context.Context // ends when Close begins
 	end  context.CancelFunc
-	gone chan struct{} // closed when Close has finished
+	shut chan struct{} // closed when Close has finished
 
 	mu          sync.Mutex // guards what follows; never held across I/O or a callback
 	term        *term      // the present one; nil in standby
 	runs        bool
 	closed      bool
 	standby     bool            // standing by was reported
-	last        reconnect.State // of the last session, for Status between terms
+	last        reconnect.State // of the last term, for Status between terms
 	down        error           // why the backend does not answer; nil while it does
 	downAt      time.Time       // since when that counts here
 	downWatched bool            // another instance held the lock then
@@ -59,7 +59,7 @@ type Manager struct {
 	lockFails   int             // calls of the lock that failed in a row
 	sameID      bool            // another process uses our instance id
 	terms       []time.Time     // when terms began, newest last, bounded
-	watched     bool            // the sentry runs
+	watched     bool            // the incident loop runs
 	modeSince   time.Time       // when the present term began, or the last one ended
 	exiting     chan struct{}   // closed when the exit function came back; nil while none was called
 	changed     chan struct{}   // closed and replaced at every transition
@@ -112,7 +112,7 @@ func New(opts ...Option) (*Manager, error) {
 		notify:  &notifier{observers: cfg.observers},
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
-		gone:    make(chan struct{}),
+		shut:    make(chan struct{}),
 	}
 	m.clocks.base = time.Now()
 	m.modeSince = m.clocks.base
@@ -128,7 +128,7 @@ func New(opts ...Option) (*Manager, error) {
 		m.store = authstore.New(cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
 	m.healer = autoheal.New(cfg.autoheal)
-	m.sentry = newSentry(m)
+	m.incidents = newIncidentLoop(m)
 	return m, nil
 }
 
@@ -213,7 +213,7 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 	if err := m.awaitPrevious(ctx); err != nil {
 		return nil, err
 	}
-	m.startSentry()
+	m.watchIncidents()
 	if t, err := m.current(); err != nil || t != nil {
 		return t, err
 	}
@@ -334,13 +334,13 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 // maxTerms bounds the list of beginnings that is kept.
 const maxTerms = 32
 
-// startSentry lets the incidents be looked after, from the first activation on.
-func (m *Manager) startSentry() {
+// watchIncidents lets the incidents be looked after, from the first activation on.
+func (m *Manager) watchIncidents() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.watched && !m.closed {
 		m.watched = true
-		go m.sentry.run()
+		go m.incidents.run()
 	}
 }
 
@@ -460,13 +460,13 @@ func (m *Manager) Close(ctx context.Context) error {
 	after.run()
 	if !first {
 		select {
-		case <-m.gone:
+		case <-m.shut:
 			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("stability: close: %w", context.Cause(ctx))
 		}
 	}
-	defer close(m.gone)
+	defer close(m.shut)
 
 	var errs []error
 	if t != nil {
@@ -488,7 +488,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	if watched {
 		select {
-		case <-m.sentry.done:
+		case <-m.incidents.done:
 		case <-bounded.Done():
 			errs = append(errs, errors.New("stability: close: a sink or the store of incidents is still busy"))
 		}

@@ -49,7 +49,7 @@ func (m *Manager) QR() (QR, bool) {
 // alternative to scanning: Linked devices, Link with phone number. The number
 // is international, in any notation. It needs the lock, and waits until the
 // connection is ready for pairing; Run offers one if it had stopped doing so.
-// ErrAlreadyPaired when there is a session.
+// ErrAlreadyPaired when the account is paired.
 func (m *Manager) PairPhone(ctx context.Context, phone string) (string, error) {
 	t, err := m.require()
 	if err != nil {
@@ -89,7 +89,7 @@ func (m *Manager) PairPhone(ctx context.Context, phone string) (string, error) {
 
 // Logout removes this device from the account: on the phone's list, then in
 // the store. Run then offers new codes to scan. If the service cannot be told,
-// nothing is removed and the error says so. ErrNotPaired without a session.
+// nothing is removed and the error says so. ErrNotPaired when the account is not.
 func (m *Manager) Logout(ctx context.Context) error {
 	t, err := m.require()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // it when the service or somebody logged out in error; if the service has
 // really removed the device it says so at the next login. It needs the lock.
 // Run then connects with the device; by hand, ask AuthState for it and make a
-// new client. ErrAlreadyPaired while there is a session;
+// new client. ErrAlreadyPaired while the account is paired;
 // authstore.ErrNothingDeleted when there is nothing to restore.
 func (m *Manager) RestoreDevice(ctx context.Context) error {
 	t, err := m.require()

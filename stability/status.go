@@ -156,7 +156,7 @@ func (m *Manager) storeInfo() (authstore.Info, error) {
 func (t *term) view(now time.Time) (v core.View, up bool) {
 	sight := core.Sight{Up: t.up()}
 	if !sight.Up {
-		sight.Gone = t.gone()
+		sight.Gone = t.socketGone()
 	}
 	return t.core.View(now, sight), sight.Up
 }

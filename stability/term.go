@@ -24,7 +24,7 @@ import (
 type term struct {
 	m        *Manager
 	hold     lock.Term
-	cut      atomic.Pointer[error] // why nothing may be written to a socket any more; nil while it may
+	severed  atomic.Pointer[error] // why nothing may be written to a socket any more; nil while it may
 	flushing atomic.Bool           // the wire is cut for a hand-over, and the store may still be written
 	wake     chan struct{}         // cap 1: look again at what there is to do
 	done     chan struct{}         // closed when everything is torn down
@@ -88,14 +88,14 @@ func (t *term) poke() {
 func (t *term) watch() {
 	select {
 	case <-t.hold.Lost():
-		t.sever(fmt.Errorf("%w: %w", ErrTermOver, lock.Cause(t.hold)))
+		t.cut(fmt.Errorf("%w: %w", ErrTermOver, lock.Cause(t.hold)))
 	case <-t.done:
 	}
 }
 
 // mayWrite is the wire fence: it is asked before every write on a socket.
 func (t *term) mayWrite() error {
-	if cause := t.cut.Load(); cause != nil {
+	if cause := t.severed.Load(); cause != nil {
 		return *cause
 	}
 	if !t.hold.Held() {
@@ -108,17 +108,17 @@ func (t *term) mayWrite() error {
 // whether the lease outlived its sleep.
 var errPaused = errors.New("stability: this process was paused and the lease is not confirmed yet")
 
-// sever ends the term at once: when it returns nothing more goes out. It is
+// cut ends the term at once: when it returns nothing more goes out. It is
 // called from store calls inside whatsmeow's handlers, so it must not wait.
-func (t *term) sever(cause error) {
-	t.cut.CompareAndSwap(nil, &cause)
+func (t *term) cut(cause error) {
+	t.severed.CompareAndSwap(nil, &cause)
 	t.m.mu.Lock()
 	a := t.client
 	t.m.mu.Unlock()
 	if a != nil {
 		a.link.Cut(cause)
 	}
-	t.note(core.Sever{Why: why(cause), Cause: severCause(cause)})
+	t.note(core.CutTerm{Why: why(cause), Cause: cutCause(cause)})
 }
 
 // stop makes the loop tear everything down and return.
@@ -133,8 +133,8 @@ func why(cause error) core.Why {
 	}
 }
 
-// severCause says for status and logs why a term was cut short.
-func severCause(cause error) reconnect.Cause {
+// cutCause says for status and logs why a term was cut short.
+func cutCause(cause error) reconnect.Cause {
 	c := reconnect.Cause{Reason: reconnect.ReasonStoreUnavailable, Detail: cause.Error(), Err: cause, Source: reconnect.SourceHost}
 	if errors.Is(cause, ErrTermOver) || errors.Is(cause, lock.ErrLost) || errors.Is(cause, lock.ErrFenced) {
 		c.Reason = reconnect.ReasonLockLost
@@ -149,16 +149,18 @@ func deactivation(cause error) reconnect.Reason {
 	if why(cause).Yielded {
 		return reconnect.ReasonIntentional
 	}
-	return severCause(cause).Reason
+	return cutCause(cause).Reason
 }
 
 // fence is what a Device sees of its term.
 type fence struct{ t *term }
 
-func (f fence) Epoch() int64            { return f.t.hold.Epoch() }
-func (f fence) Held() bool              { return (f.t.cut.Load() == nil || f.t.flushing.Load()) && f.t.hold.Held() }
+func (f fence) Epoch() int64 { return f.t.hold.Epoch() }
+func (f fence) Held() bool {
+	return (f.t.severed.Load() == nil || f.t.flushing.Load()) && f.t.hold.Held()
+}
 func (f fence) TrustedUntil() time.Time { return f.t.hold.TrustedUntil() }
-func (f fence) Cut(cause error)         { f.t.sever(cause) }
+func (f fence) Cut(cause error)         { f.t.cut(cause) }
 
 // authState reads the device once; later calls return the same one until a
 // logout or a failed pairing makes it useless.
@@ -169,7 +171,7 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("stability: read the device: %w", context.Cause(ctx))
 	}
-	// The device of a session that has just ended is about to go.
+	// A device that the service has just ended is about to go.
 	err := t.m.waitFor(ctx, func() (bool, error) {
 		return t.core.Ending() || t.device == nil || !t.core.Linked() || !t.core.Unpaired(), nil
 	})
@@ -200,8 +202,7 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	return d, nil
 }
 
-// load reads the device. After the service ended a session its device must not
-// come back: whatsmeow deletes it, unless it was cut short.
+// load reads the device. One that the service has ended must not come back: whatsmeow deletes it, unless it was cut short.
 func (t *term) load(ctx context.Context) (*store.Device, error) {
 	t.m.mu.Lock()
 	gone := t.core.Device() == core.Gone
@@ -246,13 +247,13 @@ func (c *container) DeleteDevice(ctx context.Context, d *store.Device) error {
 }
 
 // confirmLock asks the lock who holds it, when the service says that somebody
-// else uses the session.
+// else uses the device.
 func (t *term) confirmLock() {
 	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
 	defer cancel()
 	rec, err := t.m.lock.Load(ctx)
 	if err == nil && rec.Epoch > t.hold.Epoch() {
-		t.sever(fmt.Errorf("%w: %w: another instance holds the lock and has connected", ErrTermOver, lock.ErrLost))
+		t.cut(fmt.Errorf("%w: %w: another instance holds the lock and has connected", ErrTermOver, lock.ErrLost))
 	}
 }
 

@@ -11,7 +11,7 @@
 // Package stability holds the mutex, the socket, the timers and the host's
 // callbacks. Everything that it sees goes in as [Evidence], from any goroutine,
 // and is decided at once under its mutex: the dialer, HandleDisconnected and a
-// severed term need the answer there. Effects that never block are carried out
+// cut term need the answer there. Effects that never block are carried out
 // by whoever brought the evidence. The others are for the one loop of the term,
 // which carries out one at a time, brings what came of it as evidence, and only
 // then ticks again.
@@ -31,7 +31,7 @@
 //	   │ ▲                         │  │            │ people were told
 //	   │ └──── not recorded ───────┘  │            ▼
 //	   ├── Stop ──────────────────────┴──────▶ Leaving ──┐
-//	   └── Sever: lock lost, store unusable ─▶ Dropped ──┴─▶ Finished
+//	   └── CutTerm: lock lost, store unusable ─▶ Dropped ──┴─▶ Finished
 //
 // In Leaving the lock is held until everything is written down. In Dropped
 // nothing is written any more. A term ends once: the first cause stays.

@@ -24,8 +24,8 @@ type (
 		Why      Why
 		Graceful bool // the term is held until everything is written down
 	}
-	// Sever ends the term at once, and the connection with it.
-	Sever struct {
+	// CutTerm ends the term at once, and the connection with it.
+	CutTerm struct {
 		Why   Why
 		Cause reconnect.Cause
 	}
@@ -197,7 +197,7 @@ type kind uint8
 const (
 	onTick kind = iota
 	onStop
-	onSever
+	onCutTerm
 	onTornDown
 	onSaveDone
 	onProveStore
@@ -238,7 +238,7 @@ const (
 
 func (Tick) on() kind            { return onTick }
 func (Stop) on() kind            { return onStop }
-func (Sever) on() kind           { return onSever }
+func (CutTerm) on() kind         { return onCutTerm }
 func (TornDown) on() kind        { return onTornDown }
 func (SaveDone) on() kind        { return onSaveDone }
 func (ProveStore) on() kind      { return onProveStore }

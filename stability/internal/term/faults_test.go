@@ -35,6 +35,10 @@ func TestWalksThatOnceBrokeAnInvariant(t *testing.T) {
 			"device paired=true", "attach auto=true", "ready", "socket", "attach begins", "loop", "finish", "loop", "finish", "loop",
 			"finish", "wait 100ms",
 		},
+		"a device that was deleted before a client was attached is let go": {
+			"device paired=true", "device deleted", "attach auto=false", "schedule", "wait 1m0s", "finish", "loop", "login sees=true",
+			"socket", "finish", "loop", "finish", "wait 20s",
+		},
 		"a wish to reconnect is fulfilled by the next connection": {
 			"device paired=true", "attach auto=true", "ready", "socket", "again", "socket", "host says intentional", "wait 1s", "finish",
 			"wait 1s", "finish", "wait 1m0s", "finish", "wait 20s",

@@ -204,10 +204,10 @@ var moves = func() (all []move) {
 		w.leaving = true
 		w.bring(Stop{Why: Why{Yielded: true, Err: errFails}, Graceful: true})
 	})
-	add("sever", func(w *world) {
+	add("cut", func(w *world) {
 		w.leaving, w.severed = true, true
 		w.ended(w.c.conn.number)
-		w.bring(Sever{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
+		w.bring(CutTerm{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
 	})
 	return all
 }()
@@ -263,7 +263,7 @@ func (w *world) finish(fails bool) {
 	case AskLock:
 		if fails { // another instance has it
 			w.leaving, w.severed = true, true
-			w.bring(Sever{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
+			w.bring(CutTerm{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
 		}
 		w.bring(LockAsked{Conn: f.Conn})
 	case SaveState:

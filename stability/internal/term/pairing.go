@@ -42,13 +42,13 @@ func deviceMarked(c *Core, e Evidence) {
 // of a device's life, and its reason is on the way. Without one it was the
 // host, and a connection that went on would receive what nobody can decrypt.
 func deviceDeletedLive(c *Core, e Evidence) {
-	if deviceMarked(c, e); c.device == Deleted && c.client.phase != NoClient {
+	if deviceMarked(c, e); c.device == Deleted {
 		c.conn.deadline = c.now.Add(c.cfg.DeletedGrace)
 	}
 }
 
 func deviceDeleted(c *Core, e Evidence) {
-	if deviceMarked(c, e); c.device != Deleted || c.client.phase == NoClient {
+	if deviceMarked(c, e); c.device != Deleted {
 		return
 	}
 	c.followDeletion()

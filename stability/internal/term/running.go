@@ -32,13 +32,13 @@ func (c *Core) leave(p Phase, why Why) {
 	}
 }
 
-func sever(c *Core, e Evidence) {
-	s := e.(Sever)
+func cutTerm(c *Core, e Evidence) {
+	s := e.(CutTerm)
 	c.endLive(s.Cause)
 	c.leave(Dropped, s.Why)
 }
 
-func severLate(c *Core, e Evidence) { c.endLive(e.(Sever).Cause) }
+func cutTermLate(c *Core, e Evidence) { c.endLive(e.(CutTerm).Cause) }
 
 // endLive ends the connection, unless everything behind its end was decided.
 func (c *Core) endLive(cause reconnect.Cause) {

@@ -24,8 +24,8 @@ var table = []rule{
 	// The term.
 	{onStop, holding, anyConn, stop, 0, Leaving | Dropped, "nothing is begun any more, and the loop tears down"},
 	{onStop, ending, anyConn, nil, 0, 0, "a term ends once"},
-	{onSever, holding, anyConn, sever, Ended, Dropped, "the connection ends with the term, at once"},
-	{onSever, ending, anyConn, severLate, Ended, 0, "the term ends already; the connection ends now"},
+	{onCutTerm, holding, anyConn, cutTerm, Ended, Dropped, "the connection ends with the term, at once"},
+	{onCutTerm, ending, anyConn, cutTermLate, Ended, 0, "the term ends already; the connection ends now"},
 	{onTornDown, Leaving | Dropped, anyConn, tornDown, 0, Finished, "nothing of it is left"},
 	{onTornDown, holding | Finished, anyConn, nil, 0, 0, "only behind TearDown"},
 	{onSaveDone, anyTerm, anyConn, saveDone, 0, 0, "written down, or to be tried again"},

@@ -13,10 +13,10 @@ import (
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
-// sentry keeps the incidents: it gathers the facts, lets the guard decide, and
+// incidentLoop keeps the incidents: it gathers the facts, lets the guard decide, and
 // writes down and tells what was decided. It runs in a goroutine of its own,
 // because a store that does not answer must not hold the connection up.
-type sentry struct {
+type incidentLoop struct {
 	m     *Manager
 	guard guard.Guard
 	done  chan struct{}
@@ -39,21 +39,21 @@ type told struct {
 	own    bool // this instance sees the trouble itself
 }
 
-func newSentry(m *Manager) *sentry {
-	return &sentry{
+func newIncidentLoop(m *Manager) *incidentLoop {
+	return &incidentLoop{
 		m: m, guard: guard.New(m.cfg.guardPolicy), done: make(chan struct{}), asks: make(chan chan struct{}),
 		told: map[string]told{}, moved: map[string]time.Time{},
 	}
 }
 
 // run looks at the facts at every transition and when the guard wants to.
-func (y *sentry) run() {
-	defer close(y.done)
+func (l *incidentLoop) run() {
+	defer close(l.done)
 	for {
-		y.m.mu.Lock()
-		changed := y.m.changed
-		y.m.mu.Unlock()
-		again := y.pass()
+		l.m.mu.Lock()
+		changed := l.m.changed
+		l.m.mu.Unlock()
+		again := l.pass()
 		var timer <-chan time.Time
 		var t *time.Timer
 		if !again.IsZero() {
@@ -63,11 +63,11 @@ func (y *sentry) run() {
 		select {
 		case <-changed:
 		case <-timer:
-		case ask := <-y.asks:
-			y.pass()
+		case ask := <-l.asks:
+			l.pass()
 			close(ask)
-		case <-y.m.life.Done():
-			y.pass()
+		case <-l.m.life.Done():
+			l.pass()
 			if t != nil {
 				t.Stop()
 			}
@@ -80,13 +80,13 @@ func (y *sentry) run() {
 }
 
 // flush waits until everything that is true now has been decided upon.
-func (y *sentry) flush(atMost time.Duration) {
+func (l *incidentLoop) flush(atMost time.Duration) {
 	deadline := time.NewTimer(atMost)
 	defer deadline.Stop()
 	ask := make(chan struct{})
 	select {
-	case y.asks <- ask:
-	case <-y.done:
+	case l.asks <- ask:
+	case <-l.done:
 		return
 	case <-deadline.C:
 		return
@@ -98,39 +98,39 @@ func (y *sentry) flush(atMost time.Duration) {
 }
 
 // pass decides once and acts on it. It returns when to look again.
-func (y *sentry) pass() time.Time {
+func (l *incidentLoop) pass() time.Time {
 	now := time.Now()
-	facts, epoch := y.facts(now)
-	if facts.Holder && epoch != y.adopted && !y.adopt(epoch) {
-		if y.trying.IsZero() {
-			y.trying = now
+	facts, epoch := l.facts(now)
+	if facts.Holder && epoch != l.adopted && !l.adopt(epoch) {
+		if l.trying.IsZero() {
+			l.trying = now
 		}
-		if facts.StoreDownSince.IsZero() && now.Sub(y.trying) < adoptPatience {
+		if facts.StoreDownSince.IsZero() && now.Sub(l.trying) < adoptPatience {
 			// Without knowing what is open already, everything would be told
 			// once more by every new holder.
 			return now.Add(adoptRetry)
 		}
 	}
-	facts, epoch = y.facts(now) // what was taken over counts too
+	facts, epoch = l.facts(now) // what was taken over counts too
 	if !facts.StoreDownSince.IsZero() {
-		y.down = true
-	} else if y.down {
-		y.down = false
-		y.catchUp()
-		y.again = now.Add(adoptAgain)
+		l.down = true
+	} else if l.down {
+		l.down = false
+		l.catchUp()
+		l.again = now.Add(adoptAgain)
 	}
-	if facts.Holder && epoch == y.adopted && !y.again.IsZero() && !now.Before(y.again) {
-		y.again = time.Time{}
-		y.adopt(epoch)
+	if facts.Holder && epoch == l.adopted && !l.again.IsZero() && !now.Before(l.again) {
+		l.again = time.Time{}
+		l.adopt(epoch)
 	}
-	plan := y.guard.Decide(facts, now)
+	plan := l.guard.Decide(facts, now)
 	for _, inc := range plan.Raise {
-		y.raise(inc)
+		l.raise(inc)
 	}
 	for _, id := range plan.Resolve {
-		y.resolve(id, now)
+		l.resolve(id, now)
 	}
-	if at := y.again; facts.Holder && !at.IsZero() && (plan.CheckAt.IsZero() || at.Before(plan.CheckAt)) {
+	if at := l.again; facts.Holder && !at.IsZero() && (plan.CheckAt.IsZero() || at.Before(plan.CheckAt)) {
 		return at
 	}
 	return plan.CheckAt
@@ -143,17 +143,17 @@ const adoptAgain = 3 * time.Minute
 
 // catchUp writes down what was told while the store did not answer, so that
 // whoever resolves it knows of it.
-func (y *sentry) catchUp() {
-	y.mu.Lock()
+func (l *incidentLoop) catchUp() {
+	l.mu.Lock()
 	var open []guard.Incident
-	for _, inc := range y.list {
-		if t, known := y.told[inc.ID]; known && !t.stored {
+	for _, inc := range l.list {
+		if t, known := l.told[inc.ID]; known && !t.stored {
 			open = append(open, inc)
 		}
 	}
-	y.mu.Unlock()
+	l.mu.Unlock()
 	for _, inc := range open {
-		y.raise(inc)
+		l.raise(inc)
 	}
 }
 
@@ -163,43 +163,43 @@ const adoptRetry = 2 * time.Second
 // adoptPatience is for how long: better told twice than never.
 const adoptPatience = 30 * time.Second
 
-func (y *sentry) adopt(epoch int64) bool {
-	ctx, cancel := y.callContext()
+func (l *incidentLoop) adopt(epoch int64) bool {
+	ctx, cancel := l.callContext()
 	defer cancel()
-	list, err := y.m.cfg.backend.Incidents.List(ctx)
+	list, err := l.m.cfg.backend.Incidents.List(ctx)
 	if err != nil {
-		y.m.cfg.logger.Debug("incidents not read", "error", err)
+		l.m.cfg.logger.Debug("incidents not read", "error", err)
 		return false
 	}
-	if epoch != y.adopted {
-		y.again = time.Now().Add(adoptAgain)
+	if epoch != l.adopted {
+		l.again = time.Now().Add(adoptAgain)
 	}
-	y.adopted, y.trying = epoch, time.Time{}
-	y.guard.Adopt(list)
-	y.mu.Lock()
-	defer y.mu.Unlock()
+	l.adopted, l.trying = epoch, time.Time{}
+	l.guard.Adopt(list)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	before := map[string]time.Time{}
-	for _, inc := range y.list {
+	for _, inc := range l.list {
 		before[inc.ID] = inc.LastCheckedAt
 	}
-	y.list = list
+	l.list = list
 	active := map[string]bool{}
 	for _, inc := range list {
 		if inc.Active {
 			active[inc.ID] = true
 			if inc.Type == guard.TypeDataDamaged {
-				y.m.inheritDamage(inc)
+				l.m.inheritDamage(inc)
 			}
-			y.told[inc.ID] = told{stored: true, own: y.told[inc.ID].own}
-			if _, seen := y.moved[inc.ID]; !seen || !inc.LastCheckedAt.Equal(before[inc.ID]) {
-				y.moved[inc.ID] = time.Now()
+			l.told[inc.ID] = told{stored: true, own: l.told[inc.ID].own}
+			if _, seen := l.moved[inc.ID]; !seen || !inc.LastCheckedAt.Equal(before[inc.ID]) {
+				l.moved[inc.ID] = time.Now()
 			}
 		}
 	}
-	for id, t := range y.told {
+	for id, t := range l.told {
 		if t.stored && !active[id] {
-			delete(y.told, id)
-			delete(y.moved, id) // another holder resolved it: the next time is a new one
+			delete(l.told, id)
+			delete(l.moved, id) // another holder resolved it: the next time is a new one
 		}
 	}
 	return true
@@ -220,7 +220,7 @@ func (m *Manager) inheritDamage(inc guard.Incident) {
 	m.damage.rows, _ = strconv.Atoi(inc.Evidence["rows"])
 }
 
-func (y *sentry) callContext() (context.Context, context.CancelFunc) {
+func (l *incidentLoop) callContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), incidentTimeout)
 }
 
@@ -229,129 +229,129 @@ const incidentTimeout = 5 * time.Second
 
 // raise writes an incident down and tells who must know. When the store does
 // not answer people are told all the same, once.
-func (y *sentry) raise(inc guard.Incident) {
-	ctx, cancel := y.callContext()
+func (l *incidentLoop) raise(inc guard.Incident) {
+	ctx, cancel := l.callContext()
 	defer cancel()
-	stored, opened, err := y.m.cfg.backend.Incidents.Raise(ctx, inc)
+	stored, opened, err := l.m.cfg.backend.Incidents.Raise(ctx, inc)
 	if err != nil {
-		y.m.cfg.logger.Debug("incident not stored", "incident", inc.ID, "error", err)
+		l.m.cfg.logger.Debug("incident not stored", "incident", inc.ID, "error", err)
 		stored = inc
 	}
-	y.mu.Lock()
-	before, known := y.told[inc.ID]
+	l.mu.Lock()
+	before, known := l.told[inc.ID]
 	tell := !known && (opened || err != nil)
-	y.told[inc.ID] = told{stored: before.stored || err == nil, own: true}
-	y.keep(stored)
-	y.mu.Unlock()
+	l.told[inc.ID] = told{stored: before.stored || err == nil, own: true}
+	l.keep(stored)
+	l.mu.Unlock()
 	if tell {
-		y.tell(guard.Notification{Change: guard.ChangeOpened, Incident: stored, At: time.Now()})
+		l.tell(guard.Notification{Change: guard.ChangeOpened, Incident: stored, At: time.Now()})
 	}
 }
 
 // resolve closes an incident. All instances that know of it may try; the one
 // that the store says has closed it tells.
-func (y *sentry) resolve(id string, now time.Time) {
-	ctx, cancel := y.callContext()
+func (l *incidentLoop) resolve(id string, now time.Time) {
+	ctx, cancel := l.callContext()
 	defer cancel()
-	if y.seenElsewhere(ctx, id, now) {
+	if l.seenElsewhere(ctx, id, now) {
 		return // planned again
 	}
-	closed, err := y.m.cfg.backend.Incidents.Resolve(ctx, id, now)
+	closed, err := l.m.cfg.backend.Incidents.Resolve(ctx, id, now)
 	if err != nil {
-		y.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
+		l.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
 		return // planned again
 	}
-	y.guard.Resolved(id)
-	y.mu.Lock()
-	was, known := y.told[id]
+	l.guard.Resolved(id)
+	l.mu.Lock()
+	was, known := l.told[id]
 	tell := closed || known && !was.stored // else another instance closed it, and told
-	delete(y.told, id)
-	delete(y.moved, id)
+	delete(l.told, id)
+	delete(l.moved, id)
 	resolved := guard.Incident{ID: id}
-	for i := range y.list {
-		if y.list[i].ID == id {
-			y.list[i].Active, y.list[i].ResolvedAt = false, now
-			resolved = y.list[i]
+	for i := range l.list {
+		if l.list[i].ID == id {
+			l.list[i].Active, l.list[i].ResolvedAt = false, now
+			resolved = l.list[i]
 		}
 	}
-	y.mu.Unlock()
+	l.mu.Unlock()
 	if tell {
-		y.tell(guard.Notification{Change: guard.ChangeResolved, Incident: resolved, At: now})
+		l.tell(guard.Notification{Change: guard.ChangeResolved, Incident: resolved, At: now})
 	}
 }
 
 // seenElsewhere reports whether an incident that this instance has taken over
 // is still refreshed by another one, which sees the trouble that this one does
 // not. It is that one's to resolve.
-func (y *sentry) seenElsewhere(ctx context.Context, id string, now time.Time) bool {
-	y.mu.Lock()
-	since, taken := y.moved[id]
-	taken = taken && !y.told[id].own
+func (l *incidentLoop) seenElsewhere(ctx context.Context, id string, now time.Time) bool {
+	l.mu.Lock()
+	since, taken := l.moved[id]
+	taken = taken && !l.told[id].own
 	var last guard.Incident
-	for _, inc := range y.list {
+	for _, inc := range l.list {
 		if inc.ID == id {
 			last = inc
 		}
 	}
-	y.mu.Unlock()
+	l.mu.Unlock()
 	if !taken || last.Type.ByHolder() {
 		return false
 	}
-	list, err := y.m.cfg.backend.Incidents.List(ctx)
+	list, err := l.m.cfg.backend.Incidents.List(ctx)
 	if err != nil {
 		return true
 	}
 	for _, inc := range list {
 		if inc.ID == id && inc.Active && !inc.LastCheckedAt.Equal(last.LastCheckedAt) {
-			y.mu.Lock()
-			defer y.mu.Unlock()
-			y.moved[id] = now
-			y.keep(inc)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.moved[id] = now
+			l.keep(inc)
 			return true
 		}
 	}
-	return now.Sub(since) < 2*y.m.cfg.guardPolicy.Defaults().Refresh
+	return now.Sub(since) < 2*l.m.cfg.guardPolicy.Defaults().Refresh
 }
 
-func (y *sentry) keep(inc guard.Incident) {
-	for i := range y.list {
-		if y.list[i].ID == inc.ID {
-			y.list[i] = inc
-			guard.Sort(y.list)
+func (l *incidentLoop) keep(inc guard.Incident) {
+	for i := range l.list {
+		if l.list[i].ID == inc.ID {
+			l.list[i] = inc
+			guard.Sort(l.list)
 			return
 		}
 	}
-	y.list = append(y.list, inc)
-	guard.Sort(y.list)
+	l.list = append(l.list, inc)
+	guard.Sort(l.list)
 }
 
-func (y *sentry) tell(n guard.Notification) {
-	for _, s := range y.m.cfg.sinks {
-		y.notify(s, n)
+func (l *incidentLoop) tell(n guard.Notification) {
+	for _, s := range l.m.cfg.sinks {
+		l.notify(s, n)
 	}
 	kind := EventIncidentOpened
 	if n.Change == guard.ChangeResolved {
 		kind = EventIncidentResolved
 	}
-	y.m.mu.Lock()
-	defer y.m.mu.Unlock()
-	y.m.eventLocked(Event{Kind: kind, Incident: n.Incident.ID, Detail: n.Incident.Instructions})
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	l.m.eventLocked(Event{Kind: kind, Incident: n.Incident.ID, Detail: n.Incident.Instructions})
 }
 
 // notify calls a sink. One that panics must not take the program down: it is
 // about trouble already.
-func (y *sentry) notify(s guard.Sink, n guard.Notification) {
+func (l *incidentLoop) notify(s guard.Sink, n guard.Notification) {
 	defer func() {
 		if r := recover(); r != nil {
-			y.m.cfg.logger.Error("a sink panicked; it was not told", "sink", fmt.Sprintf("%T", s), "incident", n.Incident.ID, "change", n.Change, "panic", r)
+			l.m.cfg.logger.Error("a sink panicked; it was not told", "sink", fmt.Sprintf("%T", s), "incident", n.Incident.ID, "change", n.Change, "panic", r)
 		}
 	}()
 	s.Notify(n)
 }
 
 // facts gathers what the guard is to judge.
-func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
-	m := y.m
+func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
+	m := l.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f.InstanceID = m.instanceID()
@@ -379,7 +379,7 @@ func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
 	f.Means, f.Do = text.Means, text.Do
 	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
 	f.Replacements = st.Replacements
-	f.Demands = y.demands.count(st, f.Connected, m.cfg.policy.Defaults().StableAfter, now)
+	f.Demands = l.demands.count(st, f.Connected, m.cfg.policy.Defaults().StableAfter, now)
 	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
 	if f.Connected {
 		if v := t.client.vitals.verdict; v.Health == keepalive.Degraded {
@@ -392,7 +392,7 @@ func (y *sentry) facts(now time.Time) (f guard.Facts, epoch int64) {
 // Incidents returns the incidents of this account as this instance knows them,
 // active ones first. No I/O.
 func (m *Manager) Incidents() []guard.Incident {
-	m.sentry.mu.Lock()
-	defer m.sentry.mu.Unlock()
-	return append([]guard.Incident(nil), m.sentry.list...)
+	m.incidents.mu.Lock()
+	defer m.incidents.mu.Unlock()
+	return append([]guard.Incident(nil), m.incidents.list...)
 }
