@@ -19,6 +19,12 @@ type Compat struct {
 	Missing   []Gap  // never empty, oldest first
 }
 
+// compat is what a Manager knows of it.
+type compat struct {
+	gaps map[link.Reliance]Gap
+	told map[link.Reliance]bool // in the log
+}
+
 // Gap is one part that was not found.
 type Gap struct {
 	Part   string // a stable word: "tap", "dialer", "queue_loop", …
@@ -49,20 +55,20 @@ func (c *config) hides(tag string) bool {
 // text, that it is. The log hears of each part once.
 func (m *Manager) noteCompatLocked(part link.Reliance, effect string) {
 	if effect == "" {
-		delete(m.gaps, part)
+		delete(m.compat.gaps, part)
 		return
 	}
-	if g, known := m.gaps[part]; known {
+	if g, known := m.compat.gaps[part]; known {
 		g.Effect = effect
-		m.gaps[part] = g
+		m.compat.gaps[part] = g
 		return
 	}
-	if m.gaps == nil {
-		m.gaps, m.gapsTold = map[link.Reliance]Gap{}, map[link.Reliance]bool{}
+	if m.compat.gaps == nil {
+		m.compat.gaps, m.compat.told = map[link.Reliance]Gap{}, map[link.Reliance]bool{}
 	}
-	m.gaps[part] = Gap{Part: string(part), Effect: effect, Since: time.Now()}
-	if !m.gapsTold[part] {
-		m.gapsTold[part] = true
+	m.compat.gaps[part] = Gap{Part: string(part), Effect: effect, Since: time.Now()}
+	if !m.compat.told[part] {
+		m.compat.told[part] = true
 		v := versions()
 		m.cfg.logger.Warn("something of whatsmeow's inside is not as this library knows it; going on without",
 			"part", string(part), "effect", effect, "whatsmeow", v.Whatsmeow, "library", v.Library)
@@ -77,11 +83,11 @@ func (m *Manager) noteCompat(part link.Reliance, effect string) {
 
 // compatLocked is what Status shows: nil when all is well.
 func (m *Manager) compatLocked() *Compat {
-	if len(m.gaps) == 0 {
+	if len(m.compat.gaps) == 0 {
 		return nil
 	}
 	c := versions()
-	for _, g := range m.gaps {
+	for _, g := range m.compat.gaps {
 		c.Missing = append(c.Missing, g)
 	}
 	slices.SortFunc(c.Missing, func(a, b Gap) int {

@@ -358,8 +358,8 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 	f.SameID = m.sameID
 	f.Terms = append([]time.Time(nil), m.terms...)
 	f.DamagedAt, f.DamagedRows, f.DamagedText = m.damage.at, m.damage.rows, m.damage.text
-	if m.down != nil {
-		f.StoreDownSince, f.StoreWatched = m.downAt, m.downWatched
+	if m.outage.err != nil {
+		f.StoreDownSince, f.StoreWatched = m.outage.since, m.outage.watched
 	}
 	t := m.term
 	if t == nil || t.core.Ending() {

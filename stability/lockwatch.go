@@ -56,15 +56,15 @@ func (m *Manager) noteLock(err error) {
 	switch {
 	case m.closed:
 	case err == nil, errors.Is(err, lock.ErrLost):
-		m.lockFails = 0
-		if m.lockDown {
+		m.outage.fails = 0
+		if m.outage.byLock {
 			m.noteStoreLocked(nil)
 		}
 	case errors.Is(err, context.Canceled):
 	default:
-		if m.lockFails++; m.lockFails >= 2 && m.down == nil {
+		if m.outage.fails++; m.outage.fails >= 2 && m.outage.err == nil {
 			m.noteStoreLocked(err)
-			m.lockDown = true
+			m.outage.byLock = true
 		}
 	}
 }

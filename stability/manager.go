@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -20,7 +19,6 @@ import (
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
-	"github.com/wastability/wastability/stability/internal/link"
 	"github.com/wastability/wastability/stability/internal/signallog"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
@@ -46,26 +44,30 @@ type Manager struct {
 	end  context.CancelFunc
 	shut chan struct{} // closed when Close has finished
 
-	mu          sync.Mutex // guards what follows; never held across I/O or a callback
-	term        *term      // the present one; nil in standby
-	runs        bool
-	closed      bool
-	standby     bool            // standing by was reported
-	last        reconnect.State // of the last term, for Status between terms
-	down        error           // why the backend does not answer; nil while it does
-	downAt      time.Time       // since when that counts here
-	downWatched bool            // another instance held the lock then
-	lockDown    bool            // it is the lock that found out
-	lockFails   int             // calls of the lock that failed in a row
-	sameID      bool            // another process uses our instance id
-	terms       []time.Time     // when terms began, newest last, bounded
-	watched     bool            // the incident loop runs
-	modeSince   time.Time       // when the present term began, or the last one ended
-	exiting     chan struct{}   // closed when the exit function came back; nil while none was called
-	changed     chan struct{}   // closed and replaced at every transition
-	damage      damage
-	gaps        map[link.Reliance]Gap
-	gapsTold    map[link.Reliance]bool // in the log
+	mu        sync.Mutex // guards what follows; never held across I/O or a callback
+	term      *term      // the present one; nil in standby
+	runs      bool
+	closed    bool
+	standby   bool            // standing by was reported
+	last      reconnect.State // of the last term, for Status between terms
+	outage    outage          // of the backend
+	sameID    bool            // another process uses our instance id
+	terms     []time.Time     // when terms began, newest last, bounded
+	watched   bool            // the incident loop runs
+	modeSince time.Time       // when the present term began, or the last one ended
+	exiting   chan struct{}   // closed when the exit function came back; nil while none was called
+	changed   chan struct{}   // closed and replaced at every transition
+	damage    damage
+	compat    compat
+}
+
+// outage is what is known of a backend that does not answer.
+type outage struct {
+	err     error     // why it does not; nil while it does
+	since   time.Time // since when that counts here
+	watched bool      // another instance held the lock then
+	byLock  bool      // it is the lock that found out
+	fails   int       // calls of the lock that failed in a row
 }
 
 // clocks are the instants of the last events, in nanoseconds since base: the
@@ -315,12 +317,12 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 		return nil, ErrClosed
 	}
 	m.term, m.standby, m.sameID = t, false, false
-	if m.downWatched { // it answered just now; if it cannot be written, this instance tells
-		m.downWatched, m.downAt = false, time.Now()
+	if m.outage.watched { // it answered just now; if it cannot be written, this instance tells
+		m.outage.watched, m.outage.since = false, time.Now()
 	}
 	m.modeSince = time.Now()
 	m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
-	if m.down != nil { // a read proves little
+	if m.outage.err != nil { // a read proves little
 		t.take(core.ProveStore{})
 	}
 	m.eventLocked(Event{Kind: EventActivated})
@@ -438,133 +440,6 @@ func (m *Manager) waitFor(ctx context.Context, cond func() (bool, error)) error 
 	}
 }
 
-// Close hands over: the connection ends, the lock is released, the backend is
-// closed. A running Run returns ErrClosed. ctx bounds the graceful part; what
-// is left is cut. A second Close waits for the first and does nothing. Do not
-// wait for it inside a whatsmeow event handler with a ctx that never ends: it
-// waits for running handlers.
-func (m *Manager) Close(ctx context.Context) error {
-	m.mu.Lock()
-	first := !m.closed
-	m.closed = true
-	t, watched := m.term, m.watched
-	var after chores
-	if first {
-		m.end()
-		if t != nil {
-			_, after = t.take(core.Stop{Why: why(ErrClosed), Graceful: true})
-		}
-		m.broadcastLocked()
-	}
-	m.mu.Unlock()
-	after.run()
-	if !first {
-		select {
-		case <-m.shut:
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("stability: close: %w", context.Cause(ctx))
-		}
-	}
-	defer close(m.shut)
-
-	var errs []error
-	if t != nil {
-		select {
-		case <-t.done:
-		case <-ctx.Done():
-			t.hurry()
-			select {
-			case <-t.done:
-			case <-time.After(m.cfg.shutdown):
-				errs = append(errs, fmt.Errorf("stability: close: a handler or the backend is still busy: %w", context.Cause(ctx)))
-			}
-		}
-	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
-	select {
-	case m.turn <- struct{}{}: // nobody is in the middle of an activation
-	case <-bounded.Done():
-	}
-	if watched {
-		select {
-		case <-m.incidents.done:
-		case <-bounded.Done():
-			errs = append(errs, errors.New("stability: close: a sink or the store of incidents is still busy"))
-		}
-	}
-	cancel()
-	// What waited in vain above must not cost the flush its time.
-	bounded, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
-	defer cancel()
-	errs = append(errs, m.closeSinks(bounded)...)
-	if m.lease != nil {
-		errs = append(errs, m.lease.Close(bounded))
-	}
-	errs = append(errs, m.store.Close(bounded))
-	if m.cfg.backend.Close != nil {
-		errs = append(errs, closeAll(bounded, "the backend", []func() error{m.cfg.backend.Close})...)
-	}
-	m.mu.Lock()
-	m.eventLocked(Event{Kind: EventClosed})
-	m.mu.Unlock()
-	select {
-	case <-m.notify.drained():
-	case <-time.After(observerGrace): // perhaps it is an observer that called
-	case <-ctx.Done():
-	}
-	return errors.Join(errs...)
-}
-
-// closeSinks closes the sinks beside each other.
-func (m *Manager) closeSinks(ctx context.Context) []error {
-	var closers []func() error
-	for _, sink := range m.cfg.sinks {
-		if c, ok := sink.(io.Closer); ok {
-			closers = append(closers, c.Close)
-		}
-	}
-	return closeAll(ctx, "a sink", closers)
-}
-
-// closeAll calls code of others beside each other. Whatever does not come back
-// before ctx ends is left to itself.
-func closeAll(ctx context.Context, what string, closers []func() error) (errs []error) {
-	results := make(chan error, len(closers))
-	for _, c := range closers {
-		go func() { results <- c() }()
-	}
-	for range closers {
-		select {
-		case err := <-results:
-			errs = append(errs, err)
-		case <-ctx.Done():
-			return append(errs, fmt.Errorf("stability: close: %s is still busy", what))
-		}
-	}
-	return errs
-}
-
-// observerGrace is how long Close waits for observers to hear the last events.
-const observerGrace = time.Second
-
-// untilClosing derives a context that also ends when Close begins.
-func (m *Manager) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(m.life, func() { cancel(ErrClosed) })
-	return ctx, func() { stop(); cancel(nil) }
-}
-
-// ended is the error of a wait that ctx ended.
-func (m *Manager) ended(ctx context.Context) error {
-	if err := context.Cause(ctx); errors.Is(err, ErrClosed) {
-		return ErrClosed
-	} else if err != nil {
-		return fmt.Errorf("stability: activate: %w", err)
-	}
-	return ErrClosed
-}
-
 // damage is what the store has reported of rows that it could not use.
 type damage struct {
 	at   time.Time // the last one; zero when there was none, or it was dealt with
@@ -617,15 +492,15 @@ func (m *Manager) noteStore(err error) {
 }
 
 func (m *Manager) noteStoreLocked(err error) {
-	was := m.down
-	m.down, m.lockDown, m.downWatched = err, m.lockDown && err != nil, m.downWatched && err != nil
+	was := m.outage.err
+	m.outage.err, m.outage.byLock, m.outage.watched = err, m.outage.byLock && err != nil, m.outage.watched && err != nil
 	switch {
 	case was == nil && err != nil:
-		m.downAt, m.downWatched = time.Now(), m.term == nil && m.standby
+		m.outage.since, m.outage.watched = time.Now(), m.term == nil && m.standby
 		m.cfg.logger.Warn("the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
 	case was != nil && err == nil:
-		m.cfg.logger.Info("the backend answers again", "backend", m.cfg.backend.Name, "after", time.Since(m.downAt))
+		m.cfg.logger.Info("the backend answers again", "backend", m.cfg.backend.Name, "after", time.Since(m.outage.since))
 		m.eventLocked(Event{Kind: EventStoreUp})
 	}
 }

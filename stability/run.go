@@ -207,7 +207,7 @@ func (m *Manager) awaitDevice(ctx context.Context, t *term) (*store.Device, erro
 		switch {
 		case err == nil:
 			t.noteWith(func() core.Evidence {
-				if m.down == nil {
+				if m.outage.err == nil {
 					return nil
 				}
 				return core.ProveStore{} // a read proves little

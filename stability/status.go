@@ -85,8 +85,8 @@ func (m *Manager) Status() Status {
 	defer m.mu.Unlock()
 	st.ModeSince, st.Closed = m.modeSince, m.closed
 	st.Compat = m.compatLocked()
-	if m.down != nil {
-		st.StoreUnavailable, st.StoreUnavailableSince = m.down, m.downAt
+	if m.outage.err != nil {
+		st.StoreUnavailable, st.StoreUnavailableSince = m.outage.err, m.outage.since
 	}
 	if hb := st.Heartbeats; st.StoreUnavailable == nil && m.term != nil && hb.Failures > 0 {
 		st.StoreUnavailable, st.StoreUnavailableSince = hb.LastError, hb.LastRenewalAt
