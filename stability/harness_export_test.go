@@ -22,10 +22,10 @@ type Rig struct {
 func NewRig(m *Manager, tapped bool, id types.JID, connect func(context.Context) error) *Rig {
 	r := &Rig{m: m, t: m.term, a: m.term.client}
 	for _, e := range []core.Evidence{
-		core.Retire{Client: 1}, core.Attach{Client: 1, Auto: true, Tapped: tapped}, core.PhoneAccepted{Client: 1}, core.Ready{Client: 1},
+		core.Attach{Client: 2, Auto: true, Tapped: tapped}, core.PhoneAccepted{Client: 2}, core.Ready{Client: 2},
 	} {
 		r.t.noteWith(func() core.Evidence {
-			r.a.auto, r.a.tapped, r.a.connect, r.t.own = true, tapped, connect, id
+			r.a.number, r.a.auto, r.a.tapped, r.a.connect, r.t.own = 2, true, tapped, connect, id
 			return e
 		})
 	}
