@@ -265,7 +265,7 @@ func (w *world) finish(fails bool) {
 			w.leaving, w.severed = true, true
 			w.bring(CutTerm{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
 		}
-		w.bring(LockAsked{Conn: f.Conn})
+		w.bring(LockAsked(f))
 	case SaveState:
 		if !fails {
 			w.saved = f.State

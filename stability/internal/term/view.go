@@ -17,16 +17,11 @@ type Sight struct {
 type View struct {
 	Phase  Phase
 	Ending bool // this instance must not use the connection any more
-	Why    Why
 
 	Device Device
-	Linked bool // the account has a device
 	Parked bool // nothing is offered until somebody asks
 
-	Client   Client
 	Conn     Conn
-	Number   int       // of the connection
-	Started  time.Time // the connection
 	Ready    bool      // logged in on a socket that is up
 	Calling  bool      // between an attempt and its login
 	Planned  time.Time // the next attempt; zero while none is planned
@@ -35,9 +30,8 @@ type View struct {
 	Passkey  bool      // WhatsApp asks for a passkey
 	Status   reconnect.Status
 	State    reconnect.State // what is written down, or will be next
-	Unsaved  bool
-	Looping  bool // a loop is being broken
-	Unbroken bool // there is a loop, and the budget of restarts is spent
+	Looping  bool            // a loop is being broken
+	Unbroken bool            // there is a loop, and the budget of restarts is spent
 }
 
 // View says what is. It changes nothing: a socket that is gone shows as if its
@@ -49,12 +43,12 @@ func (c *Core) View(now time.Time, s Sight) View {
 	}
 	k, a := &c.conn, &c.client
 	v := View{
-		Phase: c.phase, Ending: c.Ending(), Why: c.why,
-		Device: c.device, Linked: c.linked(), Parked: c.parked && !c.Ending(),
-		Client: a.phase, Conn: k.phase, Number: k.number, Started: k.started,
+		Phase: c.phase, Ending: c.Ending(),
+		Device: c.device, Parked: c.parked && !c.Ending(),
+		Conn:  k.phase,
 		Ready: c.Ready(s.Up), Calling: k.phase&(live&^Up) != 0,
 		Code: k.code, Until: k.until, Passkey: k.phase == Passkey,
-		Status: c.Status(s.Up), State: c.state(), Unsaved: c.save != Saved,
+		Status: c.Status(s.Up), State: c.state(),
 		Looping:  c.phase == Broken,
 		Unbroken: c.verdict.Action == autoheal.Exhausted && !c.Ready(s.Up),
 	}
@@ -93,9 +87,6 @@ func (c *Core) Unpaired() bool {
 // Steady reports whether the health of the connection, or of there being none,
 // can be judged: not while a connection is being brought to its end.
 func (c *Core) Steady() bool { return c.phase == Working && c.conn.phase&(Ended|Drained) == 0 }
-
-// Retired reports whether the newest client is of no more use.
-func (c *Core) Retired() bool { return c.client.phase == Retired }
 
 // Conn is the newest connection. Open: it has not ended, as far as is known.
 func (c *Core) Conn() (number int, started time.Time, open bool) {

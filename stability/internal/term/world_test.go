@@ -17,9 +17,7 @@ type world struct {
 	now  time.Time
 	long Effect // the loop is carrying it out; nil while it waits
 
-	open    int  // the connection whose socket is open; 0 while none is
-	dialing bool // the dialer tells of a socket right now
-	bound   bool
+	open    int // the connection whose socket is open; 0 while none is
 	device  int // that the caller holds; 0 while none
 	devices int
 	paired  bool // what the store says of it
