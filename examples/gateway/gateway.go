@@ -51,8 +51,8 @@ var (
 )
 
 func newGateway(dir directory, token string, opts ...stability.Option) (*gateway, error) {
-	if token == "" {
-		return nil, errors.New("no token: set WASTABILITY_ADMIN_TOKEN to a long random text")
+	if len(token) < 16 {
+		return nil, errors.New("no token: set WASTABILITY_ADMIN_TOKEN to a random text of 16 bytes or more")
 	}
 	g := &gateway{ServeMux: http.NewServeMux(), dir: dir, token: token, opts: opts, accounts: map[string]*account{}}
 	for pattern, h := range map[string]func(*http.Request) (any, error){

@@ -189,8 +189,10 @@ func TestManyAccountsLiveInOneProcess(t *testing.T) {
 }
 
 func TestRequestsAreRefusedWithAReason(t *testing.T) {
-	_, err := newGateway(folder(t.TempDir()), "")
-	require.ErrorContains(t, err, "WASTABILITY_ADMIN_TOKEN")
+	for _, short := range []string{"", "too short"} {
+		_, err := newGateway(folder(t.TempDir()), short)
+		require.ErrorContains(t, err, "WASTABILITY_ADMIN_TOKEN")
+	}
 
 	service := wasim.New()
 	defer service.Close()
