@@ -118,65 +118,67 @@ func TestNothingIsUndoneOnANetworkThatKeepsRequests(t *testing.T) {
 	commits, terms := 0, 0
 	for round := range stabilitytest.Pick(3, 50) {
 		length := stabilitytest.Pick(15*time.Minute, 40*time.Minute)
-		synctest.Test(t, func(t *testing.T) {
-			seed := uint64(round)
-			opts := []firestoresim.Option{firestoresim.WithLatency(30 * time.Millisecond)}
-			if round%2 == 0 {
-				opts = append(opts, firestoresim.WithRisingReadTimes())
-			}
-			s := sim(t, opts...)
-			for i, f := range []firestoresim.Fault{
-				firestoresim.Duplicate(50 * time.Millisecond), firestoresim.Duplicate(7 * time.Second), firestoresim.Duplicate(100 * time.Second),
-				firestoresim.Late(200 * time.Millisecond), firestoresim.Late(3 * time.Second), firestoresim.Late(95 * time.Second),
-				firestoresim.PastDeadline(6 * time.Second), firestoresim.PastDeadline(2 * time.Minute),
-				firestoresim.Delay(time.Second), firestoresim.DelayReply(4 * time.Second), firestoresim.DropReply(), firestoresim.Aborted(),
-			} {
-				s.Fault(f).Chance(0.02, seed*100+uint64(i)).Always().Now()
-			}
-			l := &ledger{}
-			ctx, cancel := context.WithTimeout(t.Context(), length)
-			defer cancel()
-			var wg sync.WaitGroup
-			for i := range contenders {
-				name := fmt.Sprint("c", i)
-				b := opened(t, onSim(t, s, firestoresim.Name(name)))
-				lease, err := lock.New(b.Lock, fmt.Sprint("holder ", i), lock.WithLogger(slog.New(slog.DiscardHandler)))
-				require.NoError(t, err)
-				r := mrand.New(mrand.NewPCG(seed, uint64(i)))
+		t.Run(fmt.Sprint("round ", round), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				seed := uint64(round)
+				opts := []firestoresim.Option{firestoresim.WithLatency(30 * time.Millisecond)}
+				if round%2 == 0 {
+					opts = append(opts, firestoresim.WithRisingReadTimes())
+				}
+				s := sim(t, opts...)
+				for i, f := range []firestoresim.Fault{
+					firestoresim.Duplicate(50 * time.Millisecond), firestoresim.Duplicate(7 * time.Second), firestoresim.Duplicate(100 * time.Second),
+					firestoresim.Late(200 * time.Millisecond), firestoresim.Late(3 * time.Second), firestoresim.Late(95 * time.Second),
+					firestoresim.PastDeadline(6 * time.Second), firestoresim.PastDeadline(2 * time.Minute),
+					firestoresim.Delay(time.Second), firestoresim.DelayReply(4 * time.Second), firestoresim.DropReply(), firestoresim.Aborted(),
+				} {
+					s.Fault(f).Chance(0.02, seed*100+uint64(i)).Always().Now()
+				}
+				l := &ledger{}
+				ctx, cancel := context.WithTimeout(t.Context(), length)
+				defer cancel()
+				var wg sync.WaitGroup
+				for i := range contenders {
+					name := fmt.Sprint("c", i)
+					b := opened(t, onSim(t, s, firestoresim.Name(name)))
+					lease, err := lock.New(b.Lock, fmt.Sprint("holder ", i), lock.WithLogger(slog.New(slog.DiscardHandler)))
+					require.NoError(t, err)
+					r := mrand.New(mrand.NewPCG(seed, uint64(i)))
+					wg.Go(func() {
+						defer func() { _ = lease.Close(context.Background()) }()
+						for ctx.Err() == nil {
+							term, err := lease.Acquire(ctx)
+							if err != nil {
+								return
+							}
+							l.enter(t, term)
+							l.hold(t, r, b, term)
+							if r.IntN(3) == 0 { // it is cut off, and does not know it
+								cut := s.Fault(firestoresim.DropRequest()).From(name).Always().Now()
+								<-term.Lost()
+								cut.Stop()
+							}
+							_ = term.Release(context.Background())
+							time.Sleep(20 * time.Second)
+						}
+					})
+				}
+				reader := opened(t, onSim(t, s, firestoresim.Name("reader")))
 				wg.Go(func() {
-					defer func() { _ = lease.Close(context.Background()) }()
 					for ctx.Err() == nil {
-						term, err := lease.Acquire(ctx)
-						if err != nil {
-							return
-						}
-						l.enter(t, term)
-						l.hold(t, r, b, term)
-						if r.IntN(3) == 0 { // it is cut off, and does not know it
-							cut := s.Fault(firestoresim.DropRequest()).From(name).Always().Now()
-							<-term.Lost()
-							cut.Stop()
-						}
-						_ = term.Release(context.Background())
-						time.Sleep(20 * time.Second)
+						_, _ = pair(t, context.Background(), reader)
+						time.Sleep(700 * time.Millisecond)
 					}
 				})
-			}
-			reader := opened(t, onSim(t, s, firestoresim.Name("reader")))
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					_, _ = pair(t, context.Background(), reader)
-					time.Sleep(700 * time.Millisecond)
-				}
+				wg.Wait()
+				s.Heal()
+				time.Sleep(3 * time.Minute) // what is still on its way arrives
+				n, ok := pair(t, t.Context(), reader)
+				require.True(t, ok)
+				require.GreaterOrEqual(t, n, l.acked)
+				require.Greater(t, l.commits, 20)
+				commits, terms = commits+l.commits, terms+l.held
 			})
-			wg.Wait()
-			s.Heal()
-			time.Sleep(3 * time.Minute) // what is still on its way arrives
-			n, ok := pair(t, t.Context(), reader)
-			require.True(t, ok)
-			require.GreaterOrEqual(t, n, l.acked)
-			require.Greater(t, l.commits, 20)
-			commits, terms = commits+l.commits, terms+l.held
 		})
 	}
 	t.Logf("%d commits in %d terms", commits, terms)

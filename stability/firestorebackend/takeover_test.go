@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cloud.google.com/go/firestore"
@@ -324,42 +325,45 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 		rec.RenewedAt = rec.RenewedAt.Add(time.Minute)
 		return s, c, b, rec
 	}
+	run := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+	}
 	fenceIs := func(t *testing.T, c *firestore.Client, epoch int64) {
 		_, err := c.Doc(DefaultRoot+"/locks/wa_connection_fence").Set(t.Context(), fenceFields(term{epoch: epoch}, "", 0, false))
 		require.NoError(t, err)
 	}
-	t.Run("a commit goes on in the same term", func(t *testing.T) {
+	run("a commit goes on in the same term", func(t *testing.T) {
 		_, _, b, rec := account(t)
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
 		require.Equal(t, map[string]string{"g1/a": "1"}, values(t, b))
 	})
-	t.Run("a save goes on in the same term", func(t *testing.T) {
+	run("a save goes on in the same term", func(t *testing.T) {
 		_, _, b, rec := account(t)
 		require.NoError(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{RetryCount: 7}))
 		got, err := b.State.Load(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 7, got.RetryCount)
 	})
-	t.Run("a commit of a term that is not the fence's is fenced", func(t *testing.T) {
+	run("a commit of a term that is not the fence's is fenced", func(t *testing.T) {
 		_, c, b, rec := account(t)
 		fenceIs(t, c, rec.Epoch+1)
 		require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")), authstore.ErrFenced)
 	})
-	t.Run("a fence that cannot be read is an outage", func(t *testing.T) {
+	run("a fence that cannot be read is an outage", func(t *testing.T) {
 		s, _, b, rec := account(t)
 		s.Fault(firestoresim.Fail(codes.Unknown, "a moment")).On(firestoresim.BatchGetDocuments).Always().Now()
 		err := b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1"))
 		require.ErrorIs(t, err, ErrUnavailable)
 		require.NotErrorIs(t, err, authstore.ErrTooLarge)
 	})
-	t.Run("a write that is refused for itself is too large", func(t *testing.T) {
+	run("a write that is refused for itself is too large", func(t *testing.T) {
 		s, _, b, rec := account(t)
 		refused := s.Fault(firestoresim.Fail(codes.InvalidArgument, "the value is too large")).On(firestoresim.Commit).After(2).Always().Now()
 		err := b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")) // refused for the fence, which is moved then
 		require.ErrorIs(t, err, authstore.ErrTooLarge)
 		require.Equal(t, 1, refused.Fired(), "not repeated")
 	})
-	t.Run("a commit that adopts its term meanwhile looks again", func(t *testing.T) {
+	run("a commit that adopts its term meanwhile looks again", func(t *testing.T) {
 		s, _, b, rec := account(t)
 		raw := b.Auth.(keyValues).b
 		raw.forget(raw.ses)
@@ -367,13 +371,13 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
 		require.Equal(t, 1, refused.Fired())
 	})
-	t.Run("a renewal goes on in the same term", func(t *testing.T) {
+	run("a renewal goes on in the same term", func(t *testing.T) {
 		_, _, b, rec := account(t)
 		got, err := b.Lock.Renew(t.Context(), rec)
 		require.NoError(t, err)
 		require.Equal(t, rec.Epoch, got.Epoch)
 	})
-	t.Run("a renewal under another holder is lost", func(t *testing.T) {
+	run("a renewal under another holder is lost", func(t *testing.T) {
 		_, c, b, rec := account(t)
 		_, err := c.Doc(DefaultRoot+"/locks/wa_connection").Update(t.Context(), []firestore.Update{{Path: "holderInstanceId", Value: "two"}})
 		require.NoError(t, err)
@@ -384,14 +388,14 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "two", now.Holder)
 	})
-	t.Run("a release frees the lock", func(t *testing.T) {
+	run("a release frees the lock", func(t *testing.T) {
 		_, _, b, rec := account(t)
 		require.NoError(t, b.Lock.Release(t.Context(), rec))
 		now, err := b.Lock.Load(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, now.Holder)
 	})
-	t.Run("a renewal that is refused for itself ends", func(t *testing.T) {
+	run("a renewal that is refused for itself ends", func(t *testing.T) {
 		s, _, b, rec := account(t)
 		refused := s.Fault(firestoresim.Fail(codes.InvalidArgument, "no")).On(firestoresim.Commit).Always().Now()
 		_, err := b.Lock.Renew(t.Context(), rec)
