@@ -53,12 +53,6 @@ const (
 // errPaused reports that nothing was asked.
 var errPaused = errors.New("not asked")
 
-// refusal says whether an error is a refusal, which repetition makes worse, and
-// not an outage.
-func refusal(err error) bool {
-	return errors.Is(err, ErrQuota) || errors.Is(err, ErrPermission) || errors.Is(err, ErrDatabaseNotFound)
-}
-
 // pass returns when a request may be made. A pause of an outage that ends by the
 // given time is waited out; any other is an error at once. Of those who wait for
 // the end of a pause one goes first, and the others wait for what becomes of it.
