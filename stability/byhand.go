@@ -60,6 +60,8 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 		return nil, fmt.Errorf("stability: Attach: the client is nil or has no device: build it with whatsmeow.NewClient")
 	}
 	m := t.m
+	t.attaching <- struct{}{} // each retires the one before it
+	defer func() { <-t.attaching }()
 	m.mu.Lock()
 	old, device := t.client, t.device
 	m.mu.Unlock()

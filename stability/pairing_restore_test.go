@@ -1,11 +1,14 @@
 package stability_test
 
 import (
+	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/types"
 
 	"github.com/wastability/wastability/authstore"
@@ -195,5 +198,41 @@ func TestByHandADeviceIsRestoredBeforeANewOneIsAskedFor(t *testing.T) {
 		h.ready()
 		require.Len(t, w.account.Devices(), 1)
 		h.finish()
+	})
+}
+
+// However long the host takes to set the next client up, status does not say
+// that somebody must ask for it.
+func TestRestoreWhileACodeIsShownAsksNobodyForAnything(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		ctx, cancel := context.WithCancel(context.Background())
+		a.cancel = cancel
+		var takes atomic.Int64
+		go func() {
+			a.result <- a.m.Run(ctx, func(ctx context.Context, c *whatsmeow.Client) error {
+				time.Sleep(time.Duration(takes.Load()))
+				return a.setup(ctx, c)
+			})
+		}()
+		a.pair()
+		device := w.device()
+		time.Sleep(2 * time.Minute)
+		w.sim.Fault(wasim.Failure(401)).For(w.account.JID()).OnNextLogin()
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		<-a.codes
+		asked := len(a.history(stability.EventNeedsPairing))
+		takes.Store(int64(30 * time.Second))
+		require.NoError(t, a.m.RestoreDevice(t.Context()))
+		for range 25 {
+			time.Sleep(time.Second)
+			require.False(t, a.status().Parked)
+			require.NotContains(t, a.status().Summary, "until somebody asks")
+		}
+		a.ready()
+		require.Equal(t, device, w.device())
+		require.Len(t, a.history(stability.EventNeedsPairing), asked)
+		a.stop()
 	})
 }

@@ -31,8 +31,9 @@ type term struct {
 	patience context.Context       // ends when the graceful part of a stop is over
 	hurry    context.CancelFunc    // ends it
 
-	loading chan struct{} // cap 1: one AuthState at a time
-	asking  chan struct{} // cap 1: one PairPhone at a time
+	loading   chan struct{} // cap 1: one AuthState at a time
+	attaching chan struct{} // cap 1: one Attach at a time
+	asking    chan struct{} // cap 1: one PairPhone at a time
 
 	monitor keepalive.Monitor
 	wg      sync.WaitGroup // probes; waited for at the end
@@ -52,7 +53,7 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 		hold:    hold,
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
-		loading: make(chan struct{}, 1),
+		loading: make(chan struct{}, 1), attaching: make(chan struct{}, 1),
 		asking:  make(chan struct{}, 1),
 		monitor: keepalive.New(m.cfg.keepalive),
 		core: core.New(core.Config{

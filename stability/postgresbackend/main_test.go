@@ -65,12 +65,15 @@ func exec(t testing.TB, db *DB, sql string, args ...any) {
 	require.NoError(t, err)
 }
 
+// patient is for a commit of 16 MiB on a busy machine.
+var patient = WithTimeout(time.Minute)
+
 // inModes runs f in the ways in which pgx sends a statement: prepared, and those
 // that a PgBouncer in transaction mode takes. The others are for the full size.
 func inModes(t *testing.T, f func(t *testing.T, db *DB)) {
 	for _, mode := range stabilitytest.Pick([]string{"cache_statement"}, []string{"cache_statement", "exec", "simple_protocol"}) {
 		t.Run(mode, func(t *testing.T) {
-			f(t, openedOn(t, postgrestest.Need(t).DSN()+"&default_query_exec_mode="+mode))
+			f(t, openedOn(t, postgrestest.Need(t).DSN()+"&default_query_exec_mode="+mode, patient))
 		})
 	}
 }
@@ -79,7 +82,7 @@ func inModes(t *testing.T, f func(t *testing.T, db *DB)) {
 // the server over several.
 func TestBehindAPgBouncerEverythingConforms(t *testing.T) {
 	s := postgrestest.Need(t)
-	db := openedOn(t, postgrestest.NeedBouncer(t, s)+"&default_query_exec_mode=exec&pool_max_conns=12")
+	db := openedOn(t, postgrestest.NeedBouncer(t, s)+"&default_query_exec_mode=exec&pool_max_conns=12", patient)
 	authstoretest.Run(t, func(t *testing.T) authstoretest.Account { return authAccount(t, db, anyAccount()) })
 	reconnecttest.Run(t, func(t *testing.T) reconnecttest.Account { return stateAccount(t, db, anyAccount()) })
 	guardtest.Run(t, func(t *testing.T) guardtest.Account { return incidentAccount(t, db, anyAccount()) })

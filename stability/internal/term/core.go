@@ -75,6 +75,7 @@ type attachment struct {
 	tapped bool
 	can    bool // somebody said how to connect
 	again  bool // somebody asked to come back at once
+	silent bool // the plan was made because nobody told the host of the end
 	tries  int  // since the connection was lost
 	plan   Plan
 	at     time.Time // of the plan
@@ -111,6 +112,7 @@ const (
 	codeOffered                  // a code was shown on it
 	toldEnd                      // the observers know of its end
 	hostKnows                    // the host reported its end
+	ofNoUse                      // it ended because its client is of no more use
 )
 
 func (s seen) has(x seen) bool { return s&x != 0 }

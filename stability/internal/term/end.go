@@ -82,7 +82,7 @@ func hostEndUnseen(c *Core, e Evidence) {
 func hostEnd(c *Core, e Evidence) {
 	c.end(e.(HostEnd).Cause)
 	c.conn.seen |= hostKnows
-	if c.client.plan == Unasked { // from here on it is the host's move
+	if c.client.silent && c.client.plan != NoPlan { // from here on it is the host's move
 		c.planTo(NoPlan)
 	}
 }
@@ -101,7 +101,7 @@ func (c *Core) tell() {
 	c.log(slog.LevelInfo, "disconnected", "reason", k.cause.Reason, "code", k.cause.Code, "detail", k.cause.Detail,
 		"attempt", k.decision.RetryCount, "delay", k.decision.Delay, "reconnect", k.decision.ShouldReconnect)
 	c.do(Announce{What: NewsDisconnected, Reason: k.cause.Reason, Detail: k.cause.Detail, Decision: k.decision})
-	if k.decision.Status == reconnect.StatusNeedsPairing && k.cause.Reason != reconnect.ReasonQRExpired {
+	if k.decision.Status == reconnect.StatusNeedsPairing && k.cause.Reason != reconnect.ReasonQRExpired && !k.seen.has(ofNoUse) {
 		c.do(Announce{What: NewsNeedsPairing, Reason: k.cause.Reason, Detail: k.cause.Detail})
 	}
 }
@@ -133,7 +133,11 @@ func (c *Core) over() {
 // followReplaced is what follows when the client in its place decides: what
 // the end means for the device, if it was not the replacement that ended it.
 func (c *Core) followReplaced() {
-	if c.phase&holding != 0 && c.conn.cause.Reason != reconnect.ReasonIntentional {
+	switch {
+	case c.phase&holding == 0:
+	case c.conn.cause.Reason == reconnect.ReasonIntentional:
+		c.followDeletion()
+	default:
 		c.followDevice()
 	}
 }
@@ -141,6 +145,10 @@ func (c *Core) followReplaced() {
 // follow does what the decision about an ended connection says.
 func (c *Core) follow() {
 	d, k, a := c.conn.decision, &c.conn, &c.client
+	if k.seen.has(ofNoUse) {
+		c.followReplaced()
+		return
+	}
 	c.repair = c.repair || d.Repair
 	c.followDevice()
 	switch {
@@ -154,6 +162,7 @@ func (c *Core) follow() {
 		if c.planAt(d.NextRetryAt); k.call == Returned && a.plan == Planned {
 			c.planTo(NoPlan)
 			c.planTo(Unasked)
+			c.client.silent = true
 		}
 	case d.ShouldReconnect && a.plan != NoPlan && a.at.Before(d.NextRetryAt):
 		c.planAt(d.NextRetryAt) // a better reason moves an attempt that is planned
@@ -195,7 +204,7 @@ func (c *Core) planAt(at time.Time) {
 		c.planTo(NoPlan)
 	}
 	c.planTo(Planned)
-	c.client.at = at
+	c.client.at, c.client.silent = at, false
 	if c.client.auto {
 		c.parked = false // whoever made the client connect has asked
 	}
@@ -209,6 +218,7 @@ func (c *Core) retireClient() {
 		c.do(RetireClient{a.number})
 		if c.conn.phase&live != 0 { // nobody must log in or scan a code on it
 			c.stepDown(reconnect.Cause{Reason: reconnect.ReasonIntentional, Source: reconnect.SourceHost, Detail: "this client is of no more use"})
+			c.conn.seen |= ofNoUse
 			c.abort()
 		}
 	}
@@ -226,9 +236,9 @@ func stepDown(c *Core, e Evidence) {
 	c.stepDown(reconnect.Cause{Reason: reconnect.ReasonIntentional, Source: reconnect.SourceHost, Err: s.Why.Err, Detail: steppingDown})
 }
 
-// stepDown ends a connection because this instance hands over. An attempt that
-// is cut short for it says nothing about the outage, whose reason stays for
-// whoever comes next.
+// stepDown ends a connection because this instance hands over, or its client is
+// of no more use. An attempt that is cut short for it says nothing about the
+// outage, whose reason stays for whoever comes next.
 func (c *Core) stepDown(cause reconnect.Cause) {
 	if c.conn.phase&(live&^Up) == 0 {
 		c.end(cause)

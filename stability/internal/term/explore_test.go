@@ -78,8 +78,9 @@ func number(name string) int {
 func natural(w *world, r *rand.Rand) int {
 	pick := func(names ...string) int { return number(names[r.IntN(len(names))]) }
 	c := w.c
+	_, recording := w.long.(RecordRestart)
 	switch {
-	case w.long != nil:
+	case w.long != nil && !(recording && r.IntN(4) > 0): // Run does not wait for the record of a restart
 		if _, connects := w.long.(Connect); connects && c.conn.phase == Opening && r.IntN(4) > 0 {
 			return number("socket")
 		}
@@ -88,7 +89,7 @@ func natural(w *world, r *rand.Rand) int {
 		return pick("device paired=true", "device paired=true", "device paired=false")
 	case c.client.phase != Attached:
 		return pick("attach auto=true", "attach auto=true", "attach auto=false")
-	case c.client.auto && !c.client.can:
+	case c.client.auto && w.ready != w.client:
 		return number("ready")
 	case !c.client.auto && c.conn.phase&between != 0 && c.client.plan == NoPlan:
 		return number("schedule")
@@ -130,7 +131,7 @@ func (w *world) key() string {
 	due := c.Next(w.now)
 	return fmt.Sprint(c.phase, c.device, c.parked, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
 		c.conn.phase, c.conn.call, c.conn.socket, c.conn.seen, c.conn.cause.Reason, len(c.conn.codes), c.machine.State().Status,
-		w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
+		w.ready == w.client, w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
 		due.IsZero(), due.After(w.now))
 }
 
@@ -215,6 +216,7 @@ var defects = []struct {
 	{"an end is not told", rewrite(onCleanedUp, Working, Ended, func(c *Core, e Evidence) { c.to(Over); c.follow() })},
 	{"an end is told again", rewrite(onLate, Working, Ended, func(c *Core, e Evidence) { c.conn.seen &^= toldEnd; c.tell() })},
 	{"the deletion of a device is not heard", rewrite(onDeviceDeleted, Working, Up, deviceMarked)},
+	{"a client that becomes ready while a loop is broken is forgotten", rewrite(onReady, Breaking, anyConn, nil)},
 	{"whoever asks is not heard", rewrite(onAsk, Working, anyConn, nil)},
 	{"an operator's wish breaks a ban", rewrite(onAgain, Working, Over, func(c *Core, e Evidence) {
 		c.client.can = true

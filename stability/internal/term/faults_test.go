@@ -69,3 +69,67 @@ func TestStreamError515DuringAHandOver(t *testing.T) {
 	require.Equal(t, reconnect.ReasonIntentional, v.State.LastDisconnectReason)
 	require.IsType(t, TearDown{}, c.Handle(Tick{Held: true}, now)[0], "the hand-over goes on")
 }
+
+// bring gives evidence to a Core whose client is Run's, and lets what is due
+// happen in between.
+func bring(t *testing.T, c *Core, now time.Time, evidence ...Evidence) (news []News) {
+	t.Helper()
+	for _, e := range evidence {
+		for _, f := range c.Handle(e, now) {
+			if a, ok := f.(Announce); ok {
+				news = append(news, a.What)
+			}
+		}
+		require.NoError(t, c.Fault())
+	}
+	return news
+}
+
+// The device that is offered to a phone is put back behind the scenes by a
+// restore: nobody is asked for anything, and nothing waits for somebody to ask.
+func TestRestoreWhileACodeIsShownParksNothing(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, Codes{Client: 1, Codes: make([]string, 6), Up: true})
+	require.Equal(t, Offering, c.View(origin, Sight{Up: true}).Conn)
+	news := bring(t, c, origin, DeviceRestored{}, CleanedUp{Conn: 1})
+	require.False(t, c.Parked())
+	require.Equal(t, []News{NewsDisconnected}, news)
+}
+
+func TestSlowAnswerAboutTheLockDelaysNoNews(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+		SawEnd{Client: 1, Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionReplaced}}, CleanedUp{Conn: 1})
+	require.Equal(t, Drained, c.View(origin, Sight{}).Conn)
+	require.Equal(t, []News{NewsDisconnected}, bring(t, c, origin, Late{Conn: 1}))
+	require.NotContains(t, bring(t, c, origin, LockAsked{Conn: 1}), NewsDisconnected)
+}
+
+// By hand, an attempt that was planned because nobody told the host of an end is
+// the host's again once it knows, also when it is being written down.
+func TestHostThatLearnsOfAnEndTakesItsAttemptBack(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1}, Schedule{At: origin})
+	now := origin
+	for range 20 { // save, record, save, connect
+		now = now.Add(time.Second)
+		for _, f := range c.Handle(Tick{Held: true}, now) {
+			if _, ok := f.(SaveState); ok {
+				bring(t, c, now, SaveDone{})
+			}
+		}
+	}
+	bring(t, c, now, Socket{Client: 1}, CallReturned{Conn: 1, Up: true}, ToldLogin{Client: 1, Up: true},
+		SocketGone{Conn: 1, Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionClosed}}, CleanedUp{Conn: 1})
+	require.Equal(t, Unasked, c.client.plan)
+	for c.client.plan != Recorded {
+		now = now.Add(time.Second)
+		for _, f := range c.Handle(Tick{Held: true}, now) {
+			if _, ok := f.(SaveState); ok && c.client.plan != Recorded {
+				bring(t, c, now, SaveDone{})
+			}
+		}
+	}
+	bring(t, c, now, HostEnd{Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionClosed}})
+	require.Equal(t, NoPlan, c.client.plan)
+}

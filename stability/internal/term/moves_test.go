@@ -171,8 +171,11 @@ var moves = func() (all []move) {
 	add("late", func(w *world) { w.bring(Late{Conn: w.c.conn.number}) })
 	add("attach, something hangs", func(w *world) { w.attach(true, true) })
 	add("ready", func(w *world) {
-		if w.client != 0 && w.c.client.auto && !w.c.parked { // Run waits until a code may be offered
-			w.asked = true
+		if w.client != 0 && w.c.client.auto && w.ready != w.client { // once a client
+			if !w.c.parked { // Run has waited until a code may be offered
+				w.asked = true
+			}
+			w.ready = w.client
 			w.bring(Ready{Client: w.client})
 		}
 	})

@@ -180,9 +180,13 @@ func attach(c *Core, e Evidence) {
 	c.conn = connection{phase: NoConn}
 }
 
-// ready plans the first attempt of a client of Run's.
+// ready plans the first attempt of a client of Run's. An account that was parked
+// meanwhile waits until somebody asks.
 func ready(c *Core, e Evidence) {
 	c.client.can = true
+	if c.parked {
+		return
+	}
 	switch first := c.machine.Resume(c.now); {
 	case first.ShouldReconnect && c.crashed:
 		c.planAt(first.NextRetryAt.Add(e.(Ready).Jitter))

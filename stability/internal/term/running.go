@@ -86,6 +86,9 @@ func (c *Core) state() reconnect.State {
 
 // judgeLoop asks, after an attempt failed, whether to give this process up.
 func (c *Core) judgeLoop(counted bool) {
+	if c.phase&(Breaking|Broken) != 0 {
+		return // the verdict that decided stays
+	}
 	c.verdict = c.askHealer(counted)
 	switch c.verdict.Action {
 	case autoheal.Heal:

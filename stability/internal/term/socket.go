@@ -153,8 +153,12 @@ func callReturned(c *Core, e Evidence) {
 }
 
 func callReturnedLate(c *Core, e Evidence) {
-	if r := e.(CallReturned); r.Failed && r.Ends && c.conn.call == Running {
+	switch r := e.(CallReturned); {
+	case c.conn.call != Running:
+	case r.Failed && r.Ends:
 		c.end(r.Cause)
+	default:
+		c.conn.call = Returned
 	}
 }
 

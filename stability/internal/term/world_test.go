@@ -26,6 +26,7 @@ type world struct {
 	on      int  // the device that it stands on
 	clients int
 	live    int // clients that were not retired
+	ready   int // the client that was last said to be ready
 	leaving bool
 	severed bool
 	asked   bool // somebody wants the account to go on, since the last end
@@ -221,7 +222,7 @@ func (w *world) rest() {
 		w.violated("NeverAtRest", "%v, and nothing is due", c.phase)
 	case k.phase&live != 0 || k.phase&(Ended|Drained) != 0:
 		w.violated("NeverAtRest", "the connection is %v, and nothing is due", k.phase)
-	case a.phase != Attached || !a.auto || !a.can: // Run or the host makes a client, or sets it up
+	case a.phase != Attached || !a.auto || !a.can && w.ready != a.number: // Run or the host makes a client, or sets it up
 	case !c.parked:
 		w.violated("NeverAtRest", "a client of Run's waits for nothing: %v", k.phase)
 	}
