@@ -43,7 +43,7 @@ type part struct {
 	Peer    string // writes to it all the time
 }
 
-func playPart() bool { return child.Play(partEnv, part.play) }
+func playPart() bool { return child.Play(partEnv, part.play) || child.Play(liveEnv, live.play) }
 
 // play runs until standard input ends. What it says on standard output is a
 // word and a text per line.

@@ -20,7 +20,7 @@ import (
 // Process is such a process. It is killed when the test ends.
 type Process struct {
 	*exec.Cmd
-	t     *testing.T
+	t     testing.TB
 	in    io.WriteCloser
 	mu    sync.Mutex
 	said  []string
@@ -31,7 +31,7 @@ type Process struct {
 }
 
 // Start runs the binary with part, as JSON, in an environment variable.
-func Start(t *testing.T, variable string, part any) *Process {
+func Start(t testing.TB, variable string, part any) *Process {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func Play[P any](variable string, play func(P) error) bool {
 }
 
 // StartBinary is Start with another binary of the same test.
-func StartBinary(t *testing.T, exe, variable string, part any) *Process {
+func StartBinary(t testing.TB, exe, variable string, part any) *Process {
 	t.Helper()
 	text, err := json.Marshal(part)
 	require.NoError(t, err)
@@ -166,7 +166,7 @@ func (p *Process) Leave() {
 
 // Recorded counts the words of a file in which processes have noted what they
 // did.
-func Recorded(t *testing.T, path string) map[string]int {
+func Recorded(t testing.TB, path string) map[string]int {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	require.NoError(t, err)
