@@ -15,32 +15,47 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// A key that moved to a LID is nowhere else, also where it was not used lately.
+// A key that moved to a LID is nowhere else, also where it was not used lately,
+// and however full the cache is when the move looks it up.
 func TestMovedSenderKeyIsGoneFromEveryHalfOfTheCache(t *testing.T) {
-	kv := newMapKV()
-	_, d, _ := open(t, kv, WithSenderKeyCache(4000))
 	pn, lid := testJID(2), types.JID{User: "902", Device: 1, Server: types.HiddenUserServer}
-	key := func(addr string) []byte {
-		t.Helper()
-		v, err := d.SenderKeys.GetSenderKey(bg, "1@g.us", addr)
-		require.NoError(t, err)
-		return v
-	}
-	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", pn.SignalAddress().String(), validSenderKey([]byte{1})))
-	s := storeOf(d)
-	for n := 10; ; n++ { // until it stands in the older half
-		s.mu.Lock()
-		_, older := s.keys.older[senderKeyID("1@g.us", pn.SignalAddress().String())]
-		s.mu.Unlock()
-		if older {
-			break
+	moved := validSenderKey(make([]byte, 150))
+	for more, whole := 0, false; !whole; more++ { // keys that are used afterwards; each is smaller than the one that moves
+		kv := newMapKV()
+		c, d, _ := open(t, kv, WithSenderKeyCache(4000))
+		key := func(addr string) []byte {
+			t.Helper()
+			v, err := d.SenderKeys.GetSenderKey(bg, "1@g.us", addr)
+			require.NoError(t, err)
+			return v
 		}
-		require.Less(t, n, 1000)
-		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", testJID(n).SignalAddress().String(), validSenderKey(make([]byte, 50))))
+		other := func(n int) {
+			require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", testJID(n).SignalAddress().String(), validSenderKey(make([]byte, 50))))
+		}
+		require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", pn.SignalAddress().String(), moved))
+		s := storeOf(d)
+		older := func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			_, ok := s.keys.older[senderKeyID("1@g.us", pn.SignalAddress().String())]
+			return ok
+		}
+		n := 10
+		for ; !older(); n++ {
+			require.Less(t, n, 1000)
+			other(n)
+		}
+		for i := range more {
+			other(n + i)
+		}
+		if whole = !older(); !whole { // until that half was used up
+			require.NoError(t, d.Sessions.MigratePNToLID(bg, pn, lid))
+			require.Nil(t, key(pn.SignalAddress().String()), "%d more", more)
+			require.Equal(t, moved, key(lid.SignalAddress().String()))
+		}
+		require.False(t, whole && more < 10)
+		require.NoError(t, c.Close(bg))
 	}
-	require.NoError(t, d.Sessions.MigratePNToLID(bg, pn, lid))
-	require.Nil(t, key(pn.SignalAddress().String()))
-	require.Equal(t, validSenderKey([]byte{1}), key(lid.SignalAddress().String()))
 }
 
 // The reason of a deletion is that of its own.
