@@ -36,15 +36,14 @@ func loadTest(ctx context.Context, n int, out io.Writer) (err error) {
 		return err
 	}
 	defer client.Close()
-	root := firestorebackend.WithRoot("loads/" + rand.Text())
-	backend, err := firestorebackend.New(client, root)
+	backend, err := firestorebackend.New(client, firestorebackend.WithRoot("loads/"+rand.Text()))
 	if err != nil {
 		return err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if left := firestorebackend.Destroy(ctx, client, root); left != nil {
+		if left := backend.Destroy(ctx); left != nil {
 			err = errors.Join(err, fmt.Errorf("documents are left under loads/: %w", left))
 		}
 	}()

@@ -12,17 +12,9 @@ import (
 	"github.com/wastability/wastability/lock"
 )
 
-// Destroy removes an account for good: its session, state, incidents and lock.
-// The options are those of New; the root counts. It takes the lock for that, so
-// it is lock.ErrHeld while an instance holds it, and nobody else begins meanwhile. End
-// the instances that stand by first, since they begin a new account afterwards.
-// Nothing can be restored.
-//
-// It is no error if there is no such account. A Destroy that was broken off may
-// be called again at once; until then whoever gets the lock finds a session
-// without its creds, which is authstore.ErrCorrupt, or nothing. Documents that
-// this library has not written stay, the root itself among them.
-func Destroy(ctx context.Context, client *firestore.Client, opts ...Option) error {
+// destroyAccount is Backend.Destroy, which works after Close too: so it opens the
+// account by itself.
+func destroyAccount(ctx context.Context, client *firestore.Client, opts ...Option) error {
 	b, err := open(client, opts)
 	if err != nil {
 		return err

@@ -27,13 +27,13 @@ func TestDestroyRemovesAllOfOneAccountAndNoOther(t *testing.T) {
 		rec, theirs := hold(t, b), hold(t, other)
 		require.NoError(t, other.Auth.Commit(t.Context(), theirs.Epoch, put("a", "theirs")))
 
-		require.ErrorIs(t, Destroy(t.Context(), client), lock.ErrHeld)
+		require.ErrorIs(t, destroyAccount(t.Context(), client), lock.ErrHeld)
 		require.GreaterOrEqual(t, len(s.Snapshot("demo-sim")), len(docs), "nothing was removed")
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "mine")), "the holder goes on")
 
 		require.NoError(t, b.Lock.Release(t.Context(), rec))
-		require.NoError(t, Destroy(t.Context(), client))
-		require.NoError(t, Destroy(t.Context(), client), "once more is no error")
+		require.NoError(t, destroyAccount(t.Context(), client))
+		require.NoError(t, destroyAccount(t.Context(), client), "once more is no error")
 		for _, d := range s.Snapshot("demo-sim") {
 			require.True(t, d.Path == DefaultRoot || strings.HasPrefix(d.Path, "wa_metrics/other/"), "%s is left", d.Path)
 		}
@@ -84,7 +84,7 @@ func TestDestroyThatWasKilledIsTakenUpAgain(t *testing.T) {
 				}
 				time.Sleep(2 * lock.DefaultLease)
 			}
-			require.NoError(t, Destroy(t.Context(), onSim(t, s)))
+			require.NoError(t, destroyAccount(t.Context(), onSim(t, s)))
 			require.Empty(t, s.Snapshot("demo-sim"))
 		})
 		if t.Failed() {
@@ -118,7 +118,7 @@ func TestDestroyLosesNoReply(t *testing.T) {
 		s := sim(t)
 		standing(t, s)
 		lost := s.Fault(firestoresim.DropReply()).Every(2).Always().Now()
-		require.NoError(t, Destroy(t.Context(), onSim(t, s)))
+		require.NoError(t, destroyAccount(t.Context(), onSim(t, s)))
 		require.Positive(t, lost.Fired())
 		require.Empty(t, s.Snapshot("demo-sim"))
 	})
@@ -129,9 +129,9 @@ func TestDestroyOnTheEmulator(t *testing.T) {
 	b := opened(t, c, patient)
 	rec := hold(t, b)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")))
-	require.ErrorIs(t, Destroy(t.Context(), c, patient), lock.ErrHeld)
+	require.ErrorIs(t, destroyAccount(t.Context(), c, patient), lock.ErrHeld)
 	require.NoError(t, b.Lock.Release(t.Context(), rec))
-	require.NoError(t, Destroy(t.Context(), c, patient))
+	require.NoError(t, destroyAccount(t.Context(), c, patient))
 	for _, path := range []string{"whatsmeow_auth", "whatsmeow_auth/creds/keys", "locks", "state", "incidents"} {
 		docs, err := c.Collection(DefaultRoot + "/" + path).Documents(t.Context()).GetAll()
 		require.NoError(t, err)

@@ -186,5 +186,9 @@
 //
 // # Removing an account
 //
-// Destroy removes the account for good, under its lock.
+// Backend.Destroy takes the lock for as long as it lasts, so nobody begins
+// meanwhile. One that was broken off may be called again at once; until then
+// whoever gets the lock finds a session without its creds, which is
+// authstore.ErrCorrupt, or nothing. Documents that this library has not written
+// stay, the root itself among them.
 package firestorebackend

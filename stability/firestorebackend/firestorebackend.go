@@ -105,7 +105,7 @@ func New(client *firestore.Client, opts ...Option) (stability.Backend, error) {
 			b.end()
 			return nil
 		},
-		Destroy: func(ctx context.Context) error { return Destroy(ctx, client, opts...) },
+		Destroy: func(ctx context.Context) error { return destroyAccount(ctx, client, opts...) },
 	}, nil
 }
 

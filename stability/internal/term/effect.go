@@ -61,8 +61,6 @@ type (
 	TapWorks struct{}
 	// Repair fetches the whole app state again, beside everything else.
 	Repair struct{ Conn int }
-	// LoopUnbroken says that the budget of restarts is spent.
-	LoopUnbroken struct{}
 )
 
 // Effects that may take long. The one loop carries them out, one at a time,
@@ -124,7 +122,6 @@ func (TermEnds) effect()        {}
 func (LoginWithoutTap) effect() {}
 func (TapWorks) effect()        {}
 func (Repair) effect()          {}
-func (LoopUnbroken) effect()    {}
 func (Connect) effect()         {}
 func (CleanUp) effect()         {}
 func (AskLock) effect()         {}

@@ -90,13 +90,8 @@ func (c *Core) judgeLoop(counted bool) {
 		return // the verdict that decided stays
 	}
 	c.verdict = c.askHealer(counted)
-	switch c.verdict.Action {
-	case autoheal.Heal:
-		if c.phase == Working {
-			c.phase = Breaking
-		}
-	case autoheal.Exhausted:
-		c.do(LoopUnbroken{})
+	if c.verdict.Action == autoheal.Heal && c.phase == Working {
+		c.phase = Breaking
 	}
 }
 
