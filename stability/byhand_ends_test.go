@@ -47,22 +47,30 @@ func TestByHandOneEndHasOneDecisionWhichABetterReasonImproves(t *testing.T) {
 	})
 }
 
+// byHandOff is a paired account whose connection has ended, which a host by hand
+// has just reported. Its handlers are mute: no event is reported by itself.
+func (w *world) byHandOff() (*byHand, reconnect.Decision) {
+	w.t.Helper()
+	h := w.byHand().activate()
+	h.pair()
+	time.Sleep(2 * time.Minute)
+	h.mute.Store(true)
+	w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+	w.await("it is off", func() bool { return h.status().WA != reconnect.StatusConnected })
+	d, err := h.m.HandleDisconnected(w.t.Context(), &events.Disconnected{})
+	require.NoError(w.t, err)
+	return h, d
+}
+
 // An attempt that the host has planned waits for a ban that becomes known later.
 func TestByHandABanThatComesLateMovesThePlannedAttempt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		h := w.byHand().activate()
-		h.pair()
-		time.Sleep(2 * time.Minute)
-		h.mute.Store(true)
-		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
-		w.await("it is off", func() bool { return h.status().WA != reconnect.StatusConnected })
-		d, err := h.m.HandleDisconnected(t.Context(), &events.Disconnected{})
-		require.NoError(t, err)
+		h, d := w.byHandOff()
 		time.Sleep(100 * time.Millisecond) // the connection is brought to its very end
 		h.m.ScheduleReconnect(d, h.connect)
 		tries := h.tries.Load()
-		d, err = h.m.HandleDisconnected(t.Context(), &events.TemporaryBan{Expire: time.Hour})
+		d, err := h.m.HandleDisconnected(t.Context(), &events.TemporaryBan{Expire: time.Hour})
 		require.NoError(t, err)
 		require.Equal(t, reconnect.ReasonTemporaryBan, d.Reason)
 		require.Equal(t, d.NextRetryAt, h.status().NextRetryAt)
@@ -80,14 +88,7 @@ func TestByHandABanThatComesLateMovesThePlannedAttempt(t *testing.T) {
 func TestByHandAContextThatTheHostEndsIsAnEndOfTheConnection(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		h := w.byHand().activate()
-		h.pair()
-		time.Sleep(2 * time.Minute)
-		h.mute.Store(true)
-		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
-		w.await("it is off", func() bool { return h.status().WA != reconnect.StatusConnected })
-		d, err := h.m.HandleDisconnected(t.Context(), &events.Disconnected{})
-		require.NoError(t, err)
+		h, d := w.byHandOff()
 		var end context.CancelFunc
 		h.m.ScheduleReconnect(d, func(ctx context.Context) error {
 			ctx, end = context.WithCancel(ctx)
