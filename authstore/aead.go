@@ -38,9 +38,15 @@ type currentKey interface {
 // Container.Reseal, and drop the old ones when it has returned nil.
 func NewAESGCM(key [32]byte, old ...[32]byte) AEAD {
 	a := aesGCM{primary: newGCMKey(key)}
-	a.all = append(a.all, a.primary)
-	for _, k := range old {
-		a.all = append(a.all, newGCMKey(k))
+	seen := make(map[[32]byte]bool)
+	for _, k := range append([][32]byte{key}, old...) {
+		if seen[k] {
+			continue
+		}
+		seen[k] = true
+		next := newGCMKey(k)
+		a.shared = a.shared || len(a.all) > 0 && next.id == a.primary.id
+		a.all = append(a.all, next)
 	}
 	return a
 }
@@ -69,7 +75,8 @@ func newGCMKey(key [32]byte) gcmKey {
 
 type aesGCM struct {
 	primary gcmKey
-	all     []gcmKey // old keys may share an id
+	all     []gcmKey // each key once; several may have the same id
+	shared  bool     // an old key has the id of primary
 }
 
 func (a aesGCM) Encrypt(plaintext, ad []byte) ([]byte, error) {
@@ -103,6 +110,8 @@ func (a aesGCM) Decrypt(ciphertext, ad []byte) ([]byte, error) {
 	return nil, fmt.Errorf("sealed with key %x, which was not passed to NewAESGCM", id)
 }
 
+// Current says false where the id does not tell: Reseal then seals a value anew
+// that may have the right key already, and none is left under an old one.
 func (a aesGCM) Current(ciphertext []byte) bool {
-	return len(ciphertext) >= gcmPrefix && ciphertext[0] == 1 && bytes.Equal(ciphertext[1:gcmPrefix], a.primary.id[:])
+	return !a.shared && len(ciphertext) >= gcmPrefix && ciphertext[0] == 1 && bytes.Equal(ciphertext[1:gcmPrefix], a.primary.id[:])
 }

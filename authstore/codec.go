@@ -133,14 +133,17 @@ func (c codec) current(raw []byte) bool {
 	return ok && a.Current(raw[headerSize+sumSize:])
 }
 
-// cut makes parts and a manifest of an encoded value that is beyond the KV's
-// MaxValue.
+// cut makes parts and a manifest of an encoded value that does not fit into a
+// batch of its own.
 func (c codec) cut(lim Limits, k Key, value []byte) (parts []Entry, m manifest, main []byte, err error) {
 	m = manifest{nonce: rand.Text()[:16], size: len(value)}
 	// A part has a header and sum of its own, and perhaps a seal.
-	step := max(lim.MaxValue-256, 1)
+	step := len(value)
+	if lim.MaxValue > 0 {
+		step = min(step, max(lim.MaxValue-256, lim.MaxValue/4, 1))
+	}
 	if lim.MaxBatch > 0 {
-		step = max(min(step, lim.MaxBatch-1024), 1)
+		step = min(step, max(lim.MaxBatch-1024, lim.MaxBatch/4, 1))
 	}
 	m.count = (len(value) + step - 1) / step
 	for i, pk := range partKeys(k, m) {

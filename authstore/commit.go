@@ -249,7 +249,7 @@ func (s *deviceStore) commitRows(op string, rows []renderedRow, raw Batch, oneBa
 		if err := s.seal(op, encode); err != nil {
 			return nil, err
 		}
-		if lim.MaxValue > 0 && len(value) > lim.MaxValue {
+		if !lim.fits(key, value) {
 			var pieces []Entry
 			var m manifest
 			cut := func() (err error) { pieces, m, value, err = s.cfg.codec.cut(lim, key, value); return err }

@@ -8,6 +8,13 @@ const (
 	maxID   = 1500
 )
 
+// fits reports whether a batch with nothing else in it can take value under k.
+// What does not fit has to be cut into parts: see codec.cut.
+func (l Limits) fits(k Key, value []byte) bool {
+	return (l.MaxValue <= 0 || len(value) <= l.MaxValue) &&
+		(l.MaxBatch <= 0 || len(k.Kind)+len(k.ID)+len(value) <= l.MaxBatch)
+}
+
 // Check reports whether a Commit can take b: ErrTooLarge if it is beyond the
 // limits or a key is not of the form that Key promises. Every backend begins
 // its Commit with it.

@@ -201,7 +201,7 @@ func (s *deviceStore) moveSome(ctx context.Context, op string, t tableID, keys [
 			var value []byte
 			var parts []Entry
 			err := s.seal(op, func() (err error) {
-				if value, err = s.cfg.codec.wrap(m.to, m.flags, m.body); err == nil && lim.MaxValue > 0 && len(value) > lim.MaxValue {
+				if value, err = s.cfg.codec.wrap(m.to, m.flags, m.body); err == nil && !lim.fits(m.to, value) {
 					var mf manifest
 					parts, mf, value, err = s.cfg.codec.cut(lim, m.to, value)
 					splits[m.to] = &mf

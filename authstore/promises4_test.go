@@ -1,9 +1,7 @@
 package authstore
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"sync"
@@ -16,31 +14,6 @@ import (
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 )
-
-// The id of a key in front of a value is short, so two keys may share it: what
-// was sealed with either is read with both.
-func TestKeysThatShareTheirIDBothOpen(t *testing.T) {
-	seen := make(map[[keyIDSize]byte][32]byte)
-	var one, other [32]byte
-	for n := uint32(0); one == other; n++ {
-		var key [32]byte
-		binary.BigEndian.PutUint32(key[:], n)
-		id := newGCMKey(key).id
-		if first, ok := seen[id]; ok {
-			one, other = first, key
-		}
-		seen[id] = key
-	}
-	kv := newMapKV()
-	c, d, _ := open(t, kv, WithAEAD(NewAESGCM(other)))
-	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 7)))
-	c, d, _ = reopen(t, kv, c, WithAEAD(NewAESGCM(one, other)))
-	v, err := d.Sessions.GetSession(bg, "1:0")
-	require.NoError(t, err)
-	require.EqualValues(t, 7, sessionCounter(t, v))
-	require.NoError(t, c.Close(bg))
-	require.Zero(t, kv.count(kindQuarantine))
-}
 
 // A term that goes on for a year holds in memory what is of its last two weeks.
 func TestLongTermHoldsNoMoreThanAShortOne(t *testing.T) {
@@ -135,20 +108,6 @@ func TestDeleteAndMoveAtOnceLeaveNoSession(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A value that has to be split goes into parts that fit into a batch, also where
-// a batch is the smaller of the two limits.
-func TestPartsFitIntoABatchThatIsSmallerThanAValue(t *testing.T) {
-	kv := newMapKV()
-	kv.limits = Limits{MaxValue: 4000, MaxBatch: 2500}
-	c, d, _ := open(t, kv)
-	want := validSenderKey(bytes.Repeat([]byte{7}, 20_000))
-	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", "1:0", want))
-	_, d, _ = reopen(t, kv, c)
-	got, err := d.SenderKeys.GetSenderKey(bg, "1@g.us", "1:0")
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(want, got))
 }
 
 // However long a store is away, it is asked every few seconds and no more often.

@@ -64,8 +64,8 @@ func (s *deviceStore) aside(k Key, raw []byte, cause error) ([]Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if lim.MaxValue > 0 && len(value) > lim.MaxValue {
-			return nil, ErrTooLarge // a KV whose limit is hardly more than a key
+		if !lim.fits(qk, value) {
+			return nil, ErrTooLarge // a KV whose limits are hardly more than a key
 		}
 		out = append(out, Entry{qk, value})
 	}

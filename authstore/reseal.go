@@ -150,7 +150,7 @@ func (c *Container) resealSome(ctx context.Context, f Fence, keys []Key) (errs [
 			}
 			splits[k] = nil
 		}
-		if lim.MaxValue > 0 && len(value) > lim.MaxValue {
+		if !lim.fits(k, value) {
 			pieces, m, manifest, err := c.cfg.codec.cut(lim, k, value)
 			if err != nil {
 				return errs, err

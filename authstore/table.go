@@ -111,7 +111,7 @@ func specOf(t tableID) spec {
 }
 
 const (
-	kindPart       Kind = "part"       // pieces of values beyond Limits.MaxValue
+	kindPart       Kind = "part"       // pieces of values that do not fit into one batch
 	kindQuarantine Kind = "quarantine" // rows that did not parse
 )
 
