@@ -56,6 +56,7 @@ type Status struct {
 
 	LastEventAt   time.Time
 	LastMessageAt time.Time
+	Messages      Messages // what became of them
 
 	State      reconnect.State // what is persisted, or will be next
 	Settings   Settings
