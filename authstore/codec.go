@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strings"
+	"sync"
 )
 
 // Every stored value begins with a header of two bytes, the format version
@@ -74,7 +75,10 @@ func keyID(id string) (out string, hashed bool) {
 }
 
 func pathOf(k Key, header []byte) []byte {
-	path := make([]byte, 0, len(header)+len(k.Kind)+1+len(k.ID)+1)
+	return appendPath(make([]byte, 0, len(header)+len(k.Kind)+1+len(k.ID)+1), k, header)
+}
+
+func appendPath(path []byte, k Key, header []byte) []byte {
 	path = append(path, header...)
 	path = append(path, k.Kind...)
 	path = append(path, 0)
@@ -117,8 +121,14 @@ func (c codec) wrap(k Key, flags byte, body []byte) ([]byte, error) {
 	return append(out, body...), nil
 }
 
+// paths are buffers: a start takes the sums of thousands of rows.
+var paths = sync.Pool{New: func() any { return new([]byte) }}
+
 func checksum(k Key, header, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum(pathOf(k, header), castagnoli), castagnoli, body)
+	path := paths.Get().(*[]byte)
+	defer paths.Put(path)
+	*path = appendPath((*path)[:0], k, header)
+	return crc32.Update(crc32.Checksum(*path, castagnoli), castagnoli, body)
 }
 
 // current says whether raw is sealed as it would be if it were written now.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	waLog "go.mau.fi/whatsmeow/util/log"
 )
@@ -219,13 +221,23 @@ func (s *deviceStore) scanEvery(call caller, op string, t tableID, idPrefix stri
 	return s.openRows(call, op, t, entries)
 }
 
-// openRows opens rows of t.
+// openRows opens rows of t, many of them on all cores.
 func (s *deviceStore) openRows(call caller, op string, t tableID, entries []Entry) ([]loadedRow, error) {
+	const fewest = 256 // for one core
 	prefix := s.genOf(specOf(t)) + "/"
-	out := make([]loadedRow, 0, len(entries))
-	for _, e := range entries {
-		out = append(out, s.openRow(call, op, t, e, strings.TrimPrefix(e.Key.ID, prefix)))
+	out := make([]loadedRow, len(entries))
+	open := func(from, to int) {
+		for i, e := range entries[from:to] {
+			out[from+i] = s.openRow(call, op, t, e, strings.TrimPrefix(e.Key.ID, prefix))
+		}
 	}
+	var wg sync.WaitGroup
+	size := max(fewest, (len(entries)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	for from := size; from < len(entries); from += size {
+		wg.Go(func() { open(from, min(from+size, len(entries))) })
+	}
+	open(0, min(size, len(entries)))
+	wg.Wait()
 	for _, r := range out {
 		if r.err != nil && !permanent(r.err) {
 			return nil, r.err

@@ -153,7 +153,14 @@ func (s *deviceStore) trust(addresses ...string) {
 	}
 }
 
-func parseSession(b []byte) (err error) {
+func parseSession(b []byte) error {
+	if wellKnownSession(b) {
+		return nil
+	}
+	return parseWithLibsignal(b)
+}
+
+func parseWithLibsignal(b []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: a session does not parse: %v", ErrCorrupt, p)

@@ -231,6 +231,22 @@ func testOwnership(t *testing.T, a Account) {
 		commit(t, a, epoch, put("k", fmt.Sprint("later ", i), fmt.Sprint("filler", i), string(random(3000))))
 	}
 	require.Equal(t, "first", string(kept))
+	// Values of one scan are apart: what is done to one is not seen in another.
+	commit(t, a, epoch, put("apart/1", "one", "apart/2", "two", "apart/3", "three"))
+	var values [][]byte
+	for e, err := range a.KV.Scan(t.Context(), "apart", "") {
+		require.NoError(t, err)
+		values = append(values, e.Value)
+	}
+	before := make([]string, len(values))
+	for i, v := range values {
+		before[i] = string(v)
+	}
+	for i, v := range values {
+		require.Equal(t, before[i], string(v))
+		_ = append(v, "WWWWWWWW"...)
+		copy(v, "WWWWWWWW")
+	}
 }
 
 func testScanBreak(t *testing.T, a Account) {

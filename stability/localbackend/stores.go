@@ -62,6 +62,23 @@ func (s keyValues) Get(ctx context.Context, keys ...authstore.Key) (map[authstor
 // clone copies what is valid in a transaction only, and never returns nil.
 func clone(v []byte) []byte { return append(make([]byte, 0, len(v)), v...) }
 
+// slab is where a page's values are copied to: one allocation for several, and
+// few enough that one which is kept for long holds little beside it.
+type slab []byte
+
+func (s *slab) clone(v []byte) []byte {
+	const size = 16 << 10
+	if len(v) > size/4 {
+		return clone(v)
+	}
+	if len(v) > cap(*s)-len(*s) {
+		*s = make([]byte, 0, size)
+	}
+	at := len(*s)
+	*s = append(*s, v...)
+	return (*s)[at:len(*s):len(*s)]
+}
+
 // Scan yields in the order of ids. What is written meanwhile may be seen or
 // not; what is there all the time is seen once.
 func (s keyValues) Scan(ctx context.Context, kind authstore.Kind, idPrefix string) iter.Seq2[authstore.Entry, error] {
@@ -87,9 +104,11 @@ func (s keyValues) Scan(ctx context.Context, kind authstore.Kind, idPrefix strin
 // page reads entries from a key on; next is nil after the last one.
 func (s keyValues) page(ctx context.Context, kind authstore.Kind, prefix, from []byte) (entries []authstore.Entry, next []byte, err error) {
 	err = s.b.view(ctx, "scan", func(r *reader) error {
-		entries, next = nil, nil
+		entries, next = make([]authstore.Entry, 0, scanEntries), nil
 		size := 0
 		var bad error
+		var room slab
+		ids, ends := make([]byte, 0, scanEntries*24), make([]int, 0, scanEntries) // one string holds all ids
 		err := r.ascend(bucketAuth, prefix, from, func(k, stored []byte) bool {
 			if len(entries) == scanEntries || size >= scanBytes {
 				next = bytes.Clone(k)
@@ -101,11 +120,15 @@ func (s keyValues) page(ctx context.Context, kind authstore.Kind, prefix, from [
 				return false
 			}
 			size += len(v)
-			entries = append(entries, authstore.Entry{
-				Key: authstore.Key{Kind: kind, ID: string(k[len(kind)+1:])}, Value: clone(v),
-			})
+			entries = append(entries, authstore.Entry{Key: authstore.Key{Kind: kind}, Value: room.clone(v)})
+			ids = append(ids, k[len(kind)+1:]...)
+			ends = append(ends, len(ids))
 			return true
 		})
+		all, from := string(ids), 0
+		for i, end := range ends {
+			entries[i].Key.ID, from = all[from:end], end
+		}
 		return errors.Join(err, bad)
 	})
 	return entries, next, err
