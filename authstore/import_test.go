@@ -358,3 +358,56 @@ func TestARetiredSourceLogsInNoMoreAndCanBeRestored(t *testing.T) {
 	require.NoError(t, c.Restore(bg, f))
 	require.Equal(t, want, tables(t, src))
 }
+
+// An import that was dropped leaves nothing, and no part of a value either: the
+// account is paired as if it had never been.
+func TestDroppedImportLeavesNoParts(t *testing.T) {
+	kv, f := source(t)
+	to := newMapKV()
+	to.limits = Limits{MaxValue: 2000, MaxBatch: 4000, MaxKeys: 20}
+	ctx, cancel := context.WithCancel(bg)
+	_, err := Import(ctx, FromKV("old", kv, f), New(to), newFence(1), OnProgress(func(p Progress) {
+		if p.Kind == "outgoing" {
+			cancel()
+		}
+	}))
+	require.ErrorIs(t, err, context.Canceled)
+	require.Positive(t, to.count(kindPart))
+	require.NoError(t, DropImport(bg, New(to), newFence(1)))
+	require.Empty(t, to.data)
+	open(t, to)
+}
+
+// The account's LID map is not the import's to replace: a row of it that cannot
+// be read stops the import, and stays as it is.
+func TestImportDoesNotWriteOverAMapItCannotRead(t *testing.T) {
+	kv, f := source(t)
+	for name, c := range map[string]struct {
+		spoil func(raw string) string
+		want  error
+	}{
+		"newer":   {func(raw string) string { return "\x02" + raw[1:] }, ErrNewerFormat},
+		"damaged": {func(raw string) string { return raw[:len(raw)-1] + "\x00" }, ErrCorrupt},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := newMapKV()
+			tc, d, _ := open(t, to)
+			require.NoError(t, d.LIDs.PutLIDMapping(bg, types.NewJID("901", types.HiddenUserServer), types.NewJID("1999", types.DefaultUserServer)))
+			require.NoError(t, tc.DeleteDevice(bg, d))
+			require.NoError(t, tc.Close(bg))
+			before := make(map[Key]string)
+			for k, raw := range to.data {
+				if k.Kind == "lid" {
+					before[k] = c.spoil(raw)
+					to.data[k] = before[k]
+				}
+			}
+			require.NotEmpty(t, before)
+			_, err := Import(bg, FromKV("old", kv, f), New(to), newFence(1))
+			require.ErrorIs(t, err, c.want)
+			for k, raw := range before {
+				require.Equal(t, raw, to.data[k])
+			}
+		})
+	}
+}

@@ -352,3 +352,24 @@ func TestAHangingReadIsRepeated(t *testing.T) {
 		require.Zero(t, f.cuts.Load())
 	})
 }
+
+// However long a store is away, it is asked every few seconds and no more often.
+func TestLongOutageIsNotHammered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, f := open(t, kv, WithOutagePatience(3*time.Hour))
+		end := time.Now().Add(2 * time.Hour)
+		var calls atomic.Int64
+		const most = 2 * 3600
+		kv.before.set(func(string, Batch) error {
+			if calls.Add(1) > most || time.Now().After(end) {
+				return nil
+			}
+			return errDown
+		})
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+		require.LessOrEqual(t, calls.Load(), int64(most))
+		require.WithinDuration(t, end, time.Now(), 5*time.Second)
+		require.Zero(t, f.cuts.Load())
+	})
+}

@@ -122,3 +122,30 @@ func TestNothingOfAStoreIsLeftUnderAnOldKey(t *testing.T) {
 	useAll(t, d)
 	require.NoError(t, c.Close(bg))
 }
+
+// A device that may come back is moved to sealed names with the one in whose
+// place it would come.
+func TestDeviceThatCanComeBackIsMovedToo(t *testing.T) {
+	kv := plainNames(t)
+	want := content(t, kv)
+	c, d, f := open(t, kv, nameSeal)
+	require.NoError(t, c.DeleteDevice(bg, d))
+	d, err := c.Device(bg, f)
+	require.NoError(t, err)
+	pair(t, d, testJID(2)) // and never logs in
+	c, d, f = reopen(t, kv, c, nameSeal, WithSealedNames())
+	require.Equal(t, testJID(2), *d.ID)
+	c.cfg.background.Wait()
+	require.Empty(t, telling(kv))
+	require.False(t, moving(t, kv))
+	require.NoError(t, d.Delete(bg))
+	require.NoError(t, c.Restore(bg, f))
+	require.Equal(t, want, content(t, kv))
+	d, err = c.Device(bg, f)
+	require.NoError(t, err)
+	require.Equal(t, testJID(1), *d.ID)
+	key, err := d.SenderKeys.GetSenderKey(bg, "120363@g.us", "15550104:0")
+	require.NoError(t, err)
+	require.NotNil(t, key)
+	require.NoError(t, c.Close(bg))
+}

@@ -385,3 +385,63 @@ func TestNoSessionIsMadeUnderANumberThatMoved(t *testing.T) {
 		require.NoError(t, sendStep(t, d, []string{"900_1:0"}, 0))
 	})
 }
+
+// A goroutine that begins a send has given its last one up.
+func TestNextSendFreesWhatAFailedOneHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		for _, addr := range []string{"1:0", "2:0", "3:0"} {
+			require.NoError(t, d.Sessions.PutSession(bg, addr, validSession(t, 1)))
+		}
+		_, err := d.Sessions.GetManySessions(bg, []string{"1:0", "2:0"}) // and nothing comes of it
+		require.NoError(t, err)
+		_, err = d.Sessions.GetManySessions(bg, []string{"3:0"})
+		require.NoError(t, err)
+		began := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- receiveStep(t, d, "1:0", 0) }()
+		require.NoError(t, <-done)
+		require.Zero(t, time.Since(began))
+	})
+}
+
+// A send that is given up while its write waits for another session holds none
+// of its own any more.
+func TestWriteThatIsGivenUpHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		var wg sync.WaitGroup
+		hold := make(chan struct{})
+		wg.Go(func() {
+			_ = d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+				_, err := d.Sessions.GetSession(ctx, "2:0")
+				<-hold
+				return err
+			})
+		})
+		synctest.Wait()
+		sent := make(chan error, 1)
+		go func() {
+			if _, err := d.Sessions.GetManySessions(bg, []string{"1:0"}); err != nil {
+				sent <- err
+				return
+			}
+			ctx, cancel := context.WithTimeout(bg, time.Second)
+			defer cancel()
+			sent <- d.Sessions.PutManySessions(ctx, map[string][]byte{"1:0": validSession(t, 1), "2:0": validSession(t, 1)})
+		}()
+		require.ErrorIs(t, <-sent, context.DeadlineExceeded)
+		began := time.Now()
+		received := make(chan error, 1)
+		go func() { received <- receiveStep(t, d, "1:0", 0) }()
+		select {
+		case err := <-received:
+			require.NoError(t, err)
+			require.Zero(t, time.Since(began))
+		case <-time.After(time.Hour):
+			t.Error("what the peer sends is never decrypted")
+		}
+		close(hold)
+		wg.Wait()
+	})
+}

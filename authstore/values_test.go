@@ -6,112 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
-	"go.mau.fi/whatsmeow/util/keys"
 )
-
-// A step of a decryption that begins a transaction of its own works on what the
-// outer one holds and has written, and both are saved or neither is.
-func TestNestedTransactionIsPartOfTheOuterOne(t *testing.T) {
-	for _, fails := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			kv := newMapKV()
-			c, d, _ := open(t, kv)
-			require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
-			read := func(ctx context.Context, addr string) uint32 {
-				v, err := d.Sessions.GetSession(ctx, addr)
-				require.NoError(t, err)
-				return sessionCounter(t, v)
-			}
-			before := kv.commits.Load()
-			err := d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
-				require.EqualValues(t, 1, read(ctx, "1:0"))
-				require.NoError(t, d.Sessions.PutSession(ctx, "1:0", validSession(t, 2)))
-				require.NoError(t, d.EventBuffer.DoDecryptionTxn(ctx, func(ctx context.Context) error {
-					require.EqualValues(t, 2, read(ctx, "1:0"))
-					require.NoError(t, d.Sessions.PutSession(ctx, "1:0", validSession(t, 3)))
-					return d.Sessions.PutSession(ctx, "2:0", validSession(t, 4))
-				}))
-				require.Equal(t, before, kv.commits.Load(), "nothing is saved before the end")
-				require.EqualValues(t, 3, read(ctx, "1:0"))
-				require.EqualValues(t, 4, read(ctx, "2:0"))
-				if fails {
-					return errDown
-				}
-				return nil
-			})
-			require.Equal(t, fails, err != nil)
-			_, d, _ = reopen(t, kv, c)
-			if fails {
-				require.EqualValues(t, 1, read(bg, "1:0"))
-				require.Zero(t, read(bg, "2:0"))
-			} else {
-				require.EqualValues(t, 3, read(bg, "1:0"))
-				require.EqualValues(t, 4, read(bg, "2:0"))
-			}
-		})
-	}
-}
-
-// Of the keys that were made only those that the service took are not offered
-// again, also across the wrap of their ids.
-func TestOnlyUploadedPreKeysAreNotOfferedAgain(t *testing.T) {
-	kv := newMapKV()
-	c, d, _ := open(t, kv)
-	for _, first := range []uint32{firstPreKey, lastPreKey - 4} {
-		require.NoError(t, storeOf(d).submit("t", []change{put(tMisc, nextPreKey, []byte{byte(first), byte(first >> 8), byte(first >> 16), 0})}, Batch{}))
-		before, err := d.PreKeys.UploadedPreKeyCount(bg)
-		require.NoError(t, err)
-		list, err := d.PreKeys.GetOrGenPreKeys(bg, 10)
-		require.NoError(t, err)
-		require.Equal(t, first, list[0].KeyID)
-		ids := func(list []*keys.PreKey) (out []uint32) {
-			for _, k := range list {
-				out = append(out, k.KeyID)
-			}
-			return out
-		}
-		for _, upTo := range []int{2, 6, 9} { // the last passes the wrap
-			require.NoError(t, d.PreKeys.MarkPreKeysAsUploaded(bg, list[upTo].KeyID))
-			n, err := d.PreKeys.UploadedPreKeyCount(bg)
-			require.NoError(t, err)
-			require.Equal(t, before+upTo+1, n)
-			c, d, _ = reopen(t, kv, c)
-			next, err := d.PreKeys.GetOrGenPreKeys(bg, uint32(9-upTo))
-			require.NoError(t, err)
-			require.Equal(t, ids(list[upTo+1:]), ids(next))
-			for i := range next {
-				require.Equal(t, list[upTo+1+i].Priv, next[i].Priv, "the same key under the same id")
-			}
-		}
-	}
-}
-
-// The last flush of a Close may hang. Whoever closes releases the lock next, so
-// the device is over when Close has given up.
-func TestCloseWhoseFlushHangsEndsTheDevice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		kv := newMapKV()
-		c, d, f := open(t, kv)
-		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
-		release := kv.holdCommit("identity")
-		ctx, cancel := context.WithTimeout(bg, time.Second)
-		defer cancel()
-		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
-		err := d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
-		require.ErrorIs(t, err, ErrSuperseded)
-		require.ErrorIs(t, err, context.Canceled)
-		require.EqualValues(t, 1, f.cuts.Load(), "nothing that it receives could be decrypted")
-		release()
-		synctest.Wait()
-		require.Zero(t, kv.count("session"))
-	})
-}
 
 // lent is bytes that a caller goes on to use for something else, as a pool of
 // buffers does.

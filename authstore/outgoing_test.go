@@ -1,0 +1,147 @@
+package authstore
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types"
+)
+
+// Of more sent messages than are kept the oldest go: contacts ask again for what
+// came last.
+func TestOldestOutgoingEventsGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		s := storeOf(d)
+		const more = 3
+		for i := range outgoingMost + more {
+			require.NoError(t, s.AddOutgoingEvent(bg, testJID(2), types.MessageID(fmt.Sprint(i)), "wa", []byte("sent")))
+			time.Sleep(time.Millisecond)
+		}
+		_, d, _ = reopen(t, kv, c)
+		s = storeOf(d)
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		time.Sleep(2 * lazily)
+		synctest.Wait()
+		require.Equal(t, outgoingMost, kv.count("outgoing"))
+		for _, i := range []int{0, more - 1, more, outgoingMost + more - 1} {
+			_, text, err := s.GetOutgoingEvent(bg, testJID(2), types.EmptyJID, types.MessageID(fmt.Sprint(i)))
+			require.NoError(t, err)
+			require.Equal(t, i >= more, text != nil, "event %d", i)
+		}
+	})
+}
+
+// What was sent is kept for a week, but not in memory; and what has left memory
+// is still found.
+func TestSentEventsLeaveMemoryWhenTheyAreSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		s := storeOf(d)
+		for i := range 2000 {
+			require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), fmt.Sprint("ID", i), "wa", fmt.Append(nil, "text ", i)))
+			if i%50 == 0 {
+				require.NoError(t, s.flush("test"))
+			}
+		}
+		require.NoError(t, s.flush("test"))
+		s.mu.Lock()
+		held := len(s.im.flat[tOutgoing])
+		s.mu.Unlock()
+		require.Less(t, held, 500)
+		for _, i := range []int{0, 1000, 1999} {
+			_, text, err := s.GetOutgoingEvent(bg, testJID(1), types.EmptyJID, fmt.Sprint("ID", i))
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprint("text ", i), string(text))
+		}
+	})
+}
+
+func TestOutgoingEventRidesWithItsSend(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+	s := storeOf(d)
+	before, reads := kv.Commits(), kv.Reads()
+	for i := range 300 { // more than memory keeps
+		require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), fmt.Sprint("ID", i), "wa", fmt.Append(nil, "text ", i)))
+		if i > 0 {
+			require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		}
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, uint32(i))))
+	}
+	require.EqualValues(t, 300, kv.Commits()-before, "one a send")
+	require.LessOrEqual(t, kv.Reads()-reads, int64(1), "one look for old ones")
+
+	check := func(s *deviceStore) {
+		for i := range 300 {
+			for _, chats := range [][2]types.JID{{testJID(1)}, {testJID(2), testJID(1)}} {
+				format, text, err := s.GetOutgoingEvent(bg, chats[0], chats[1], fmt.Sprint("ID", i))
+				require.NoError(t, err)
+				require.Equal(t, "wa", format)
+				require.Equal(t, fmt.Sprint("text ", i), string(text))
+			}
+		}
+		format, text, err := s.GetOutgoingEvent(bg, testJID(2), testJID(3), "ID1")
+		require.NoError(t, err)
+		require.Empty(t, format)
+		require.Nil(t, text)
+	}
+	check(s)
+	_, d, _ = reopen(t, kv, c)
+	check(storeOf(d))
+	require.NoError(t, storeOf(d).AddOutgoingEvent(bg, testJID(1), "ID7", "fb", []byte("again")))
+	format, text, err := storeOf(d).GetOutgoingEvent(bg, testJID(1), types.EmptyJID, "ID7")
+	require.NoError(t, err)
+	require.Equal(t, "fb again", format+" "+string(text))
+}
+
+func TestOldOutgoingEventsGoBesideTheSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, _ := open(t, kv)
+		s := storeOf(d)
+		has := func(id string) bool {
+			format, _, err := s.GetOutgoingEvent(bg, testJID(1), types.EmptyJID, id)
+			require.NoError(t, err)
+			return format != ""
+		}
+		require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), "old", "wa", []byte("x")))
+		time.Sleep(outgoingTTL - time.Hour)
+		require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), "young", "wa", []byte("y")))
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		time.Sleep(2 * time.Hour)
+		require.True(t, has("old"))
+		scans := kv.scans.Load()
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		time.Sleep(time.Minute)
+		require.Equal(t, scans, kv.scans.Load(), "it was done two hours ago")
+		require.True(t, has("old"))
+
+		time.Sleep(outgoingEvery)
+		down := errors.New("down")
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "scan" {
+				return down
+			}
+			return nil
+		})
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg), "no send fails of it")
+		time.Sleep(time.Minute)
+		kv.before.set(nil)
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		time.Sleep(time.Minute)
+		require.True(t, has("old"), "not again so soon")
+		time.Sleep(outgoingAgain)
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		time.Sleep(time.Minute)
+		require.False(t, has("old"))
+		require.True(t, has("young"))
+		require.Equal(t, 1, kv.count("outgoing"))
+	})
+}

@@ -1,0 +1,42 @@
+package authstore
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/util/keys"
+)
+
+// Of the keys that were made only those that the service took are not offered
+// again, also across the wrap of their ids.
+func TestOnlyUploadedPreKeysAreNotOfferedAgain(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	for _, first := range []uint32{firstPreKey, lastPreKey - 4} {
+		require.NoError(t, storeOf(d).submit("t", []change{put(tMisc, nextPreKey, []byte{byte(first), byte(first >> 8), byte(first >> 16), 0})}, Batch{}))
+		before, err := d.PreKeys.UploadedPreKeyCount(bg)
+		require.NoError(t, err)
+		list, err := d.PreKeys.GetOrGenPreKeys(bg, 10)
+		require.NoError(t, err)
+		require.Equal(t, first, list[0].KeyID)
+		ids := func(list []*keys.PreKey) (out []uint32) {
+			for _, k := range list {
+				out = append(out, k.KeyID)
+			}
+			return out
+		}
+		for _, upTo := range []int{2, 6, 9} { // the last passes the wrap
+			require.NoError(t, d.PreKeys.MarkPreKeysAsUploaded(bg, list[upTo].KeyID))
+			n, err := d.PreKeys.UploadedPreKeyCount(bg)
+			require.NoError(t, err)
+			require.Equal(t, before+upTo+1, n)
+			c, d, _ = reopen(t, kv, c)
+			next, err := d.PreKeys.GetOrGenPreKeys(bg, uint32(9-upTo))
+			require.NoError(t, err)
+			require.Equal(t, ids(list[upTo+1:]), ids(next))
+			for i := range next {
+				require.Equal(t, list[upTo+1+i].Priv, next[i].Priv, "the same key under the same id")
+			}
+		}
+	}
+}
