@@ -44,9 +44,13 @@ type Maintainer interface {
 
 // Info describes what a Container holds.
 type Info struct {
-	Exists      bool      // there is a paired device
-	JID         types.JID // of the paired device, or of the deleted one
-	KeyCount    int       // entries in memory; -1 before Device was called
+	Exists   bool      // there is a paired device
+	JID      types.JID // of the paired device, or of the deleted one
+	KeyCount int       // entries in memory; -1 before Device was called
+	// Counts are the entries in memory by kind: "session", "lid" (mappings),
+	// "token", "event" (messages that no handler has finished), "seen", and
+	// others; nil before Device was called. What is read on demand is not in it.
+	Counts      map[Kind]int
 	LastWriteAt time.Time // of this process; zero before the first
 	Deleted     bool      // there is a deleted device that can be restored
 	DeletedAt   time.Time
@@ -79,6 +83,7 @@ func New(kv KV, opts ...Option) *Container {
 	c.cfg.outagePatience = 30 * time.Second
 	c.cfg.windowWait = 3 * time.Second
 	c.cfg.senderKeyCache = defaultSenderKeyCache
+	c.cfg.retention = Retention{}.withDefaults()
 	c.cfg.log = slog.New(slog.DiscardHandler)
 	for _, o := range opts {
 		o(&c.cfg)
@@ -196,7 +201,7 @@ func (c *Container) Info(ctx context.Context) (Info, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		info := s.head.info()
-		info.KeyCount, info.LastWriteAt = s.im.count(), s.lastWrite
+		info.KeyCount, info.Counts, info.LastWriteAt = s.im.count(), s.countsLocked(), s.lastWrite
 		return info, nil
 	}
 	h, err := c.readHead(ctx)

@@ -141,6 +141,11 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		}
 		clear(s.asides)
 	}
+	var removed []Key
+	if riders {
+		removed = s.takeRemovalsLocked(rows)
+		raw.Delete = append(raw.Delete, removed...)
+	}
 	s.mu.Unlock()
 
 	landed, err := s.commitRows(op, rendered, raw, oneBatch && (len(reqs) > 1 || len(took) > 0))
@@ -159,6 +164,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	}
 	if err != nil {
 		maps.Copy(s.asides, aside)
+		s.removals = append(removed, s.removals...)
 		for r := range took {
 			if _, ok := landed[r]; !ok {
 				s.dirty[r] = struct{}{}

@@ -110,6 +110,15 @@
 // them untouched. A format newer than this library's is ErrNewerFormat, for the
 // whole device, and is never written over.
 //
+// # Age
+//
+// What grows with traffic has an age at which it goes: WithRetention. Message
+// secrets are kept for 180 days, tokens of contacts that were not renewed as
+// long, the marks of finished events for 14 days, what was sent for 7. A received
+// message that no handler has finished has no such age. What goes rides on other
+// commits. Finding old secrets is one look at all of them every fifteen days.
+// Info.Counts says how many entries of each kind are in memory.
+//
 // # Sealing
 //
 // With WithAEAD every value is sealed, bound to its key. The checksum stands

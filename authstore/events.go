@@ -132,20 +132,22 @@ func (s *deviceStore) seenBucketLocked(ctx context.Context) string {
 	return s.seenRow
 }
 
-// DeleteOldBufferedHashes forgets what the service cannot deliver again.
+// DeleteOldBufferedHashes forgets what the service cannot deliver again. What no
+// handler has finished stays, however old it is: without its plaintext the
+// service's next delivery of it would be taken for one that was handled.
+// whatsmeow asks for it with its first message and then twice a day.
 func (s *deviceStore) DeleteOldBufferedHashes(ctx context.Context) error {
 	const op = "delete old buffered events"
 	if err := s.ready(op); err != nil {
 		return err
 	}
-	limit := time.Now().Add(-eventTTL).UnixMilli()
+	limit := before(s.cfg.retention.FinishedEvents).UnixMilli()
 	var changes []change
-	for _, t := range []tableID{tEvent, tSeen} {
-		s.each(ctx, t, func(id string, v []byte) {
-			if inserted, _, _, err := parseEvent(v); err != nil || inserted < limit {
-				changes = append(changes, del(t, id))
-			}
-		})
-	}
+	s.each(ctx, tSeen, func(id string, v []byte) {
+		if inserted, _, _, err := parseEvent(v); err != nil || inserted < limit {
+			changes = append(changes, del(tSeen, id))
+		}
+	})
+	s.sweep()
 	return s.write(ctx, op, changes...)
 }

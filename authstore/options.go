@@ -14,6 +14,7 @@ type config struct {
 	outagePatience time.Duration
 	windowWait     time.Duration
 	senderKeyCache int
+	retention      Retention
 	sealNames      bool
 	onIncident     []func(Incident)
 	log            *slog.Logger

@@ -21,10 +21,10 @@ import (
 // look that fails is repeated after an hour; it never ends the term.
 
 const (
-	outgoingTTL   = 7 * 24 * time.Hour
-	outgoingMost  = 10_000         // what is left of more, however young
-	outgoingEvery = 12 * time.Hour // how often old ones are looked for
-	outgoingAgain = time.Hour      // after a look that failed
+	outgoingTTL   = 7 * 24 * time.Hour // see Retention.Sent
+	outgoingMost  = 10_000             // what is left of more, however young: Retention.SentCount
+	outgoingEvery = 12 * time.Hour     // how often old ones are looked for
+	outgoingAgain = time.Hour          // after a look that failed
 )
 
 func outgoingID(chat types.JID, id types.MessageID) string {
@@ -126,7 +126,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		}
 	}
 	slices.SortFunc(events, func(a, b event) int { return cmp.Compare(b.at, a.at) })
-	limit := time.Now().Add(-outgoingTTL).UnixMilli()
+	limit := before(s.cfg.retention.Sent).UnixMilli()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -134,7 +134,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 	}
 	var old []change
 	for i, e := range events {
-		if _, newer := s.im.get(tOutgoing, e.id); !newer && (e.at < limit || i >= outgoingMost) {
+		if _, newer := s.im.get(tOutgoing, e.id); !newer && (e.at < limit || i >= s.cfg.retention.SentCount) {
 			old = append(old, del(tOutgoing, e.id))
 		}
 	}

@@ -3,9 +3,11 @@ package authstore
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
@@ -36,6 +38,7 @@ func (s *deviceStore) PutMessageSecrets(ctx context.Context, inserts []store.Mes
 	inTxn := s.txnOf(ctx) != nil
 	return s.update(ctx, "put message secrets", soon, func(get func(tableID, string) ([]byte, bool)) []change {
 		var changes []change
+		now := time.Now().Unix()
 		for _, in := range inserts {
 			chat, sender, id := in.Chat.ToNonAD().String(), in.Sender.ToNonAD().String(), string(in.ID)
 			key := secretKey(chat, sender, id)
@@ -52,6 +55,7 @@ func (s *deviceStore) PutMessageSecrets(ctx context.Context, inserts []store.Mes
 				s.secrets[key] = struct{}{}
 			}
 			value := appendBytes(appendBytes(appendBytes(appendBytes(nil, []byte(chat)), []byte(sender)), []byte(id)), in.Secret)
+			value = binary.AppendVarint(value, now)
 			changes = append(changes, put(tSecret, rowID, value))
 		}
 		return changes

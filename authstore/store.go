@@ -51,6 +51,8 @@ type deviceStore struct {
 	seenNext    int
 	warned      sync.Once                    // of fields of the Device that cannot be kept
 	outgoingDue time.Time                    // when old outgoing events are next looked for
+	sweepAt     time.Time                    // when message secrets are next looked at
+	removals    []Key                        // old rows that the next commits take along
 	found       []foundSplit                 // split rows met while reading
 	orphans     []Key                        // parts without a manifest
 	doubtful    map[tableID]map[Key]struct{} // parts that may be such
