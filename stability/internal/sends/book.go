@@ -1,0 +1,314 @@
+package sends
+
+import (
+	"cmp"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"time"
+)
+
+// NewChats is the code that refuses chats which are new to the account.
+const NewChats = 463
+
+// Policy holds the bounds of a Book. A zero field means its default.
+type Policy struct {
+	AnswerAfter  time.Duration // how long the answer to a send may take. 60 s
+	Row          int           // refused or unanswered in a row that are mute. 5
+	Recipients   int           // different ones among them. 3
+	OthersWithin time.Duration // see the package's documentation. 1 h
+	Max          int           // sends remembered. 10,000
+}
+
+func (p Policy) defaults() Policy {
+	p.AnswerAfter = cmp.Or(p.AnswerAfter, time.Minute)
+	p.Row = cmp.Or(p.Row, 5)
+	p.Recipients = cmp.Or(p.Recipients, 3)
+	p.OthersWithin = cmp.Or(p.OthersWithin, time.Hour)
+	p.Max = cmp.Or(p.Max, 10_000)
+	return p
+}
+
+// remembered is how long an unanswered send is remembered for a late answer.
+const remembered = 10 * time.Minute
+
+// maxCodes bounds the codes that are counted one by one; the others are counted
+// as code 0.
+const maxCodes = 32
+
+// maxKnown bounds the recipients that are known to have been acknowledged.
+const maxKnown = 1024
+
+// Refusal counts the refusals with one code.
+type Refusal struct {
+	Code   int
+	Count  uint64
+	LastAt time.Time
+}
+
+// Book is the account of the sends of one process.
+type Book struct {
+	p    Policy
+	seed maphash.Seed
+	up   bool
+	byID map[string]*send
+	wait list // waiting, in the order in which they were sent
+	late list // unanswered, in the order in which they became so
+
+	acked, unanswered            uint64
+	refused                      []Refusal
+	lastAck, lastNone, lastError time.Time
+	lastCode                     int
+	known                        map[uint64]struct{} // recipients that were acknowledged once
+	row                          row
+}
+
+// row is the present run of sends that were refused or not answered.
+type row struct {
+	n          int
+	since      time.Time
+	recipients []uint64 // Policy.Recipients of them at most
+	code       int      // of the newest; 0 = unanswered
+	only463    bool
+	existing   bool // one of the recipients had been acknowledged before
+}
+
+// New returns an empty Book.
+func New(p Policy) *Book {
+	return &Book{p: p.defaults(), seed: maphash.MakeSeed(), byID: map[string]*send{}}
+}
+
+// Up notes that a connection is logged in.
+func (b *Book) Up() { b.up = true }
+
+// Down notes that the connection ended: what waits for an answer is unanswered.
+func (b *Book) Down(now time.Time) {
+	b.up = false
+	for s := b.wait.first; s != nil; s = b.wait.first {
+		b.giveUp(s, now, false)
+	}
+}
+
+// Sent notes that a message goes out. The same id once more is the same
+// message, sent again by the host.
+func (b *Book) Sent(id, to string, now time.Time) {
+	s := b.byID[id]
+	switch {
+	case s == nil:
+		s = &send{id: strings.Clone(id)} // of a stanza as text, maybe a long one
+		b.byID[s.id] = s
+	case s.late:
+		b.late.remove(s)
+	default:
+		b.wait.remove(s)
+	}
+	s.to, s.at, s.late, s.up = b.hash(to), now, false, b.up
+	b.wait.add(s)
+	for b.wait.n+b.late.n > b.p.Max {
+		if b.late.n == 0 {
+			b.giveUp(b.wait.first, now, false)
+		}
+		b.forget(b.late.first)
+	}
+}
+
+// Answered notes the answer to a send: code is the error, 0 for none. It
+// reports whether it belongs to a send that is remembered.
+func (b *Book) Answered(id string, code int, now time.Time) bool {
+	s := b.byID[id]
+	if s == nil {
+		return false
+	}
+	if s.late {
+		b.unanswered--
+	}
+	b.forget(s)
+	if code == 0 {
+		b.acked++
+		b.lastAck = now
+		b.row = row{}
+		if b.known == nil {
+			b.known = map[uint64]struct{}{}
+		}
+		if len(b.known) < maxKnown {
+			b.known[s.to] = struct{}{}
+		}
+		return true
+	}
+	b.lastError, b.lastCode = now, code
+	i := slices.IndexFunc(b.refused, func(r Refusal) bool { return r.Code == code })
+	if i < 0 && len(b.refused) >= maxCodes {
+		code = 0
+		i = slices.IndexFunc(b.refused, func(r Refusal) bool { return r.Code == 0 })
+	}
+	if i < 0 {
+		i = len(b.refused)
+		b.refused = append(b.refused, Refusal{Code: code})
+	}
+	b.refused[i].Count++
+	b.refused[i].LastAt = now
+	b.failed(s, b.lastCode)
+	return true
+}
+
+// Expire gives up what has waited for too long. heard is when anything came
+// from the server last. It returns when to call it again; zero: not before
+// another send.
+func (b *Book) Expire(now, heard time.Time) (again time.Time) {
+	for s := b.late.first; s != nil && now.Sub(s.givenUp) >= remembered; s = b.late.first {
+		b.forget(s)
+	}
+	for s := b.wait.first; s != nil; s = b.wait.first {
+		if due := s.at.Add(b.p.AnswerAfter); due.After(now) {
+			return due
+		}
+		// The server had the second half of the time to show that it is there.
+		b.giveUp(s, now, heard.Sub(s.at) >= b.p.AnswerAfter/2)
+	}
+	return time.Time{}
+}
+
+// giveUp makes a waiting send an unanswered one.
+func (b *Book) giveUp(s *send, now time.Time, counts bool) {
+	b.wait.remove(s)
+	s.late, s.givenUp = true, now
+	b.late.add(s)
+	b.unanswered++
+	b.lastNone = now
+	if counts {
+		b.failed(s, 0)
+	}
+}
+
+func (b *Book) forget(s *send) {
+	if s.late {
+		b.late.remove(s)
+	} else {
+		b.wait.remove(s)
+	}
+	delete(b.byID, s.id)
+}
+
+// failed lengthens the row.
+func (b *Book) failed(s *send, code int) {
+	if code == 0 && !s.up {
+		return
+	}
+	r := &b.row
+	if r.n == 0 {
+		r.since, r.only463 = s.at, true
+	}
+	r.n++
+	r.code = code
+	r.only463 = r.only463 && code == NewChats
+	if _, known := b.known[s.to]; known {
+		r.existing = true
+	}
+	if len(r.recipients) < b.p.Recipients && !slices.Contains(r.recipients, s.to) {
+		r.recipients = append(r.recipients, s.to)
+	}
+}
+
+func (b *Book) hash(to string) uint64 { return maphash.String(b.seed, to) }
+
+// View is what a Book says at one moment.
+type View struct {
+	Acknowledged, Unanswered        uint64
+	Refused                         []Refusal // in ascending order of their codes
+	Waiting                         int
+	WaitingSince                    time.Time
+	LastAcknowledgedAt              time.Time
+	LastUnansweredAt, LastRefusedAt time.Time
+	LastRefusedCode                 int
+	InARow                          int       // refused or unanswered since the last that was acknowledged
+	RowCode                         int       // of the newest of them; 0 = unanswered
+	RowSince                        time.Time // when the first of them was sent
+	MuteSince                       time.Time // RowSince while the connection is mute
+	NewChatsRefusedAt               time.Time // new chats are refused while others are acknowledged
+	OnlyNewChats                    bool      // nothing but code 463 in the row
+}
+
+// View does not change the Book.
+func (b *Book) View(now time.Time) View {
+	v := View{
+		Acknowledged: b.acked, Unanswered: b.unanswered, Refused: slices.Clone(b.refused), Waiting: b.wait.n,
+		LastAcknowledgedAt: b.lastAck, LastUnansweredAt: b.lastNone, LastRefusedAt: b.lastError, LastRefusedCode: b.lastCode,
+		InARow: b.row.n, RowCode: b.row.code, RowSince: b.row.since, OnlyNewChats: b.row.n > 0 && b.row.only463,
+	}
+	slices.SortFunc(v.Refused, func(a, c Refusal) int { return a.Code - c.Code })
+	if s := b.wait.first; s != nil {
+		v.WaitingSince = s.at
+	}
+	others := b.others(now)
+	if b.mute(others) {
+		v.MuteSince = b.row.since
+	}
+	for _, r := range b.refused {
+		if r.Code == NewChats && others && v.MuteSince.IsZero() && now.Sub(r.LastAt) < b.p.OthersWithin {
+			v.NewChatsRefusedAt = r.LastAt
+		}
+	}
+	return v
+}
+
+// Mute reports since when the connection is mute, and the code of the newest
+// failure; zero while it is not.
+func (b *Book) Mute(now time.Time) (since time.Time, code int) {
+	if !b.mute(b.others(now)) {
+		return time.Time{}, 0
+	}
+	return b.row.since, b.row.code
+}
+
+// others reports whether a send was acknowledged lately.
+func (b *Book) others(now time.Time) bool {
+	return !b.lastAck.IsZero() && now.Sub(b.lastAck) < b.p.OthersWithin
+}
+
+func (b *Book) mute(others bool) bool {
+	r := &b.row
+	return r.n >= b.p.Row && len(r.recipients) >= b.p.Recipients && (!r.only463 || r.existing || !others)
+}
+
+// send is one message that is remembered.
+type send struct {
+	id         string
+	to         uint64
+	at         time.Time
+	givenUp    time.Time
+	up         bool // it went out on a connection that was logged in
+	late       bool // unanswered
+	prev, next *send
+}
+
+// list is a linked list: the first is the oldest.
+type list struct {
+	first, last *send
+	n           int
+}
+
+func (l *list) add(s *send) {
+	s.prev, s.next = l.last, nil
+	if l.last == nil {
+		l.first = s
+	} else {
+		l.last.next = s
+	}
+	l.last = s
+	l.n++
+}
+
+func (l *list) remove(s *send) {
+	if s.prev == nil {
+		l.first = s.next
+	} else {
+		s.prev.next = s.next
+	}
+	if s.next == nil {
+		l.last = s.prev
+	} else {
+		s.next.prev = s.prev
+	}
+	s.prev, s.next = nil, nil
+	l.n--
+}
