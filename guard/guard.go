@@ -32,8 +32,16 @@ type Facts struct {
 	Loop            bool // auto-heal is about to give up
 	BudgetExhausted bool // auto-heal may not give up again
 
-	DegradedSince  time.Time
-	DegradedText   string
+	DegradedSince time.Time
+	DegradedText  string
+
+	SendsRefusedSince time.Time // too many sends in a row were refused, or not answered, since then
+	SendsCode         int       // of the newest of them; 0 = not answered
+	SendsFailed       int       // how many there are
+	SendsMeans        string    // the code in plain sentences
+	SendsDo           string
+	SendsAcknowledged bool // the newest send that ended was acknowledged
+
 	StoreDownSince time.Time
 	StoreWatched   bool        // another instance held the lock when the backend fell silent: telling of it is that one's part
 	Terms          []time.Time // when this instance gained the lock
@@ -84,7 +92,8 @@ type Policy struct {
 	FlapTerms      int           // terms within FlapWindow. 4
 	FlapWindow     time.Duration // 10 min
 	// ClearAfter is how long a trouble that may flap must be over before its
-	// incident is resolved: loops, budget, conflict, degraded, store, lock. 60 s
+	// incident is resolved: loops, budget, conflict, degraded, sends,
+	// store, lock. 60 s
 	ClearAfter time.Duration
 }
 

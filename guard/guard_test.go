@@ -17,7 +17,7 @@ func down(since time.Time) guard.Facts {
 	return guard.Facts{InstanceID: "a", Holder: true, DisconnectedSince: since, Reason: "timed_out", RetryCount: 7, Do: "Check the network."}
 }
 
-var up = guard.Facts{InstanceID: "a", Holder: true, Connected: true}
+var up = guard.Facts{InstanceID: "a", Holder: true, Connected: true, SendsAcknowledged: true}
 
 func types(list []guard.Incident) (out []guard.Type) {
 	for _, inc := range list {
@@ -235,6 +235,7 @@ func TestPlansAreSoundInAnyHistory(t *testing.T) {
 				Holder: true, Connected: b("connected"), NeedsPairing: b("needsPairing"), DisconnectedSince: at("since"),
 				Reason: rapid.SampledFrom([]string{"", "timed_out", "logged_out", "account_banned", "temporary_ban", "client_outdated", "restart_required", "intentional"}).Draw(t, "reason"),
 				Loop:   b("loop"), BudgetExhausted: b("budget"), DegradedSince: at("degraded"), StoreDownSince: at("store"), SameID: b("id"),
+				SendsRefusedSince: at("sends"), SendsAcknowledged: b("acknowledged"),
 				Demands:   rapid.IntRange(0, 9).Draw(t, "demands"),
 				NotBefore: now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, "ban")) * time.Second),
 				Terms:     slices.Repeat([]time.Time{now}, rapid.IntRange(0, 6).Draw(t, "terms")), Replacements: slices.Repeat([]time.Time{now}, rapid.IntRange(0, 3).Draw(t, "replaced")),
@@ -246,6 +247,29 @@ func TestPlansAreSoundInAnyHistory(t *testing.T) {
 		}
 		require.Empty(t, active, "an incident outlived its trouble")
 	})
+}
+
+func TestRefusedSendsEndOnlyWithAnAcknowledgedOne(t *testing.T) {
+	g, now := guard.New(guard.Policy{}), time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+	id := guard.TypeSendsRefused.ActiveID()
+	mute := guard.Facts{
+		Holder: true, Connected: true, SendsRefusedSince: now, SendsCode: 463, SendsFailed: 5, SendsMeans: "No new chats.", SendsDo: "Wait.",
+	}
+	plan := g.Decide(mute, now)
+	require.Len(t, plan.Raise, 1)
+	require.Equal(t, id, plan.Raise[0].ID)
+	require.Equal(t, "Wait.", plan.Raise[0].Instructions)
+	require.Contains(t, plan.Raise[0].Runbook, "No new chats.")
+	require.Equal(t, "463", plan.Raise[0].Evidence["code"])
+	require.Equal(t, "5", plan.Raise[0].Evidence["inARow"])
+	nothing := guard.Facts{Holder: true, Connected: true} // as a new process has sent
+	for range 100 {
+		now = now.Add(time.Minute)
+		require.Empty(t, g.Decide(nothing, now).Resolve)
+	}
+	works := guard.Facts{Holder: true, Connected: true, SendsAcknowledged: true}
+	require.Empty(t, g.Decide(works, now).Resolve, "it may flap")
+	require.Equal(t, []string{id}, g.Decide(works, now.Add(time.Minute)).Resolve)
 }
 
 func TestPolicyFieldsAreValidatedByName(t *testing.T) {

@@ -31,6 +31,7 @@ const (
 	TypeConnectionConflict  Type = "wa_connection_conflict"
 	TypeInstanceIDNotUnique Type = "wa_instance_id_not_unique"
 	TypeDegraded            Type = "wa_degraded"
+	TypeSendsRefused        Type = "wa_sends_refused"
 	TypeStoreUnavailable    Type = "wa_store_unavailable"
 	TypeLockFlapping        Type = "wa_lock_flapping"
 	TypeDataDamaged         Type = "wa_stored_data_damaged"

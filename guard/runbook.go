@@ -83,6 +83,15 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"A backlog: let the handlers do less, and give slow work to goroutines. Nothing is lost meanwhile.",
 			"Decryption failures: if they go on, pair again.",
 		}
+	case TypeSendsRefused:
+		means = f.SendsMeans
+		instructions = or(f.SendsDo, "Stop sending for a while, then try one message to somebody who wrote to this account lately.")
+		steps = []string{
+			"The connection is kept and messages come in. The library sends nothing again by itself: each refused send has returned an error to the program.",
+			"The status counts refused sends by code, and says when one was accepted last. The first accepted one ends this incident.",
+			"Open WhatsApp on the phone and look for a notice about the account, and whether a message goes through from there.",
+			"Check whether other accounts are treated the same way: then it is WhatsApp's own trouble, or this version of whatsmeow.",
+		}
 	case TypeDataDamaged:
 		means = "Stored rows of this account could not be used. The connection goes on, and the protocol rebuilds most of what is missing."
 		instructions = "Find out what damaged the data: disk, memory, a backup that was copied back, a second program that writes it."

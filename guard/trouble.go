@@ -81,6 +81,12 @@ var troubles = [...]trouble{
 	{TypeDegraded, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return f.DegradedSince, !f.DegradedSince.IsZero()
 	}, unseen},
+	{TypeSendsRefused, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return f.SendsRefusedSince, !f.SendsRefusedSince.IsZero()
+	}, func(_ *Policy, f *Facts, _ time.Time) bool {
+		// A new holder has sent nothing yet: that proves nothing.
+		return f.SendsAcknowledged && f.SendsRefusedSince.IsZero()
+	}},
 	{TypeStoreUnavailable, false, true, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		after := p.StoreAfter
 		if f.StoreWatched {
@@ -149,6 +155,12 @@ func (g *guard) describe(inc *Incident, f *Facts) {
 	case TypeDegraded:
 		add("since", at(f.DegradedSince))
 		add("detail", f.DegradedText)
+	case TypeSendsRefused:
+		add("since", at(f.SendsRefusedSince))
+		if f.SendsCode != 0 {
+			add("code", strconv.Itoa(f.SendsCode))
+		}
+		add("inARow", strconv.Itoa(f.SendsFailed))
 	case TypeRestartLoop:
 		add("demands", strconv.Itoa(f.Demands))
 		add("nextRetryAt", at(f.NextRetryAt))

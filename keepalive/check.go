@@ -38,7 +38,7 @@ func (m *monitor) Check(o Observation, now time.Time) Verdict {
 func clamp(o Observation, now time.Time) Observation {
 	for _, t := range []*time.Time{
 		&o.ConnectedAt, &o.DisconnectedAt, &o.LastReadAt, &o.LastEventAt, &o.LastMessageAt,
-		&o.LastProbeAt, &o.ProbeSentAt, &o.HandlerSince, &o.WaitingSince, &o.DecryptSince,
+		&o.LastProbeAt, &o.ProbeSentAt, &o.HandlerSince, &o.WaitingSince, &o.DecryptSince, &o.MuteSince,
 	} {
 		if t.After(now) {
 			*t = now
@@ -85,6 +85,8 @@ func judge(p Policy, o Observation, now time.Time) Verdict {
 	case o.DecryptFailures >= p.DecryptLimit:
 		v = Verdict{Health: Degraded, Since: o.DecryptSince,
 			Text: fmt.Sprintf("The link is alive, but %d messages within %s could not be decrypted.", o.DecryptFailures, plain.Span(p.DecryptWindow))}
+	case !o.MuteSince.IsZero():
+		v = Verdict{Health: Mute, Since: o.MuteSince, Text: "The link is alive, but what is sent does not go through. " + o.MuteText}
 	case now.Sub(event) >= p.QuietAfter:
 		v = Verdict{Health: Quiet, Since: event,
 			Text: "Connected; nothing happened for " + plain.Span(now.Sub(event)) + ", and the server answers."}

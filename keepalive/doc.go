@@ -12,6 +12,8 @@
 //	degraded  the link is alive, but messages do not get through: a handler is
 //	          stuck, what waits for one waits too long, or decryption failures
 //	          pile up
+//	mute      the link is alive and messages come in, but what is sent is
+//	          refused, or not answered
 //	quiet     nothing came for a while, and pings are answered
 //	ok        all else
 //
@@ -41,6 +43,12 @@
 // that take 50 ms each are a backlog: the last one waits for a minute, and no
 // handler is at fault. So the run of the oldest handler is judged, not the wait
 // behind it; the wait counts after Policy.BacklogAfter, with its own words.
+//
+// # Mute
+//
+// The owner of the connection counts what becomes of sends and says since when
+// too many in a row failed (Observation.MuteSince). The link is as good as ever,
+// so a new one would not help: mute ends no connection and asks for no probe.
 //
 // # What can go wrong
 //

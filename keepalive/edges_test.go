@@ -64,11 +64,14 @@ func TestEachInstantInTheFutureCountsAsNow(t *testing.T) {
 		"HandlerSince":  func(o *keepalive.Observation) *time.Time { return &o.HandlerSince },
 		"WaitingSince":  func(o *keepalive.Observation) *time.Time { return &o.WaitingSince },
 		"DecryptSince":  func(o *keepalive.Observation) *time.Time { return &o.DecryptSince },
+		"MuteSince":     func(o *keepalive.Observation) *time.Time { return &o.MuteSince },
 	} {
 		policy := keepalive.Policy{HandlerAfter: 10 * time.Second}
 		with := func(at time.Time) keepalive.Verdict {
 			o := up(now.Add(-time.Minute))
-			o.DecryptFailures, o.DecryptSince = 10, now.Add(-time.Second)
+			if name != "MuteSince" { // it comes behind them
+				o.DecryptFailures, o.DecryptSince = 10, now.Add(-time.Second)
+			}
 			*field(&o) = at
 			return check(policy, o, now)
 		}
@@ -158,6 +161,12 @@ func TestTheWorstThatFitsIsReported(t *testing.T) {
 	require.Equal(t, keepalive.Degraded, v.Health)
 	require.Equal(t, failing, v.Since)
 	o.DecryptFailures = 0
+	o.MuteSince = now.Add(-3 * time.Minute)
+	v = check(keepalive.Policy{}, o, now)
+	require.Equal(t, keepalive.Mute, v.Health)
+	require.Equal(t, o.MuteSince, v.Since)
+	require.False(t, v.Reconnect, "a new link would not help")
+	o.MuteSince = time.Time{}
 	require.Equal(t, keepalive.Quiet, check(keepalive.Policy{}, o, now).Health)
 
 	for name, o := range map[string]keepalive.Observation{
@@ -243,6 +252,9 @@ func TestTheSentencesSayWhatWasMeasured(t *testing.T) {
 			*o = up(now.Add(-8 * time.Minute))
 			o.LastProbeAt = now.Add(-time.Minute)
 		}, "Connected; nothing happened for 8m, and the server answers."},
+		{func(o *keepalive.Observation) {
+			o.MuteSince, o.MuteText = now.Add(-time.Minute), "The last 7 sends were not answered."
+		}, "The link is alive, but what is sent does not go through. The last 7 sends were not answered."},
 		{func(*keepalive.Observation) {}, "Connected, and the server answers."},
 	} {
 		o := alive(now)
@@ -255,10 +267,12 @@ func TestTheDefaults(t *testing.T) {
 	want := keepalive.Policy{
 		StaleAfter: 5 * time.Minute, MaxFailures: 2, ProbeAfter: 45 * time.Second, QuietAfter: 5 * time.Minute,
 		HandlerAfter: 2 * time.Minute, BacklogAfter: 10 * time.Minute, DecryptLimit: 10, DecryptWindow: 5 * time.Minute,
+		MuteAfter: 5, MuteRecipients: 3, AnswerAfter: time.Minute,
 	}
 	require.Equal(t, want, keepalive.Policy{}.Defaults())
 	own := keepalive.Policy{
 		StaleAfter: 1, MaxFailures: 3, ProbeAfter: 4, QuietAfter: 5, HandlerAfter: 6, BacklogAfter: 9, DecryptLimit: 7, DecryptWindow: 8,
+		MuteAfter: 11, MuteRecipients: 10, AnswerAfter: 12,
 	}
 	require.Equal(t, own, own.Defaults())
 }
@@ -267,9 +281,12 @@ func TestEachNegativeThresholdIsNamed(t *testing.T) {
 	for field, p := range map[string]keepalive.Policy{
 		"StaleAfter": {StaleAfter: -1}, "MaxFailures": {MaxFailures: -1}, "ProbeAfter": {ProbeAfter: -1}, "QuietAfter": {QuietAfter: -1},
 		"HandlerAfter": {HandlerAfter: -1}, "BacklogAfter": {BacklogAfter: -1}, "DecryptLimit": {DecryptLimit: -1}, "DecryptWindow": {DecryptWindow: -1},
+		"MuteAfter": {MuteAfter: -1}, "MuteRecipients": {MuteRecipients: -1}, "AnswerAfter": {AnswerAfter: -1},
 	} {
 		require.ErrorContains(t, p.Validate(), "Policy."+field+" is negative")
 	}
 	require.NoError(t, keepalive.Policy{ProbeAfter: time.Minute - 1, StaleAfter: time.Minute}.Validate())
 	require.ErrorContains(t, keepalive.Policy{ProbeAfter: time.Minute, StaleAfter: time.Minute}.Validate(), "must be shorter")
+	require.NoError(t, keepalive.Policy{MuteAfter: 3, MuteRecipients: 3}.Validate())
+	require.ErrorContains(t, keepalive.Policy{MuteAfter: 2}.Validate(), "MuteRecipients (3) must not be more than Policy.MuteAfter (2)")
 }

@@ -13,6 +13,7 @@ const (
 	Down     Health = "down"
 	Stale    Health = "stale"
 	Degraded Health = "degraded"
+	Mute     Health = "mute"
 	Quiet    Health = "quiet"
 	OK       Health = "ok"
 )
@@ -39,6 +40,11 @@ type Observation struct {
 
 	DecryptFailures int       // messages that could not be decrypted, within Policy.DecryptWindow
 	DecryptSince    time.Time // the first of them
+
+	// MuteSince is when the row of sends began that were refused or not answered
+	// and that are too many: Policy.MuteAfter of them to Policy.MuteRecipients.
+	MuteSince time.Time
+	MuteText  string // plain sentences: which they were, and what to do
 }
 
 // Verdict is what an Observation means.
@@ -70,6 +76,10 @@ type Policy struct {
 	BacklogAfter  time.Duration // the wait for a handler, while they get on. 10 min
 	DecryptLimit  int           // failures within DecryptWindow. 10
 	DecryptWindow time.Duration // for who fills DecryptFailures. 5 min
+
+	MuteAfter      int           // sends refused or unanswered in a row, for who fills MuteSince. 5
+	MuteRecipients int           // different recipients among them. 3
+	AnswerAfter    time.Duration // how long the answer to a send may take. 60 s
 }
 
 // Defaults returns p with every zero field replaced by its default.
@@ -77,6 +87,7 @@ func (p Policy) Defaults() Policy {
 	for field, value := range map[*time.Duration]time.Duration{
 		&p.StaleAfter: 5 * time.Minute, &p.ProbeAfter: 45 * time.Second, &p.QuietAfter: 5 * time.Minute,
 		&p.HandlerAfter: 2 * time.Minute, &p.BacklogAfter: 10 * time.Minute, &p.DecryptWindow: 5 * time.Minute,
+		&p.AnswerAfter: time.Minute,
 	} {
 		if *field == 0 {
 			*field = value
@@ -87,6 +98,12 @@ func (p Policy) Defaults() Policy {
 	}
 	if p.DecryptLimit == 0 {
 		p.DecryptLimit = 10
+	}
+	if p.MuteAfter == 0 {
+		p.MuteAfter = 5
+	}
+	if p.MuteRecipients == 0 {
+		p.MuteRecipients = 3
 	}
 	return p
 }
@@ -101,6 +118,7 @@ func (p Policy) Validate() error {
 		{"StaleAfter", int64(p.StaleAfter)}, {"MaxFailures", int64(p.MaxFailures)}, {"ProbeAfter", int64(p.ProbeAfter)},
 		{"QuietAfter", int64(p.QuietAfter)}, {"HandlerAfter", int64(p.HandlerAfter)}, {"BacklogAfter", int64(p.BacklogAfter)},
 		{"DecryptLimit", int64(p.DecryptLimit)}, {"DecryptWindow", int64(p.DecryptWindow)},
+		{"MuteAfter", int64(p.MuteAfter)}, {"MuteRecipients", int64(p.MuteRecipients)}, {"AnswerAfter", int64(p.AnswerAfter)},
 	} {
 		if f.value < 0 {
 			return fmt.Errorf("keepalive: Policy.%s is negative: it must be positive, or zero for its default", f.name)
@@ -108,6 +126,9 @@ func (p Policy) Validate() error {
 	}
 	if p.ProbeAfter >= p.StaleAfter {
 		return fmt.Errorf("keepalive: Policy.ProbeAfter (%v) must be shorter than Policy.StaleAfter (%v): a silent link is asked before it is given up", p.ProbeAfter, p.StaleAfter)
+	}
+	if p.MuteRecipients > p.MuteAfter {
+		return fmt.Errorf("keepalive: Policy.MuteRecipients (%d) must not be more than Policy.MuteAfter (%d): so few sends cannot go to so many", p.MuteRecipients, p.MuteAfter)
 	}
 	return nil
 }

@@ -79,6 +79,12 @@ func (a *attachment) received(st stanza) {
 	case forUsers(st.tag) && !a.served.Swap(true):
 		a.t.noteWith(func() core.Evidence { return core.SawService{Client: a.number, Up: a.t.up()} })
 	}
+	if st.limit != "" {
+		a.m.sends.restricted(st.limit)
+	}
+	if st.ack.id != "" && a.m.sends.answered(st.ack) {
+		a.t.poke()
+	}
 }
 
 // forUsers reports whether the service sends such stanzas only to clients that

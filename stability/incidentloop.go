@@ -10,6 +10,7 @@ import (
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/sends"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
@@ -385,6 +386,10 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 		if v := t.client.vitals.verdict; v.Health == keepalive.Degraded {
 			f.DegradedSince, f.DegradedText = v.Since, v.Text
 		}
+	}
+	f.SendsRefusedSince, f.SendsCode, f.SendsFailed, f.SendsAcknowledged = m.sends.facts(now)
+	if !f.SendsRefusedSince.IsZero() {
+		f.SendsMeans, f.SendsDo = sends.Text(f.SendsCode)
 	}
 	return f, t.hold.Epoch()
 }

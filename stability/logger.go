@@ -13,13 +13,15 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// tap is a whatsmeow logger that also looks at what the client receives.
+// tap is a whatsmeow logger that also looks at what the client receives and
+// sends.
 // whatsmeow prints every received stanza to its "Recv" logger in the goroutine
 // that reads the socket, before anything is queued: so the reason of an end is
 // known there even when the events come late, twice or never.
 type tap struct {
 	inner  waLog.Logger
 	recv   bool
+	send   bool
 	target *atomic.Pointer[attachment] // the client this logger was given to; set by Attach
 }
 
@@ -28,7 +30,7 @@ func newTap(inner waLog.Logger) *tap {
 }
 
 func (t *tap) Sub(module string) waLog.Logger {
-	return &tap{inner: t.inner.Sub(module), recv: t.recv || module == "Recv", target: t.target}
+	return &tap{inner: t.inner.Sub(module), recv: t.recv || module == "Recv", send: t.send || module == "Send", target: t.target}
 }
 
 func (t *tap) Debugf(msg string, args ...any) {
@@ -39,6 +41,13 @@ func (t *tap) Debugf(msg string, args ...any) {
 			}
 		}
 	}
+	if t.send && len(args) == 1 {
+		if a := t.target.Load(); a != nil {
+			if s, ok := lookSent(args[0]); ok {
+				a.m.sends.sent(s)
+			}
+		}
+	}
 	t.inner.Debugf(msg, args...)
 }
 
@@ -46,6 +55,8 @@ func (t *tap) Debugf(msg string, args ...any) {
 type stanza struct {
 	tag   string
 	typ   string          // attribute type, of an iq
+	ack   answer          // of an ack to a message
+	limit string          // of a notification about a restriction of the account: what it says
 	cause reconnect.Cause // if it ends the connection
 	ends  bool
 }
@@ -64,6 +75,12 @@ func look(arg any) (stanza, bool) {
 		st := stanza{tag: v.Tag}
 		if v.Tag == "iq" {
 			st.typ, _ = v.Attrs["type"].(string)
+		}
+		if v.Tag == "ack" {
+			st.ack = ackIn(v)
+		}
+		if v.Tag == "notification" && v.Attrs["type"] == "mex" {
+			st.limit = limitIn(v)
 		}
 		st.cause, st.ends = reconnect.ClassifyNode(v)
 		return st, true
@@ -98,6 +115,12 @@ func lookText(text string) (stanza, bool) {
 		head, _, _ := strings.Cut(text, ">")
 		_, typ, _ := strings.Cut(head, ` type="`)
 		st.typ, _, _ = strings.Cut(typ, `"`)
+	}
+	if st.tag == "ack" {
+		st.ack = ackInText(text)
+	}
+	if st.tag == "notification" {
+		st.limit = limitInText(text)
 	}
 	st.cause, st.ends = reconnect.ClassifyStanza(text)
 	return st, true

@@ -75,11 +75,18 @@ func (t *term) carryOut(f core.Effect) (after func()) {
 			now := time.Now()
 			a.vitals = vitals{verdict: a.vitals.verdict, queueAt: now.Add(m.queueEvery()), handledAt: now}
 		}
+		switch f.What {
+		case core.NewsConnected:
+			m.sends.up()
+		case core.NewsDisconnected:
+			m.sends.down()
+		}
 	case core.ShowCode:
 		m.notify.show(QR{Code: f.Code, ExpiresAt: f.Until}, m.cfg.onQR)
 	case core.Log:
 		return func() { m.cfg.logger.Log(context.Background(), f.Level, f.Text, f.Attrs...) }
 	case core.Bind:
+		m.sends.down() // if nobody said so
 		if a.at.number != f.Conn {
 			if a.at.cancel != nil {
 				a.at.cancel()
@@ -116,6 +123,7 @@ func (t *term) carryOut(f core.Effect) (after func()) {
 			a.over()
 		}
 	case core.TermEnds:
+		m.sends.down()
 		m.modeSince = time.Now() // nobody may use it from now on, however long the tear-down takes
 	case core.LoginWithoutTap:
 		text := "the logger given to the client shows received stanzas, but not the login: a login is believed a little later"

@@ -36,6 +36,7 @@ type Manager struct {
 	healer    autoheal.Healer
 	clocks    clocks
 	inHand    inHand
+	sends     *sendBook
 
 	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
 
@@ -130,6 +131,7 @@ func New(opts ...Option) (*Manager, error) {
 		m.store = authstore.New(cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
 	m.healer = autoheal.New(cfg.autoheal)
+	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base)
 	m.incidents = newIncidentLoop(m)
 	return m, nil
 }

@@ -86,6 +86,7 @@ func (m *Manager) Status() Status {
 	defer m.mu.Unlock()
 	st.ModeSince, st.Closed = m.modeSince, m.closed
 	st.Compat = m.compatLocked()
+	st.Messages.Sent = m.sentLocked(now)
 	if m.outage.err != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.outage.err, m.outage.since
 	}
@@ -194,9 +195,9 @@ func (st Status) summary() string {
 			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), plain.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
 	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
 		_, backlog, _ := strings.Cut(st.Probes.Text, ".") // if there is one
-		return "Connected for " + ago(st.ConnectedAt) + "." + backlog
+		return "Connected for " + ago(st.ConnectedAt) + "." + backlog + st.Messages.Sent.limits()
 	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Quiet:
-		return "Connected for " + ago(st.ConnectedAt) + strings.TrimPrefix(st.Probes.Text, "Connected")
+		return "Connected for " + ago(st.ConnectedAt) + strings.TrimPrefix(st.Probes.Text, "Connected") + st.Messages.Sent.limits()
 	case st.WA == reconnect.StatusConnected:
 		return "Connected for " + ago(st.ConnectedAt) + ". " + st.Probes.Text
 	}

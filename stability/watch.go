@@ -81,6 +81,10 @@ func (a *attachment) check(now time.Time) (again time.Time, dead *core.Dead) {
 	if a == nil || !a.t.core.Steady() {
 		return time.Time{}, nil
 	}
+	answersBy, turned := a.m.sends.expire(now, a.lastRead())
+	if turned {
+		a.m.broadcastLocked() // whoever keeps the incidents looks again
+	}
 	v := a.judge(now)
 	if !a.ready() {
 		return time.Time{}, nil
@@ -103,10 +107,21 @@ func (a *attachment) check(now time.Time) (again time.Time, dead *core.Dead) {
 	if a.vitals.queueSince.IsZero() && (again.IsZero() || a.vitals.queueAt.Before(again)) {
 		again = a.vitals.queueAt
 	}
+	if !answersBy.IsZero() && (again.IsZero() || answersBy.Before(again)) {
+		again = answersBy
+	}
 	if soon := now.Add(time.Second); v.Health == keepalive.Degraded && soon.Before(again) {
 		again = soon // nobody tells when a handler has returned
 	}
 	return again, nil
+}
+
+// lastRead is when anything came from the server last.
+func (a *attachment) lastRead() time.Time {
+	if a.at.link == nil {
+		return time.Time{}
+	}
+	return a.at.link.LastRead()
 }
 
 // ready reports whether the client is logged in on a live connection.
@@ -149,6 +164,7 @@ func (a *attachment) observe(now time.Time, st reconnect.State, up bool) keepali
 			o.HandlerSince = o.LastEventAt
 		}
 	}
+	o.MuteSince, o.MuteText = a.m.sends.mute(now)
 	from := now.Add(-a.m.cfg.keepalive.Defaults().DecryptWindow)
 	for _, u := range a.vitals.undecrypted {
 		if u.at.After(from) {

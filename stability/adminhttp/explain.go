@@ -173,9 +173,22 @@ func explainConnected(st stability.Status) explanation {
 			next: "The connection is kept. Messages that cannot be handed over wait, and nothing is lost; an incident is raised.",
 			do:   "Look at the program's own event handlers for a call that waits for ever. A restart frees it: what was not handled comes again.",
 		}
+	case keepalive.Mute:
+		return explanation{
+			since: st.Probes.Since, why: strings.TrimSuffix(st.Probes.Text, " "+st.Messages.Sent.Do),
+			next: "The connection is kept, and messages come in. Nothing is sent again by itself; an incident is open until a send is accepted.",
+			do:   st.Messages.Sent.Do,
+		}
 	case keepalive.Stale:
 		return explanation{since: st.Probes.Since, why: st.Probes.Text, next: "The connection is cut now and made anew."}
-	case keepalive.Quiet:
+	}
+	if s := st.Messages.Sent; s.Do != "" && s.MuteSince.IsZero() {
+		return explanation{
+			since: first(s.NewChatsRefusedAt, st.ConnectedAt), why: s.Text, do: s.Do,
+			next: "Messages are received as they come, and sends to existing chats go on. No incident is raised for this.",
+		}
+	}
+	if st.Probes.Health == keepalive.Quiet {
 		return explanation{since: st.ConnectedAt, next: "Nothing needs to happen: nobody writes, and the server answers pings. It goes on like this."}
 	}
 	return explanation{since: st.ConnectedAt, next: "Messages are received as they come."}

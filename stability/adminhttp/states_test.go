@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
@@ -110,6 +113,30 @@ var states = []struct {
 			say("are you there?")
 		}
 		p.await(func(st stability.Status) bool { return st.Probes.Health == keepalive.Degraded })
+		time.Sleep(30*time.Second + off)
+	}, nil},
+	{"mute_no_new_chats", false, func(p *place) {
+		p.run().pair()
+		p.sim.Fault(wasim.MessageNack(463)).For(p.account.JID()).Always().Now()
+		for i := range 6 {
+			c, err := p.sim.NewContact(p.t.Context(), "49152000000"+strconv.Itoa(2+i))
+			require.NoError(p.t, err)
+			time.Sleep(10 * time.Second)
+			_, err = p.m.Client().SendMessage(p.t.Context(), c.JID(), &waE2E.Message{Conversation: proto.String("hello")})
+			require.ErrorIs(p.t, err, whatsmeow.ErrServerReturnedError)
+		}
+		time.Sleep(30*time.Second + off)
+	}, nil},
+	{"new_chats_refused", false, func(p *place) {
+		p.run().pair()
+		for i := range 2 {
+			c, err := p.sim.NewContact(p.t.Context(), "49152000000"+strconv.Itoa(2+i))
+			require.NoError(p.t, err)
+			time.Sleep(10 * time.Second)
+			_, err = p.m.Client().SendMessage(p.t.Context(), c.JID(), &waE2E.Message{Conversation: proto.String("hello")})
+			require.Equal(p.t, i == 0, err == nil)
+			p.sim.Fault(wasim.MessageNack(463)).For(p.account.JID()).ToNewChats().Always().Now()
+		}
 		time.Sleep(30*time.Second + off)
 	}, nil},
 	{"backoff_connection_closed", false, ended(wasim.Reset(), 0), nil},

@@ -102,6 +102,8 @@ type waDoc struct {
 	TimeSinceLastEventMs *int64 `json:"timeSinceLastEventMs"`
 	IsStale              *bool  `json:"isStale"`
 
+	Messages messagesDoc `json:"messages"` // what became of them
+
 	// what of whatsmeow's inside was not found as this library knows it; null
 	// when all is well
 	Compat *compatDoc `json:"compat"`
@@ -237,6 +239,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			LastEventAt:           stamp(st.LastEventAt), LastMessageAt: stamp(st.LastMessageAt),
 			TimeSinceLastEventMs: value(max(0, st.At.Sub(st.LastEventAt).Milliseconds()), !st.LastEventAt.IsZero()),
 			IsStale:              value(st.Probes.Health == keepalive.Stale, holder),
+			Messages:             messages(st.Messages),
 			Compat:               compatibility(st.Compat),
 		},
 		Config: configuration(st.Settings),

@@ -69,6 +69,7 @@ type row struct {
 	since      time.Time
 	recipients []uint64 // Policy.Recipients of them at most
 	code       int      // of the newest; 0 = unanswered
+	mixed      bool     // not all ended with the same code
 	only463    bool
 	existing   bool // one of the recipients had been acknowledged before
 }
@@ -198,6 +199,7 @@ func (b *Book) failed(s *send, code int) {
 	if r.n == 0 {
 		r.since, r.only463 = s.at, true
 	}
+	r.mixed = r.n > 0 && (r.mixed || r.code != code)
 	r.n++
 	r.code = code
 	r.only463 = r.only463 && code == NewChats
@@ -222,6 +224,7 @@ type View struct {
 	LastRefusedCode                 int
 	InARow                          int       // refused or unanswered since the last that was acknowledged
 	RowCode                         int       // of the newest of them; 0 = unanswered
+	RowMixed                        bool      // not all of them ended alike
 	RowSince                        time.Time // when the first of them was sent
 	MuteSince                       time.Time // RowSince while the connection is mute
 	NewChatsRefusedAt               time.Time // new chats are refused while others are acknowledged
@@ -233,7 +236,7 @@ func (b *Book) View(now time.Time) View {
 	v := View{
 		Acknowledged: b.acked, Unanswered: b.unanswered, Refused: slices.Clone(b.refused), Waiting: b.wait.n,
 		LastAcknowledgedAt: b.lastAck, LastUnansweredAt: b.lastNone, LastRefusedAt: b.lastError, LastRefusedCode: b.lastCode,
-		InARow: b.row.n, RowCode: b.row.code, RowSince: b.row.since, OnlyNewChats: b.row.n > 0 && b.row.only463,
+		InARow: b.row.n, RowCode: b.row.code, RowMixed: b.row.mixed, RowSince: b.row.since, OnlyNewChats: b.row.n > 0 && b.row.only463,
 	}
 	slices.SortFunc(v.Refused, func(a, c Refusal) int { return a.Code - c.Code })
 	if s := b.wait.first; s != nil {

@@ -8,9 +8,10 @@
 //	unanswered    neither came within Policy.AnswerAfter, or its connection
 //	              ended before
 //
-// whatsmeow sends a message again by itself when its connection ends and comes
-// back within seconds. So an unanswered send is remembered for a while: a late
-// answer takes it out of the unanswered ones and counts in their place.
+// An answer may come late, or on the next connection: whatsmeow may send a
+// message again by itself when its connection is back within seconds. So an
+// unanswered send is remembered for a while: a late answer takes it out of the
+// unanswered ones and counts in their place.
 //
 // # Mute
 //

@@ -27,6 +27,7 @@ type Account struct {
 	// asked are the devices that asked for this account's device list and
 	// are told when it changes.
 	asked   map[*Device]bool
+	chats   map[*Account]bool // direct messages went one way or the other
 	pairErr error
 }
 
@@ -48,6 +49,13 @@ type Device struct {
 	lastLogin time.Time
 	ghost     bool // nobody is behind it: what it is sent is dropped
 	contact   bool // a Contact's: replaced when that contact is made again
+}
+
+func (a *Account) knows(other *Account) {
+	if a.chats == nil {
+		a.chats = map[*Account]bool{}
+	}
+	a.chats[other] = true
 }
 
 type preKey struct {

@@ -107,6 +107,8 @@
 // Some faults strike single messages and queries, and leave the connection up:
 //
 //	s.Fault(wasim.MessageNack(463)).For(jid).To(bob.JID()).Always().Now()
+//	s.Fault(wasim.MessageNack(463)).For(jid).ToNewChats().Always().Now()
+//	s.Fault(wasim.MessageIgnored()).For(jid).Always().Now()
 //	s.Fault(wasim.QueryError("usync", "get", 429, "rate-overlimit")).For(jid).Now()
 //	s.Fault(wasim.QueryIgnored("encrypt", "get")).For(jid).Times(3).Now()
 //

@@ -58,6 +58,7 @@ type Injection struct {
 	fault   Fault
 	device  types.JID
 	to      types.JID
+	newOnly bool
 	from    string
 	hasFrom bool
 	left    int // times to strike; negative: always
@@ -91,6 +92,16 @@ func (i *Injection) To(chat types.JID) *Injection {
 		panic("wasim: fault " + i.fault.name + " is not about a message; only those have a chat")
 	}
 	i.to = chat.ToNonAD()
+	return i
+}
+
+// ToNewChats limits a fault of messages to those for users with whom the
+// sender's account has never exchanged a direct message. Load forgets who has.
+func (i *Injection) ToNewChats() *Injection {
+	if i.fault.stage != stageMessage {
+		panic("wasim: fault " + i.fault.name + " is not about a message; only those have a chat")
+	}
+	i.newOnly = true
 	return i
 }
 
@@ -255,10 +266,13 @@ func (s *Service) take(st stage, c *conn, from string) *Fault {
 // takeMessage finds the fault that strikes a message; the caller holds s.mu.
 func (c *conn) takeMessage(to types.JID) *Fault {
 	return c.takeOne(stageMessage, func(i *Injection) bool {
+		a := c.s.account(to)
+		if i.newOnly && (a == nil || c.dev.acct.chats[a]) {
+			return false
+		}
 		if i.to.IsEmpty() || i.to == to.ToNonAD() {
 			return true
 		}
-		a := c.s.account(to)
 		return a != nil && a == c.s.account(i.to)
 	})
 }

@@ -18,6 +18,12 @@ func MessageNack(code int) Fault {
 	return Fault{name: "message nack", stage: stageMessage, status: code}
 }
 
+// MessageIgnored swallows a message of the client: nobody gets it, and the
+// client gets no answer. The sender is chosen with For, the chat with To.
+func MessageIgnored() Fault {
+	return Fault{name: "message ignored", stage: stageMessage, hang: true}
+}
+
 // QueryError answers a query with an error instead of its result. xmlns and typ
 // ("get" or "set") say which; an empty one matches all. Pings are queries too:
 // "w:p".

@@ -1,6 +1,7 @@
 package wasim_test
 
 import (
+	"context"
 	"strconv"
 	"testing"
 	"time"
@@ -47,6 +48,53 @@ func TestAMessageMayBeRefusedByCodeAndRecipient(t *testing.T) {
 		st := s.Device(h.jid()).Stats()
 		require.Equal(t, 7, st.MessagesRefused)
 		require.Equal(t, 18, st.MessagesSent)
+		h.end()
+	})
+}
+
+func TestMessagesToNewChatsAloneMayBeRefused(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *wasim.Service) {
+		h := online(t, s, s.NewAccount("491700000001"))
+		bob, eve, dan := newContact(t, s, "491700000002"), newContact(t, s, "491700000003"), newContact(t, s, "491700000004")
+		ctx := within(t, time.Minute)
+		send := func(to *wasim.Contact) error {
+			_, err := h.cli.SendMessage(ctx, to.JID(), text("x"))
+			return err
+		}
+		require.NoError(t, send(bob))
+		_, err := eve.Send(ctx, h.jid().ToNonAD(), "hello")
+		require.NoError(t, err)
+		f := s.Fault(wasim.MessageNack(463)).For(h.jid()).ToNewChats().Always().Now()
+		require.NoError(t, send(bob), "it was written to before")
+		require.NoError(t, send(eve), "it has written before")
+		require.ErrorContains(t, send(dan), "463")
+		require.ErrorContains(t, send(dan), "463", "a refused message begins no chat")
+		f.Stop()
+		require.NoError(t, send(dan))
+		h.end()
+	})
+}
+
+func TestAMessageMayBeLeftUnanswered(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *wasim.Service) {
+		h := online(t, s, s.NewAccount("491700000001"))
+		bob, eve := newContact(t, s, "491700000002"), newContact(t, s, "491700000003")
+		send := func(to *wasim.Contact, wait time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
+			defer cancel()
+			_, err := h.cli.SendMessage(ctx, to.JID(), text("x"))
+			return err
+		}
+		require.NoError(t, send(bob, time.Minute))
+		f := s.Fault(wasim.MessageIgnored()).For(h.jid()).To(bob.JID()).Always().Now()
+		require.ErrorIs(t, send(bob, 500*time.Millisecond), context.DeadlineExceeded)
+		require.NoError(t, send(eve, time.Minute), "another recipient")
+		f.Stop()
+		require.NoError(t, send(bob, time.Minute))
+		eventually(t, "what was not swallowed", func() bool { return len(bob.Texts()) == 2 && len(eve.Texts()) == 1 })
+		st := s.Device(h.jid()).Stats()
+		require.Equal(t, 1, st.MessagesIgnored)
+		require.Zero(t, st.MessagesRefused)
 		h.end()
 	})
 }

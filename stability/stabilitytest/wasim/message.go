@@ -20,6 +20,10 @@ func (c *conn) handleMessage(n *node) {
 	to, id := jid(n, "to"), str(n, "id")
 	c.dev.stats.MessagesSent++
 	if f := c.takeMessage(to); f != nil {
+		if f.hang {
+			c.dev.stats.MessagesIgnored++
+			return
+		}
 		c.dev.stats.MessagesRefused++
 		c.ackMessage(n, f.status, "")
 		return
@@ -111,6 +115,8 @@ func (c *conn) toUsers(n *node, to types.JID) (phash string, err error) {
 	if err != nil {
 		return "", err
 	}
+	own.knows(rcpt)
+	rcpt.knows(own)
 	base := c.base(n)
 	c.alt(base, "sender", to.Server)
 	base["from"] = c.dev.in(to.Server)

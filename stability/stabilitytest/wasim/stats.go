@@ -10,6 +10,7 @@ type DeviceStats struct {
 	StanzasOut        map[string]int // by tag, to the device: messages, receipts, notifications
 	MessagesSent      int            // by the device, refused ones included
 	MessagesRefused   int            // by a fault: see MessageNack
+	MessagesIgnored   int            // by a fault: see MessageIgnored
 	MessagesDelivered int            // to the device, every sending of each
 	Redelivered       int            // sendings of a message after its first
 	Acks              int

@@ -1,0 +1,354 @@
+package stability_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+const sendsRefused = "wa_sends_refused_active"
+
+// crowd makes n contacts beside the usual one.
+func (w *world) crowd(n int) (to []types.JID) {
+	for i := range n {
+		c, err := w.sim.NewContact(context.Background(), fmt.Sprintf("4915200001%02d", i))
+		require.NoError(w.t, err)
+		to = append(to, c.JID())
+	}
+	return to
+}
+
+// sendFails sends and wants the service's refusal.
+func (i *instance) sendFails(to types.JID, code int) {
+	i.w.t.Helper()
+	err := i.send(to, "hello")
+	require.ErrorIs(i.w.t, err, whatsmeow.ErrServerReturnedError)
+	require.ErrorContains(i.w.t, err, strconv.Itoa(code))
+}
+
+func (i *instance) sent() stability.SentMessages { return i.status().Messages.Sent }
+
+func TestEachCodeMakesMuteAndOneIncidentThatResolves(t *testing.T) {
+	for _, code := range []int{400, 403, 404, 429, 463, 479, 500, 499} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.tended("a").run().pair()
+				to := w.crowd(3)
+				time.Sleep(time.Minute)
+				a.forget()
+				began, logins := time.Now(), w.logins()
+				refuse := w.sim.Fault(wasim.MessageNack(code)).For(w.account.JID()).Always().Now()
+				for n := range 4 {
+					a.sendFails(to[n%3], code)
+				}
+				require.Equal(t, keepalive.OK, a.status().Probes.Health, "four are not enough")
+				a.sendFails(to[0], code)
+				e := a.reached(1, stability.EventHealth)
+				require.Equal(t, keepalive.Mute, e.Health)
+				require.Contains(t, e.Detail, fmt.Sprintf("The last 5 sends were refused with code %d.", code))
+
+				st := a.status()
+				require.Equal(t, reconnect.StatusConnected, st.WA)
+				require.Equal(t, keepalive.Mute, st.Probes.Health)
+				require.WithinDuration(t, began, st.Probes.Since, time.Second)
+				require.Len(t, st.Messages.Sent.Refused, 1)
+				r := st.Messages.Sent.Refused[0]
+				require.Equal(t, code, r.Code)
+				require.EqualValues(t, 5, r.Count)
+				require.Contains(t, st.Probes.Text, r.Means, "it says what it is")
+				require.Contains(t, st.Probes.Text, r.Do, "and what to do")
+				require.Contains(t, st.Summary, r.Means)
+				require.Equal(t, r.Do, st.Messages.Sent.Do)
+
+				w.await("the incident", func() bool { return a.incident(sendsRefused).Active })
+				inc := a.incident(sendsRefused)
+				require.Equal(t, r.Do, inc.Instructions)
+				require.Contains(t, inc.Runbook, r.Means)
+				require.Equal(t, strconv.Itoa(code), inc.Evidence["code"])
+				for range 10 {
+					time.Sleep(time.Minute)
+					a.sendFails(to[1], code)
+				}
+				require.Len(t, a.history(stability.EventIncidentOpened), 1, "told once")
+				require.Equal(t, logins, w.logins(), "a new connection would not help")
+
+				refuse.Stop()
+				require.NoError(t, a.send(to[1], "hello"))
+				require.NotEqual(t, keepalive.Mute, a.reached(2, stability.EventHealth).Health)
+				require.Zero(t, a.sent().MuteSince)
+				w.await("the incident's end", func() bool { return !a.incident(sendsRefused).Active })
+				require.EqualValues(t, 1, a.sent().Acknowledged)
+				require.EqualValues(t, 15, a.sent().Refused[0].Count)
+				a.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+func TestUnansweredSendsAreMuteAndNothingIsSentAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		to := w.crowd(3)
+		for _, j := range to {
+			require.NoError(t, a.send(j, "hello"))
+		}
+		a.forget()
+		before, logins := w.device().Stats(), w.logins()
+		ignore := w.sim.Fault(wasim.MessageIgnored()).For(w.account.JID()).Always().Now()
+		begin := time.Now()
+		for n := range 5 {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			_, err := a.m.Client().SendMessage(ctx, to[n%3], text("hello"))
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		require.Equal(t, 5, a.sent().Waiting)
+		require.Equal(t, keepalive.Mute, a.reached(1, stability.EventHealth).Health)
+		require.WithinDuration(t, begin.Add(40*time.Second+time.Minute), time.Now(), 2*time.Second, "a minute after the fifth")
+		s := a.sent()
+		require.EqualValues(t, 5, s.Unanswered)
+		require.Zero(t, s.Waiting)
+		require.Contains(t, s.Text, "The last 5 sends were not answered. One was accepted last at ")
+		w.await("the incident", func() bool { return a.incident(sendsRefused).Active })
+		require.Empty(t, a.incident(sendsRefused).Evidence["code"])
+		time.Sleep(time.Hour)
+		after := w.device().Stats()
+		require.Equal(t, before.MessagesSent+5, after.MessagesSent, "the library sends nothing by itself")
+		require.Equal(t, logins, w.logins())
+		ignore.Stop()
+		require.NoError(t, a.send(to[0], "hello"))
+		w.await("the incident's end", func() bool { return !a.incident(sendsRefused).Active })
+		require.Equal(t, keepalive.OK, a.status().Probes.Health)
+		a.stop()
+		w.close()
+	})
+}
+
+func TestOnlyNewChatsRefusedIsShownAndNotMute(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		old, fresh := w.peer().JID(), w.crowd(10)
+		require.NoError(t, a.send(old, "hello"))
+		w.sim.Fault(wasim.MessageNack(463)).For(w.account.JID()).ToNewChats().Always().Now()
+		a.forget()
+		for _, j := range fresh {
+			a.sendFails(j, 463)
+		}
+		require.NoError(t, a.send(old, "hello"))
+		for _, j := range fresh {
+			a.sendFails(j, 463)
+		}
+		time.Sleep(10 * time.Minute)
+		st := a.status()
+		require.NotEqual(t, keepalive.Mute, st.Probes.Health)
+		require.Empty(t, a.history(stability.EventIncidentOpened))
+		require.NotZero(t, st.Messages.Sent.NewChatsRefusedAt)
+		require.Contains(t, st.Messages.Sent.Text, "New chats are refused (code 463), while sends to others are accepted.")
+		require.Contains(t, st.Summary, "New chats are refused")
+		require.Contains(t, st.Messages.Sent.Do, "Write only to people who wrote to this account first")
+		require.EqualValues(t, 2, st.Messages.Sent.Acknowledged)
+		require.EqualValues(t, 20, st.Messages.Sent.Refused[0].Count)
+		a.stop()
+		w.close()
+	})
+}
+
+func TestMuteSurvivesAReconnectAndAHandOver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		to := w.crowd(3)
+		refuse := w.sim.Fault(wasim.MessageNack(479)).For(w.account.JID()).Always().Now()
+		for n := range 3 {
+			a.sendFails(to[n], 479)
+		}
+		a.m.Reconnect()
+		a.reached(2, stability.EventConnected)
+		a.ready()
+		for n := range 2 {
+			a.sendFails(to[n], 479)
+		}
+		w.await("it is mute", func() bool { return a.status().Probes.Health == keepalive.Mute })
+		w.await("the incident", func() bool { return a.incident(sendsRefused).Active })
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.await("it is off", func() bool { return a.status().WA != reconnect.StatusConnected })
+		require.NotZero(t, a.sent().MuteSince)
+		a.ready()
+		w.await("it is mute again", func() bool { return a.status().Probes.Health == keepalive.Mute })
+		time.Sleep(10 * time.Minute)
+		require.True(t, a.incident(sendsRefused).Active)
+		a.stop()
+
+		b := w.tended("b").run().ready()
+		time.Sleep(10 * time.Minute)
+		require.True(t, b.incident(sendsRefused).Active, "a new holder that has sent nothing knows nothing")
+		refuse.Stop()
+		require.NoError(t, b.send(to[0], "hello"))
+		w.await("the incident's end", func() bool { return !b.incident(sendsRefused).Active })
+		b.stop()
+		w.close()
+	})
+}
+
+func TestSendsWhoseConnectionEndedAreUnansweredAndNotMute(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		to := w.crowd(3)
+		for n := range 6 {
+			time.Sleep(5 * time.Minute)
+			w.sim.Fault(wasim.MessageIgnored()).For(w.account.JID()).Now()
+			done := make(chan error, 1)
+			again := whatsmeow.SendRequestExtra{ID: fmt.Sprint("MESSAGE", n)}
+			send := func() error {
+				_, err := a.m.Client().SendMessage(context.Background(), to[n%3], text("hello"), again)
+				return err
+			}
+			go func() { done <- send() }()
+			w.await("it is under way", func() bool { return a.sent().Waiting == 1 })
+			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+			require.Error(t, <-done)
+			a.ready()
+			s := a.sent()
+			require.EqualValues(t, n+1, s.Unanswered)
+			require.Zero(t, s.Waiting)
+			require.NotEqual(t, keepalive.Mute, a.status().Probes.Health)
+			if n == 5 {
+				require.NoError(t, send(), "the program sends it again, under its id")
+				require.EqualValues(t, 1, a.sent().Acknowledged)
+				require.EqualValues(t, 6, a.sent().Unanswered)
+			}
+		}
+		require.Empty(t, a.history(stability.EventIncidentOpened))
+		a.stop()
+		w.close()
+	})
+}
+
+func TestSendsIntoADeadLinkAreNotMute(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		to := w.crowd(3)
+		for _, j := range to {
+			require.NoError(t, a.send(j, "hello"))
+		}
+		a.forget()
+		w.sim.Fault(wasim.BlackHole()).For(w.account.JID()).Now()
+		for n := range 6 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_, err := a.m.Client().SendMessage(ctx, to[n%3], text("hello"))
+			cancel()
+			require.Error(t, err)
+		}
+		a.reached(1, stability.EventDisconnected)
+		for _, e := range a.history(stability.EventHealth) {
+			require.NotEqual(t, keepalive.Mute, e.Health)
+		}
+		a.ready()
+		require.EqualValues(t, 6, a.sent().Unanswered)
+		require.Zero(t, a.sent().MuteSince)
+		require.Empty(t, a.history(stability.EventIncidentOpened))
+		a.stop()
+		w.close()
+	})
+}
+
+func TestPeerMessagesAndResendsAreNotSends(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		peer := w.peer()
+		require.NoError(t, a.send(peer.JID(), "hello"))
+		w.await("it arrived", func() bool { return len(peer.Texts()) == 1 })
+		sent := w.device().Stats().MessagesSent
+		for _, us := range []types.JID{w.account.JID(), w.account.LID()} {
+			require.NoError(t, peer.Client().Store.Sessions.DeleteAllSessions(context.Background(), us.SignalAddressUser()))
+		}
+		require.NoError(t, a.send(peer.JID(), "again"))
+		w.await("it was sent once more and arrived", func() bool { return len(peer.Texts()) == 2 })
+		require.Greater(t, w.device().Stats().MessagesSent, sent+1, "the service got the second sending")
+		require.NoError(t, w.account.Phone().ShareAppStateKeys(), "the first message of a phone begins the session")
+		time.Sleep(time.Second)
+		_, err := a.m.Client().SendMessage(context.Background(), w.account.JID(),
+			a.m.Client().BuildHistorySyncRequest(&types.MessageInfo{ID: "x", MessageSource: types.MessageSource{Chat: peer.JID()}}, 1),
+			whatsmeow.SendRequestExtra{Peer: true})
+		require.NoError(t, err)
+		time.Sleep(10 * time.Minute)
+		s := a.sent()
+		require.EqualValues(t, 2, s.Acknowledged)
+		require.Zero(t, s.Waiting)
+		require.Zero(t, s.Unanswered)
+		require.Empty(t, s.Refused)
+		a.stop()
+		w.close()
+	})
+}
+
+func TestTheServicesOwnWordOnARestrictionIsShown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		tell := func(json string) {
+			w.sim.Fault(wasim.Stanza(waBinary.Node{Tag: "notification", Attrs: waBinary.Attrs{
+				"from": types.ServerJID, "type": "mex", "id": "limit", "t": time.Now().Unix(),
+			}, Content: []waBinary.Node{{
+				Tag: "update", Attrs: waBinary.Attrs{"op_name": "NotificationUserReachoutTimelockUpdate"}, Content: []byte(json),
+			}}})).For(w.account.JID()).Now()
+			time.Sleep(time.Second)
+		}
+		ends := time.Now().Add(24 * time.Hour).Truncate(time.Second)
+		limit := func(active bool, ends string) string {
+			return fmt.Sprintf(`{"data":{"xwa2_notify_account_reachout_timelock":{"enforcement_type":"RESTRICT_ALL_COMPANIONS","is_active":%v,"time_enforcement_ends":%s}}}`, active, ends)
+		}
+		tell(limit(true, fmt.Sprintf(`"%d"`, ends.Unix())))
+		s := a.sent()
+		require.NotNil(t, s.Restricted)
+		require.Equal(t, "RESTRICT_ALL_COMPANIONS", s.Restricted.Kind)
+		require.True(t, ends.Equal(s.Restricted.Ends))
+		require.Contains(t, s.Text, "it may not begin new chats before")
+		require.NotEmpty(t, s.Do)
+		require.Contains(t, a.status().Summary, "WhatsApp has restricted this account")
+		tell(`{"data":{"xwa2_notify_account_reachout_timelock":7}}`)
+		tell(`{"data":{"xwa2_notify_newsletter_on_join":{"id":"1@newsletter"}}}`)
+		require.NotNil(t, a.sent().Restricted, "what says nothing changes nothing")
+		tell(limit(false, "null"))
+		require.Nil(t, a.sent().Restricted)
+		tell(limit(true, fmt.Sprint(ends.Unix())))
+		require.NotNil(t, a.sent().Restricted)
+		time.Sleep(25 * time.Hour)
+		require.Nil(t, a.sent().Restricted, "it is over")
+		a.stop()
+		w.close()
+	})
+}
+
+func TestBlindTapSaysThatSendsAreNotSeen(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		require.NoError(t, a.m.Activate(t.Context()))
+		d, err := a.m.AuthState(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, a.m.Attach(whatsmeow.NewClient(d, nil)))
+		require.False(t, a.sent().Seen)
+		require.Contains(t, a.sent().Text, "Sends are not seen")
+		a.stop()
+	})
+}
