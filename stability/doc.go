@@ -60,6 +60,20 @@
 // handling can fail. A message may be handed over twice when the process dies
 // between the handler's return and the note of it; use its id to tell.
 //
+// # Sent messages
+//
+// [Status].Messages.Sent counts what became of the messages that this process
+// has sent. The logger of [Manager.Logger] shows each <message> that goes out
+// and its <ack>; a client with another logger is not counted, and Seen says so.
+// Left out are peer messages, and what goes to one device or participant because
+// it asked for it once more. Five refused or unanswered ones in a row, to three
+// recipients at least, make the health mute and open the incident
+// wa_sends_refused; keepalive.Policy sets the numbers. Nothing else follows: no
+// send is held up, none is repeated, no connection ends for it. WhatsApp
+// documents none of its codes; the texts say what hosts have found. It tells
+// some accounts of a restriction to existing chats in a notification
+// (Status.Messages.Sent.Restricted), and refuses others without a word.
+//
 // # Settings of the client
 //
 // Attach sets EnableAutoReconnect and InitialAutoReconnect to false,
