@@ -111,6 +111,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	}
 	var took map[row]struct{}
 	if riders {
+		s.packDueLocked()
 		took, s.dirty = s.dirty, make(map[row]struct{})
 		for r := range took {
 			rows[r] = struct{}{}

@@ -184,6 +184,9 @@ func (l liveSource) open(ctx context.Context) (view, error) {
 	if err := s.ready("export"); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.packLocked()
+	s.mu.Unlock()
 	if err := s.flush("export"); err != nil {
 		return nil, err
 	}

@@ -410,11 +410,14 @@ func (s *deviceStore) flushLast() error {
 		if s.gate.check("") != nil {
 			break
 		}
+		s.mu.Lock()
+		s.packLocked()
+		s.mu.Unlock()
 		if err = s.flush("flush"); err != nil {
 			break
 		}
 		s.mu.Lock()
-		s.closed = len(s.dirty)+len(s.asides)+len(s.staged) == 0
+		s.closed = len(s.dirty)+len(s.asides)+len(s.staged)+s.pack.fresh == 0
 		done := s.closed
 		s.mu.Unlock()
 		if done {

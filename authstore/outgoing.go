@@ -112,8 +112,9 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		return err
 	}
 	type event struct {
-		id string
-		at int64
+		id    string
+		at    int64
+		count int // messages in it
 	}
 	var events []event
 	for _, r := range stored {
@@ -122,7 +123,11 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		case errors.Is(r.err, ErrCorrupt):
 			s.quarantine([]loadedRow{r})
 		case r.err == nil:
-			events = append(events, event{r.row.bucket, at})
+			e := event{r.row.bucket, at, 1}
+			if string(f.bytes()) == packedFormat {
+				e.count = packedCount
+			}
+			events = append(events, e)
 		}
 	}
 	slices.SortFunc(events, func(a, b event) int { return cmp.Compare(b.at, a.at) })
@@ -133,10 +138,12 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		return nil
 	}
 	var old []change
-	for i, e := range events {
-		if _, newer := s.im.get(tOutgoing, e.id); !newer && (e.at < limit || i >= s.cfg.retention.SentCount) {
+	kept := 0
+	for _, e := range events {
+		if _, newer := s.im.get(tOutgoing, e.id); !newer && (e.at < limit || kept >= s.cfg.retention.SentCount) {
 			old = append(old, del(tOutgoing, e.id))
 		}
+		kept += e.count
 	}
 	for id, v := range s.im.flat[tOutgoing] {
 		if f := (fields{b: v}); f.varint() < limit {

@@ -166,6 +166,7 @@ func (s *deviceStore) resetLocked(gen string) {
 	clear(s.secrets)
 	clear(s.loaded)
 	s.seenRow = ""
+	s.pack = sentPack{next: s.pack.next}
 }
 
 // flushBefore flushes under the old generation, if there is one.

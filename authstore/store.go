@@ -52,6 +52,7 @@ type deviceStore struct {
 	warned      sync.Once                    // of fields of the Device that cannot be kept
 	outgoingDue time.Time                    // when old outgoing events are next looked for
 	sweepAt     time.Time                    // when message secrets are next looked at
+	pack        sentPack                     // what was sent and is not stored yet
 	removals    []Key                        // old rows that the next commits take along
 	found       []foundSplit                 // split rows met while reading
 	orphans     []Key                        // parts without a manifest

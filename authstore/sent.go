@@ -1,0 +1,200 @@
+package authstore
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"go.mau.fi/whatsmeow/types"
+)
+
+// SentKeeper keeps what was sent, for recipients who could not decrypt it and ask
+// again, also after a restart or a hand-over. The stores of a Container's Device
+// implement it. Newer versions of whatsmeow keep what they send in outgoing
+// events by themselves, and do not need it.
+type SentKeeper interface {
+	// KeepSent keeps the plaintext of a message that is on its way. It does not
+	// wait for I/O.
+	KeepSent(ctx context.Context, chat types.JID, id types.MessageID, plaintext []byte) error
+	// Sent gives it back: looked for under chat, then under altChat. Missing, or
+	// older than Retention.Sent: nil.
+	Sent(ctx context.Context, chat, altChat types.JID, id types.MessageID) (plaintext []byte, err error)
+}
+
+var _ SentKeeper = (*deviceStore)(nil)
+
+// Sixteen sent messages share a row of the table of outgoing events, and a row
+// is written when it is full: so a send costs no commit and a sixteenth of a
+// row. A row that is not full goes with whatever is committed when its oldest
+// message has waited for packedWait, and at the end of the term. A crash before
+// that costs the plaintexts, and then such a recipient is answered as if nothing
+// was kept.
+
+const (
+	packedCount  = 16
+	packedBytes  = 64 << 10 // a row with that much is full too
+	packedWait   = 10 * time.Second
+	packedFormat = "packed"
+	packedFresh  = 10 * time.Minute // how long the rows that were read for a lookup stay in memory
+)
+
+// sentPack is the row that takes the next sent messages.
+type sentPack struct {
+	id    string
+	data  []byte // entries
+	last  int64  // Unix ms of the newest
+	count int
+	fresh int       // entries that no commit has taken along
+	since time.Time // of the oldest of these
+	next  int
+
+	read   map[string][]byte // what was read for a lookup, by outgoingID
+	readAt time.Time
+}
+
+// packedEntry is an outgoing id, and time and plaintext.
+func packedEntry(id string, at int64, plaintext []byte) []byte {
+	return appendBytes(appendBytes(nil, []byte(id)), append(fieldsOf(at), plaintext...))
+}
+
+// KeepSent implements SentKeeper.
+func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.MessageID, plaintext []byte) error {
+	const op = "keep a sent message"
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return &goneError{op: op, cause: ErrSuperseded}
+	}
+	now, key := time.Now(), outgoingID(chat, id)
+	p := &s.pack
+	if p.fresh == 0 {
+		p.since = now
+	}
+	if p.count == 0 {
+		p.next++
+		p.id = packedFormat + "/" + strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + strconv.Itoa(p.next)
+	}
+	p.last = now.UnixMilli()
+	p.data = append(p.data, packedEntry(key, p.last, plaintext)...)
+	p.count++
+	p.fresh++
+	switch {
+	case p.read != nil && now.Sub(p.readAt) > packedFresh:
+		p.read = nil
+	case p.read != nil:
+		p.read[key] = append(fieldsOf(p.last), plaintext...)
+	}
+	full := p.count >= packedCount || len(p.data) >= packedBytes
+	if full {
+		s.packLocked()
+	}
+	s.mu.Unlock()
+	if full {
+		return s.DeleteOldOutgoingEvents(context.Background())
+	}
+	return nil
+}
+
+// packLocked lets the next commit take along what is not stored yet.
+func (s *deviceStore) packLocked() {
+	p := &s.pack
+	if p.fresh == 0 {
+		return
+	}
+	c := put(tOutgoing, p.id, outgoingValue(p.last, packedFormat, p.data))
+	s.dirty[s.im.rowOf(c)] = struct{}{}
+	s.im.apply(c)
+	s.late[logicalID{c.table, c.id}] = struct{}{}
+	p.fresh = 0
+	if p.count >= packedCount || len(p.data) >= packedBytes {
+		p.data, p.count = nil, 0
+	}
+}
+
+// packDueLocked is packLocked for a commit that happens anyway.
+func (s *deviceStore) packDueLocked() {
+	if s.pack.fresh > 0 && time.Since(s.pack.since) >= packedWait {
+		s.packLocked()
+	}
+}
+
+// Sent implements SentKeeper.
+func (s *deviceStore) Sent(_ context.Context, chat, altChat types.JID, id types.MessageID) ([]byte, error) {
+	const op = "look for a sent message"
+	if err := s.ready(op); err != nil {
+		return nil, err
+	}
+	keys := []string{outgoingID(chat, id)}
+	if !altChat.IsEmpty() {
+		keys = append(keys, outgoingID(altChat, id))
+	}
+	limit := before(s.cfg.retention.Sent).UnixMilli()
+	look := func(packed map[string][]byte) (plaintext []byte, found bool) {
+		for _, key := range keys {
+			v, ok := packed[key]
+			if !ok {
+				continue
+			}
+			if f := (fields{b: v}); f.varint() >= limit && f.err == nil {
+				return copyOf(f.b), true
+			}
+		}
+		return nil, false
+	}
+	s.mu.Lock()
+	here := make(map[string][]byte)
+	unpack(here, s.pack.data)
+	for id, v := range s.im.flat[tOutgoing] {
+		unpackRow(here, id, v)
+	}
+	read := s.pack.read
+	if time.Since(s.pack.readAt) > packedFresh {
+		read = nil
+	}
+	plaintext, found := look(here)
+	if !found && read != nil {
+		plaintext, found = look(read)
+	}
+	s.mu.Unlock()
+	if found || read != nil {
+		return plaintext, nil
+	}
+	rows, err := s.scan(op, tOutgoing, "")
+	if err != nil {
+		return nil, err
+	}
+	read = make(map[string][]byte)
+	for _, r := range rows {
+		unpackRow(read, r.row.bucket, r.data)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	unpack(read, s.pack.data)
+	for id, v := range s.im.flat[tOutgoing] {
+		unpackRow(read, id, v)
+	}
+	s.pack.read, s.pack.readAt = read, time.Now()
+	plaintext, _ = look(read)
+	return plaintext, nil
+}
+
+// unpackRow adds the messages of a row of outgoing events to out. A row of an
+// outgoing event itself is one of them.
+func unpackRow(out map[string][]byte, id string, v []byte) {
+	f := fields{b: v}
+	at, format := f.varint(), f.bytes()
+	switch {
+	case f.err != nil:
+	case string(format) == packedFormat:
+		unpack(out, f.b)
+	case string(format) == "wa":
+		out[id] = append(fieldsOf(at), f.b...)
+	}
+}
+
+func unpack(out map[string][]byte, entries []byte) {
+	_ = decodePacked(entries, func(id string, v []byte) { out[id] = v })
+}

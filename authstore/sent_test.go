@@ -1,0 +1,114 @@
+package authstore
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+)
+
+// sendKept is a send to one contact, with its plaintext kept as it leaves.
+func sendKept(t *testing.T, d *store.Device, n int) {
+	t.Helper()
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, uint32(n+1))))
+	require.NoError(t, storeOf(d).KeepSent(bg, testJID(1), fmt.Sprint("ID", n), fmt.Append(nil, "text ", n)))
+}
+
+func requireSent(t *testing.T, d *store.Device, n int) {
+	t.Helper()
+	for _, chats := range [][2]types.JID{{testJID(1)}, {testJID(2), testJID(1)}} {
+		text, err := storeOf(d).Sent(bg, chats[0], chats[1], fmt.Sprint("ID", n))
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint("text ", n), string(text))
+	}
+}
+
+func TestKeptSendsCostNoCommitAndFewRows(t *testing.T) {
+	kv := newMapKV()
+	_, d, _ := open(t, kv)
+	require.NoError(t, storeOf(d).flush("test"))
+	const n = 10 * packedCount
+	commits, puts, reads := kv.Commits(), kv.puts.Load(), kv.Reads()
+	for i := range n {
+		sendKept(t, d, i)
+	}
+	require.EqualValues(t, n, kv.Commits()-commits, "one a send")
+	require.LessOrEqual(t, kv.puts.Load()-puts, int64(n+n/packedCount))
+	require.LessOrEqual(t, kv.Reads()-reads, int64(1), "one look for old ones")
+	require.NoError(t, storeOf(d).flush("test"))
+	require.Equal(t, n/packedCount, kv.count("outgoing"))
+}
+
+func TestSentMessageIsFoundAfterHandOvers(t *testing.T) {
+	for name, opts := range map[string][]Option{"plain": nil, "sealed": {nameSeal}} {
+		t.Run(name, func(t *testing.T) {
+			kv := newMapKV()
+			c, d, _ := open(t, kv, opts...)
+			for i := range 3*packedCount + 5 {
+				sendKept(t, d, i)
+				requireSent(t, d, i)
+			}
+			for range 2 {
+				for i := range 3*packedCount + 5 {
+					requireSent(t, d, i)
+				}
+				text, err := storeOf(d).Sent(bg, testJID(2), types.EmptyJID, "ID1")
+				require.NoError(t, err)
+				require.Nil(t, text, "of another chat")
+				c, d, _ = reopen(t, kv, c, opts...)
+				require.NoError(t, storeOf(d).KeepSent(bg, testJID(1), "between", []byte("x")))
+			}
+			// What is sent after the rows were read is found too.
+			requireSent(t, d, 0)
+			sendKept(t, d, 1000)
+			requireSent(t, d, 1000)
+		})
+	}
+}
+
+// A quiet account writes what it has sent with its next commit after a few
+// seconds, and never for that alone.
+func TestQuietAccountKeepsWhatItSentWithItsNextCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, _ := open(t, kv)
+		require.NoError(t, storeOf(d).flush("test"))
+		sendKept(t, d, 0)
+		commits := kv.Commits()
+		time.Sleep(time.Hour)
+		require.Equal(t, commits, kv.Commits())
+		require.Zero(t, kv.count("outgoing"))
+		require.NoError(t, d.Sessions.PutSession(bg, "2:0", validSession(t, 1)))
+		require.Equal(t, commits+1, kv.Commits())
+		require.Equal(t, 1, kv.count("outgoing"))
+		requireSent(t, d, 0)
+	})
+}
+
+func TestSentMessageIsGoneAfterItsRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv, WithRetention(Retention{Sent: aDay}))
+		for i := range packedCount {
+			sendKept(t, d, i)
+		}
+		time.Sleep(aDay - time.Hour)
+		requireSent(t, d, 0)
+		c, d, _ = reopen(t, kv, c, WithRetention(Retention{Sent: aDay}))
+		time.Sleep(2 * time.Hour)
+		text, err := storeOf(d).Sent(bg, testJID(1), types.EmptyJID, "ID0")
+		require.NoError(t, err)
+		require.Nil(t, text)
+		require.Equal(t, 1, kv.count("outgoing"))
+		for i := range packedCount {
+			sendKept(t, d, 100+i)
+		}
+		synctest.Wait()
+		require.NoError(t, c.Close(bg))
+		require.Equal(t, 1, kv.count("outgoing"), "the new ones")
+	})
+}
