@@ -39,7 +39,11 @@ func outgoingValue(at int64, format string, plaintext []byte) []byte {
 }
 
 func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id types.MessageID, format string, plaintext []byte) error {
-	return s.later(ctx, "add outgoing event", soon,
+	const op = "add outgoing event"
+	if s.cfg.retention.Sent < 0 {
+		return s.ready(op)
+	}
+	return s.later(ctx, op, soon,
 		put(tOutgoing, outgoingID(chat, id), outgoingValue(time.Now().UnixMilli(), format, plaintext)))
 }
 

@@ -46,7 +46,7 @@ type Retention struct {
 	FinishedEvents time.Duration
 
 	// Sent is for how long a recipient who could not decrypt a message may ask
-	// for it again. Default 7 days.
+	// for it again. Default 7 days; less than 0: nothing that is sent is kept.
 	Sent time.Duration
 
 	// SentCount is how many sent messages are kept at most. Default 10,000.
@@ -68,7 +68,9 @@ func (r Retention) withDefaults() Retention {
 	or(&r.PrivacyTokens, defaultTokenAge)
 	or(&r.FinishedEvents, eventTTL)
 	r.FinishedEvents = max(r.FinishedEvents, eventTTL)
-	or(&r.Sent, outgoingTTL)
+	if r.Sent == 0 {
+		r.Sent = outgoingTTL
+	}
 	if r.SentCount <= 0 {
 		r.SentCount = outgoingMost
 	}

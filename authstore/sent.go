@@ -60,7 +60,7 @@ func packedEntry(id string, at int64, plaintext []byte) []byte {
 // KeepSent implements SentKeeper.
 func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.MessageID, plaintext []byte) error {
 	const op = "keep a sent message"
-	if err := s.ready(op); err != nil {
+	if err := s.ready(op); err != nil || s.cfg.retention.Sent < 0 {
 		return err
 	}
 	s.mu.Lock()

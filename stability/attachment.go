@@ -172,6 +172,7 @@ func (a *attachment) onPaired(id types.JID) {
 // onDial is told by the dialer of each new attempt, also of one that the host
 // began by itself.
 func (a *attachment) onDial(c *link.Conn) {
+	a.keepSent()
 	a.m.mu.Lock()
 	a.dialing = c
 	_, after := a.t.take(core.Socket{Client: a.number})

@@ -106,7 +106,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 		return nil, fmt.Errorf("stability: Attach: %w", err)
 	}
 	m.useVersion(c)
-	keepSent(c)
+	a.keepSent()
 	if tapped {
 		tap.target.Store(a)
 	}

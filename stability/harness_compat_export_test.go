@@ -10,6 +10,7 @@ const (
 	RelyTap        = relyTap
 	RelyLogin      = relyLogin
 	RelyProbe      = relyProbe
+	RelySent       = relySent
 	RelyQueueLoop  = link.QueueLoop
 	RelyLoopWords  = link.LoopWords
 	RelyTable      = link.HandlerTable

@@ -45,6 +45,7 @@ func (t *tap) Debugf(msg string, args ...any) {
 		if a := t.target.Load(); a != nil {
 			if s, ok := lookSent(args[0]); ok {
 				a.m.sends.sent(s)
+				a.sent(s)
 			}
 		}
 	}

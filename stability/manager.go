@@ -60,6 +60,8 @@ type Manager struct {
 	changed   chan struct{}   // closed and replaced at every transition
 	damage    damage
 	compat    compat
+
+	resends resends
 }
 
 // outage is what is known of a backend that does not answer.

@@ -123,7 +123,7 @@ func (m *Manager) runClient(ctx context.Context, t *term, d *store.Device, setup
 		if ctx.Err() != nil {
 			return false, nil
 		}
-		keepSent(c) // setup may have set a callback of its own
+		a.keepSent() // setup may have set a callback of its own
 	}
 	t.noteWith(func() core.Evidence {
 		a.connect = func(ctx context.Context) error {

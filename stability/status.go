@@ -86,7 +86,7 @@ func (m *Manager) Status() Status {
 	defer m.mu.Unlock()
 	st.ModeSince, st.Closed = m.modeSince, m.closed
 	st.Compat = m.compatLocked()
-	st.Messages.Sent = m.sentLocked(now)
+	st.Messages.Sent, st.Messages.Resends = m.sentLocked(now), m.resends.view()
 	if m.outage.err != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.outage.err, m.outage.since
 	}
