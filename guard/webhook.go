@@ -28,6 +28,21 @@ type Webhook struct {
 	done     chan struct{} // closed when the worker ends; nil while none runs
 	failing  bool          // the last attempt failed
 	finished bool          // Close was called
+	unsaid   []func()      // lines for the log, written behind the unlock
+}
+
+// unlock unlocks mu. The host's log is not called under it.
+func (w *Webhook) unlock() {
+	unsaid := w.unsaid
+	w.unsaid = nil
+	w.mu.Unlock()
+	for _, say := range unsaid {
+		say()
+	}
+}
+
+func (w *Webhook) logLocked(level slog.Level, text string, attrs ...any) {
+	w.unsaid = append(w.unsaid, func() { w.cfg.logger.Log(context.Background(), level, text, attrs...) })
 }
 
 // parcel is the newest state of one incident that is still to be delivered.
@@ -205,7 +220,7 @@ func defaultTransport() http.RoundTripper {
 // nothing.
 func (w *Webhook) Notify(n Notification) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	defer w.unlock()
 	if w.finished || n.Incident.ID == "" {
 		return
 	}
@@ -232,7 +247,7 @@ func (w *Webhook) noteLocked(n Notification) bool {
 		return true
 	}
 	if len(w.queue) == maxParcels {
-		w.cfg.logger.Error("webhook queue is full, the oldest incident is left out", "host", w.host, "incident", w.queue[0].n.Incident.ID)
+		w.logLocked(slog.LevelError, "webhook queue is full, the oldest incident is left out", "host", w.host, "incident", w.queue[0].n.Incident.ID)
 		w.queue = append(w.queue[:0], w.queue[1:]...)
 	}
 	w.queue = append(w.queue, &parcel{n: n, delivery: newDelivery(), known: n.Change == ChangeResolved})
@@ -307,9 +322,9 @@ func (w *Webhook) work(done chan struct{}) {
 // next takes the first parcel; nil means that the worker ends.
 func (w *Webhook) next() (*parcel, Notification, string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	defer w.unlock()
 	if w.finished && len(w.queue) > 0 && w.failing {
-		w.cfg.logger.Error("incidents were not delivered before the end", "host", w.host, "count", len(w.queue))
+		w.logLocked(slog.LevelError, "incidents were not delivered before the end", "host", w.host, "count", len(w.queue))
 		w.queue = nil
 	}
 	if len(w.queue) == 0 {
@@ -324,7 +339,7 @@ func (w *Webhook) next() (*parcel, Notification, string) {
 // settle does what the outcome of an attempt asks for.
 func (w *Webhook) settle(p *parcel, r outcome) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	defer w.unlock()
 	p.sending = false
 	p.known = p.known || r.arrived
 	i := 0
@@ -341,19 +356,19 @@ func (w *Webhook) settle(p *parcel, r outcome) {
 	case p.changed, r.again:
 		w.queue = append(w.queue, p) // others take their turn
 	}
-	w.logLocked(p, r)
+	w.logOutcomeLocked(p, r)
 }
 
-func (w *Webhook) logLocked(p *parcel, r outcome) {
+func (w *Webhook) logOutcomeLocked(p *parcel, r outcome) {
 	was := w.failing
 	w.failing = r.again
 	switch {
 	case r.again && !was:
-		w.cfg.logger.Warn("webhook does not take incidents; trying again until it does", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
+		w.logLocked(slog.LevelWarn, "webhook does not take incidents; trying again until it does", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
 	case r.again:
 	case r.err != nil:
-		w.cfg.logger.Error("webhook refuses an incident; not tried again: check URL and credentials", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
+		w.logLocked(slog.LevelError, "webhook refuses an incident; not tried again: check URL and credentials", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
 	case was:
-		w.cfg.logger.Info("webhook takes incidents again", "host", w.host)
+		w.logLocked(slog.LevelInfo, "webhook takes incidents again", "host", w.host)
 	}
 }

@@ -1,6 +1,7 @@
 package stability
 
 import (
+	"log/slog"
 	"reflect"
 	"slices"
 
@@ -36,7 +37,7 @@ func (a *attachment) onAppState(evt any) bool {
 		a.appState = map[string]struct{}{}
 	}
 	a.appState[name] = struct{}{}
-	a.m.cfg.logger.Warn("a part of the app state could not be read: contacts, archived or muted chats may be out of date; messages are not affected", "part", name)
+	a.m.logLocked(slog.LevelWarn, "a part of the app state could not be read: contacts, archived or muted chats may be out of date; messages are not affected", "part", name)
 	return true
 }
 

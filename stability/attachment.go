@@ -175,14 +175,13 @@ func (a *attachment) onDial(c *link.Conn) {
 	a.keepSent()
 	a.m.mu.Lock()
 	a.dialing = c
-	_, after := a.t.take(core.Socket{Client: a.number})
+	a.t.take(core.Socket{Client: a.number})
 	bound := a.at.link == c
 	a.dialing = nil
 	a.m.mu.Unlock()
 	if !bound {
 		c.Cut(ErrStopping)
 	}
-	after.run()
 }
 
 // attempt makes an attempt. It returns when the connect function has.

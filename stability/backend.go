@@ -20,7 +20,7 @@ type Backend struct {
 	// Close is called once, last, by Manager.Close. It never closes what the
 	// host passed in.
 	Close func() error
-	// Destroy removes the account for good: its session, state, incidents and
+	// Destroy removes the account for good: its device, state, incidents and
 	// lock. It is for the host to call, also after Close; the Manager never
 	// does. lock.ErrHeld while an instance holds the account; then nothing is
 	// removed. Nothing can be restored afterwards. It is no error if there is

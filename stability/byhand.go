@@ -189,9 +189,8 @@ func (m *Manager) HandleDisconnected(ctx context.Context, cause any) (reconnect.
 		m.mu.Unlock()
 		return reconnect.Decision{Status: reconnect.StatusDisconnected}, ErrNotAttached
 	}
-	var after chores
 	if ends {
-		_, after = t.take(core.HostEnd{Cause: found})
+		t.take(core.HostEnd{Cause: found})
 	}
 	d, _, ended := t.core.End()
 	if !ended {
@@ -199,7 +198,6 @@ func (m *Manager) HandleDisconnected(ctx context.Context, cause any) (reconnect.
 		d = reconnect.Decision{Status: st.Status, RetryCount: st.RetryCount}
 	}
 	m.mu.Unlock()
-	after.run()
 	return d, nil
 }
 

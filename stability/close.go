@@ -20,16 +20,14 @@ func (m *Manager) Close(ctx context.Context) error {
 	first := !m.closed
 	m.closed = true
 	t, watched := m.term, m.watched
-	var after chores
 	if first {
 		m.end()
 		if t != nil {
-			_, after = t.take(core.Stop{Why: why(ErrClosed), Graceful: true})
+			t.take(core.Stop{Why: why(ErrClosed)})
 		}
 		m.broadcastLocked()
 	}
 	m.mu.Unlock()
-	after.run()
 	if !first {
 		select {
 		case <-m.shut:

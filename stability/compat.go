@@ -2,6 +2,7 @@ package stability
 
 import (
 	"cmp"
+	"log/slog"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -70,7 +71,7 @@ func (m *Manager) noteCompatLocked(part link.Reliance, effect string) {
 	if !m.compat.told[part] {
 		m.compat.told[part] = true
 		v := versions()
-		m.cfg.logger.Warn("something of whatsmeow's inside is not as this library knows it; going on without",
+		m.logLocked(slog.LevelWarn, "something of whatsmeow's inside is not as this library knows it; going on without",
 			"part", string(part), "effect", effect, "whatsmeow", v.Whatsmeow, "library", v.Library)
 	}
 }

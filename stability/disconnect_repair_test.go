@@ -23,7 +23,7 @@ func TestAfterThreeUnexplainedEndsInARowTheWholeAppStateIsFetchedOnce(t *testing
 		time.Sleep(2 * time.Minute)
 		a.forget()
 		for n := 1; n <= 3; n++ {
-			require.Zero(t, lines.count("repairing the local session: fetching the whole app state again"))
+			require.Zero(t, lines.count("repairing what is stored here: fetching the whole app state again"))
 			w.sim.Fault(wasim.StreamError("500")).For(w.account.JID()).Now()
 			e := a.reached(n, stability.EventDisconnected)
 			require.Equal(t, reconnect.ReasonBadSession, e.Reason)
@@ -32,7 +32,7 @@ func TestAfterThreeUnexplainedEndsInARowTheWholeAppStateIsFetchedOnce(t *testing
 		}
 		time.Sleep(5 * time.Minute)
 		require.Zero(t, lines.count("app state not fetched"), "the service answers")
-		require.Equal(t, 1, lines.count("repairing the local session: fetching the whole app state again"))
+		require.Equal(t, 1, lines.count("repairing what is stored here: fetching the whole app state again"))
 		require.Equal(t, reconnect.StatusConnected, a.status().WA, "the session stays")
 		a.stop()
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -317,8 +318,9 @@ func (w *world) named(label string, opts ...stability.Option) *named {
 	w.t.Helper()
 	n := &named{instance: &instance{w: w, codes: make(chan stability.QR, 256), result: make(chan error, 1)}, lines: &lines{}}
 	n.backend, n.wire = through(w.memory.Backend())
+	log := &curious{Handler: logger().Handler()}
 	m, err := stability.New(append([]stability.Option{
-		stability.WithBackend(n.backend), stability.WithLogger(logger()),
+		stability.WithBackend(n.backend), stability.WithLogger(slog.New(log)),
 		stability.WithExit(func(int) { w.t.Errorf("the process would have ended to break a loop: %s", n.m.Status().Summary) }),
 		stability.WithTransport(n.lines.record(w.sim.Transport(label))),
 		stability.WithQR(func(q stability.QR) { n.codes <- q }),
@@ -334,6 +336,7 @@ func (w *world) named(label string, opts ...stability.Option) *named {
 	}, opts...)...)
 	require.NoError(w.t, err)
 	n.m = m
+	log.m.Store(m)
 	w.t.Cleanup(n.kill)
 	return n
 }

@@ -137,8 +137,9 @@ type instance struct {
 func (w *world) instance(opts ...stability.Option) *instance {
 	w.t.Helper()
 	i := &instance{w: w, backend: w.memory.Backend(), codes: make(chan stability.QR, 64), result: make(chan error, 1), exits: make(chan int, 16)}
+	log := &curious{Handler: logger().Handler()}
 	base := []stability.Option{
-		stability.WithBackend(i.backend), stability.WithTransport(w.sim.Transport()), stability.WithLogger(logger()),
+		stability.WithBackend(i.backend), stability.WithTransport(w.sim.Transport()), stability.WithLogger(slog.New(log)),
 		stability.WithExit(func(code int) { i.exits <- code }),
 		stability.WithQR(func(q stability.QR) { i.codes <- q }),
 		stability.WithObserver(func(e stability.Event) {
@@ -154,6 +155,7 @@ func (w *world) instance(opts ...stability.Option) *instance {
 	m, err := stability.New(append(base, opts...)...)
 	require.NoError(w.t, err)
 	i.m = m
+	log.m.Store(m)
 	w.t.Cleanup(i.kill)
 	return i
 }

@@ -64,12 +64,12 @@ const resyncBudget = 2 * time.Minute
 
 // resync fetches the whole app state again, after the service has ended
 // several connections in a row without saying why: a state that went wrong is
-// one thing that it could not tell. Rows of the session that do not parse were
-// set aside by the store already, and are rebuilt by the protocol.
+// one thing that it could not tell. Stored rows that do not parse were set
+// aside by the store already, and are rebuilt by the protocol.
 func (a *attachment) resync(l *link.Conn) {
 	ctx, cancel := context.WithTimeout(a.t.patience, resyncBudget)
 	defer cancel()
-	a.m.cfg.logger.Info("repairing the local session: fetching the whole app state again")
+	a.m.cfg.logger.Info("repairing what is stored here: fetching the whole app state again")
 	for _, name := range appstate.AllPatchNames {
 		if isClosed(l.Down()) {
 			return

@@ -22,49 +22,35 @@ func (t *term) note(e core.Evidence) core.Effect {
 // is none.
 func (t *term) noteWith(gather func() core.Evidence) core.Effect {
 	t.m.mu.Lock()
-	long, chores := t.take(gather())
-	t.m.mu.Unlock()
-	chores.run()
-	return long
+	defer t.m.mu.Unlock()
+	return t.take(gather())
 }
 
-// chores are what is done behind the unlock: the host's log is not called
-// under a lock, and a cut may wait for a write.
-type chores []func()
-
-func (c chores) run() {
-	for _, f := range c {
-		f()
-	}
-}
-
-// take gives evidence to the core, under the Manager's lock. The caller runs
-// the chores behind the unlock.
-func (t *term) take(e core.Evidence) (long core.Effect, after chores) {
+// take gives evidence to the core, under the Manager's lock, and carries out
+// what does not block.
+func (t *term) take(e core.Evidence) (long core.Effect) {
 	if e == nil {
-		return nil, nil
+		return nil
 	}
 	effects := t.core.Handle(e, time.Now())
 	for _, f := range effects {
 		if core.Long(f) {
 			long = f
 		}
-		if chore := t.carryOut(f); chore != nil {
-			after = append(after, chore)
-		}
+		t.carryOut(f)
 	}
 	if _, tick := e.(core.Tick); !tick {
 		t.poke()
 	} else if len(effects) == 0 {
-		return long, after
+		return long
 	}
 	t.m.broadcastLocked()
-	return long, after
+	return long
 }
 
 // carryOut carries an effect out under the Manager's lock, as far as that can
-// be; the rest is returned.
-func (t *term) carryOut(f core.Effect) (after func()) {
+// be; the rest is left to its unlock.
+func (t *term) carryOut(f core.Effect) {
 	m, a := t.m, t.client
 	switch f := f.(type) {
 	case core.Announce:
@@ -84,7 +70,7 @@ func (t *term) carryOut(f core.Effect) (after func()) {
 	case core.ShowCode:
 		m.notify.show(QR{Code: f.Code, ExpiresAt: f.Until}, m.cfg.onQR)
 	case core.Log:
-		return func() { m.cfg.logger.Log(context.Background(), f.Level, f.Text, f.Attrs...) }
+		m.logLocked(f.Level, f.Text, f.Attrs...)
 	case core.Bind:
 		m.sends.down() // if nobody said so
 		if a.at.number != f.Conn {
@@ -100,13 +86,14 @@ func (t *term) carryOut(f core.Effect) (after func()) {
 		a.connect = a.scheduled
 	case core.Cut:
 		if a == nil || a.at.number != f.Conn || a.at.link == nil {
-			return nil
+			return
 		}
 		l := a.at.link
 		if l == a.dialing { // nothing is written on it yet, and nothing must be
-			return func() { l.Cut(f.Cause) }
+			m.mu.afterwards(func() { l.Cut(f.Cause) })
+			return
 		}
-		return func() { go l.Cut(f.Cause) }
+		m.mu.afterwards(func() { go l.Cut(f.Cause) }) // it may wait for a write
 	case core.CancelCall:
 		if a != nil && a.at.number == f.Conn && a.at.cancel != nil {
 			a.at.cancel()
@@ -141,7 +128,6 @@ func (t *term) carryOut(f core.Effect) (after func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		a.at = attempt{number: f.Conn, ctx: ctx, cancel: cancel}
 	}
-	return nil
 }
 
 // newsKinds are the events that observers are told of what the core announces.
@@ -190,21 +176,17 @@ func (t *term) loop() {
 // until when to wait for what.
 func (t *term) look() (long core.Effect, until time.Time, down <-chan struct{}) {
 	m := t.m
-	var after chores
-	defer func() { after.run() }()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	if gone := t.socketGone(); gone != nil {
-		_, after = t.take(*gone)
+		t.take(*gone)
 	}
 	again, dead := t.client.check(now)
 	if dead != nil {
-		_, more := t.take(*dead)
-		after = append(after, more...)
+		t.take(*dead)
 	}
-	long, more := t.take(core.Tick{Held: t.hold.Held(), Up: t.up()})
-	after = append(after, more...)
+	long = t.take(core.Tick{Held: t.hold.Held(), Up: t.up()})
 	until = now.Add(time.Hour)
 	for _, at := range []time.Time{again, t.core.Next(now)} {
 		if !at.IsZero() && at.Before(until) {

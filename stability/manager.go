@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,8 +44,8 @@ type Manager struct {
 	end  context.CancelFunc
 	shut chan struct{} // closed when Close has finished
 
-	mu        sync.Mutex // guards what follows; never held across I/O or a callback
-	term      *term      // the present one; nil in standby
+	mu        mutex // guards what follows; never held across I/O, a callback or the host's log
+	term      *term // the present one; nil in standby
 	runs      bool
 	closed    bool
 	standby   bool            // standing by was reported
@@ -484,7 +483,7 @@ func (m *Manager) noteStandby() {
 		return
 	}
 	m.standby = true
-	m.cfg.logger.Info("standing by: another instance holds the lock")
+	m.logLocked(slog.LevelInfo, "standing by: another instance holds the lock")
 	m.eventLocked(Event{Kind: EventStandby})
 }
 
@@ -501,10 +500,10 @@ func (m *Manager) noteStoreLocked(err error) {
 	switch {
 	case was == nil && err != nil:
 		m.outage.since, m.outage.watched = time.Now(), m.term == nil && m.standby
-		m.cfg.logger.Warn("the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
+		m.logLocked(slog.LevelWarn, "the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
 	case was != nil && err == nil:
-		m.cfg.logger.Info("the backend answers again", "backend", m.cfg.backend.Name, "after", time.Since(m.outage.since))
+		m.logLocked(slog.LevelInfo, "the backend answers again", "backend", m.cfg.backend.Name, "after", time.Since(m.outage.since))
 		m.eventLocked(Event{Kind: EventStoreUp})
 	}
 }

@@ -70,14 +70,13 @@ func (t *term) tearDown() {
 	if deactivation(cause) == reconnect.ReasonStoreUnavailable {
 		m.noteStoreLocked(cause)
 	}
-	_, after := t.take(core.TornDown{})
+	t.take(core.TornDown{})
 	m.term = nil
 	if why.Healing && !m.cfg.autoheal.InProcess {
 		m.exiting = make(chan struct{})
 	}
 	m.broadcastLocked()
 	m.mu.Unlock()
-	after.run()
 	t.hurry()
 	t.wg.Wait()
 	m.cfg.logger.Info("not active any more", "cause", cause)

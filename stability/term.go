@@ -123,7 +123,7 @@ func (t *term) cut(cause error) {
 }
 
 // stop makes the loop tear everything down and return.
-func (t *term) stop(cause error) { t.note(core.Stop{Why: why(cause), Graceful: true}) }
+func (t *term) stop(cause error) { t.note(core.Stop{Why: why(cause)}) }
 
 // why is how the core is told of a cause for the end of a term.
 func why(cause error) core.Why {

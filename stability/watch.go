@@ -2,6 +2,7 @@ package stability
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -134,7 +135,7 @@ func (a *attachment) judge(now time.Time) keepalive.Verdict {
 	v := a.t.monitor.Check(o, now)
 	a.vitals.verdict = v
 	if v.Health != before.Health && before.Health != "" {
-		a.m.cfg.logger.Info("health", "is", v.Health, "was", before.Health, "text", v.Text)
+		a.m.logLocked(slog.LevelInfo, "health", "is", v.Health, "was", before.Health, "text", v.Text)
 		a.m.eventLocked(Event{Kind: EventHealth, Health: v.Health, Detail: v.Text})
 	}
 	return v
@@ -226,11 +227,11 @@ func (a *attachment) measure(l *link.Conn, now time.Time) bool {
 	switch old := w.Waiting > 0 && now.Sub(w.Oldest) >= a.m.queueEvery(); {
 	case old && !v.backlog:
 		v.backlog = true
-		a.m.cfg.logger.Info("received messages, receipts and notices wait to be handled",
+		a.m.logLocked(slog.LevelInfo, "received messages, receipts and notices wait to be handled",
 			"waiting", w.Waiting, "oldest", now.Sub(w.Oldest), "perSecond", v.perSecond)
 	case w.Waiting == 0 && v.backlog:
 		v.backlog = false
-		a.m.cfg.logger.Info("nothing waits to be handled any more")
+		a.m.logLocked(slog.LevelInfo, "nothing waits to be handled any more")
 	}
 	return true
 }

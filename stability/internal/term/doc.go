@@ -28,10 +28,11 @@
 //
 //	          a loop is found        recorded
 //	Working ──────────────────▶ Breaking ─────▶ Broken
-//	   │ ▲                         │  │            │ people were told
-//	   │ └──── not recorded ───────┘  │            ▼
-//	   ├── Stop ──────────────────────┴──────▶ Leaving ──┐
-//	   └── CutTerm: lock lost, store unusable ─▶ Dropped ──┴─▶ Finished
+//	   ▲                           │               │ people were told
+//	   └────── not recorded ───────┘               ▼
+//	any of the three ── Stop ────────────────▶ Leaving ──┐
+//	any of the three ── CutTerm ─────────────▶ Dropped ──┴─▶ Finished
+//	                    (lock lost, store unusable)
 //
 // In Leaving the lock is held until everything is written down. In Dropped
 // nothing is written any more. A term ends once: the first cause stays.

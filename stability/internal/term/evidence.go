@@ -19,11 +19,8 @@ type (
 		Held bool // the lock is trusted now
 		Up   bool // the socket of the newest connection is open
 	}
-	// Stop ends the term.
-	Stop struct {
-		Why      Why
-		Graceful bool // the term is held until everything is written down
-	}
+	// Stop ends the term in good order: it is held until everything is written down.
+	Stop struct{ Why Why }
 	// CutTerm ends the term at once, and the connection with it.
 	CutTerm struct {
 		Why   Why
@@ -31,7 +28,7 @@ type (
 	}
 	// TornDown says that nothing of the term is left.
 	TornDown struct{}
-	// SaveDone says what came of a Save.
+	// SaveDone says what came of a SaveState.
 	SaveDone struct{ Err error }
 	// ProveStore asks for a save, which tells whether the backend answers.
 	ProveStore struct{}

@@ -215,6 +215,11 @@ var defects = []struct {
 	{"nothing follows an end that was brought to its very end", rewrite(onCleanedUp, Working, Ended, func(c *Core, e Evidence) { c.tell(); c.to(Over) })},
 	{"an end is not told", rewrite(onCleanedUp, Working, Ended, func(c *Core, e Evidence) { c.to(Over); c.follow() })},
 	{"an end is told again", rewrite(onLate, Working, Ended, func(c *Core, e Evidence) { c.conn.seen &^= toldEnd; c.tell() })},
+	{"the end of a connection that the host's own takes the place of is not told", rewrite(onSocket, Working, Ended, func(c *Core, e Evidence) {
+		c.begin(Waiting, Returned)
+		c.bind()
+		c.conn.deadline = c.now.Add(time.Minute)
+	})},
 	{"the deletion of a device is not heard", rewrite(onDeviceDeleted, Working, Up, deviceMarked)},
 	{"a client that becomes ready while a loop is broken is forgotten", rewrite(onReady, Breaking, anyConn, nil)},
 	{"whoever asks is not heard", rewrite(onAsk, Working, anyConn, nil)},

@@ -53,7 +53,7 @@ func TestStreamError515DuringAHandOver(t *testing.T) {
 	now := origin
 	for _, e := range []Evidence{
 		DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
-		Stop{Why: Why{Yielded: true}, Graceful: true},
+		Stop{Why: Why{Yielded: true}},
 	} {
 		c.Handle(e, now)
 	}

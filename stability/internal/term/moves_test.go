@@ -205,7 +205,7 @@ var moves = func() (all []move) {
 	add("prove", func(w *world) { w.bring(ProveStore{}) })
 	add("stop", func(w *world) {
 		w.leaving = true
-		w.bring(Stop{Why: Why{Yielded: true, Err: errFails}, Graceful: true})
+		w.bring(Stop{Why: Why{Yielded: true, Err: errFails}})
 	})
 	add("cut", func(w *world) {
 		w.leaving, w.severed = true, true

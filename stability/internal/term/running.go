@@ -11,14 +11,7 @@ import (
 // What is done about the term itself: it ends, its state is saved, a loop is
 // broken.
 
-func stop(c *Core, e Evidence) {
-	s := e.(Stop)
-	p := Dropped
-	if s.Graceful {
-		p = Leaving
-	}
-	c.leave(p, s.Why)
-}
+func stop(c *Core, e Evidence) { c.leave(Leaving, e.(Stop).Why) }
 
 // leave begins the end of the term. Whatever the loop is waiting for is cut
 // short.

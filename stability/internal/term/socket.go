@@ -73,6 +73,7 @@ func socketOfHost(c *Core, e Evidence) {
 		if k.socket {
 			c.do(Cut{k.number, ErrSuperseded})
 		}
+		c.tell()
 	}
 	c.begin(Waiting, Returned)
 	c.conn.seen = 0

@@ -22,7 +22,7 @@ type rule struct {
 // if it ranks higher than "this instance steps down", which nothing does.
 var table = []rule{
 	// The term.
-	{onStop, holding, anyConn, stop, 0, Leaving | Dropped, "nothing is begun any more, and the loop tears down"},
+	{onStop, holding, anyConn, stop, 0, Leaving, "nothing is begun any more, and the loop tears down"},
 	{onStop, ending, anyConn, nil, 0, 0, "a term ends once"},
 	{onCutTerm, holding, anyConn, cutTerm, Ended, Dropped, "the connection ends with the term, at once"},
 	{onCutTerm, ending, anyConn, cutTermLate, Ended, 0, "the term ends already; the connection ends now"},

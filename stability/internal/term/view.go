@@ -79,7 +79,7 @@ func (c *Core) Parked() bool { return c.parked }
 // Scanning reports whether the newest connection waits for a phone.
 func (c *Core) Scanning() bool { return c.conn.phase&pairing != 0 }
 
-// Unpaired reports whether there is no session that could log in.
+// Unpaired reports whether there is no device that could log in.
 func (c *Core) Unpaired() bool {
 	return c.machine.State().Status == reconnect.StatusNeedsPairing
 }

@@ -85,9 +85,13 @@ func (w *world) note(conn int, f func(*fact)) {
 
 // bring gives evidence and looks at what the Core makes of it.
 func (w *world) bring(e Evidence) {
+	before := w.c.conn
 	effects := w.c.Handle(e, w.now)
 	for _, f := range effects {
-		w.carryOut(f)
+		w.carryOut(f, before.number)
+	}
+	if n := before.number; n != 0 && n != w.c.conn.number && !w.known[n].told {
+		w.violated("ToldOnce", "%T puts another connection in place of %d, and nobody was told of its end", e, n)
 	}
 	if err := w.c.Fault(); err != nil {
 		w.violated("NoFault", "%v", err)
@@ -95,7 +99,9 @@ func (w *world) bring(e Evidence) {
 	w.check()
 }
 
-func (w *world) carryOut(f Effect) {
+// carryOut carries an effect out. Before is the connection that was the newest
+// when the evidence came.
+func (w *world) carryOut(f Effect, before int) {
 	if Long(f) {
 		if w.long != nil {
 			w.violated("OneLoop", "%T while %T is under way", f, w.long)
@@ -143,10 +149,14 @@ func (w *world) carryOut(f Effect) {
 		}
 	case Announce:
 		if f.What == NewsDisconnected {
-			if w.known[k.number].told {
-				w.violated("ToldOnce", "the end of %d is told again", k.number)
+			n := k.number
+			if before != 0 {
+				n = before // the newest one has just begun
 			}
-			w.note(k.number, func(k *fact) { k.told = true })
+			if w.known[n].told {
+				w.violated("ToldOnce", "the end of %d is told again", n)
+			}
+			w.note(n, func(k *fact) { k.told = true })
 		}
 	case TellLoop:
 		if len(w.saved.Restarts) == 0 {
