@@ -57,6 +57,9 @@ func (g *gate) check(op string) error {
 // unknown, since the gate ends first, the term's next writer settles it.
 func (g *gate) commit(op string, b Batch) error {
 	epoch := g.fence.Epoch()
+	// Also between two attempts, until it is given up: the next writer would
+	// otherwise not wait for it, and repeat it on top of its own.
+	defer g.cfg.writes.begin(epoch)()
 	var unknown atomic.Bool
 	err := g.run(op, true, func(ctx context.Context) error {
 		done := g.cfg.writes.begin(epoch)
