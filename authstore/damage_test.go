@@ -44,6 +44,7 @@ func fill(t testing.TB, d *store.Device) {
 	require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, [32]byte{2}))
 	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, user, user, "ID", []byte("msg secret")))
 	require.NoError(t, storeOf(d).AddOutgoingEvent(bg, user, "OUT", "fmt", []byte("outgoing")))
+	require.NoError(t, storeOf(d).c.PutMessageEntry(bg, "M", []byte("an entry"), true))
 	require.NoError(t, storeOf(d).PutNCTSalt(bg, []byte("salt")))
 }
 

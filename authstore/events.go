@@ -43,7 +43,7 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 	if !ok {
 		open = false
 		if v, ok = s.get(ctx, tSeen, id); !ok {
-			return nil, nil
+			return s.follow(ctx, hash, nil)
 		}
 	}
 	inserted, server, plaintext, err := parseEvent(v)
@@ -54,7 +54,7 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 	if open {
 		e.Plaintext = copyOf(plaintext)
 	}
-	return e, nil
+	return s.follow(ctx, hash, e)
 }
 
 func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plaintext []byte, serverTimestamp time.Time) error {
@@ -72,6 +72,11 @@ func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plain
 // crash it means that the event is handed over once more. A handler may return
 // when its device is over; the device that took its place is told then.
 func (s *deviceStore) ClearBufferedEventPlaintext(ctx context.Context, hash [32]byte) error {
+	if d := deliveryOf(ctx); d != nil {
+		if err := d.Finish(ctx); err != nil {
+			return err
+		}
+	}
 	err := s.finishEvent(ctx, hash)
 	if err != nil && s.gate.check("") != nil {
 		if next := s.c.successor(s); next != nil {

@@ -42,6 +42,7 @@ func furnish(t testing.TB, d *store.Device) {
 	require.NoError(t, d.ChatSettings.PutMutedUntil(bg, testJID(3), store.MutedForever))
 	require.NoError(t, d.PrivacyTokens.PutPrivacyTokens(bg, store.PrivacyToken{User: testJID(4), Token: []byte("t"), Timestamp: time.Unix(6, 0)}))
 	require.NoError(t, storeOf(d).AddOutgoingEvent(bg, testJID(5), "OUT", "wa", []byte("sent")))
+	require.NoError(t, storeOf(d).c.PutMessageEntry(bg, "M", []byte("an entry"), true))
 	require.NoError(t, storeOf(d).PutNCTSalt(bg, []byte("salt")))
 	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(9), testJID(9), types.MessageID(strings.Repeat("é/", 700)), make([]byte, 5000)))
 }

@@ -231,7 +231,11 @@ func (s *deviceStore) DoDecryptionTxn(ctx context.Context, fn func(context.Conte
 		return out
 	}
 	defer end()
-	if err := fn(context.WithValue(ctx, txnKey{}, tx)); err != nil {
+	if err := caught(context.WithValue(ctx, txnKey{}, tx), fn); err != nil {
+		end() // what is written from now on is not of this transaction
+		if d := deliveryOf(ctx); d != nil && !errors.Is(err, context.Canceled) && ctx.Err() == nil {
+			return d.Failed(ctx, err)
+		}
 		return err
 	}
 	changes := end()

@@ -36,6 +36,7 @@ const (
 	tSeen                     // finished events, in buckets by age
 	tSecret                   // message secrets; on demand
 	tOutgoing                 // outgoing events; on demand
+	tMessage                  // received messages that no handler has taken yet; global
 	numTables
 )
 
@@ -65,7 +66,7 @@ func hashed(n uint32) func(string) string {
 }
 
 // specs is never written to. Landing: what a crash must find first stands
-// lowest. An event before its session: found in the buffer, it is dispatched
+// lowest. What is kept of a message before its event is finished. An event before its session: found in the buffer, it is dispatched
 // again. The prekey counter before prekeys: no id is used twice. The removal
 // of a prekey after the session that came from it.
 func specOf(t tableID) spec {
@@ -106,6 +107,8 @@ func specOf(t tableID) spec {
 		return spec{kind: "secret", lazy: true, private: true, landing: 4}
 	case tOutgoing:
 		return spec{kind: "outgoing", lazy: true, private: true, landing: 4}
+	case tMessage:
+		return spec{kind: "message", global: true, landing: -1}
 	}
 	panic(fmt.Sprintf("authstore: no table %d", t))
 }

@@ -1,0 +1,148 @@
+package authstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"go.mau.fi/whatsmeow/store"
+)
+
+// ErrPartDone is what Delivery.Begin returns for a part of a message that is to
+// be handed to nobody: it is marked as finished, and whatsmeow acknowledges the
+// message as one that it has handled before.
+var ErrPartDone = errors.New("authstore: this part of the message is done with")
+
+// Delivery follows one received message through the event buffer of a device.
+// Its methods are called in the goroutine that handles the message, and may use
+// the store with the context that they are given. They must not block for longer
+// than the store does.
+type Delivery interface {
+	// Begin is called when whatsmeow asks for a part of the message, before it
+	// is decrypted. known is what the buffer has of it, nil for a new one. An
+	// error is returned to whatsmeow: one that matches context.Canceled leaves
+	// the message unacknowledged. See ErrPartDone.
+	Begin(ctx context.Context, known *store.BufferedEvent) error
+	// Failed is called when a part could not be decrypted, before whatsmeow
+	// acknowledges the message. An error takes the place of err.
+	Failed(ctx context.Context, err error) error
+	// Finish is called when the handlers have returned, before the part is
+	// marked as finished. With an error it is not.
+	Finish(ctx context.Context) error
+}
+
+type deliveryKey struct{}
+
+// WithDelivery lets d follow the message that is handled under the context. The
+// devices of a Container look for it.
+func WithDelivery(ctx context.Context, d Delivery) context.Context {
+	return context.WithValue(ctx, deliveryKey{}, d)
+}
+
+func deliveryOf(ctx context.Context) Delivery {
+	d, _ := ctx.Value(deliveryKey{}).(Delivery)
+	return d
+}
+
+// MessageBook is a Store that keeps entries about received messages: what
+// stability.Manager must not forget of those that no handler has taken yet. An
+// entry is the caller's own format; it is sealed like every row, and stays when
+// the device is deleted or another is paired. A Manager whose store is none
+// keeps its book in memory. *Container implements it.
+type MessageBook interface {
+	// MessageEntries gives all entries by id. From memory once a device was
+	// loaded; it needs one.
+	MessageEntries(ctx context.Context) (map[string][]byte, error)
+	// PutMessageEntry writes an entry; nil removes it. With durable it is
+	// written when the call returns, else within a second, with the next commit.
+	PutMessageEntry(ctx context.Context, id string, entry []byte, durable bool) error
+}
+
+var _ MessageBook = (*Container)(nil)
+
+func (c *Container) device(op string) (*deviceStore, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == nil {
+		return nil, fmt.Errorf("authstore: %s: no device was loaded yet: %w", op, ErrSuperseded)
+	}
+	return c.current, nil
+}
+
+// MessageEntries implements MessageBook.
+func (c *Container) MessageEntries(ctx context.Context) (map[string][]byte, error) {
+	const op = "read the book of messages"
+	s, err := c.device(op)
+	if err == nil {
+		err = s.gate.check(op)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]byte)
+	s.each(ctx, tMessage, func(id string, v []byte) { out[id] = copyOf(v) })
+	return out, nil
+}
+
+// PutMessageEntry implements MessageBook. ErrTooLarge is met by nothing that a
+// message can hold.
+func (c *Container) PutMessageEntry(ctx context.Context, id string, entry []byte, durable bool) error {
+	const op = "write the book of messages"
+	s, err := c.device(op)
+	if err != nil {
+		return err
+	}
+	change := put(tMessage, id, entry)
+	if entry == nil {
+		if _, ok := s.get(ctx, tMessage, id); !ok {
+			return nil
+		}
+		change = del(tMessage, id)
+	}
+	if durable {
+		return s.write(ctx, op, change)
+	}
+	return s.later(ctx, op, soon, change)
+}
+
+// follow tells the delivery of ctx that a part of its message is asked for.
+func (s *deviceStore) follow(ctx context.Context, hash [32]byte, known *store.BufferedEvent) (*store.BufferedEvent, error) {
+	d := deliveryOf(ctx)
+	if d == nil {
+		return known, nil
+	}
+	err := d.Begin(ctx, known)
+	if !errors.Is(err, ErrPartDone) {
+		if err != nil {
+			return nil, err
+		}
+		return known, nil
+	}
+	if known == nil { // decrypted nowhere: it is as good as finished
+		return &store.BufferedEvent{}, nil
+	}
+	done := *known
+	if done.Plaintext != nil {
+		if err := s.finishEvent(ctx, hash); err != nil {
+			return nil, err
+		}
+		done.Plaintext = nil
+	}
+	return &done, nil
+}
+
+// ErrPanicked reports that decryption panicked, on a message that is malformed.
+// The message counts as one that cannot be decrypted.
+var ErrPanicked = errors.New("authstore: decryption panicked")
+
+// caught runs fn, and makes an error of a panic: with some versions of whatsmeow
+// it would end the process, again at each start, before the messages behind it.
+func caught(ctx context.Context, fn func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v\n%s", ErrPanicked, p, debug.Stack())
+		}
+	}()
+	return fn(ctx)
+}

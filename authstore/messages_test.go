@@ -1,0 +1,156 @@
+package authstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
+)
+
+func TestMessageEntriesOutliveTheDeviceThatWasThere(t *testing.T) {
+	kv, aead := newMapKV(), NewAESGCM([32]byte{7})
+	c := New(kv, WithAEAD(aead))
+	require.Error(t, c.PutMessageEntry(bg, "a", []byte("x"), true), "nothing was loaded")
+	_, err := c.MessageEntries(bg)
+	require.Error(t, err)
+	d := paired(t, c, newFence(1))
+	require.NoError(t, c.PutMessageEntry(bg, "a", []byte("kept"), true))
+	require.NoError(t, c.PutMessageEntry(bg, "b", []byte("rides"), false))
+	require.NoError(t, c.PutMessageEntry(bg, "c", []byte("goes"), true))
+	require.NoError(t, c.PutMessageEntry(bg, "c", nil, true))
+	require.NoError(t, c.PutMessageEntry(bg, "never", nil, true))
+	require.NoError(t, d.Delete(bg))
+	require.NoError(t, c.Close(bg))
+	for k, v := range kv.data {
+		require.NotContains(t, string(v), "kept", "%s: sealed", k.Kind)
+	}
+
+	c = New(kv, WithAEAD(aead))
+	d, err = c.Device(bg, newFence(2))
+	require.NoError(t, err)
+	require.Nil(t, d.ID)
+	got, err := c.MessageEntries(bg)
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"a": []byte("kept"), "b": []byte("rides")}, got)
+	got["a"][0] = 'X'
+	again, err := c.MessageEntries(bg)
+	require.NoError(t, err)
+	require.Equal(t, "kept", string(again["a"]), "what is given out is a copy")
+	require.NoError(t, c.Close(bg))
+}
+
+// paired is the device of c, paired.
+func paired(t testing.TB, c *Container, f Fence) *store.Device {
+	d, err := c.Device(bg, f)
+	require.NoError(t, err)
+	pair(t, d, testJID(1))
+	return d
+}
+
+// follower is a Delivery that does as it is told.
+type follower struct {
+	begin, failed, finish error
+	began, ended          []string
+	last                  *store.BufferedEvent
+}
+
+func (f *follower) Begin(_ context.Context, known *store.BufferedEvent) error {
+	f.began, f.last = append(f.began, "begin"), known
+	return f.begin
+}
+
+func (f *follower) Failed(_ context.Context, err error) error {
+	f.ended = append(f.ended, err.Error())
+	if f.failed != nil {
+		return f.failed
+	}
+	return err
+}
+
+func (f *follower) Finish(context.Context) error {
+	f.ended = append(f.ended, "finish")
+	return f.finish
+}
+
+func TestDeliveryDecidesAboutEachPartOfItsMessage(t *testing.T) {
+	c := New(newMapKV())
+	d := paired(t, c, newFence(1))
+	defer func() { require.NoError(t, c.Close(bg)) }()
+	buf, hash := d.EventBuffer, [32]byte{7}
+	f := &follower{}
+	ctx := WithDelivery(bg, f)
+
+	e, err := buf.GetBufferedEvent(ctx, hash)
+	require.NoError(t, err)
+	require.Nil(t, e)
+	require.NoError(t, buf.PutBufferedEvent(ctx, hash, []byte("text"), time.Now()))
+
+	f.begin = fmt.Errorf("later: %w", context.Canceled)
+	_, err = buf.GetBufferedEvent(ctx, hash)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, "text", string(f.last.Plaintext))
+
+	f.begin, f.finish = nil, errors.New("could not be kept")
+	require.ErrorIs(t, buf.ClearBufferedEventPlaintext(ctx, hash), f.finish)
+	e, err = buf.GetBufferedEvent(bg, hash)
+	require.NoError(t, err)
+	require.Equal(t, "text", string(e.Plaintext), "not finished")
+
+	f.begin = ErrPartDone
+	e, err = buf.GetBufferedEvent(ctx, hash)
+	require.NoError(t, err)
+	require.NotNil(t, e)
+	require.Nil(t, e.Plaintext, "whatsmeow skips it")
+	e, err = buf.GetBufferedEvent(bg, hash)
+	require.NoError(t, err)
+	require.Nil(t, e.Plaintext, "and it stays so")
+	e, err = buf.GetBufferedEvent(ctx, [32]byte{8})
+	require.NoError(t, err)
+	require.NotNil(t, e, "one that was never decrypted is skipped too")
+	require.Nil(t, e.Plaintext)
+}
+
+func TestDeliveryHearsOfAFailedDecryptionBeforeItsAcknowledgement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(newMapKV())
+		d := paired(t, c, newFence(1))
+		defer func() { require.NoError(t, c.Close(bg)) }()
+		f := &follower{}
+		ctx := WithDelivery(bg, f)
+		bad := errors.New("no such session")
+		err := d.EventBuffer.DoDecryptionTxn(ctx, func(ctx context.Context) error {
+			require.NoError(t, d.Identities.PutIdentity(ctx, "1:0", [32]byte{1}))
+			return bad
+		})
+		require.ErrorIs(t, err, bad)
+		require.Equal(t, []string{bad.Error()}, f.ended)
+		require.NoError(t, d.EventBuffer.DoDecryptionTxn(ctx, func(context.Context) error { return nil }))
+		left := fmt.Errorf("left alone: %w", context.Canceled)
+		require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(ctx, func(context.Context) error { return left }), context.Canceled)
+		require.Len(t, f.ended, 1, "that one is not acknowledged")
+		f.failed = errors.New("could not be noted")
+		require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(ctx, func(context.Context) error { return bad }), f.failed)
+	})
+}
+
+func TestPanicInDecryptionIsAnErrorThatChangesNothing(t *testing.T) {
+	c := New(newMapKV())
+	d := paired(t, c, newFence(1))
+	defer func() { require.NoError(t, c.Close(bg)) }()
+	err := d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+		require.NoError(t, d.Identities.PutIdentity(ctx, "1:0", [32]byte{1}))
+		panic("slice bounds out of range")
+	})
+	require.ErrorIs(t, err, ErrPanicked)
+	require.NotErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "slice bounds out of range")
+	trusted, err := d.Identities.IsTrustedIdentity(bg, "1:0", [32]byte{2})
+	require.NoError(t, err)
+	require.True(t, trusted, "nothing was written")
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), "no window is left open")
+}
