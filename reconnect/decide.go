@@ -65,7 +65,7 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 		if len(m.s.Replacements) > 1 {
 			d.Action = ActionSlowRetry
 		}
-	case ReasonRestartRequired:
+	case ReasonRestartRequired, ReasonRequested, ReasonRedelivery:
 		up(&m.s.RestartStreak)
 		if m.s.RestartStreak > m.p.RestartBurst {
 			d.Action = ActionRetry

@@ -39,6 +39,8 @@
 //	store_unavailable     host        wait for the backend                      no
 //	- - -
 //	restart_required      expected    at once                                   no
+//	requested             own         at once                                   no
+//	redelivery            own         at once                                   no
 //	- - -
 //	service_unavailable   transient   backoff, at least 30 s                    yes
 //	bad_session           suspicious  backoff; repair after every third         yes
@@ -87,11 +89,12 @@
 //	delay/s   1   2   4   8   16   32   60   60 …   each ±20 %
 //
 // RetryCount goes up by one with every retry that is scheduled (not for
-// restart_required and store_unavailable), and back to zero only when a
+// restart_required, requested, redelivery and store_unavailable), and back to zero only when a
 // connection that was up for Policy.StableAfter ends. Connecting alone resets
 // nothing, so a server that accepts and drops is met as slowly as one that
-// refuses. restart_required is immediate up to Policy.RestartBurst times in a
-// row; beyond that it backs off like the others, without counting.
+// refuses. restart_required, requested and redelivery are immediate up to
+// Policy.RestartBurst times in a row, together; beyond that they back off like
+// the others, without counting.
 //
 // NextRetryAt is the given instant plus Delay, and zero if and only if
 // ShouldReconnect is false. Nothing is ever scheduled inside a ban, and

@@ -92,6 +92,8 @@ func TestDecisionForEachReason(t *testing.T) {
 		{cause(reconnect.ReasonBadSession), down, reconnect.ActionRetry, time.Second, 1, true},
 		{cause(reconnect.ReasonServiceUnavailable), down, reconnect.ActionRetry, 33 * time.Second, 1, true},
 		{cause(reconnect.ReasonRestartRequired), down, reconnect.ActionRestart, 0, 0, false},
+		{cause(reconnect.ReasonRequested), down, reconnect.ActionRestart, 0, 0, false},
+		{cause(reconnect.ReasonRedelivery), down, reconnect.ActionRestart, 0, 0, false},
 		{cause(reconnect.ReasonConnectionReplaced), down, reconnect.ActionWait, 2 * time.Minute, 1, false},
 		{reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: time.Hour}, down, reconnect.ActionWait, time.Hour, 1, false},
 		{cause(reconnect.ReasonTemporaryBan), down, reconnect.ActionWait, 24 * time.Hour, 1, false},
@@ -139,6 +141,17 @@ func TestRestartRequiredIsImmediateButNoEndlessLoop(t *testing.T) {
 	s := time.Second
 	require.Equal(t, []time.Duration{0, 0, 0, 0, 0, 1 * s, 2 * s, 4 * s, 8 * s}, delays)
 	require.Empty(t, m.State().Attempts, "a restart is never a failure")
+	for _, r := range []reconnect.Reason{reconnect.ReasonRequested, reconnect.ReasonRedelivery} {
+		m := machine()
+		now := start
+		for i := range 5 {
+			var d reconnect.Decision
+			d, now = drop(m, now, time.Second, cause(r))
+			require.Zero(t, d.Delay, "%s %d", r, i)
+		}
+		d, _ := drop(m, now, time.Second, cause(r))
+		require.NotZero(t, d.Delay, "whoever asks in a loop is slowed down too: %s", r)
+	}
 
 	m.Connected(now)
 	now = now.Add(time.Hour) // a stable connection: the next restart is the first again

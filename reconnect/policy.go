@@ -46,7 +46,7 @@ type Policy struct {
 	BanDefault time.Duration // a temporary ban without a time. 24 h
 	BanMax     time.Duration // the longest ban that is believed. 30 days
 
-	RestartBurst    int // restart_required in a row that are immediate. 5
+	RestartBurst    int // restart_required, requested and redelivery in a row that are immediate. 5
 	RejectTries     int // slow tries after connect_rejected before it stops. 3
 	BadSessionTries int // bad_session in a row before each repair. 3
 

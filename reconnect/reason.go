@@ -16,6 +16,8 @@ const (
 	ReasonConnectionLost      Reason = "connection_lost"
 	ReasonTimedOut            Reason = "timed_out"
 	ReasonRestartRequired     Reason = "restart_required"
+	ReasonRequested           Reason = "requested"
+	ReasonRedelivery          Reason = "redelivery"
 	ReasonConnectionReplaced  Reason = "connection_replaced"
 	ReasonLoggedOut           Reason = "logged_out"
 	ReasonAccountLocked       Reason = "account_locked"

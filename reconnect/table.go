@@ -12,6 +12,7 @@ type Class string
 const (
 	ClassTransient  Class = "transient"  // passes by itself: retry with backoff
 	ClassExpected   Class = "expected"   // part of the protocol: come back at once
+	ClassOwn        Class = "own"        // this side wanted a new connection: come back at once
 	ClassSuspicious Class = "suspicious" // retry, and repair the local session if it goes on
 	ClassConflict   Class = "conflict"   // somebody else uses the session
 	ClassTimed      Class = "timed"      // the service said for how long
@@ -68,6 +69,8 @@ var table = [...]row{
 	{ReasonStoreUnavailable, ClassHost, ActionWaitStore, false, textStoreUnavailable},
 
 	{ReasonRestartRequired, ClassExpected, ActionRestart, false, textRestartRequired},
+	{ReasonRequested, ClassOwn, ActionRestart, false, textRequested},
+	{ReasonRedelivery, ClassOwn, ActionRestart, false, textRedelivery},
 
 	{ReasonServiceUnavailable, ClassTransient, ActionRetry, true, textServiceUnavailable},
 	{ReasonBadSession, ClassSuspicious, ActionRetry, true, textBadSession},

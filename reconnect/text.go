@@ -79,6 +79,16 @@ var (
 		Does:  "It reconnects at once; this is not counted as a failure.",
 		Do:    "Nothing.",
 	}
+	textRequested = Text{
+		Means: "This program or its operator asked for a new connection.",
+		Does:  "It reconnects at once; this is not counted as a failure.",
+		Do:    "Nothing.",
+	}
+	textRedelivery = Text{
+		Means: "Received messages were refused by this program's own handlers. WhatsApp delivers them again on a new connection only, so this one was ended.",
+		Does:  "It reconnects at once, and WhatsApp delivers them again; this is not counted as a failure.",
+		Do:    "Nothing, unless it goes on: then see which messages wait and why the handlers refuse them.",
+	}
 	textServiceUnavailable = Text{
 		Means: "WhatsApp is overloaded or restarting, or refused the connection at its edge.",
 		Does:  "It retries with growing pauses, the first of half a minute.",
