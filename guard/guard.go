@@ -49,6 +49,13 @@ type Facts struct {
 	DamagedAt      time.Time   // when a damaged row was found last; zero also when somebody has dealt with it
 	DamagedRows    int
 	DamagedText    string // what was found, without contents, addresses and phone numbers
+
+	// Received messages that the program's handlers did not take.
+	WaitingSince  time.Time // since when the oldest of them waits; zero when none does
+	WaitingCount  int
+	SetAsideSince time.Time // when the first of those that were set aside was
+	SetAsideCount int
+	MessagesText  string // about both, without contents, addresses and phone numbers
 }
 
 // Plan is what to do with the IncidentStore now.
@@ -91,6 +98,7 @@ type Policy struct {
 	ConflictWindow time.Duration // two replacements within it are a conflict. 1 h
 	FlapTerms      int           // terms within FlapWindow. 4
 	FlapWindow     time.Duration // 10 min
+	WaitingAfter   time.Duration // received messages that handlers did not take wait for longer. 30 min
 	// ClearAfter is how long a trouble that may flap must be over before its
 	// incident is resolved: loops, budget, conflict, degraded, sends,
 	// store, lock. 60 s
@@ -102,6 +110,7 @@ func (p Policy) Defaults() Policy {
 	for field, value := range map[*time.Duration]time.Duration{
 		&p.StuckAfter: 10 * time.Minute, &p.Refresh: time.Minute, &p.StoreAfter: 30 * time.Second, &p.WatchedAfter: 6 * time.Hour,
 		&p.ConflictWindow: time.Hour, &p.FlapWindow: 10 * time.Minute, &p.ClearAfter: time.Minute,
+		&p.WaitingAfter: 30 * time.Minute,
 	} {
 		if *field == 0 {
 			*field = value
@@ -119,7 +128,7 @@ func (p Policy) Validate() error {
 		name  string
 		value int64
 	}{
-		{"StuckAfter", int64(p.StuckAfter)}, {"Refresh", int64(p.Refresh)}, {"StoreAfter", int64(p.StoreAfter)}, {"WatchedAfter", int64(p.WatchedAfter)},
+		{"StuckAfter", int64(p.StuckAfter)}, {"WaitingAfter", int64(p.WaitingAfter)}, {"Refresh", int64(p.Refresh)}, {"StoreAfter", int64(p.StoreAfter)}, {"WatchedAfter", int64(p.WatchedAfter)},
 		{"ConflictWindow", int64(p.ConflictWindow)}, {"FlapTerms", int64(p.FlapTerms)},
 		{"FlapWindow", int64(p.FlapWindow)}, {"ClearAfter", int64(p.ClearAfter)},
 	} {

@@ -236,9 +236,10 @@ func TestPlansAreSoundInAnyHistory(t *testing.T) {
 				Reason: rapid.SampledFrom([]string{"", "timed_out", "logged_out", "account_banned", "temporary_ban", "client_outdated", "restart_required", "intentional"}).Draw(t, "reason"),
 				Loop:   b("loop"), BudgetExhausted: b("budget"), DegradedSince: at("degraded"), StoreDownSince: at("store"), SameID: b("id"),
 				SendsRefusedSince: at("sends"), SendsAcknowledged: b("acknowledged"),
-				Demands:   rapid.IntRange(0, 9).Draw(t, "demands"),
-				NotBefore: now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, "ban")) * time.Second),
-				Terms:     slices.Repeat([]time.Time{now}, rapid.IntRange(0, 6).Draw(t, "terms")), Replacements: slices.Repeat([]time.Time{now}, rapid.IntRange(0, 3).Draw(t, "replaced")),
+				Demands:      rapid.IntRange(0, 9).Draw(t, "demands"),
+				NotBefore:    now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, "ban")) * time.Second),
+				WaitingSince: at("waiting"), SetAsideSince: now, SetAsideCount: rapid.IntRange(0, 2).Draw(t, "aside"),
+				Terms: slices.Repeat([]time.Time{now}, rapid.IntRange(0, 6).Draw(t, "terms")), Replacements: slices.Repeat([]time.Time{now}, rapid.IntRange(0, 3).Draw(t, "replaced")),
 			})
 		}
 		for range 3 { // all is well, for long
@@ -276,8 +277,26 @@ func TestPolicyFieldsAreValidatedByName(t *testing.T) {
 	require.NoError(t, guard.Policy{}.Validate())
 	for field, p := range map[string]guard.Policy{
 		"StuckAfter": {StuckAfter: -1}, "Refresh": {Refresh: -1}, "StoreAfter": {StoreAfter: -1}, "ConflictWindow": {ConflictWindow: -1},
-		"FlapTerms": {FlapTerms: -1}, "FlapWindow": {FlapWindow: -1}, "ClearAfter": {ClearAfter: -1},
+		"FlapTerms": {FlapTerms: -1}, "WaitingAfter": {WaitingAfter: -1}, "FlapWindow": {FlapWindow: -1}, "ClearAfter": {ClearAfter: -1},
 	} {
 		require.ErrorContains(t, p.Validate(), "Policy."+field)
 	}
+}
+
+func TestMessagesThatHandlersDoNotTakeAreAnIncident(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	f := up
+	f.WaitingSince, f.WaitingCount, f.MessagesText = start, 3, "a handler returned false"
+	require.Empty(t, g.Decide(f, start.Add(29*time.Minute)).Raise, "they come again soon")
+	p := g.Decide(f, start.Add(30*time.Minute))
+	require.Equal(t, []guard.Type{guard.TypeMessagesWaiting}, types(p.Raise))
+	require.Equal(t, "3", p.Raise[0].Evidence["messages"])
+	require.Equal(t, "a handler returned false", p.Raise[0].Evidence["detail"])
+
+	f.WaitingSince, f.SetAsideSince, f.SetAsideCount = time.Time{}, start.Add(time.Hour), 1
+	p = g.Decide(f, start.Add(time.Hour))
+	require.Equal(t, []guard.Type{guard.TypeMessagesSetAside}, types(p.Raise))
+	require.Equal(t, []string{"wa_messages_waiting_active"}, p.Resolve)
+	g.Resolved("wa_messages_waiting_active")
+	require.Equal(t, []string{"wa_messages_set_aside_active"}, g.Decide(up, start.Add(2*time.Hour)).Resolve)
 }

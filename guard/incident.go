@@ -35,6 +35,8 @@ const (
 	TypeStoreUnavailable    Type = "wa_store_unavailable"
 	TypeLockFlapping        Type = "wa_lock_flapping"
 	TypeDataDamaged         Type = "wa_stored_data_damaged"
+	TypeMessagesWaiting     Type = "wa_messages_waiting"
+	TypeMessagesSetAside    Type = "wa_messages_set_aside"
 )
 
 // ActiveID is the id under which the one incident of this type is kept, so

@@ -100,6 +100,22 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"A row that the backend refuses is kept in memory until this term ends, and is lost then: compare the backend's limits and permissions with the detail.",
 			"When the cause is mended, remove the rows that were set aside. A day without new damage also ends this incident.",
 		}
+	case TypeMessagesWaiting:
+		means = "The program's own event handlers do not take received messages: they return false, or panic."
+		instructions = "Look at the program's log and at what its handlers need: a database, a queue, another service."
+		steps = []string{
+			"No message is lost meanwhile: WhatsApp keeps what a handler refused, and the store keeps what a handler panicked at.",
+			"They are handed over again by themselves, with pauses of up to a quarter of an hour.",
+			"A message that fails again and again for a day, while others are taken, is set aside.",
+		}
+	case TypeMessagesSetAside:
+		means = "Received messages were set aside: nothing is done with them before somebody asks."
+		instructions = "See why each was set aside, then hand it over again or remove it."
+		steps = []string{
+			"The list says of each who sent it, when, and why it is there. Where there is content it is kept, sealed.",
+			"After the program was mended, hand them over again.",
+			"One without content can only be asked of its sender. Remove it when that is done.",
+		}
 	case TypeStoreUnavailable:
 		means = "The backend that keeps session and lock does not answer."
 		instructions = "Bring the backend back: network, credentials, quota, disk space."

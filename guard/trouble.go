@@ -97,6 +97,12 @@ var troubles = [...]trouble{
 	{TypeDataDamaged, true, false, func(_ *Policy, f *Facts, now time.Time) (time.Time, bool) {
 		return time.Time{}, !f.DamagedAt.IsZero() && now.Sub(f.DamagedAt) < damageKept
 	}, unseen},
+	{TypeMessagesWaiting, true, false, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return f.WaitingSince.Add(p.WaitingAfter), !f.WaitingSince.IsZero()
+	}, unseen},
+	{TypeMessagesSetAside, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
+		return f.SetAsideSince, f.SetAsideCount > 0
+	}, unseen},
 	{TypeLockFlapping, false, true, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
 		return time.Time{}, recent(f.Terms, now, p.FlapWindow) >= p.FlapTerms
 	}, unseen},
@@ -152,6 +158,14 @@ func (g *guard) describe(inc *Incident, f *Facts) {
 		add("found", at(f.DamagedAt))
 		add("rows", strconv.Itoa(f.DamagedRows))
 		add("detail", f.DamagedText)
+	case TypeMessagesWaiting:
+		add("since", at(f.WaitingSince))
+		add("messages", strconv.Itoa(f.WaitingCount))
+		add("detail", f.MessagesText)
+	case TypeMessagesSetAside:
+		add("since", at(f.SetAsideSince))
+		add("messages", strconv.Itoa(f.SetAsideCount))
+		add("detail", f.MessagesText)
 	case TypeDegraded:
 		add("since", at(f.DegradedSince))
 		add("detail", f.DegradedText)

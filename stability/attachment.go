@@ -13,6 +13,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/link"
 	core "github.com/wastability/wastability/stability/internal/term"
@@ -59,12 +60,15 @@ var noAddress = types.EmptyJID
 
 // received looks at a stanza in the goroutine that read it, before whatsmeow
 // handles it. It must be quick.
-func (a *attachment) received(st stanza) {
+func (a *attachment) received(st stanza, arg any) {
 	if a.m.cfg.hides(st.tag) {
 		return
 	}
 	a.sees.Store(true)
 	a.link.Received(st.tag, st.typ)
+	if st.tag == "message" {
+		a.m.received.arrived(keyIn(arg))
+	}
 	switch {
 	case st.tag == "success":
 		a.t.note(core.SawLogin{Client: a.number})
@@ -104,7 +108,14 @@ func (a *attachment) handle(evt any) bool {
 	a.m.RecordEvent(evt)
 	switch e := evt.(type) {
 	case *events.Message:
-		return a.admits()
+		return a.hands(e.Info, e)
+	case *events.UndecryptableMessage:
+		if d := a.m.received.of(e.Info, nil); d != nil {
+			d.undecryptable(e)
+		}
+		a.onVital(evt)
+	case *events.FBMessage:
+		return a.hands(e.Info, nil)
 	case *events.Connected:
 		a.onConnected()
 	case *events.QR:
@@ -113,6 +124,8 @@ func (a *attachment) handle(evt any) bool {
 		})
 	case *events.PairSuccess:
 		a.onPaired(e.ID)
+	case *events.OfflineSyncCompleted:
+		a.m.received.synced()
 	case *events.Disconnected:
 		// The raw connection tells, and knows which one it was.
 	default:
@@ -135,11 +148,27 @@ func (a *attachment) admits() bool {
 
 // admit says, before a message is decrypted, whether it may be handled. end is
 // called when it was.
-func (a *attachment) admit(message *waBinary.Node) (end func(), ok bool) {
+func (a *attachment) admit(ctx context.Context, message *waBinary.Node) (handling context.Context, end func(), ok bool) {
 	if a.refuse.Load() {
-		return nil, false
+		return ctx, nil, false
 	}
-	return a.m.inHand.begin(message)
+	d, end, ok := a.m.received.begin(a, message)
+	if !ok {
+		return ctx, nil, false
+	}
+	return authstore.WithDelivery(ctx, d), end, true
+}
+
+// hands says whether the handlers are given a message; evt is nil for one whose
+// content cannot be kept.
+func (a *attachment) hands(info types.MessageInfo, evt *events.Message) bool {
+	if d := a.m.received.of(info, evt); d != nil {
+		return d.handing(info, evt)
+	}
+	if evt != nil && evt.UnavailableRequestID != "" && a.m.received.fromPhone(a, evt) {
+		return false
+	}
+	return a.admits()
 }
 
 // onEvent takes evidence from an event.

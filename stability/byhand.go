@@ -84,7 +84,8 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 	tap, tapped := c.Log.(*tap)
 	a.tapped = tapped
 	a.link = link.New(link.Config{
-		Transport: m.cfg.transport, Gate: t.mayWrite, Handle: a.handle, Admit: a.admit, Logger: m.cfg.logger,
+		Transport: m.cfg.transport, Gate: t.mayWrite, Handle: a.handle, Admit: a.admit,
+		Panicked: a.panicked, Refused: m.received.refused, Undecryptable: m.received.undecryptable, Logger: m.cfg.logger,
 		Compat: m.noteCompat, Without: m.cfg.without,
 	})
 	a.link.OnConn(a.onDial)
@@ -231,6 +232,6 @@ func (m *Manager) ScheduleReconnect(d reconnect.Decision, connect func(context.C
 // stopped offering codes it offers new ones. It returns at once.
 func (m *Manager) Reconnect() {
 	if t, err := m.require(); err == nil {
-		t.note(core.Again{})
+		t.note(core.Again{Reason: reconnect.ReasonRequested, Detail: "the program asked to reconnect"})
 	}
 }

@@ -60,6 +60,26 @@
 // handling can fail. A message may be handed over twice when the process dies
 // between the handler's return and the note of it; use its id to tell.
 //
+// Every message that the service delivered is in one of three places, and
+// Status.Messages.Received counts them: handled, waiting, or set aside.
+//
+//	a handler returned false    WhatsApp has it, and delivers it at the next login. The Manager makes one when nothing
+//	                            has come for a minute, at the latest after 15; while that brings nothing, more and
+//	                            more rarely, every 15 min in the end (reason redelivery). By hand only where it was
+//	                            told how to connect
+//	a handler panicked          whatsmeow would acknowledge it as handled; its content is kept in the store first, and
+//	                            handed over again from there, with the same pauses
+//	it cannot be decrypted      an entry is written before it is acknowledged; the phone is asked for it, after 5 min
+//	                            and then more and more rarely, for 14 days
+//	the phone has sent it       it is kept first, and handed over from there
+//	nobody could be given it    whatsmeow acknowledges it without an event: set aside, without content
+//
+// A message that handlers did not take in 20 tries over a day, while they took
+// others between these, is set aside with its content and holds up nothing any
+// more. Messages lists what waits and what is set aside; Redeliver and PurgeMessage
+// deal with one of them. What is kept stands in the store, sealed as everything
+// there is, and the next holder of the lock goes on with it.
+//
 // # Sent messages
 //
 // [Status].Messages.Sent counts what became of the messages that this process

@@ -34,7 +34,7 @@ func NewRig(m *Manager, tapped bool, id types.JID, connect func(context.Context)
 
 func (r *Rig) Received(text string) {
 	if st, ok := look(text); ok {
-		r.a.received(st)
+		r.a.received(st, text)
 	}
 }
 func (r *Rig) Handle(evt any) { r.a.handle(evt) }

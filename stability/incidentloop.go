@@ -382,6 +382,7 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 	f.Replacements = st.Replacements
 	f.Demands = l.demands.count(st, f.Connected, m.cfg.policy.Defaults().StableAfter, now)
 	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
+	m.received.facts(&f)
 	if f.Connected {
 		if v := t.client.vitals.verdict; v.Health == keepalive.Degraded {
 			f.DegradedSince, f.DegradedText = v.Since, v.Text

@@ -64,7 +64,8 @@ func TestAskedForReconnectsAreNoRestartLoop(t *testing.T) {
 		}
 		st, err := w.look().State.Load(t.Context())
 		require.NoError(t, err)
-		require.Greater(t, st.RestartStreak, 6, "the host's wishes have the same reason")
+		require.Greater(t, st.RestartStreak, 6, "the host's wishes are slowed down alike")
+		require.Equal(t, reconnect.ReasonRequested, st.LastDisconnectReason)
 		a.forget0()
 		w.sim.Fault(wasim.StreamError("515")).For(w.account.JID()).Now()
 		require.Equal(t, reconnect.ReasonRestartRequired, a.reached(1, stability.EventDisconnected).Reason)

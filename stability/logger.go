@@ -11,6 +11,7 @@ import (
 	waLog "go.mau.fi/whatsmeow/util/log"
 
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/book"
 )
 
 // tap is a whatsmeow logger that also looks at what the client receives and
@@ -37,7 +38,7 @@ func (t *tap) Debugf(msg string, args ...any) {
 	if t.recv && len(args) == 1 {
 		if a := t.target.Load(); a != nil {
 			if st, ok := look(args[0]); ok {
-				a.received(st)
+				a.received(st, args[0])
 			}
 		}
 	}
@@ -91,6 +92,38 @@ func look(arg any) (stanza, bool) {
 		return lookText(printed(v))
 	}
 	return stanza{}, false
+}
+
+// keyIn is the key of the message that whatsmeow gave its receive logger.
+func keyIn(arg any) book.Key {
+	switch v := arg.(type) {
+	case *waBinary.Node:
+		return keyOf(v)
+	case waBinary.Node:
+		return keyOf(&v)
+	case fmt.Stringer:
+		return keyInText(printed(v))
+	}
+	text, _ := arg.(string)
+	return keyInText(text)
+}
+
+// keyInText reads the attributes in the order in which they are printed: by
+// name. Of those that a sender chooses, the push name stands between them.
+func keyInText(text string) (k book.Key) {
+	value := func(at int, name string) string {
+		if at < 0 {
+			return ""
+		}
+		v, _, _ := strings.Cut(text[at+len(name):], `"`)
+		return v
+	}
+	const from, id, participant = ` from="`, ` id="`, ` participant="`
+	k.Chat = value(strings.Index(text, from), from)
+	k.ID = value(strings.Index(text, id), id)
+	head, _, _ := strings.Cut(text, "\"><")
+	k.Sender = value(strings.LastIndex(head, participant), participant)
+	return k
 }
 
 // printed is v's text; none if printing it panics, as a nil pointer may.

@@ -57,6 +57,12 @@ func (t *term) carryOut(f core.Effect) {
 		m.eventLocked(Event{
 			Kind: newsKinds[f.What], Reason: f.Reason, Detail: f.Detail, Decision: f.Decision, Attempt: f.Attempt, Offline: f.Offline,
 		})
+		switch f.What {
+		case core.NewsConnected:
+			m.received.poke()
+		case core.NewsDisconnected:
+			m.received.hungUp()
+		}
 		if f.What == core.NewsConnected && a != nil {
 			now := time.Now()
 			a.vitals = vitals{verdict: a.vitals.verdict, queueAt: now.Add(m.queueEvery()), handledAt: now}

@@ -34,7 +34,7 @@ type Manager struct {
 	incidents *incidentLoop
 	healer    autoheal.Healer
 	clocks    clocks
-	inHand    inHand
+	received  received
 	sends     *sendBook
 
 	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
@@ -131,6 +131,7 @@ func New(opts ...Option) (*Manager, error) {
 	if m.store == nil {
 		m.store = authstore.New(cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
+	m.received.m, m.received.wake = m, make(chan struct{}, 1)
 	m.healer = autoheal.New(cfg.autoheal)
 	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base)
 	m.incidents = newIncidentLoop(m)
@@ -332,6 +333,7 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 	m.mu.Unlock()
 	m.cfg.logger.Info("active: this instance holds the lock", "epoch", hold.Epoch())
 	go t.watch()
+	t.wg.Go(t.tend)
 	go t.loop()
 	return t, nil
 }

@@ -4,8 +4,9 @@ import "time"
 
 // Messages is the account of what became of messages.
 type Messages struct {
-	Sent    SentMessages
-	Resends Resends // of what recipients could not decrypt
+	Received ReceivedMessages
+	Sent     SentMessages
+	Resends  Resends // of what recipients could not decrypt
 }
 
 // SentMessages is what became of the messages that this process has sent, as

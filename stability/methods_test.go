@@ -59,6 +59,11 @@ func methods() map[string]method {
 		"Logout":      {func(ctx context.Context, m *stability.Manager) error { return m.Logout(ctx) }, notActive, closed, false},
 		"PairPhone":   {func(ctx context.Context, m *stability.Manager) error { return ignore(m.PairPhone(ctx, "491520000001")) }, notActive, closed, false},
 		"PurgeDevice": {func(ctx context.Context, m *stability.Manager) error { return m.PurgeDevice(ctx) }, notActive, closed, false},
+		"Messages":    {func(_ context.Context, m *stability.Manager) error { _ = m.Messages(); return nil }, nil, nil, false},
+		"Redeliver":   {func(ctx context.Context, m *stability.Manager) error { return m.Redeliver(ctx, "none") }, notActive, closed, false},
+		"PurgeMessage": {func(ctx context.Context, m *stability.Manager) error {
+			return m.PurgeMessage(ctx, "none")
+		}, notActive, closed, false},
 		"PurgeRows":   {func(ctx context.Context, m *stability.Manager) error { return m.PurgeRows(ctx) }, notActive, closed, false},
 		"Quarantine":  {func(ctx context.Context, m *stability.Manager) error { return ignore(m.Quarantine(ctx)) }, notActive, closed, false},
 		"Reseal":      {func(ctx context.Context, m *stability.Manager) error { return m.Reseal(ctx, nil) }, notActive, closed, false},

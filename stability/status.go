@@ -81,6 +81,7 @@ func (m *Manager) Status() Status {
 	}
 	m.lockStatus(&st)
 	st.Settings, st.Heartbeats = m.settings(), m.heartbeats()
+	st.Messages.Received = m.received.status(now)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -46,6 +46,7 @@ func (t *term) tearDown() {
 	if a != nil {
 		if graceful {
 			a.quiesce(budget)
+			m.received.idle(budget)
 		}
 		a.retire(budget, cause)
 	}
@@ -72,6 +73,7 @@ func (t *term) tearDown() {
 	}
 	t.take(core.TornDown{})
 	m.term = nil
+	m.received.leave()
 	if why.Healing && !m.cfg.autoheal.InProcess {
 		m.exiting = make(chan struct{})
 	}

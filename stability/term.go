@@ -192,6 +192,9 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stability: read the device: %w", err)
 	}
+	if err := t.m.received.load(ctx); err != nil {
+		return nil, fmt.Errorf("stability: %w", err)
+	}
 	d.Container = &container{DeviceContainer: d.Container, t: t}
 	t.noteWith(func() core.Evidence {
 		t.device = d

@@ -146,6 +146,10 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 		"/api/whatsapp/quarantine/restore-device": {post: h.restoreDevice},
 		"/api/whatsapp/quarantine/purge-device":   {post: h.purgeDevice},
 		"/api/whatsapp/quarantine/purge-rows":     {post: h.purgeRows},
+
+		"/api/whatsapp/messages":           {get: h.messages},
+		"/api/whatsapp/messages/redeliver": {post: h.redeliver},
+		"/api/whatsapp/messages/purge":     {post: h.purgeMessage},
 	}
 	return h, nil
 }

@@ -149,6 +149,7 @@ func TestNothingButThePageHealthAndReadyIsServedWithoutTheToken(t *testing.T) {
 		p := newPlace(t).run().pair()
 		for _, path := range []string{"/api/longrun/status-now", "/api/longrun/incidents", "/api/whatsapp/qr", "/api/whatsapp/pair", "/api/whatsapp/logout", "/api/whatsapp/reconnect",
 			"/api/whatsapp/quarantine", "/api/whatsapp/quarantine/restore-device", "/api/whatsapp/quarantine/purge-device", "/api/whatsapp/quarantine/purge-rows",
+			"/api/whatsapp/messages", "/api/whatsapp/messages/redeliver", "/api/whatsapp/messages/purge",
 			"/api", "/health/", "/ready/x", "//health", "/../health", "/index.html"} {
 			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "X"} {
 				for _, header := range []string{"", "wrong", token + "x", token[1:]} {

@@ -18,6 +18,9 @@
 //	POST /api/whatsapp/quarantine/restore-device   makes the deleted session the account's again, while no other phone is linked
 //	POST /api/whatsapp/quarantine/purge-device     {"confirm": "purge-device"}: removes it for good
 //	POST /api/whatsapp/quarantine/purge-rows       {"confirm": "purge-rows"}: removes the damaged rows for good
+//	GET  /api/whatsapp/messages                    received messages that no handler has taken yet
+//	POST /api/whatsapp/messages/redeliver          {"entry": …}: hands one over to the program again
+//	POST /api/whatsapp/messages/purge              {"entry": …, "confirm": "purge-message"}: removes one for good
 //
 // # The answer of status-now
 //
@@ -38,6 +41,14 @@
 // what (what it was and what its loss means), peer (null where it is nobody's
 // in particular), since, why, bytes. The oldest 200 rows are listed, rowCount
 // counts all. Only the holder of the lock answers; others say not_active.
+//
+// # The answer of messages
+//
+// {success, timestamp, summary, messages, count}. A message has entry (its name
+// for the other two calls), state (queued and in_hand and at_service pass by
+// themselves; refused, kept, undecrypted, set_aside), id, chat, sender, sent,
+// received, since, lastTry, tries, why, hasContent. The oldest 200 are listed,
+// count counts all. Contents are never shown. Empty in standby.
 //
 // # Guarantees
 //

@@ -187,6 +187,8 @@ func (h *Handler) refuseStore(w http.ResponseWriter, err error) {
 		h.refuse(w, stability.ErrNotActive)
 	case is(stability.ErrAlreadyPaired):
 		h.fail(w, http.StatusConflict, "already_paired", "The account has a session: there is nothing to restore in its place.")
+	case is(stability.ErrNoMessage):
+		h.fail(w, http.StatusNotFound, "no_message", "There is no such message any more, or nothing of it that could be handed over: look at the list again.")
 	case is(authstore.ErrNothingDeleted):
 		h.fail(w, http.StatusConflict, "nothing_deleted", "There is no deleted session: it was restored or removed, another phone was linked since, or there never was one.")
 	case is(errors.ErrUnsupported):
@@ -229,6 +231,8 @@ func what(kind authstore.Kind) string {
 		return "The secret of one message: votes and reactions to it cannot be read."
 	case "outgoing":
 		return "A message that was sent: it cannot be sent again if its receiver asks."
+	case "message":
+		return "The note of a message that no handler had taken. If it held its content, the message is lost; a refused one comes again from WhatsApp."
 	case "misc":
 		return "A counter of the store. It is made anew."
 	case "device", "account":

@@ -63,6 +63,7 @@ type place struct {
 	h       *adminhttp.Handler
 	codes   chan stability.QR
 	block   atomic.Pointer[chan struct{}] // the host's message handler waits for it
+	panics  atomic.Pointer[string]        // the host's message handler panics with it
 	calm    atomic.Bool                   // calls of the backend fail the test
 	broken  atomic.Bool                   // calls of the backend fail
 	hang    atomic.Bool                   // calls of the store never return by themselves
@@ -129,6 +130,9 @@ func (p *place) run() *place {
 			c.ManualHistorySyncDownload = true
 			c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
 				if _, ok := evt.(*events.Message); ok {
+					if why := p.panics.Load(); why != nil {
+						panic(*why)
+					}
 					if b := p.block.Load(); b != nil {
 						<-*b
 					}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 	waLog "go.mau.fi/whatsmeow/util/log"
 )
@@ -261,15 +262,14 @@ const loopGrace = 100 * time.Millisecond
 // no other sign of a loop's end.
 type loopLogger struct {
 	waLog.Logger
-	loops *loopCounter
-	pumps *pumps
+	l *Link
 }
 
 // Sub gives the sockets a logger that listens for their read pumps.
 func (g *loopLogger) Sub(module string) waLog.Logger {
 	sub := g.Logger.Sub(module)
 	if module == pumpModule {
-		return &pumpLogger{sub, g.pumps}
+		return &pumpLogger{sub, &g.l.pumps}
 	}
 	return sub
 }
@@ -277,11 +277,56 @@ func (g *loopLogger) Sub(module string) waLog.Logger {
 func (g *loopLogger) Debugf(msg string, args ...any) {
 	switch msg {
 	case loopStarts:
-		g.loops.note(&g.loops.started)
+		g.l.loops.note(&g.l.loops.started)
 	case loopEnds:
-		g.loops.note(&g.loops.closed)
+		g.l.loops.note(&g.l.loops.closed)
 	}
 	g.Logger.Debugf(msg, args...)
+}
+
+// whatsmeow's words about the handlers of a message. It recovers from a panic of
+// one, says so, and goes on as if the message had been handled.
+const (
+	wordsPanicked = "Event handler panicked while handling a %T: %v\n%s"
+	wordsRefused  = "Handler for %s failed"
+	// and about one that it can give to no handler, before it acknowledges it
+	wordsUndecryptable = "Error decrypting message %s from %s: %v"
+	wordsUnavailable   = "Unavailable message %s from %s (type: %q)"
+	wordsMalformed     = "Message decryption for %s panicked: %v\n%s" // newer versions
+)
+
+func (g *loopLogger) Errorf(msg string, args ...any) {
+	if msg == wordsPanicked && len(args) == 3 && g.l.cfg.Panicked != nil {
+		stack, _ := args[2].([]byte)
+		g.l.cfg.Panicked(args[0], args[1], string(stack))
+	}
+	if id, ok := first(args).(types.MessageID); ok && msg == wordsMalformed && len(args) == 3 && g.l.cfg.Undecryptable != nil {
+		g.l.cfg.Undecryptable(id, fmt.Errorf("decryption panicked: %v", args[1]))
+	}
+	g.Logger.Errorf(msg, args...)
+}
+
+func first(args []any) any {
+	if len(args) == 0 {
+		return nil
+	}
+	return args[0]
+}
+
+func (g *loopLogger) Warnf(msg string, args ...any) {
+	if id, ok := first(args).(types.MessageID); ok {
+		switch {
+		case msg == wordsRefused && len(args) == 1 && g.l.cfg.Refused != nil:
+			g.l.cfg.Refused(id)
+		case msg == wordsUndecryptable && len(args) == 3 && g.l.cfg.Undecryptable != nil:
+			if err, ok := args[2].(error); ok {
+				g.l.cfg.Undecryptable(id, err)
+			}
+		case msg == wordsUnavailable && len(args) == 3 && g.l.cfg.Undecryptable != nil:
+			g.l.cfg.Undecryptable(id, nil)
+		}
+	}
+	g.Logger.Warnf(msg, args...)
 }
 
 // loopCounter knows how many queue loops must have started, did, and ended.

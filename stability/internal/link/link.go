@@ -83,9 +83,22 @@ type Config struct {
 	Handle func(evt any) bool
 
 	// Admit is asked before a received message is handled, in the goroutine
-	// that handles it: false leaves it alone, unacknowledged. end is called when
-	// the handlers have returned. nil: all are.
-	Admit func(message *waBinary.Node) (end func(), ok bool)
+	// that handles it: false leaves it alone, unacknowledged. It is handled under
+	// the context that is returned. end is called when the handlers have
+	// returned. nil: all are.
+	Admit func(ctx context.Context, message *waBinary.Node) (handling context.Context, end func(), ok bool)
+
+	// Panicked is told that a handler of the host's panicked while it handled
+	// evt, in the goroutine that dispatched it, before whatsmeow goes on. nil:
+	// nobody is told.
+	Panicked func(evt, value any, stack string)
+	// Refused is told that a handler of the host's has returned false for a
+	// message, likewise. nil: nobody is told.
+	Refused func(id string)
+	// Undecryptable is told that the message of that id could not be decrypted,
+	// or is for the phone alone, likewise and before whatsmeow acknowledges it.
+	// err is nil in the second case. nil: nobody is told.
+	Undecryptable func(id string, err error)
 
 	// Compat is told what was not found of whatsmeow's inside, and what that
 	// means; with an empty text that it was. It is called from any goroutine,
@@ -198,7 +211,7 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 	c.SetMediaHTTPClient(&http.Client{Transport: mediaTripper{l}})
 	if first {
 		if !l.cfg.without(LoopWords) {
-			c.Log = &loopLogger{Logger: c.Log, loops: &l.loops, pumps: &l.pumps}
+			c.Log = &loopLogger{Logger: c.Log, l: l}
 		}
 		l.inside = findInside(c.DangerousInternals(), l.cfg.without)
 		if !l.cfg.without(HandlerTable) {

@@ -143,11 +143,12 @@ func (l *Link) counted(h nodeHandler) nodeHandler {
 			l.ensureHandler() // else what follows would be handled, and we not hear of it
 		}
 		if n.Tag == "message" {
-			end, ok := l.admit(c, n)
+			handling, end, ok := l.admit(ctx, c, n)
 			if !ok {
 				return
 			}
 			defer end()
+			ctx = handling
 		}
 		h(ctx, n)
 	}
@@ -157,14 +158,14 @@ func (l *Link) counted(h nodeHandler) nodeHandler {
 // acknowledged, and the server delivers it again on the next connection. On a
 // connection that is down that is so in any case: decrypting it there would be
 // work for nothing, and a long backlog of it would hold up the next connection.
-func (l *Link) admit(c *Conn, n *waBinary.Node) (end func(), ok bool) {
+func (l *Link) admit(ctx context.Context, c *Conn, n *waBinary.Node) (handling context.Context, end func(), ok bool) {
 	if isClosed(c.down) {
-		return nil, false
+		return ctx, nil, false
 	}
 	if l.cfg.Admit == nil {
-		return func() {}, true
+		return ctx, func() {}, true
 	}
-	return l.cfg.Admit(n)
+	return l.cfg.Admit(ctx, n)
 }
 
 // queued reports whether a stanza goes through the queue for sure. The answer

@@ -71,8 +71,12 @@ type (
 	Schedule struct{ At time.Time }
 	// Ask says that somebody wants the account to go on.
 	Ask struct{}
-	// Again ends the present connection, to come back at once.
-	Again struct{}
+	// Again ends the present connection for a reason of our own, to come back
+	// at once.
+	Again struct {
+		Reason reconnect.Reason
+		Detail string
+	}
 	// Replace says that a newer client is taking this one's place.
 	Replace struct {
 		Client int

@@ -189,7 +189,7 @@ var moves = func() (all []move) {
 	add("again", func(w *world) {
 		n := w.c.conn.number
 		live := w.c.conn.phase&live != 0
-		w.bring(Again{})
+		w.bring(Again{Reason: reconnect.ReasonRequested})
 		if live && w.c.conn.number == n && w.c.conn.phase&down != 0 {
 			w.note(n, func(k *fact) { k.ended = true })
 		}

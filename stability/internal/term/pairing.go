@@ -277,6 +277,6 @@ func againSoon(c *Core, e Evidence) {
 	// By hand nobody may have said how to connect.
 	if a := &c.client; a.phase&(NoClient|Retired) == 0 && !c.banned() && a.can {
 		a.again = true
-		c.end(reconnect.Cause{Reason: reconnect.ReasonRestartRequired, Source: reconnect.SourceHost, Detail: "the host asked to reconnect"})
+		c.end(reconnect.Cause{Reason: e.(Again).Reason, Source: reconnect.SourceHost, Detail: e.(Again).Detail})
 	}
 }

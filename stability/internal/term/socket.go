@@ -102,7 +102,7 @@ func socketGone(c *Core, e Evidence) {
 	case g.By == ByPause:
 		ours(reconnect.ReasonConnectionLost, "this process was paused for longer than the lease allows without a confirmation")
 	case g.By == ByReset:
-		ours(reconnect.ReasonRestartRequired, "this program reset the connection")
+		ours(reconnect.ReasonRequested, "this program reset the connection")
 	case g.By == ByClient && c.linked():
 		ours(reconnect.ReasonIntentional, "this program closed the connection")
 	case k.phase == Offering && len(k.codes) == 0 && k.until.Sub(c.now) < time.Second:

@@ -58,7 +58,7 @@ var table = []rule{
 	{onAsk, holding, anyConn, ask, 0, 0, "codes are offered again"},
 	{onAsk, ending, anyConn, nil, 0, 0, "the next term decides"},
 	{onAgain, holding, between, againNow, 0, 0, "the attempt is made now, unless a ban forbids it"},
-	{onAgain, holding, live | Ended | Drained, againSoon, Ended, 0, "it ends as if the service had asked for a restart"},
+	{onAgain, holding, live | Ended | Drained, againSoon, Ended, 0, "it ends for the reason given, and another one begins"},
 	{onAgain, ending, anyConn, nil, 0, 0, "the next term connects"},
 	{onReplace, anyTerm, live, replaceLive, Ended, 0, "it ends without anything to follow"},
 	{onReplace, anyTerm, between | down, replaceDown, 0, 0, "why it ended is known better"},

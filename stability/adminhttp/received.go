@@ -1,0 +1,142 @@
+package adminhttp
+
+import (
+	"context"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/wastability/wastability/stability"
+)
+
+// Received messages that no handler has taken yet, and what can be done with
+// them. The list does no I/O: the Manager knows it.
+
+// receivedDoc is wa.messages.received of status-now.
+type receivedDoc struct {
+	Total    uint64              `json:"total"` // handled + waiting + setAside
+	Handled  uint64              `json:"handled"`
+	Repeated uint64              `json:"repeated"`
+	Waiting  groupDoc            `json:"waiting"`
+	SetAside groupDoc            `json:"setAside"`
+	By       map[string]groupDoc `json:"by"` // by state; every state is there
+	Text     *string             `json:"text"`
+}
+
+type groupDoc struct {
+	Count  int   `json:"count"`
+	Oldest stamp `json:"oldest"`
+}
+
+var messageStates = []stability.MessageState{
+	stability.MessageQueued, stability.MessageInHand, stability.MessageAtService, stability.MessageRefused,
+	stability.MessageKept, stability.MessageUndecrypted, stability.MessageSetAside,
+}
+
+func (h *Handler) received(r stability.ReceivedMessages) receivedDoc {
+	group := func(g stability.MessageGroup) groupDoc { return groupDoc{g.Count, stamp(g.Oldest)} }
+	doc := receivedDoc{
+		Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: group(r.Waiting), SetAside: group(r.SetAside),
+		By: make(map[string]groupDoc), Text: h.text(r.Text),
+	}
+	for _, s := range messageStates {
+		doc.By[string(s)] = group(r.By[s])
+	}
+	return doc
+}
+
+// heldDoc is the answer of messages.
+type heldDoc struct {
+	Success   bool         `json:"success"`
+	Timestamp stamp        `json:"timestamp"`
+	Summary   string       `json:"summary"`
+	Messages  []messageDoc `json:"messages"` // oldest first
+	Count     int          `json:"count"`
+}
+
+type messageDoc struct {
+	Entry      string                 `json:"entry"`
+	State      stability.MessageState `json:"state"`
+	ID         string                 `json:"id"`
+	Chat       string                 `json:"chat"`
+	Sender     string                 `json:"sender"`
+	Sent       stamp                  `json:"sent"`
+	Received   stamp                  `json:"received"`
+	Since      stamp                  `json:"since"`
+	LastTry    stamp                  `json:"lastTry"`
+	Tries      int                    `json:"tries"`
+	Why        string                 `json:"why"`
+	HasContent bool                   `json:"hasContent"`
+}
+
+func (h *Handler) messages(w http.ResponseWriter, _ *http.Request) {
+	list, text := h.m.Messages(), h.m.Status().Messages.Received.Text
+	if text == "" {
+		text = "Every received message was handled."
+		if len(list) > 0 {
+			text = "Messages wait to be handled."
+		}
+	}
+	doc := heldDoc{Success: true, Timestamp: stamp(time.Now()), Summary: h.mask(text), Messages: []messageDoc{}, Count: len(list)}
+	for _, m := range list[:min(len(list), maxRows)] {
+		doc.Messages = append(doc.Messages, messageDoc{
+			Entry: m.Entry, State: m.State, ID: m.ID, Chat: h.peer(m.Chat.String()), Sender: h.peer(m.Sender.String()),
+			Sent: stamp(m.Sent), Received: stamp(m.ReceivedAt), Since: stamp(m.Since), LastTry: stamp(m.LastTry),
+			Tries: m.Tries, Why: h.mask(m.Why), HasContent: m.HasContent,
+		})
+	}
+	h.json(w, http.StatusOK, doc)
+}
+
+func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request) {
+	entry, ok := h.entry(w, r, "")
+	if !ok {
+		return
+	}
+	redeliver := func(ctx context.Context) error { return h.m.Redeliver(ctx, entry) }
+	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, redeliver) {
+		h.json(w, http.StatusOK, doneDoc{true, "It is handed over to the program again. The list says what becomes of it."})
+	}
+}
+
+func (h *Handler) purgeMessage(w http.ResponseWriter, r *http.Request) {
+	entry, ok := h.entry(w, r, "purge-message")
+	if !ok {
+		return
+	}
+	purge := func(ctx context.Context) error { return h.m.PurgeMessage(ctx, entry) }
+	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, purge) {
+		h.json(w, http.StatusOK, doneDoc{true, "The message was removed for good."})
+	}
+}
+
+// entry reads which message is meant; with confirm that it is.
+func (h *Handler) entry(w http.ResponseWriter, r *http.Request, confirm string) (string, bool) {
+	want := `{"entry": "…"}`
+	if confirm != "" {
+		want = `{"entry": "…", "confirm": "` + confirm + `"}`
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		h.fail(w, http.StatusUnsupportedMediaType, "not_json", "Send Content-Type: application/json and the body "+want+", with an entry of the list of messages.")
+		return "", false
+	}
+	data, ok := h.body(w, r)
+	if !ok {
+		return "", false
+	}
+	var in struct {
+		Entry   string `json:"entry"`
+		Confirm string `json:"confirm"`
+	}
+	if err := json.Unmarshal(data, &in); err != nil || in.Entry == "" {
+		h.fail(w, http.StatusBadRequest, "bad_json", "The body is not as expected: send "+want+", with an entry of the list of messages.")
+		return "", false
+	}
+	if in.Confirm != confirm {
+		h.fail(w, http.StatusBadRequest, "not_confirmed", "This cannot be undone. If it is meant, send "+want+".")
+		return "", false
+	}
+	return in.Entry, true
+}

@@ -1,0 +1,227 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.mau.fi/libsignal/signalerror"
+	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/types/events"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+// delivery follows one message from the moment before whatsmeow decrypts it to
+// the moment when its handlers have returned. The event buffer of the device
+// tells it of each part of the message (authstore.Delivery).
+type delivery struct {
+	a   *attachment
+	key book.Key
+
+	mu       sync.Mutex
+	info     types.MessageInfo // the best that is known of it
+	contents [][]byte          // of the parts that a handler panicked at
+	open     bool              // a part was handed over, and is not finished yet
+	event    *events.Message   // that part; nil for a kind whose content cannot be kept
+	taken    bool              // a part was handled
+	asked    bool              // the event buffer was asked for a part
+	repeated bool              // a part had been finished before
+	aside    bool              // it was set aside
+	left     bool              // we kept it from the handlers
+	refused  bool              // a handler returned false
+	panicked string            // what a handler panicked with
+	failed   string            // why it could not be decrypted
+	hidden   bool              // nobody is to be told that it could not be
+	old      string            // an old counter: it was decrypted before
+
+	ours   bool   // it is handed over from the store, not by whatsmeow
+	why    string // then: why a handler did not take it
+	poison bool   // then: it was not given to them again
+}
+
+// Begin implements authstore.Delivery.
+func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error {
+	aside := d.a.m.received.isAside(d.key)
+	if known != nil && known.Plaintext == nil && !aside {
+		if err := d.a.m.received.settled(ctx, d.key); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asked = true
+	if aside {
+		d.aside = true
+		return authstore.ErrPartDone
+	}
+	if known != nil && known.Plaintext == nil {
+		d.repeated = true
+	}
+	return nil
+}
+
+// Failed implements authstore.Delivery. The entry is written before whatsmeow
+// acknowledges the message.
+func (d *delivery) Failed(ctx context.Context, err error) error {
+	d.mu.Lock()
+	if errors.Is(err, signalerror.ErrOldCounter) {
+		d.old = "an old counter: it was decrypted before, here or by an earlier copy of the session"
+		d.mu.Unlock()
+		return err
+	}
+	d.failed = "it cannot be decrypted: " + firstLine(err.Error())
+	rec := d.record(book.Undecrypted, d.failed)
+	d.mu.Unlock()
+	if saved := d.a.m.received.keep(ctx, rec); saved != nil && errors.Is(saved, context.Canceled) {
+		return saved // it stays at the service
+	}
+	return err
+}
+
+// Finish implements authstore.Delivery. What a handler panicked at is kept
+// before the event is finished, and the message acknowledged.
+func (d *delivery) Finish(ctx context.Context) error {
+	d.mu.Lock()
+	open, panicked := d.open, d.panicked != ""
+	d.open = false
+	if open && !panicked {
+		d.taken = true
+	}
+	if !open || !panicked || !d.content() {
+		d.mu.Unlock()
+		return d.a.m.received.settled(ctx, d.key)
+	}
+	rec := d.record(book.Kept, d.panicked)
+	d.mu.Unlock()
+	return d.a.m.received.keep(ctx, rec)
+}
+
+// content adds the open part to what is kept; false where that cannot be. The
+// caller holds mu.
+func (d *delivery) content() bool {
+	if d.event == nil || d.event.RawMessage == nil {
+		return false
+	}
+	raw, err := proto.Marshal(d.event.RawMessage)
+	if err != nil {
+		return false
+	}
+	d.contents = append(d.contents, raw)
+	return true
+}
+
+func (d *delivery) record(s book.State, why string) messageRecord {
+	now := time.Now()
+	return messageRecord{
+		Entry: book.Entry{Key: d.key, State: s, First: now, Since: now, Last: now, Tries: 1, Why: why},
+		Info:  d.info, Contents: d.contents, Hidden: d.hidden,
+	}
+}
+
+// handing is told of an event before the handlers are. false keeps it from
+// them: the service has the message for another day, or we have.
+func (d *delivery) handing(info types.MessageInfo, evt *events.Message) bool {
+	r := &d.a.m.received
+	admits, poisonous := d.a.admits(), evt != nil && r.poisonous(d.key)
+	d.mu.Lock()
+	d.info, d.event = plainInfo(info), evt
+	if !admits {
+		d.left = true
+	}
+	if d.left || !poisonous || !d.content() {
+		d.open = !d.left
+		d.mu.Unlock()
+		return !d.left
+	}
+	rec := d.record(book.SetAside, "the program's handlers did not take it, again and again, while they took others")
+	d.mu.Unlock()
+	err := r.setAside(rec)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aside, d.left = err == nil, err != nil
+	return false
+}
+
+// undecryptable is told of the event of that name.
+func (d *delivery) undecryptable(evt *events.UndecryptableMessage) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.info = plainInfo(evt.Info)
+	d.hidden = evt.IsUnavailable || evt.DecryptFailMode == events.DecryptFailHide
+	switch {
+	case evt.IsUnavailable:
+		d.failed = "it is for the phone alone"
+		if evt.UnavailableType != "" {
+			d.failed += " (" + string(evt.UnavailableType) + ")"
+		}
+	case d.failed == "":
+		d.failed = "it cannot be decrypted"
+	}
+}
+
+// outcome says what became of the message, when its handlers have returned.
+func (d *delivery) outcome() (o book.Outcome, why string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.left:
+		return book.Left, ""
+	case d.ours && d.poison:
+		return book.Poison, "the program's handlers did not take it, again and again, while they took others"
+	case d.ours && len(d.contents) > 0:
+		return book.Saved, d.why
+	case d.ours:
+		return book.Handled, ""
+	case d.aside:
+		return book.Repeat, ""
+	case d.refused:
+		return book.Declined, "a handler of the program returned false"
+	case d.panicked != "":
+		if d.open { // there is no event buffer for messages of its kind
+			d.content()
+		}
+		if len(d.contents) == 0 {
+			return book.Odd, d.panicked + "; its content could not be kept"
+		}
+		return book.Saved, d.panicked
+	case d.failed != "":
+		return book.Lost, d.failed
+	case d.open && d.asked: // and nobody finished it
+		return book.Declined, "a handler of the program returned false"
+	case d.open || d.taken:
+		return book.Handled, ""
+	case !d.a.admits():
+		return book.Left, ""
+	case d.repeated:
+		return book.Repeat, ""
+	case d.old != "":
+		return book.Odd, d.old
+	}
+	return book.Odd, "whatsmeow gave it to no handler: its form is not known"
+}
+
+// plainInfo is info without what cannot be written down.
+func plainInfo(info types.MessageInfo) types.MessageInfo {
+	info.VerifiedName = nil
+	return info
+}
+
+func firstLine(s string) string {
+	for i, c := range s {
+		if c == '\n' {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// panickedWith is how a panic of a handler is told.
+func panickedWith(value any) string {
+	return fmt.Sprintf("a handler of the program panicked: %s", firstLine(fmt.Sprint(value)))
+}

@@ -1,0 +1,517 @@
+// Package book accounts for the messages that this device receives: what became
+// of each, which of them wait and for what, and when something is to be done
+// about them.
+//
+// Everything here is pure: no clock, no I/O, no lock. Package stability owns
+// those, and asks.
+//
+//	            +--> handled
+//	received ---+--> waiting: queued, with the handlers, at the service, with us, undecrypted
+//	            +--> set aside
+//
+// Each message is in one of the three places. A message that comes again while
+// it waits is the same message. One that comes again after it was handled is
+// counted as repeated and as nothing else.
+//
+// What must not be forgotten with the process is an [Entry] that stands in the
+// store: refused, kept, undecrypted and set-aside messages. The others are still
+// at the service, which delivers them again to whoever logs in next.
+package book
+
+import (
+	"slices"
+	"time"
+)
+
+// Key names a message, as its stanza does.
+type Key struct{ ID, Chat, Sender string }
+
+// State is where a message is.
+type State string
+
+// The states.
+const (
+	Queued      State = "queued"      // received, not with a handler yet
+	InHand      State = "in_hand"     // with the handlers
+	AtService   State = "at_service"  // not acknowledged: the service has it, and delivers it again at the next login
+	Refused     State = "refused"     // the same, since a handler did not take it
+	Kept        State = "kept"        // acknowledged, and its content is with us: to be handed over again
+	Undecrypted State = "undecrypted" // acknowledged; its content is asked for
+	SetAside    State = "set_aside"   // nothing is done before somebody asks
+)
+
+// stored reports whether an entry in this state stands in the store.
+func (s State) stored() bool {
+	switch s {
+	case Refused, Kept, Undecrypted, SetAside:
+		return true
+	}
+	return false
+}
+
+// Entry is a message that was not handled yet.
+type Entry struct {
+	Key   Key
+	State State
+	First time.Time // when it was received first
+	Since time.Time // when it came to wait or was set aside
+	Last  time.Time // the last try; zero before the first
+	Tries int       // how often handlers did not take it
+	Worse int       // how often of these they had taken another one since the try before
+	Why   string    // in words, about the last try or the state
+
+	Missed int // logins in a row that did not bring a refused message again
+
+	before State // what it was when it came again
+}
+
+// Fails reports whether handlers did not take the message, and it waits for the
+// next try or is under one.
+func (e Entry) Fails() bool {
+	s := e.State
+	if e.before != "" {
+		s = e.before
+	}
+	return (s == Refused || s == Kept) && e.Tries > 0
+}
+
+// Outcome is what became of a message that was with the handlers.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Left     Outcome = iota // not handed over: unacknowledged, the service has it
+	Handled                 // every handler took it
+	Repeat                  // it had been handled before
+	Declined                // a handler did not take it; unacknowledged
+	Saved                   // a handler failed; acknowledged, its content is with us
+	Lost                    // it could not be decrypted; acknowledged
+	Odd                     // acknowledged, and no handler was given anything
+	Poison                  // the handlers did not take it for too long: set aside
+)
+
+// Policy says when something is done about what waits.
+type Policy struct {
+	Quiet      time.Duration // how long nothing must come before a redelivery. 1 min
+	AtLatest   time.Duration // a redelivery comes then, however busy the account is; also the longest pause. 15 min
+	PoisonTry  int           // tried so often with others handled between the tries, ... 20
+	PoisonTime time.Duration // ... and for so long: set aside. 24 h
+	GiveUp     time.Duration // an undecrypted message is set aside. 14 days
+}
+
+// Defaults fills what is zero.
+func (p Policy) Defaults() Policy {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&p.Quiet, time.Minute)
+	def(&p.AtLatest, 15*time.Minute)
+	def(&p.PoisonTime, 24*time.Hour)
+	def(&p.GiveUp, 14*24*time.Hour)
+	if p.PoisonTry <= 0 {
+		p.PoisonTry = 20
+	}
+	return p
+}
+
+// Book is the account. The zero value is empty and has the default policy.
+type Book struct {
+	Policy Policy
+
+	entries     map[Key]*Entry
+	queue       []Key // of this connection, in the order of their arrival
+	received    uint64
+	handled     uint64
+	repeated    uint64
+	lastHandled time.Time
+	lastArrival time.Time
+
+	redeliveries int       // in a row that brought nothing
+	redelivered  time.Time // the last one
+}
+
+// Arrived notes that the service delivered a message.
+func (b *Book) Arrived(k Key, now time.Time) {
+	b.lastArrival = now
+	if e := b.entries[k]; e != nil {
+		switch e.State {
+		case AtService:
+			e.State = Queued
+		case Refused: // once more; what is known of it stays
+			e.before, e.State, e.Missed = Refused, Queued, 0
+		default:
+			return
+		}
+	} else {
+		b.add(&Entry{Key: k, State: Queued, First: now, Since: now})
+	}
+	b.queue = append(b.queue, k)
+}
+
+func (b *Book) add(e *Entry) {
+	if b.entries == nil {
+		b.entries = make(map[Key]*Entry)
+	}
+	b.entries[e.Key] = e
+	b.received++
+}
+
+// Begun notes that the handlers are given a message.
+func (b *Book) Begun(k Key, now time.Time) {
+	if i := slices.Index(b.queue, k); i >= 0 {
+		b.queue = slices.Delete(b.queue, i, i+1)
+	} else if len(b.queue) > 0 {
+		// Messages begin in the order of their arrival. The name of this one was
+		// misread when it arrived: a text in a stanza can imitate an attribute.
+		first := b.queue[0]
+		b.queue = b.queue[1:]
+		if e := b.entries[first]; e != nil && e.State == Queued && e.before == "" {
+			delete(b.entries, first)
+			b.received--
+		}
+	}
+	e := b.entries[k]
+	if e == nil { // nobody saw it arrive
+		e = &Entry{Key: k, First: now, Since: now}
+		b.add(e)
+	}
+	if e.State.stored() && e.before == "" {
+		e.before = e.State
+	}
+	e.State, e.Missed = InHand, 0
+}
+
+// Ended notes what became of a message. It returns its entry where the store
+// has to be told: as it is now, or with gone where it is to be removed.
+func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, write, gone bool) {
+	at := b.entries[k]
+	if at == nil { // a handler that outlived the term
+		at = &Entry{Key: k, First: now, Since: now}
+		b.add(at)
+	}
+	if at.State == SetAside { // while it was in hand, and written down
+		return Entry{}, false, false
+	}
+	was := at.before
+	at.before = ""
+	to := func(s State) (Entry, bool, bool) {
+		if s != was {
+			at.Since = now
+		}
+		at.State, at.Last, at.Why = s, now, why
+		return *at, true, false
+	}
+	switch o {
+	case Left:
+		if was != "" {
+			at.State = was
+		} else {
+			at.State = AtService
+		}
+		return Entry{}, false, false
+	case Declined:
+		b.failed(at)
+		return to(Refused)
+	case Saved:
+		b.failed(at)
+		return to(Kept)
+	case Lost:
+		if was == SetAside {
+			at.State = SetAside
+			return Entry{}, false, false
+		}
+		return to(Undecrypted)
+	case Odd, Poison:
+		return to(SetAside)
+	case Repeat:
+		if was == "" {
+			delete(b.entries, k)
+			b.received--
+			b.repeated++
+			return Entry{}, false, false
+		}
+		if was != Refused { // what we have of it stays
+			at.State = was
+			return Entry{}, false, false
+		}
+	}
+	delete(b.entries, k)
+	b.handled++
+	b.lastHandled = now
+	if was == Refused {
+		b.redeliveries = 0
+	}
+	return *at, was != "", true
+}
+
+// failed counts a try. Whoever takes nothing at all is down, and says nothing
+// about a message.
+func (b *Book) failed(e *Entry) {
+	e.Tries++
+	if !e.Last.IsZero() && !b.lastHandled.Before(e.Last) {
+		e.Worse++
+	}
+}
+
+// Poisonous reports whether a message that the handlers are about to be given
+// again is to be set aside instead: they did not take it for long, while they
+// took others.
+func (b *Book) Poisonous(k Key, now time.Time) bool {
+	e, p := b.entries[k], b.Policy.Defaults()
+	return e != nil && e.Worse >= p.PoisonTry && now.Sub(e.First) >= p.PoisonTime
+}
+
+// Aside sets a message aside.
+func (b *Book) Aside(k Key, why string, now time.Time) (Entry, bool) {
+	e := b.entries[k]
+	if e == nil {
+		return Entry{}, false
+	}
+	e.before, e.State, e.Since, e.Why = "", SetAside, now, why
+	return *e, true
+}
+
+// Recovered notes that the content of an undecrypted message is with us now.
+func (b *Book) Recovered(k Key, why string, now time.Time) (Entry, bool) {
+	e := b.entries[k]
+	if e == nil || e.State != Undecrypted {
+		return Entry{}, false
+	}
+	e.State, e.Since, e.Last, e.Tries, e.Why = Kept, now, time.Time{}, 0, why
+	return *e, true
+}
+
+// Again makes a message that was set aside, or kept, due at once. content says
+// that there is something to hand over.
+func (b *Book) Again(k Key, content bool, now time.Time) (Entry, bool) {
+	e := b.entries[k]
+	if e == nil || e.State != SetAside && e.State != Kept || !content {
+		return Entry{}, false
+	}
+	// Its row of tries begins anew, or it would be set aside again at once.
+	e.State, e.Since, e.First, e.Last, e.Tries, e.Worse = Kept, now, now, time.Time{}, 0, 0
+	return *e, true
+}
+
+// Remove forgets a message.
+func (b *Book) Remove(k Key) {
+	if b.entries[k] != nil {
+		delete(b.entries, k)
+		b.received--
+	}
+}
+
+// HungUp notes that the connection is over. What it had not begun is at the service.
+func (b *Book) HungUp() {
+	b.queue = nil
+	for _, e := range b.entries {
+		if e.State == Queued {
+			e.State = AtService
+			if e.before != "" {
+				e.State, e.before = e.before, ""
+			}
+		}
+	}
+}
+
+// Load begins a term with what the store has.
+func (b *Book) Load(entries []Entry) {
+	for _, e := range entries {
+		if b.entries[e.Key] == nil && e.State.stored() {
+			b.add(&e)
+		}
+	}
+}
+
+// Leave ends a term: what waits is the next holder's. What is still with a
+// handler stays.
+func (b *Book) Leave() {
+	for k, e := range b.entries {
+		if e.State != InHand {
+			delete(b.entries, k)
+			b.received--
+		}
+	}
+	b.redeliveries, b.redelivered = 0, time.Time{}
+}
+
+// maxMissed is how many logins must not have brought a refused message.
+const maxMissed = 3
+
+// Synced notes that the service has delivered all that waited at a login. It
+// returns the refused messages that it does not have any more: somebody has
+// acknowledged them, and their entries did not learn of it.
+func (b *Book) Synced() (missing []Key) {
+	for k, e := range b.entries {
+		if e.State != Refused {
+			continue
+		}
+		if e.Missed++; e.Missed >= maxMissed {
+			missing = append(missing, k)
+		}
+	}
+	return missing
+}
+
+// Find gives an entry.
+func (b *Book) Find(k Key) (Entry, bool) {
+	if e := b.entries[k]; e != nil {
+		return *e, true
+	}
+	return Entry{}, false
+}
+
+// Entries lists what stands in the store, oldest first.
+func (b *Book) Entries() []Entry {
+	var out []Entry
+	for _, e := range b.entries {
+		if e.State.stored() || e.before != "" {
+			out = append(out, *e)
+		}
+	}
+	slices.SortFunc(out, func(x, y Entry) int { return x.First.Compare(y.First) })
+	return out
+}
+
+// Due returns what is to be handed over again now, oldest first, and when to
+// look again; zero when nothing is kept.
+func (b *Book) Due(now time.Time) (due []Entry, again time.Time) {
+	return b.due(now, Kept, func(e *Entry) time.Time { return e.Last.Add(b.pause(e.Tries)) })
+}
+
+// Asks returns the undecrypted messages that the phone is to be asked for now,
+// and when to look again.
+func (b *Book) Asks(now time.Time) (due []Entry, again time.Time) {
+	return b.due(now, Undecrypted, func(e *Entry) time.Time { return e.Last.Add(askPause(e.Tries)) })
+}
+
+// askPause is the pause before the phone is asked again: it may be off for days.
+func askPause(tries int) time.Duration {
+	d := 5 * time.Minute
+	for range min(tries, 8) {
+		d *= 2
+	}
+	return min(d, 12*time.Hour)
+}
+
+// Asked notes that the phone was asked.
+func (b *Book) Asked(k Key, now time.Time) (Entry, bool) {
+	e := b.entries[k]
+	if e == nil || e.State != Undecrypted {
+		return Entry{}, false
+	}
+	e.Tries, e.Last = e.Tries+1, now
+	return *e, true
+}
+
+// Overdue returns the undecrypted messages that nobody will give any more.
+func (b *Book) Overdue(now time.Time) (due []Entry, again time.Time) {
+	limit := b.Policy.Defaults().GiveUp
+	return b.due(now, Undecrypted, func(e *Entry) time.Time { return e.First.Add(limit) })
+}
+
+func (b *Book) due(now time.Time, s State, when func(*Entry) time.Time) (due []Entry, again time.Time) {
+	for _, e := range b.entries {
+		if e.State != s {
+			continue
+		}
+		if at := when(e); !at.After(now) {
+			due = append(due, *e)
+		} else if again.IsZero() || at.Before(again) {
+			again = at
+		}
+	}
+	slices.SortFunc(due, func(x, y Entry) int { return x.First.Compare(y.First) })
+	return due, again
+}
+
+// pause is the time after a try that was not taken.
+func (b *Book) pause(tries int) time.Duration {
+	p := b.Policy.Defaults()
+	if tries <= 0 {
+		return 0
+	}
+	d := p.Quiet
+	for range min(tries-1, 20) {
+		d *= 2
+	}
+	return min(d, p.AtLatest)
+}
+
+// Redelivery is when a new connection is to be made so that the service delivers
+// refused messages again; zero while none waits there. connected is when the
+// present one began, sent the last message that was sent.
+func (b *Book) Redelivery(connected, sent time.Time) time.Time {
+	p := b.Policy.Defaults()
+	var last time.Time // the last refusal on this connection
+	var first time.Time
+	for _, e := range b.entries {
+		if e.State != Refused {
+			continue
+		}
+		if e.Last.After(last) {
+			last = e.Last
+		}
+		if first.IsZero() || e.Last.Before(first) {
+			first = e.Last
+		}
+	}
+	if first.IsZero() {
+		return time.Time{}
+	}
+	from := latest(first, connected) // a login has just offered them again
+	quiet := latest(from, last, b.lastArrival, sent).Add(p.Quiet)
+	at := earliest(quiet, from.Add(p.AtLatest))
+	return latest(at, b.redelivered.Add(b.pause(b.redeliveries)))
+}
+
+// Redelivering notes that a new connection is made for what was refused.
+func (b *Book) Redelivering(now time.Time) {
+	b.redeliveries++
+	b.redelivered = now
+}
+
+func latest(ts ...time.Time) time.Time {
+	return slices.MaxFunc(ts, time.Time.Compare)
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// Group counts the messages in one state.
+type Group struct {
+	Count  int
+	Oldest time.Time // when the oldest of them was received
+}
+
+// Sums are the totals.
+type Sums struct {
+	Received uint64 // handled here, waiting, or set aside
+	Handled  uint64
+	Repeated uint64 // came again after they had been handled
+	States   map[State]Group
+}
+
+// Sums adds up.
+func (b *Book) Sums() Sums {
+	s := Sums{Received: b.received, Handled: b.handled, Repeated: b.repeated, States: make(map[State]Group)}
+	for _, e := range b.entries {
+		st := e.State
+		if e.before != "" && st != InHand { // queued once more
+			st = e.before
+		}
+		g := s.States[st]
+		g.Count++
+		if g.Oldest.IsZero() || e.First.Before(g.Oldest) {
+			g.Oldest = e.First
+		}
+		s.States[st] = g
+	}
+	return s
+}

@@ -1,0 +1,217 @@
+package book_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+var (
+	start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	k1    = book.Key{ID: "A", Chat: "1@s.whatsapp.net"}
+	k2    = book.Key{ID: "B", Chat: "g@g.us", Sender: "2@lid"}
+)
+
+func count(b *book.Book, s book.State) int { return b.Sums().States[s].Count }
+
+func TestMessageIsInOneOfThreePlaces(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var b book.Book
+		now := start
+		keys := make([]book.Key, 6)
+		for i := range keys {
+			keys[i] = book.Key{ID: fmt.Sprint(i), Chat: "c"}
+		}
+		inHand := make(map[book.Key]bool)
+		handled := uint64(0)
+		states := []book.Outcome{book.Left, book.Handled, book.Repeat, book.Declined, book.Saved, book.Lost, book.Odd, book.Poison}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 3600).Draw(t, "seconds")) * time.Second)
+			k := rapid.SampledFrom(keys).Draw(t, "message")
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0, 1:
+				b.Arrived(k, now)
+			case 2, 3:
+				if !inHand[k] {
+					b.Begun(k, now)
+					inHand[k] = true
+				}
+			case 4, 5, 6:
+				if inHand[k] {
+					o := rapid.SampledFrom(states).Draw(t, "outcome")
+					before := b.Sums()
+					_, _, _ = b.Ended(k, o, "why", now)
+					delete(inHand, k)
+					if o == book.Handled && b.Sums().Handled != before.Handled {
+						handled++
+					}
+				}
+			case 7:
+				b.HungUp()
+				require.Zero(t, count(&b, book.Queued))
+			case 8:
+				b.Again(k, true, now)
+			case 9:
+				if !inHand[k] {
+					b.Remove(k)
+				}
+			}
+			s := b.Sums()
+			places := s.Handled
+			for _, g := range s.States {
+				places += uint64(g.Count)
+			}
+			require.Equal(t, s.Received, places, "%+v", s)
+			require.LessOrEqual(t, handled, s.Handled)
+		}
+		b.Leave()
+		require.Equal(t, b.Sums().Received, b.Sums().Handled+uint64(len(inHand)), "what waits is the next holder's")
+	})
+}
+
+func TestRefusedMessageWaitsForAQuietMinute(t *testing.T) {
+	var b book.Book
+	require.Zero(t, b.Redelivery(start, start))
+	b.Arrived(k1, start)
+	b.Begun(k1, start)
+	b.Ended(k1, book.Declined, "no", start)
+	require.Equal(t, start.Add(time.Minute), b.Redelivery(start.Add(-time.Hour), time.Time{}))
+	busy := start.Add(50 * time.Second)
+	b.Arrived(k2, busy)
+	require.Equal(t, busy.Add(time.Minute), b.Redelivery(start.Add(-time.Hour), time.Time{}), "something came")
+	require.Equal(t, busy.Add(65*time.Second), b.Redelivery(start, busy.Add(5*time.Second)), "something was sent")
+	b.Arrived(k2, start.Add(20*time.Minute))
+	require.Equal(t, start.Add(15*time.Minute), b.Redelivery(start.Add(-time.Hour), time.Time{}), "however busy it is")
+}
+
+func TestRedeliveriesThatBringNothingComeMoreAndMoreRarely(t *testing.T) {
+	var b book.Book
+	refuse := func(at time.Time) {
+		b.Arrived(k1, at)
+		b.Begun(k1, at)
+		b.Ended(k1, book.Declined, "no", at)
+	}
+	now := start
+	refuse(now)
+	var pauses []time.Duration
+	for range 7 {
+		at := b.Redelivery(now, time.Time{})
+		pauses = append(pauses, at.Sub(now))
+		now = at
+		b.Redelivering(now)
+		b.HungUp()
+		refuse(now)
+	}
+	m := time.Minute
+	require.Equal(t, []time.Duration{m, m, 2 * m, 4 * m, 8 * m, 15 * m, 15 * m}, pauses)
+	b.Arrived(k1, now)
+	b.Begun(k1, now)
+	b.Ended(k1, book.Handled, "", now)
+	require.Zero(t, b.Redelivery(now, time.Time{}))
+	refuse(now.Add(time.Hour))
+	require.Equal(t, now.Add(time.Hour+m), b.Redelivery(now, time.Time{}), "it took one: the row is over")
+}
+
+func TestOnlyWhatIsRefusedAmongOthersIsPoisonous(t *testing.T) {
+	for name, others := range map[string]bool{"others are handled": true, "nothing is handled": false} {
+		t.Run(name, func(t *testing.T) {
+			var b book.Book
+			now := start
+			for range 200 {
+				b.Arrived(k1, now)
+				b.Begun(k1, now)
+				if b.Poisonous(k1, now) {
+					break
+				}
+				b.Ended(k1, book.Declined, "no", now)
+				now = now.Add(30 * time.Minute)
+				if others {
+					b.Arrived(k2, now)
+					b.Begun(k2, now)
+					b.Ended(k2, book.Handled, "", now)
+				}
+			}
+			require.Equal(t, others, b.Poisonous(k1, now))
+			if others {
+				require.Equal(t, start.Add(24*time.Hour), now)
+			}
+		})
+	}
+}
+
+func TestNameMisreadOnArrivalIsNoSecondMessage(t *testing.T) {
+	var b book.Book
+	b.Arrived(book.Key{ID: "A", Chat: "g@g.us", Sender: "forged@lid"}, start)
+	b.Arrived(k2, start)
+	b.Begun(book.Key{ID: "A", Chat: "g@g.us", Sender: "3@lid"}, start)
+	require.EqualValues(t, 2, b.Sums().Received)
+	require.Equal(t, 1, count(&b, book.Queued))
+	b.Begun(k2, start)
+	require.Equal(t, 2, count(&b, book.InHand))
+	require.EqualValues(t, 2, b.Sums().Received)
+}
+
+func TestEntriesOfTheStoreComeBackAsTheyWere(t *testing.T) {
+	var b, next book.Book
+	b.Begun(k1, start)
+	b.Ended(k1, book.Saved, "a panic", start)
+	b.Begun(k2, start)
+	b.Ended(k2, book.Lost, "no session", start.Add(time.Second))
+	b.Arrived(book.Key{ID: "C"}, start)
+	list := b.Entries()
+	require.Len(t, list, 2, "what is queued is the service's")
+	next.Load(list)
+	next.Load(list)
+	require.Equal(t, list, next.Entries())
+	require.EqualValues(t, 2, next.Sums().Received)
+
+	due, again := next.Due(start)
+	require.Empty(t, due)
+	require.Equal(t, start.Add(time.Minute), again)
+	due, _ = next.Due(start.Add(time.Minute))
+	require.Len(t, due, 1)
+	asks, again := next.Asks(start.Add(time.Second))
+	require.Empty(t, asks)
+	require.Equal(t, start.Add(time.Second+5*time.Minute), again)
+	lost, _ := next.Overdue(start.Add(14*24*time.Hour + time.Second))
+	require.Len(t, lost, 1)
+	require.Equal(t, k2, lost[0].Key)
+}
+
+func TestMessageHandledBehindItsOwnSavingIsRemoved(t *testing.T) {
+	var b book.Book
+	b.Begun(k1, start)
+	b.Ended(k1, book.Lost, "no session", start)
+	b.Arrived(k1, start) // its sender sends it again
+	b.Begun(k1, start)
+	_, write, gone := b.Ended(k1, book.Handled, "", start)
+	require.True(t, write)
+	require.True(t, gone)
+	require.Empty(t, b.Entries())
+	b.Begun(k1, start)
+	b.Aside(k1, "poison", start)
+	_, write, _ = b.Ended(k1, book.Repeat, "", start)
+	require.False(t, write)
+	require.Equal(t, 1, count(&b, book.SetAside), "set aside while it was in hand")
+}
+
+func TestRefusedMessageThatTheServiceHasNoMoreIsFound(t *testing.T) {
+	var b book.Book
+	refuse := func() {
+		b.Arrived(k1, start)
+		b.Begun(k1, start)
+		b.Ended(k1, book.Declined, "no", start)
+	}
+	refuse()
+	require.Empty(t, b.Synced())
+	require.Empty(t, b.Synced())
+	refuse() // it did come again
+	require.Empty(t, b.Synced())
+	require.Empty(t, b.Synced())
+	require.Equal(t, []book.Key{k1}, b.Synced())
+}

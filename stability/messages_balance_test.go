@@ -1,0 +1,159 @@
+package stability_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types/events"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// moods say how often a handler fails for a text before it takes it.
+type moods struct {
+	mu    sync.Mutex
+	fails map[string]int
+	hang  time.Duration // the next handler takes so long
+	took  map[string]int
+}
+
+func (m *moods) handle(e *events.Message) (refuse bool) {
+	text := e.Message.GetConversation()
+	m.mu.Lock()
+	left, hang := m.fails[text], m.hang
+	m.hang = 0
+	if left > 0 {
+		m.fails[text]--
+	} else {
+		m.took[text]++
+	}
+	m.mu.Unlock()
+	time.Sleep(hang)
+	switch {
+	case left == 0:
+		return false
+	case len(text)%2 == 0:
+		panic("not today")
+	}
+	return true
+}
+
+func (m *moods) set(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
+func TestBookBalancesWhateverHappens(t *testing.T) {
+	for seed := range uint64(stabilitytest.Pick(20, 10_000)) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			bubble(t, func(t *testing.T) { balancedWalk(t, seed) })
+		})
+	}
+}
+
+func balancedWalk(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	w := newWorld(t)
+	m := &moods{fails: make(map[string]int), took: make(map[string]int)}
+	var labels []string
+	start := func() *named {
+		labels = append(labels, fmt.Sprint("i", len(labels)))
+		n := w.named(labels[len(labels)-1], stability.WithAutoHeal(noHeal))
+		n.refuse = m.handle
+		return n.run()
+	}
+	a := start().pair()
+	require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+	carol := w.writer().On()
+	var sent []string
+	twice := false // a kill, or a handler that outlived its term, lies between
+	write := func(unreadable bool) {
+		text := fmt.Sprintf("%0*d", 4+rng.IntN(2), len(sent))
+		if rng.IntN(3) == 0 {
+			m.set(func() { m.fails[text] = 1 + rng.IntN(3) })
+		}
+		send := carol.SendMessage
+		if unreadable {
+			send = carol.SendUnreadable
+		}
+		id, err := send(w.account.JID(), &waE2E.Message{Conversation: proto.String(text)})
+		require.NoError(t, err)
+		t.Log("sent", text, id, unreadable)
+		sent = append(sent, text)
+	}
+	for range 25 {
+		switch what := rng.IntN(14); what {
+		case 0, 1, 2, 3:
+			for range 1 + rng.IntN(4) {
+				write(false)
+			}
+		case 4:
+			write(true)
+		case 5:
+			carol.Off()
+		case 6:
+			carol.On()
+		case 7:
+			faults := []wasim.Fault{wasim.FIN(), wasim.Reset(), wasim.StreamError("515"), wasim.BlackHole()}
+			w.sim.Fault(faults[rng.IntN(len(faults))]).For(w.account.JID()).Now()
+		case 8:
+			t.Log("hand-over")
+			b := start()
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+			a.stop()
+			a = b
+			a.ready()
+		case 9:
+			t.Log("crash")
+			twice = true
+			a.wire.hang(anyCall)
+			w.sim.Partition(labels[len(labels)-1])
+			b := start().ready()
+			a.wire.heal()
+			a.kill()
+			a = b
+		case 10:
+			t.Log("outage")
+			a.wire.fail(anyCall)
+			time.Sleep(time.Duration(rng.IntN(20)) * time.Second)
+			a.wire.heal()
+		case 11:
+			a.m.Reconnect()
+		case 12:
+			twice = true
+			m.set(func() { m.hang = time.Duration(rng.IntN(90)) * time.Second })
+		default:
+			time.Sleep(time.Duration(rng.IntN(20)) * time.Minute)
+		}
+		time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond)
+		a.balanced()
+	}
+	carol.On()
+	m.set(func() { clear(m.fails); m.hang = 0 })
+	time.Sleep(40 * time.Minute)
+	a.m.Reconnect() // what was handled without its receipt going out is acknowledged at the next login
+	time.Sleep(time.Minute)
+	a.ready()
+	r := a.balanced()
+	require.Zero(t, r.Waiting.Count, "%+v", a.m.Messages())
+	require.Zero(t, r.SetAside.Count, "%+v", a.m.Messages())
+	require.Empty(t, w.device().Pending(), "nothing waits at the service")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, text := range sent {
+		require.NotZero(t, m.took[text], "lost: %s", text)
+		if !twice {
+			require.Equal(t, 1, m.took[text], "handled twice: %s", text)
+		}
+	}
+	a.stop()
+}

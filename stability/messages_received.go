@@ -1,0 +1,193 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.mau.fi/whatsmeow/types"
+
+	"github.com/wastability/wastability/internal/plain"
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+// MessageState says where a received message is that was not handled yet.
+type MessageState string
+
+// The states of a message.
+const (
+	MessageQueued      MessageState = MessageState(book.Queued)      // received on this connection, and not begun
+	MessageInHand      MessageState = MessageState(book.InHand)      // with the program's handlers
+	MessageAtService   MessageState = MessageState(book.AtService)   // not acknowledged, and delivered again at the next login
+	MessageRefused     MessageState = MessageState(book.Refused)     // the same, because a handler returned false
+	MessageKept        MessageState = MessageState(book.Kept)        // acknowledged and kept here: handed over again by and by
+	MessageUndecrypted MessageState = MessageState(book.Undecrypted) // acknowledged, and asked of the phone
+	MessageSetAside    MessageState = MessageState(book.SetAside)    // nothing is done before somebody asks
+)
+
+// MessageGroup counts messages.
+type MessageGroup struct {
+	Count  int
+	Oldest time.Time // when the oldest of them was received; zero when there is none
+}
+
+// ReceivedMessages is the account of the messages that the service delivered to
+// this instance: Total = Handled + Waiting + SetAside, at every moment. Total,
+// Handled and Repeated count since New and know this process alone. What waits or
+// is set aside stands in the store too, except for what the service has: a new
+// holder of the lock goes on with it.
+type ReceivedMessages struct {
+	Total    uint64
+	Handled  uint64 // every handler returned true
+	Repeated uint64 // came again after they had been handled, and were skipped
+	Waiting  MessageGroup
+	SetAside MessageGroup
+	By       map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
+	Text     string                        // in words; empty while nothing waits for long and nothing is set aside
+}
+
+func (r *received) status(now time.Time) (out ReceivedMessages) {
+	r.mu.Lock()
+	sums := r.book.Sums()
+	r.mu.Unlock()
+	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated, By: make(map[MessageState]MessageGroup)}
+	for st, g := range sums.States {
+		group := MessageGroup(g)
+		out.By[MessageState(st)] = group
+		into := &out.Waiting
+		if st == book.SetAside {
+			into = &out.SetAside
+		}
+		into.Count += group.Count
+		if into.Oldest.IsZero() || group.Oldest.Before(into.Oldest) {
+			into.Oldest = group.Oldest
+		}
+	}
+	out.Text = out.text(now)
+	return out
+}
+
+func (r ReceivedMessages) text(now time.Time) string {
+	var out []string
+	say := func(s MessageState, one, many, rest string) {
+		g := r.By[s]
+		if g.Count == 0 {
+			return
+		}
+		subject := fmt.Sprintf("%d messages %s", g.Count, many)
+		if g.Count == 1 {
+			subject = "One message " + one
+		}
+		out = append(out, fmt.Sprintf("%s, the oldest received %s ago. %s", subject, plain.Span(now.Sub(g.Oldest)), rest))
+	}
+	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers", "WhatsApp delivers them again on a new connection, which is made by itself.")
+	say(MessageKept, "is kept here because a handler failed", "are kept here because a handler failed", "They are handed over again by and by.")
+	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for their content; it must be online.")
+	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand them over again or remove them.")
+	return strings.Join(out, " ")
+}
+
+// ReceivedMessage is one received message that was not handled yet.
+type ReceivedMessage struct {
+	Entry      string // names it to Redeliver and PurgeMessage
+	ID         types.MessageID
+	Chat       types.JID
+	Sender     types.JID
+	Sent       time.Time // as the service says
+	State      MessageState
+	ReceivedAt time.Time
+	Since      time.Time // when it came into this state
+	LastTry    time.Time // zero before the first
+	Tries      int
+	Why        string
+	HasContent bool // there is something to hand over
+}
+
+// ErrNoMessage reports an entry that is not there (any more), or one without
+// content that was to be handed over.
+var ErrNoMessage = errors.New("stability: there is no such message")
+
+// Messages lists the received messages that were not handled and that must not
+// be forgotten with this process, oldest first: refused ones, kept ones,
+// undecrypted ones and those that were set aside. No I/O. Empty in standby.
+func (m *Manager) Messages() []ReceivedMessage {
+	r := &m.received
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []ReceivedMessage
+	for _, e := range r.book.Entries() {
+		rec := r.more[e.Key]
+		out = append(out, ReceivedMessage{
+			Entry: recordID(e.Key), ID: rec.Info.ID, Chat: rec.Info.Chat, Sender: rec.Info.Sender, Sent: rec.Info.Timestamp,
+			State: MessageState(e.State), ReceivedAt: e.First, Since: e.Since, LastTry: e.Last, Tries: e.Tries, Why: e.Why,
+			HasContent: len(rec.Contents) > 0,
+		})
+	}
+	return out
+}
+
+// Redeliver hands a message over to the handlers again that was set aside or is
+// kept here: soon, on the present or the next connection. Its row of tries begins
+// anew. It needs the lock. ErrNoMessage.
+func (m *Manager) Redeliver(ctx context.Context, entry string) error {
+	const op = "hand a message over again"
+	return m.onMessage(ctx, op, entry, func(r *received, k book.Key, rec *messageRecord) (bool, bool) {
+		e, ok := r.book.Again(k, len(rec.Contents) > 0, time.Now())
+		rec.Entry = e
+		return ok, false
+	})
+}
+
+// PurgeMessage forgets a message that was set aside, is kept here, or could not
+// be decrypted, with its content, for good. It needs the lock. ErrNoMessage; a
+// refused one is the service's, and cannot be purged.
+func (m *Manager) PurgeMessage(ctx context.Context, entry string) error {
+	return m.onMessage(ctx, "purge a message", entry, func(r *received, k book.Key, rec *messageRecord) (bool, bool) {
+		e, ok := r.book.Find(k)
+		if !ok || e.State != book.SetAside && e.State != book.Kept && e.State != book.Undecrypted {
+			return false, false
+		}
+		r.book.Remove(k)
+		return true, true
+	})
+}
+
+// onMessage changes an entry as f says, and writes it down before it returns.
+func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*received, book.Key, *messageRecord) (ok, gone bool)) error {
+	if _, err := m.require(); err != nil {
+		return err
+	}
+	r := &m.received
+	r.mu.Lock()
+	var found, gone bool
+	var rec messageRecord
+	for k, x := range r.more {
+		if recordID(k) == entry {
+			rec = x
+			found, gone = f(r, k, &rec)
+			break
+		}
+	}
+	switch {
+	case found && gone:
+		delete(r.more, rec.Key)
+	case found:
+		r.note(rec)
+	}
+	r.mu.Unlock()
+	if !found {
+		return fmt.Errorf("stability: %s: %w", op, ErrNoMessage)
+	}
+	written := &rec
+	if gone {
+		written = nil
+	}
+	if err := r.store(ctx, rec.Key, written, true); err != nil {
+		return fmt.Errorf("stability: %s: %w", op, err)
+	}
+	r.poke()
+	r.tell()
+	return nil
+}

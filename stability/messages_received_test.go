@@ -1,0 +1,193 @@
+package stability_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+)
+
+// balanced checks that every message is in one of the three places.
+func (i *instance) balanced() stability.ReceivedMessages {
+	i.w.t.Helper()
+	r := i.m.Status().Messages.Received
+	require.EqualValues(i.w.t, r.Total, r.Handled+uint64(r.Waiting.Count)+uint64(r.SetAside.Count), "%+v", r)
+	return r
+}
+
+// getMessage sends one to the account.
+func (w *world) getMessage(text string) {
+	w.t.Helper()
+	_, err := w.peer().Send(w.t.Context(), w.account.JID(), text)
+	require.NoError(w.t, err)
+}
+
+func TestRefusedMessageComesAgainByItself(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		var tries atomic.Int32
+		a.refuse = func(*events.Message) bool { return tries.Add(1) < 4 }
+		a.run().pair()
+		time.Sleep(time.Minute)
+		start := time.Now()
+		w.getMessage("again, please")
+		w.await("the handler refused", func() bool { return tries.Load() == 1 })
+		time.Sleep(time.Second)
+		r := a.balanced()
+		require.Equal(t, 1, r.By[stability.MessageRefused].Count)
+		require.Contains(t, r.Text, "refused by the program's handlers")
+		list := a.m.Messages()
+		require.Len(t, list, 1)
+		require.Equal(t, stability.MessageRefused, list[0].State)
+		require.Equal(t, w.peer().JID().User, list[0].Sender.User)
+		require.Equal(t, 1, list[0].Tries)
+
+		w.await("it is handled", func() bool { return len(a.texts()) == 1 })
+		require.Equal(t, reconnect.ReasonRedelivery, a.reached(2, stability.EventDisconnected).Reason)
+		took := time.Since(start)
+		require.Greater(t, took, 3*time.Minute, "with growing pauses")
+		require.Less(t, took, 12*time.Minute)
+		time.Sleep(time.Second)
+		require.Zero(t, a.balanced().Waiting.Count)
+		require.Empty(t, a.m.Messages())
+		logins := w.logins()
+		time.Sleep(time.Hour)
+		require.Equal(t, logins, w.logins(), "nothing waits, so nothing is ended")
+		a.stop()
+	})
+}
+
+func TestMessageThatPanicsAHandlerIsKeptAndHandedOverAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		var tries atomic.Int32
+		a.refuse = func(*events.Message) bool {
+			if tries.Add(1) < 3 {
+				panic("index out of range [3] with length 2")
+			}
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Minute)
+		logins := w.logins()
+		w.getMessage("dangerous")
+		w.await("the handler panicked", func() bool { return tries.Load() == 1 })
+		time.Sleep(time.Second)
+		r := a.balanced()
+		require.Equal(t, 1, r.By[stability.MessageKept].Count, "%+v", r)
+		require.Contains(t, a.m.Messages()[0].Why, "index out of range [3]")
+		require.Empty(t, w.device().Pending(), "the service has it no more")
+		w.await("it is handled", func() bool { return len(a.texts()) == 1 })
+		require.Equal(t, "dangerous", a.texts()[0])
+		time.Sleep(2 * time.Second)
+		require.Zero(t, a.balanced().Waiting.Count)
+		require.Equal(t, logins, w.logins(), "without a new connection")
+		a.stop()
+	})
+}
+
+func TestWhatAHandlerPanickedAtOutlivesTheProcess(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		a.refuse = func(*events.Message) bool { panic("boom") }
+		a.run().pair()
+		w.getMessage("dangerous")
+		w.await("it is kept", func() bool { return a.m.Status().Messages.Received.By[stability.MessageKept].Count == 1 })
+		a.stop()
+		b := w.instance().run().ready()
+		w.await("another instance hands it over", func() bool { return len(b.texts()) == 1 })
+		time.Sleep(2 * time.Second)
+		require.Empty(t, b.m.Messages())
+		require.EqualValues(t, 1, b.balanced().Handled)
+		b.stop()
+	})
+}
+
+func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
+	for name, refuse := range map[string]func() bool{
+		"refused":  func() bool { return true },
+		"panicked": func() bool { panic("boom") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.instance(stability.WithAutoHeal(noHeal))
+				var poison atomic.Bool
+				var tries atomic.Int32
+				poison.Store(true)
+				a.refuse = func(e *events.Message) bool {
+					if e.Message.GetConversation() == "poison" && poison.Load() {
+						tries.Add(1)
+						return refuse()
+					}
+					return false
+				}
+				a.run().pair()
+				w.getMessage("poison")
+				for range 30 {
+					time.Sleep(time.Hour)
+					w.getMessage("good")
+				}
+				time.Sleep(time.Minute)
+				r := a.balanced()
+				require.Equal(t, 1, r.SetAside.Count, "%+v %+v %d", r, a.m.Messages(), tries.Load())
+				require.Zero(t, r.Waiting.Count)
+				require.GreaterOrEqual(t, tries.Load(), int32(20))
+				a.m.Reconnect()
+				time.Sleep(time.Minute)
+				require.Empty(t, w.device().Pending(), "acknowledged at the next login")
+				before := tries.Load()
+				logins := w.logins()
+				time.Sleep(24 * time.Hour)
+				require.Equal(t, before, tries.Load(), "it is left alone")
+				require.Equal(t, logins, w.logins())
+
+				list := a.m.Messages()
+				require.Len(t, list, 1)
+				require.True(t, list[0].HasContent)
+				require.ErrorIs(t, a.m.Redeliver(t.Context(), "nonsense"), stability.ErrNoMessage)
+				poison.Store(false)
+				require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
+				w.await("it is handled after all", func() bool { return a.texts()[len(a.texts())-1] == "poison" })
+				time.Sleep(2 * time.Second)
+				require.Empty(t, a.m.Messages())
+				require.ErrorIs(t, a.m.Redeliver(t.Context(), list[0].Entry), stability.ErrNoMessage)
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
+func TestHostThatRefusesEverythingIsDownAndNotPoisoned(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var down atomic.Bool
+		down.Store(true)
+		a.refuse = func(*events.Message) bool { return down.Load() }
+		a.run().pair()
+		for range 5 {
+			w.getMessage("wait for me")
+		}
+		time.Sleep(stabilitytest.Pick(30*time.Hour, 72*time.Hour))
+		r := a.balanced()
+		require.Equal(t, 5, r.By[stability.MessageRefused].Count, "%+v", r)
+		require.Less(t, w.logins(), 72*4+20, "about one login in a quarter of an hour")
+		down.Store(false)
+		time.Sleep(20 * time.Minute)
+		w.await("all are handled", func() bool { return len(a.texts()) == 5 })
+		time.Sleep(time.Second)
+		require.Zero(t, a.balanced().Waiting.Count)
+		a.stop()
+	})
+}

@@ -1,0 +1,78 @@
+package stability_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// writer is a phone whose messages need no client; it is off, so it answers no
+// retry receipt.
+func (w *world) writer() *wasim.Phone { return w.sim.NewAccount("491520000007").Phone() }
+
+func TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys(), "as a phone does after pairing")
+		carol := w.writer()
+		id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		w.await("it is an entry", func() bool {
+			return a.m.Status().Messages.Received.By[stability.MessageUndecrypted].Count == 1
+		})
+		a.balanced()
+		list := a.m.Messages()
+		require.Len(t, list, 1)
+		require.Equal(t, id, list[0].ID)
+		require.Equal(t, "491520000007", list[0].Sender.User)
+		require.False(t, list[0].HasContent)
+		require.Contains(t, a.m.Status().Messages.Received.Text, "could not be decrypted")
+		require.Empty(t, w.device().Pending(), "it is acknowledged")
+		w.await("the phone has sent it", func() bool { return slices.Contains(a.texts(), "lost?") })
+		time.Sleep(2 * time.Second)
+		require.Empty(t, a.m.Messages())
+		require.Zero(t, a.balanced().Waiting.Count)
+		a.stop()
+	})
+}
+
+func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost"))
+		require.NoError(t, err)
+		w.await("it is an entry", func() bool { return len(a.m.Messages()) == 1 })
+		entry := a.m.Messages()[0].Entry
+		a.stop()
+		b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		require.Len(t, b.m.Messages(), 1, "another instance knows it")
+		time.Sleep(24 * time.Hour)
+		tries := b.m.Messages()[0].Tries
+		require.Greater(t, tries, 5, "the phone was asked again and again")
+		b.stop()
+		time.Sleep(13 * 24 * time.Hour)
+		b = w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		w.await("it is set aside", func() bool { return b.m.Status().Messages.Received.SetAside.Count == 1 })
+		last := b.m.Messages()[0]
+		require.Equal(t, entry, last.Entry)
+		require.Equal(t, "491520000007", last.Sender.User)
+		require.False(t, last.Sent.IsZero())
+		require.GreaterOrEqual(t, last.Tries, tries)
+		require.ErrorIs(t, b.m.Redeliver(t.Context(), entry), stability.ErrNoMessage, "there is nothing to hand over")
+		w.await("an operator is told", func() bool { return len(b.book.of(guard.TypeMessagesSetAside.ActiveID())) == 1 })
+		require.NoError(t, b.m.PurgeMessage(t.Context(), entry))
+		w.await("it is over", func() bool { return len(b.book.of(guard.TypeMessagesSetAside.ActiveID())) == 2 })
+		require.Zero(t, b.balanced().SetAside.Count)
+		b.stop()
+	})
+}

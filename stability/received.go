@@ -1,0 +1,397 @@
+package stability
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+// received is the account of what this instance receives. It also knows which
+// messages are being handled, by whichever client of the Manager: a handler may
+// outlive its connection, its client and its term, and the service delivers the
+// message again meanwhile. The second one is left alone then, unacknowledged,
+// until the first has returned.
+type received struct {
+	m    *Manager
+	wake chan struct{} // cap 1: look again at what is due
+
+	mu     sync.Mutex // never held across I/O or a callback
+	book   book.Book
+	more   map[book.Key]messageRecord // of entries that the store has
+	inHand map[book.Key]*delivery
+}
+
+// messageRecord is an entry of the book as it stands in the store.
+type messageRecord struct {
+	book.Entry
+	Info     types.MessageInfo
+	Contents [][]byte `json:",omitempty"` // what is to be handed over, as whatsmeow decrypted it
+	Hidden   bool     `json:",omitempty"` // nobody is told that it is missing
+}
+
+func recordID(k book.Key) string {
+	sum := sha256.Sum256([]byte(k.ID + "\x00" + k.Chat + "\x00" + k.Sender))
+	return hex.EncodeToString(sum[:12])
+}
+
+func keyOf(message *waBinary.Node) book.Key {
+	a := message.AttrGetter()
+	return book.Key{
+		ID: a.OptionalString("id"), Chat: a.OptionalJIDOrEmpty("from").String(), Sender: a.OptionalJIDOrEmpty("participant").String(),
+	}
+}
+
+// infoOf is what a stanza says of its message.
+func infoOf(message *waBinary.Node) (info types.MessageInfo) {
+	a := message.AttrGetter()
+	info.ID = a.OptionalString("id")
+	info.Chat = a.OptionalJIDOrEmpty("from")
+	info.Sender = a.OptionalJIDOrEmpty("participant")
+	if info.Sender.IsEmpty() {
+		info.Sender = info.Chat
+	}
+	info.IsGroup = info.Chat.Server == types.GroupServer
+	info.Timestamp = time.Unix(int64(a.OptionalInt("t")), 0)
+	return info
+}
+
+// arrived is told of each message in the goroutine that reads.
+func (r *received) arrived(k book.Key) {
+	if k.ID == "" {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.book.Arrived(k, time.Now())
+}
+
+// begin notes that a message is being handled until end is called; false when
+// it is already.
+func (r *received) begin(a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
+	d = &delivery{a: a, key: keyOf(message), info: infoOf(message)}
+	if !r.take(d) {
+		return nil, nil, false
+	}
+	return d, func() { r.ended(d) }, true
+}
+
+func (r *received) take(d *delivery) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, busy := r.inHand[d.key]; busy {
+		return false
+	}
+	if r.inHand == nil {
+		r.inHand = make(map[book.Key]*delivery)
+	}
+	r.inHand[d.key] = d
+	r.book.Begun(d.key, time.Now())
+	return true
+}
+
+// ended notes what became of a message.
+func (r *received) ended(d *delivery) {
+	o, why := d.outcome()
+	d.mu.Lock()
+	info, contents, hidden := d.info, d.contents, d.hidden
+	d.mu.Unlock()
+	now := time.Now()
+	r.mu.Lock()
+	if r.inHand[d.key] == d {
+		delete(r.inHand, d.key)
+	}
+	e, write, gone := r.book.Ended(d.key, o, why, now)
+	rec := r.more[d.key]
+	switch {
+	case gone:
+		delete(r.more, d.key)
+	case write:
+		rec.Entry, rec.Info, rec.Hidden = e, info, hidden
+		if len(contents) > 0 {
+			rec.Contents = contents
+		}
+		r.note(rec)
+	}
+	r.mu.Unlock()
+	switch {
+	case gone && write:
+		r.store(context.Background(), e.Key, nil, false)
+	case write:
+		// What is kept or undecrypted is in the store by now, where it can be:
+		// this tells it more. A refused message is at the service.
+		r.store(context.Background(), e.Key, &rec, o == book.Saved)
+	}
+	r.poke()
+	if write {
+		r.tell()
+	}
+}
+
+// tell wakes who watches the Manager, such as the incident loop.
+func (r *received) tell() {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	r.m.broadcastLocked()
+}
+
+// note remembers a record. The caller holds mu.
+func (r *received) note(rec messageRecord) {
+	if r.more == nil {
+		r.more = make(map[book.Key]messageRecord)
+	}
+	r.more[rec.Key] = rec
+}
+
+// keep writes a record before the message is acknowledged.
+func (r *received) keep(ctx context.Context, rec messageRecord) error {
+	r.mu.Lock()
+	if old, ok := r.book.Find(rec.Key); ok {
+		rec.First, rec.Tries, rec.Worse = old.First, old.Tries+1, old.Worse
+	}
+	r.note(rec)
+	r.mu.Unlock()
+	return r.store(ctx, rec.Key, &rec, true)
+}
+
+// settled removes the entry of a message that was refused before, and that is
+// about to be acknowledged: a crash behind the acknowledgement would else leave
+// an entry that nobody ever comes back for.
+func (r *received) settled(ctx context.Context, k book.Key) error {
+	r.mu.Lock()
+	rec, ok := r.more[k]
+	r.mu.Unlock()
+	if !ok || rec.State != book.Refused {
+		return nil
+	}
+	return r.store(ctx, k, nil, true)
+}
+
+// store writes a record, or removes it. A store that keeps no book is none.
+func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, durable bool) error {
+	s, ok := r.m.store.(authstore.MessageBook)
+	if !ok {
+		return nil
+	}
+	var value []byte
+	if rec != nil {
+		var err error
+		if value, err = json.Marshal(rec); err != nil {
+			return fmt.Errorf("stability: write down a message: %w", err)
+		}
+	}
+	err := s.PutMessageEntry(ctx, recordID(k), value, durable)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		r.m.cfg.logger.Error("the book of messages could not be written", "error", err)
+	}
+	return err
+}
+
+// load begins a term, or goes on with a new device, with what the store has.
+func (r *received) load(ctx context.Context) error {
+	s, ok := r.m.store.(authstore.MessageBook)
+	if !ok {
+		return nil
+	}
+	rows, err := s.MessageEntries(ctx)
+	if err != nil {
+		return fmt.Errorf("read the book of messages: %w", err)
+	}
+	var records []messageRecord
+	for id, raw := range rows {
+		var rec messageRecord
+		if err := json.Unmarshal(raw, &rec); err != nil || recordID(rec.Key) != id {
+			r.m.cfg.logger.Warn("an entry of the book of messages is not understood, and left alone", "entry", id)
+			continue
+		}
+		records = append(records, rec)
+	}
+	r.mu.Lock()
+	for _, rec := range records {
+		if _, ok := r.book.Find(rec.Key); !ok {
+			r.note(rec)
+			r.book.Load([]book.Entry{rec.Entry})
+		}
+	}
+	r.mu.Unlock()
+	r.poke()
+	return nil
+}
+
+// leave ends a term.
+func (r *received) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.book.Leave()
+	r.more = nil
+}
+
+// hungUp is told that a connection is over.
+func (r *received) hungUp() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.book.HungUp()
+}
+
+// facts says what the guard is to know of messages that nobody took.
+func (r *received) facts(f *guard.Facts) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.book.Entries() {
+		switch {
+		case e.State == book.SetAside && !r.more[e.Key].Hidden:
+			f.SetAsideCount++
+			if f.SetAsideSince.IsZero() || e.Since.Before(f.SetAsideSince) {
+				f.SetAsideSince = e.Since
+			}
+		case e.Fails():
+			f.WaitingCount++
+			if f.WaitingSince.IsZero() || e.First.Before(f.WaitingSince) {
+				f.WaitingSince = e.First
+			}
+		default:
+			continue
+		}
+		f.MessagesText, _, _ = strings.Cut(e.Why, ":") // what a handler panicked with may hold anything
+	}
+}
+
+func (r *received) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *received) isAside(k book.Key) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := r.more[k]
+	return ok && rec.State == book.SetAside
+}
+
+func (r *received) poisonous(k book.Key) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.book.Poisonous(k, time.Now())
+}
+
+// setAside keeps a message with its content, out of the way of the others.
+func (r *received) setAside(rec messageRecord) error {
+	r.mu.Lock()
+	e, ok := r.book.Find(rec.Key)
+	r.mu.Unlock()
+	if ok {
+		rec.First, rec.Tries, rec.Worse = e.First, e.Tries, e.Worse
+	}
+	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.book.Aside(rec.Key, rec.Why, rec.Since)
+	r.note(rec)
+	r.mu.Unlock()
+	r.m.cfg.logger.Error("a received message was set aside: the program's handlers did not take it", "id", rec.Key.ID, "tries", rec.Tries)
+	return nil
+}
+
+// of is the delivery that evt belongs to; nil for one that comes in no stanza
+// of its own.
+func (r *received) of(info types.MessageInfo, evt *events.Message) *delivery {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, d := range r.inHand {
+		if evt != nil && d.isAbout(evt) || k.ID == info.ID && d.sender() == info.Sender.User {
+			return d
+		}
+	}
+	return nil
+}
+
+func (d *delivery) isAbout(evt *events.Message) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.event == evt
+}
+
+func (d *delivery) sender() string {
+	s := d.key.Sender
+	if s == "" {
+		s = d.key.Chat
+	}
+	j, _ := types.ParseJID(s)
+	return j.User
+}
+
+// handling are the messages of that id that are in hand: one, unless two chats
+// have the same id.
+func (r *received) handling(id string) (all []*delivery) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, d := range r.inHand {
+		if k.ID == id {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// refused is told that a handler returned false for the message of that id.
+func (r *received) refused(id string) {
+	for _, d := range r.handling(id) {
+		d.mu.Lock()
+		d.refused = d.refused || d.open
+		d.mu.Unlock()
+	}
+}
+
+// undecryptable is told that the message of that id is about to be acknowledged
+// although no handler was given it. What failed in decryption itself was noted
+// by then; this is for what did not come that far.
+func (r *received) undecryptable(id string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return // it stays at the service
+	}
+	for _, d := range r.handling(id) {
+		d.mu.Lock()
+		noted := d.failed != "" || d.open || d.ours
+		if !noted {
+			d.failed, d.hidden = "it is for the phone alone", true
+			if err != nil {
+				d.failed, d.hidden = "it cannot be decrypted: "+firstLine(err.Error()), false
+			}
+		}
+		rec := d.record(book.Undecrypted, d.failed)
+		d.mu.Unlock()
+		if !noted {
+			_ = r.keep(context.Background(), rec) // where it fails, the connection ends before the acknowledgement
+		}
+	}
+}
+
+// panicked is told that a handler panicked.
+func (a *attachment) panicked(evt, value any, stack string) {
+	a.m.cfg.logger.Error("an event handler of the program panicked", "event", fmt.Sprintf("%T", evt), "panic", fmt.Sprint(value), "stack", stack)
+	e, ok := evt.(*events.Message)
+	if !ok {
+		return
+	}
+	if d := a.m.received.of(e.Info, e); d != nil {
+		d.mu.Lock()
+		d.panicked = panickedWith(value)
+		d.mu.Unlock()
+	}
+}

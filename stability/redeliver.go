@@ -1,0 +1,277 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types/events"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/internal/plain"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/book"
+	core "github.com/wastability/wastability/stability/internal/term"
+)
+
+// dispatcher gives an event to a client's handlers, as whatsmeow does.
+type dispatcher interface {
+	DispatchEvent(evt any) (handlerFailed bool)
+}
+
+// fromPhone keeps a message whose content the phone has sent. whatsmeow
+// acknowledges the phone's answer whatever the handlers say, so it is written
+// down first, and handed over from there. False where that cannot be.
+func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
+	if _, ok := any(a.client.DangerousInternals()).(dispatcher); !ok || evt.RawMessage == nil {
+		return false
+	}
+	raw, err := proto.Marshal(evt.RawMessage)
+	if err != nil {
+		return false
+	}
+	now := time.Now()
+	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}}
+	r.mu.Lock()
+	var found bool
+	for _, e := range r.book.Entries() {
+		if e.Key.ID == evt.Info.ID && e.State == book.Undecrypted && sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+			rec.Entry, found = e, true
+			break
+		}
+	}
+	r.mu.Unlock()
+	if !found {
+		return false
+	}
+	rec.State, rec.Since, rec.Last, rec.Tries, rec.Why = book.Kept, now, time.Time{}, 0, "the phone has sent its content"
+	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
+		return false // the handlers are given it now, whatever comes of it
+	}
+	r.mu.Lock()
+	rec.Entry, _ = r.book.Recovered(rec.Key, rec.Why, now)
+	r.note(rec)
+	r.mu.Unlock()
+	r.poke()
+	return true
+}
+
+func sameSender(k book.Key, sender, chat string) bool {
+	d := delivery{key: k}
+	return d.sender() == sender || d.sender() == chat
+}
+
+// tend looks after what waits, for one term: it hands over again what is kept,
+// asks the phone for what could not be decrypted, and asks for a new connection
+// when messages that were refused wait at the service.
+func (t *term) tend() {
+	r := &t.m.received
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		again := r.due(t)
+		wait := time.Hour
+		if !again.IsZero() {
+			wait = max(time.Until(again), time.Second)
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-r.wake:
+		case <-t.patience.Done():
+			return
+		case <-t.done:
+			return
+		}
+	}
+}
+
+// due does what is due, and says when to look again.
+func (r *received) due(t *term) (again time.Time) {
+	m := t.m
+	m.mu.Lock()
+	a := t.client
+	ready := a != nil && a.ready() && !t.core.Ending()
+	st := t.core.State()
+	m.mu.Unlock()
+	if !ready || a.refuse.Load() {
+		return time.Time{} // a login pokes
+	}
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
+	}
+	now := time.Now()
+	r.mu.Lock()
+	kept, at := r.book.Due(now)
+	sooner(at)
+	asks, at := r.book.Asks(now)
+	sooner(at)
+	lost, at := r.book.Overdue(now)
+	sooner(at)
+	redelivery := r.book.Redelivery(st.ConnectedAt, time.Time{})
+	r.mu.Unlock()
+	sooner(redelivery)
+
+	for _, e := range lost {
+		r.aside(e.Key, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
+	}
+	for _, e := range asks {
+		r.ask(t, a, e)
+	}
+	for _, e := range kept {
+		if !r.handOver(t, a, e) {
+			return again
+		}
+	}
+	if len(kept)+len(asks) > 0 {
+		return now // their pauses have begun
+	}
+	if !redelivery.IsZero() && !redelivery.After(now) {
+		r.mu.Lock()
+		waiting := r.book.Sums().States[book.Refused]
+		r.book.Redelivering(now)
+		r.mu.Unlock()
+		m.cfg.logger.Info("ending the connection so that the service delivers again what the program's handlers refused",
+			"messages", waiting.Count, "oldest", plain.Span(now.Sub(waiting.Oldest)))
+		t.note(core.Again{
+			Reason: reconnect.ReasonRedelivery,
+			Detail: fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, plain.Span(now.Sub(waiting.Oldest))),
+		})
+	}
+	return again
+}
+
+// handOver gives a kept message to the handlers. It waits for them, unless the
+// term ends first: then false, and they go on.
+func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
+	d := &delivery{a: a, key: e.Key, ours: true}
+	if !r.take(d) {
+		return true // it comes from the service at this moment
+	}
+	r.mu.Lock()
+	rec := r.more[e.Key]
+	r.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.dispatch(d, rec)
+		r.ended(d)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-t.patience.Done():
+		return false
+	case <-a.life.Done():
+		return false
+	}
+}
+
+// dispatch gives each part of a kept message to the handlers.
+func (r *received) dispatch(d *delivery, rec messageRecord) {
+	in, can := any(d.a.client.DangerousInternals()).(dispatcher)
+	poisonous := r.poisonous(d.key)
+	var rest [][]byte
+	for _, raw := range rec.Contents {
+		var msg waE2E.Message
+		if !can || poisonous || proto.Unmarshal(raw, &msg) != nil {
+			rest = append(rest, raw)
+			continue
+		}
+		evt := (&events.Message{Info: rec.Info, RawMessage: &msg}).UnwrapRaw()
+		d.mu.Lock()
+		d.event, d.panicked = evt, ""
+		d.mu.Unlock()
+		failed := in.DispatchEvent(evt)
+		d.mu.Lock()
+		if d.left || failed || d.panicked != "" {
+			rest = append(rest, raw)
+			if failed && !d.left {
+				d.why = "a handler of the program returned false"
+			} else if d.panicked != "" {
+				d.why = d.panicked
+			}
+		}
+		d.mu.Unlock()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.info, d.contents, d.event = rec.Info, rest, nil
+	d.poison = poisonous
+}
+
+// synced is told that the service has delivered what waited there.
+func (r *received) synced() {
+	r.mu.Lock()
+	missing := r.book.Synced()
+	r.mu.Unlock()
+	for _, k := range missing {
+		r.aside(k, "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it")
+	}
+}
+
+// aside sets a message aside that is not in hand.
+func (r *received) aside(k book.Key, why string) {
+	now := time.Now()
+	r.mu.Lock()
+	e, ok := r.book.Aside(k, why, now)
+	rec := r.more[k]
+	rec.Entry = e
+	if ok {
+		r.note(rec)
+	}
+	r.mu.Unlock()
+	if ok {
+		_ = r.store(context.Background(), k, &rec, false)
+		r.tell()
+	}
+}
+
+// ask asks the phone for a message that could not be decrypted. whatsmeow asks
+// once, after five seconds, which a restart forgets.
+func (r *received) ask(t *term, a *attachment, e book.Entry) {
+	r.mu.Lock()
+	rec := r.more[e.Key]
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
+	defer cancel()
+	info := rec.Info
+	t.m.mu.Lock()
+	own := t.own
+	t.m.mu.Unlock()
+	req := a.client.BuildUnavailableMessageRequest(info.Chat, info.Sender, info.ID)
+	_, err := a.client.SendMessage(ctx, own.ToNonAD(), req, whatsmeow.SendRequestExtra{Peer: true})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		t.m.cfg.logger.Debug("the phone could not be asked for a message", "error", err)
+	}
+	r.mu.Lock()
+	at, ok := r.book.Asked(e.Key, time.Now())
+	rec.Entry = at
+	if ok {
+		r.note(rec)
+	}
+	r.mu.Unlock()
+	if ok {
+		_ = r.store(context.Background(), e.Key, &rec, false)
+	}
+}
+
+// idle waits until no message is in hand that was handed over from here.
+func (r *received) idle(ctx context.Context) {
+	for {
+		r.mu.Lock()
+		busy := false
+		for _, d := range r.inHand {
+			busy = busy || d.ours
+		}
+		r.mu.Unlock()
+		if !busy || !sleep(ctx, 10*time.Millisecond) {
+			return
+		}
+	}
+}
