@@ -106,6 +106,10 @@ func (r *received) due(t *term) (again time.Time) {
 		}
 	}
 	now := time.Now()
+	var sent time.Time
+	if m.sends.waits(now) {
+		sent = now // a new connection would leave its answer behind
+	}
 	r.mu.Lock()
 	kept, at := r.book.Due(now)
 	sooner(at)
@@ -113,7 +117,7 @@ func (r *received) due(t *term) (again time.Time) {
 	sooner(at)
 	lost, at := r.book.Overdue(now)
 	sooner(at)
-	redelivery := r.book.Redelivery(st.ConnectedAt, time.Time{})
+	redelivery := r.book.Redelivery(st.ConnectedAt, sent)
 	r.mu.Unlock()
 	sooner(redelivery)
 

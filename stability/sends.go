@@ -39,6 +39,13 @@ func (b *sendBook) with(f func(*sends.Book)) {
 func (b *sendBook) up()   { b.with(func(k *sends.Book) { k.Up() }) }
 func (b *sendBook) down() { b.with(func(k *sends.Book) { k.Down(time.Now()) }) }
 
+// waits reports whether an answer to a send may still come.
+func (b *sendBook) waits(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.book.View(now).Waiting > 0
+}
+
 func (b *sendBook) sent(s outgoing) {
 	b.with(func(k *sends.Book) { k.Sent(s.id, s.to, time.Now()) })
 }

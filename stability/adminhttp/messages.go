@@ -8,7 +8,8 @@ import (
 
 // messagesDoc is what became of messages.
 type messagesDoc struct {
-	Sent sentDoc `json:"sent"`
+	Received receivedDoc `json:"received"`
+	Sent     sentDoc     `json:"sent"`
 }
 
 // sentDoc counts what this process has sent.
@@ -46,7 +47,9 @@ type restrictedDoc struct {
 	Ends stamp  `json:"ends"`
 }
 
-func messages(m stability.Messages) messagesDoc { return messagesDoc{Sent: sent(m.Sent)} }
+func (h *Handler) account(m stability.Messages) messagesDoc {
+	return messagesDoc{Received: h.received(m.Received), Sent: sent(m.Sent)}
+}
 
 func sent(s stability.SentMessages) sentDoc {
 	doc := sentDoc{

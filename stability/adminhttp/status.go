@@ -239,7 +239,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			LastEventAt:           stamp(st.LastEventAt), LastMessageAt: stamp(st.LastMessageAt),
 			TimeSinceLastEventMs: value(max(0, st.At.Sub(st.LastEventAt).Milliseconds()), !st.LastEventAt.IsZero()),
 			IsStale:              value(st.Probes.Health == keepalive.Stale, holder),
-			Messages:             messages(st.Messages),
+			Messages:             h.account(st.Messages),
 			Compat:               compatibility(st.Compat),
 		},
 		Config: configuration(st.Settings),
