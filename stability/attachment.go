@@ -152,7 +152,7 @@ func (a *attachment) admit(ctx context.Context, message *waBinary.Node) (handlin
 	if a.refuse.Load() {
 		return ctx, nil, false
 	}
-	d, end, ok := a.m.received.begin(a, message)
+	d, end, ok := a.m.received.begin(ctx, a, message)
 	if !ok {
 		return ctx, nil, false
 	}

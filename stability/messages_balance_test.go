@@ -139,8 +139,8 @@ func balancedWalk(t *testing.T, seed uint64) {
 	}
 	carol.On()
 	m.set(func() { clear(m.fails); m.hang = 0 })
-	time.Sleep(40 * time.Minute)
-	a.m.Reconnect() // what was handled without its receipt going out is acknowledged at the next login
+	time.Sleep(80 * time.Minute) // longer than it takes to believe an innocent message
+	a.m.Reconnect()              // what was handled without its receipt going out is acknowledged at the next login
 	time.Sleep(time.Minute)
 	a.ready()
 	r := a.balanced()

@@ -25,6 +25,7 @@ const (
 	MessageKept        MessageState = MessageState(book.Kept)        // acknowledged and kept here: handed over again by and by
 	MessageUndecrypted MessageState = MessageState(book.Undecrypted) // acknowledged, and asked of the phone
 	MessageSetAside    MessageState = MessageState(book.SetAside)    // nothing is done before somebody asks
+	MessageLeftAlone   MessageState = MessageState(book.LeftAlone)   // at the service, not acknowledged: the process ended three times while it was handled
 )
 
 // MessageGroup counts messages.
@@ -85,6 +86,8 @@ func (r ReceivedMessages) text(now time.Time) string {
 	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers", "WhatsApp delivers them again on a new connection, which is made by itself.")
 	say(MessageKept, "is kept here because a handler failed", "are kept here because a handler failed", "They are handed over again by and by.")
 	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for their content; it must be online.")
+	say(MessageLeftAlone, "is left alone at WhatsApp because the process ended while it was handled", "are left alone at WhatsApp because the process ended while they were handled",
+		"They are offered again when this process has run for an hour, in a new build, or on request.")
 	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand them over again or remove them.")
 	return strings.Join(out, " ")
 }
@@ -133,11 +136,29 @@ func (m *Manager) Messages() []ReceivedMessage {
 // anew. It needs the lock. ErrNoMessage.
 func (m *Manager) Redeliver(ctx context.Context, entry string) error {
 	const op = "hand a message over again"
+	if t, err := m.current(); err == nil && t != nil {
+		if k, ok := m.received.leftAlone(entry); ok {
+			m.received.offer(t, []book.Key{k})
+			return nil
+		}
+	}
 	return m.onMessage(ctx, op, entry, func(r *received, k book.Key, rec *messageRecord) (bool, bool) {
 		e, ok := r.book.Again(k, len(rec.Contents) > 0, time.Now())
-		rec.Entry = e
+		rec.Entry, rec.Deaths = e, min(rec.Deaths, maxDeaths-1)
 		return ok, false
 	})
+}
+
+// leftAlone is the message of an entry that is left alone.
+func (r *received) leftAlone(entry string) (book.Key, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range r.more {
+		if e, ok := r.book.Find(k); ok && e.State == book.LeftAlone && recordID(k) == entry {
+			return k, true
+		}
+	}
+	return book.Key{}, false
 }
 
 // PurgeMessage forgets a message that was set aside, is kept here, or could not

@@ -33,6 +33,11 @@ type received struct {
 	book   book.Book
 	more   map[book.Key]messageRecord // of entries that the store has
 	inHand map[book.Key]*delivery
+
+	epoch   int64     // of the term that this is about
+	begun   time.Time // when that began
+	marked  bool      // its mark is in the store, or on its way
+	careful bool      // an earlier term did not end in good order
 }
 
 // messageRecord is an entry of the book as it stands in the store.
@@ -41,6 +46,9 @@ type messageRecord struct {
 	Info     types.MessageInfo
 	Contents [][]byte `json:",omitempty"` // what is to be handed over, as whatsmeow decrypted it
 	Hidden   bool     `json:",omitempty"` // nobody is told that it is missing
+	Deaths   int      `json:",omitempty"` // how often it was begun and did not end
+	Begun    bool     `json:",omitempty"` // it is being handled, or the process died
+	Build    string   `json:",omitempty"` // of that process
 }
 
 func recordID(k book.Key) string {
@@ -81,9 +89,15 @@ func (r *received) arrived(k book.Key) {
 
 // begin notes that a message is being handled until end is called; false when
 // it is already.
-func (r *received) begin(a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
+func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), info: infoOf(message)}
-	if !r.take(d) {
+	rec, write, alone := r.accused(d)
+	if alone || !r.take(d) {
+		return nil, nil, false
+	}
+	if write && r.accuse(ctx, rec) != nil {
+		d.left = true // the service has it
+		r.ended(d)
 		return nil, nil, false
 	}
 	return d, func() { r.ended(d) }, true
@@ -116,6 +130,15 @@ func (r *received) ended(d *delivery) {
 	}
 	e, write, gone := r.book.Ended(d.key, o, why, now)
 	rec := r.more[d.key]
+	if rec.Begun { // it did end, and its row says that it did not
+		rec.Begun, rec.Deaths = false, 0
+		if !write && !gone {
+			if e, write = r.book.Find(d.key); !write || e.State == book.AtService {
+				gone = true
+			}
+		}
+		write = true
+	}
 	switch {
 	case gone:
 		delete(r.more, d.key)
@@ -129,7 +152,7 @@ func (r *received) ended(d *delivery) {
 	r.mu.Unlock()
 	switch {
 	case gone && write:
-		r.store(context.Background(), e.Key, nil, false)
+		r.store(context.Background(), d.key, nil, false)
 	case write:
 		// What is kept or undecrypted is in the store by now, where it can be:
 		// this tells it more. A refused message is at the service.
@@ -201,7 +224,7 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 }
 
 // load begins a term, or goes on with a new device, with what the store has.
-func (r *received) load(ctx context.Context) error {
+func (r *received) load(ctx context.Context, epoch int64) error {
 	s, ok := r.m.store.(authstore.MessageBook)
 	if !ok {
 		return nil
@@ -210,6 +233,8 @@ func (r *received) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the book of messages: %w", err)
 	}
+	clean := !r.mark(ctx, epoch, rows[termMark])
+	delete(rows, termMark)
 	var records []messageRecord
 	for id, raw := range rows {
 		var rec messageRecord
@@ -217,7 +242,7 @@ func (r *received) load(ctx context.Context) error {
 			r.m.cfg.logger.Warn("an entry of the book of messages is not understood, and left alone", "entry", id)
 			continue
 		}
-		records = append(records, rec)
+		records = append(records, r.survivor(rec, clean))
 	}
 	r.mu.Lock()
 	for _, rec := range records {
@@ -252,7 +277,7 @@ func (r *received) facts(f *guard.Facts) {
 	defer r.mu.Unlock()
 	for _, e := range r.book.Entries() {
 		switch {
-		case e.State == book.SetAside && !r.more[e.Key].Hidden:
+		case (e.State == book.SetAside || e.State == book.LeftAlone) && !r.more[e.Key].Hidden:
 			f.SetAsideCount++
 			if f.SetAsideSince.IsZero() || e.Since.Before(f.SetAsideSince) {
 				f.SetAsideSince = e.Since

@@ -118,7 +118,23 @@ func (r *received) due(t *term) (again time.Time) {
 	lost, at := r.book.Overdue(now)
 	sooner(at)
 	redelivery := r.book.Redelivery(st.ConnectedAt, sent)
+	var alone []book.Key
+	if stable := r.begun.Add(stableAfter); now.Before(stable) {
+		if len(r.book.Alone(now)) > 0 {
+			sooner(stable)
+		}
+	} else {
+		alone = r.book.Alone(now)
+	}
+	marked, epoch := r.marked, r.epoch
 	r.mu.Unlock()
+	if !marked {
+		r.putMark(t.patience, epoch) // it was not paired when the term began
+	}
+	if len(alone) > 0 {
+		r.offer(t, alone)
+		return again
+	}
 	sooner(redelivery)
 
 	for _, e := range lost {
@@ -154,8 +170,14 @@ func (r *received) due(t *term) (again time.Time) {
 // term ends first: then false, and they go on.
 func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 	d := &delivery{a: a, key: e.Key, ours: true}
-	if !r.take(d) {
+	accused, write, alone := r.accused(d)
+	if alone || !r.take(d) {
 		return true // it comes from the service at this moment
+	}
+	if write && r.accuse(t.patience, accused) != nil {
+		d.left = true
+		r.ended(d)
+		return true
 	}
 	r.mu.Lock()
 	rec := r.more[e.Key]
@@ -211,9 +233,20 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 
 // synced is told that the service has delivered what waited there.
 func (r *received) synced() {
+	r.calm()
 	r.mu.Lock()
 	missing := r.book.Synced()
+	var gone []book.Key // begun by an earlier process, and the service has it no more
+	for k, rec := range r.more {
+		if _, known := r.book.Find(k); !known && rec.State == "" {
+			gone = append(gone, k)
+			delete(r.more, k)
+		}
+	}
 	r.mu.Unlock()
+	for _, k := range gone {
+		_ = r.store(context.Background(), k, nil, false)
+	}
 	for _, k := range missing {
 		r.aside(k, "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it")
 	}

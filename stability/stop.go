@@ -56,6 +56,9 @@ func (t *term) tearDown() {
 	t.flushing.Store(graceful)
 	t.severed.CompareAndSwap(nil, &cause)
 
+	if graceful {
+		m.received.unmark(budget)
+	}
 	t.endDevice(graceful)
 	if graceful {
 		t.saveLast()

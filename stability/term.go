@@ -192,7 +192,7 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stability: read the device: %w", err)
 	}
-	if err := t.m.received.load(ctx); err != nil {
+	if err := t.m.received.load(ctx, t.hold.Epoch()); err != nil {
 		return nil, fmt.Errorf("stability: %w", err)
 	}
 	d.Container = &container{DeviceContainer: d.Container, t: t}

@@ -31,7 +31,7 @@ type groupDoc struct {
 
 var messageStates = []stability.MessageState{
 	stability.MessageQueued, stability.MessageInHand, stability.MessageAtService, stability.MessageRefused,
-	stability.MessageKept, stability.MessageUndecrypted, stability.MessageSetAside,
+	stability.MessageKept, stability.MessageUndecrypted, stability.MessageLeftAlone, stability.MessageSetAside,
 }
 
 func (h *Handler) received(r stability.ReceivedMessages) receivedDoc {

@@ -19,6 +19,7 @@
 package book
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -38,12 +39,13 @@ const (
 	Kept        State = "kept"        // acknowledged, and its content is with us: to be handed over again
 	Undecrypted State = "undecrypted" // acknowledged; its content is asked for
 	SetAside    State = "set_aside"   // nothing is done before somebody asks
+	LeftAlone   State = "left_alone"  // at the service: the process has died while it was handled, too often
 )
 
 // stored reports whether an entry in this state stands in the store.
 func (s State) stored() bool {
 	switch s {
-	case Refused, Kept, Undecrypted, SetAside:
+	case Refused, Kept, Undecrypted, SetAside, LeftAlone:
 		return true
 	}
 	return false
@@ -295,6 +297,26 @@ func (b *Book) Again(k Key, content bool, now time.Time) (Entry, bool) {
 	return *e, true
 }
 
+// Offer gives a message that was left alone one more chance, at the next login.
+func (b *Book) Offer(k Key, now time.Time) bool {
+	e := b.entries[k]
+	if e == nil || e.State != LeftAlone {
+		return false
+	}
+	e.State, e.Since = AtService, now
+	return true
+}
+
+// Alone lists what was left alone before a moment.
+func (b *Book) Alone(before time.Time) (out []Key) {
+	for k, e := range b.entries {
+		if e.State == LeftAlone && e.Since.Before(before) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
 // Remove forgets a message.
 func (b *Book) Remove(k Key) {
 	if b.entries[k] != nil {
@@ -371,8 +393,12 @@ func (b *Book) Entries() []Entry {
 			out = append(out, *e)
 		}
 	}
-	slices.SortFunc(out, func(x, y Entry) int { return x.First.Compare(y.First) })
+	slices.SortFunc(out, older)
 	return out
+}
+
+func older(x, y Entry) int {
+	return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.Key.ID, y.Key.ID), cmp.Compare(x.Key.Chat, y.Key.Chat), cmp.Compare(x.Key.Sender, y.Key.Sender))
 }
 
 // Due returns what is to be handed over again now, oldest first, and when to
@@ -423,7 +449,7 @@ func (b *Book) due(now time.Time, s State, when func(*Entry) time.Time) (due []E
 			again = at
 		}
 	}
-	slices.SortFunc(due, func(x, y Entry) int { return x.First.Compare(y.First) })
+	slices.SortFunc(due, older)
 	return due, again
 }
 

@@ -1,0 +1,194 @@
+package stability
+
+import (
+	"context"
+	"encoding/json"
+
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/book"
+	core "github.com/wastability/wastability/stability/internal/term"
+)
+
+// A message whose handling ends the process comes again at every start, and dies
+// again, and nothing behind it is ever handled. So a mark stands in the store
+// while a term runs, and a clean hand-over removes it. Who finds the mark of an
+// earlier term is careful: until the backlog is handled, each message is written
+// down before it is. One that was begun so and not ended three times is left
+// alone at the service, and what is behind it goes on.
+
+const (
+	termMark    = "term"    // the id of the mark, among the entries of messages
+	maxDeaths   = 3         // begun so often and never ended: left alone
+	stableAfter = time.Hour // a term that has lasted so long offers it once more
+)
+
+// termRecord is the mark.
+type termRecord struct {
+	Epoch int64
+	Since time.Time
+}
+
+// build names the program, as far as it can be told from another build of it.
+var build = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	name := info.Main.Path + "@" + info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
+			name += " " + s.Value
+		}
+	}
+	return name
+})
+
+// mark begins a term: it looks for the mark of an earlier one, and puts its own.
+// It reports whether there was one.
+func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean bool) {
+	r.mu.Lock()
+	first := r.epoch != epoch
+	if first {
+		r.epoch, r.begun, r.marked = epoch, time.Now(), false
+		r.careful = false
+		var before termRecord
+		if found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch) {
+			r.careful = true
+		}
+	}
+	careful, put := r.careful && first, !r.marked
+	r.mu.Unlock()
+	if careful {
+		r.m.cfg.logger.Warn("an earlier term did not end in good order: each message is written down before it is handled, until the backlog is done")
+	}
+	if put {
+		r.putMark(ctx, epoch)
+	}
+	return careful
+}
+
+// putMark writes the mark with the next commit. An account that is not paired
+// has none.
+func (r *received) putMark(ctx context.Context, epoch int64) {
+	s, ok := r.m.store.(authstore.MessageBook)
+	if !ok {
+		return
+	}
+	value, err := json.Marshal(termRecord{epoch, time.Now()})
+	if err != nil || s.PutMessageEntry(ctx, termMark, value, false) != nil {
+		return
+	}
+	r.mu.Lock()
+	r.marked = r.epoch == epoch
+	r.mu.Unlock()
+}
+
+// unmark ends a term in good order: nothing is in hand any more.
+func (r *received) unmark(ctx context.Context) {
+	s, ok := r.m.store.(authstore.MessageBook)
+	r.mu.Lock()
+	clean := r.marked && len(r.inHand) == 0
+	r.mu.Unlock()
+	if ok && clean {
+		_ = s.PutMessageEntry(ctx, termMark, nil, false) // else the next term is careful
+	}
+}
+
+// calm is told that the backlog of this login is handled.
+func (r *received) calm() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.careful = false
+}
+
+// accused is what is to be written down before d's message is handled; false
+// where nothing is. alone says that it is not to be handled at all.
+func (r *received) accused(d *delivery) (rec messageRecord, write, alone bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, known := r.book.Find(d.key)
+	rec, stored := r.more[d.key]
+	if known && e.State == book.LeftAlone {
+		return rec, false, true
+	}
+	if !r.careful && rec.Deaths == 0 {
+		return rec, false, false
+	}
+	if !stored {
+		rec = messageRecord{Entry: book.Entry{Key: d.key, First: time.Now(), Since: time.Now()}, Info: d.info}
+	}
+	rec.Deaths, rec.Begun, rec.Build = rec.Deaths+1, true, build()
+	return rec, true, false
+}
+
+// accuse writes a message down before it is handled.
+func (r *received) accuse(ctx context.Context, rec messageRecord) error {
+	if err := r.store(ctx, rec.Key, &rec, true); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(rec)
+	return nil
+}
+
+// survivor turns what an earlier process left into what the book begins with.
+// What was begun and did not end is offered again, until it was so too often.
+// clean says that the term before ended in good order.
+func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
+	if rec.Begun && clean {
+		// The note that it did end was not written, but nothing died.
+		rec.Begun, rec.Deaths = false, max(0, rec.Deaths-1)
+	}
+	if rec.Build != build() { // another program: it may be mended
+		rec.Deaths = min(rec.Deaths, 1)
+		if rec.State == book.LeftAlone {
+			rec.State = ""
+		}
+	}
+	if !rec.Begun {
+		return rec
+	}
+	rec.Begun = false
+	if rec.Deaths < maxDeaths {
+		return rec
+	}
+	rec.Since = time.Now()
+	rec.Why = fmt.Sprintf("the process ended while it was handled, %d times", rec.Deaths)
+	if rec.State == book.Kept {
+		rec.State = book.SetAside
+	} else {
+		rec.State = book.LeftAlone
+	}
+	r.m.cfg.logger.Error("a message is left alone: the process ended again and again while it was handled", "id", rec.Key.ID, "times", rec.Deaths)
+	return rec
+}
+
+// offer gives what was left alone one more chance, on a new connection.
+func (r *received) offer(t *term, keys []book.Key) {
+	var offered bool
+	for _, k := range keys {
+		r.mu.Lock()
+		ok := r.book.Offer(k, time.Now())
+		rec := r.more[k]
+		if ok {
+			rec.Deaths = maxDeaths - 1
+			rec.State = book.AtService
+			r.note(rec)
+		}
+		r.mu.Unlock()
+		if ok {
+			_ = r.store(context.Background(), k, &rec, false)
+			offered = true
+		}
+	}
+	if offered {
+		t.note(core.Again{Reason: reconnect.ReasonRedelivery, Detail: "a message that was left alone is offered once more"})
+	}
+}

@@ -1,0 +1,182 @@
+package stability_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+)
+
+// mortal starts one instance after the other; the handler of each dies of some
+// messages: from then on nothing that it does is heard.
+type mortal struct {
+	w      *world
+	over   chan struct{} // closed at the end: the dead handlers return
+	dead   chan struct{}
+	mu     sync.Mutex
+	took   map[string]int
+	deaths int
+	kills  func(text string) bool
+	now    *tended
+}
+
+func newMortal(w *world, kills func(string) bool) *mortal {
+	return &mortal{w: w, over: make(chan struct{}), dead: make(chan struct{}, 1), took: make(map[string]int), kills: kills}
+}
+
+func (m *mortal) start() *tended {
+	n := m.w.tended(fmt.Sprint("i", m.deaths), stability.WithAutoHeal(noHeal))
+	n.refuse = func(e *events.Message) bool {
+		text := e.Message.GetConversation()
+		m.mu.Lock()
+		kills := m.kills(text)
+		m.mu.Unlock()
+		if kills {
+			n.crash()
+			m.dead <- struct{}{}
+			<-m.over
+			return true
+		}
+		if strings.HasPrefix(text, "panic") {
+			panic(text)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.took[text]++
+		return false
+	}
+	m.now = n
+	return n.run()
+}
+
+// live goes on, with as many processes as it takes, until nothing dies for long.
+func (m *mortal) live(calm time.Duration) {
+	for {
+		select {
+		case <-m.dead:
+			m.deaths++
+			m.start()
+		case <-time.After(calm):
+			return
+		}
+	}
+}
+
+func TestMessagesThatKillTheProcessAreFoundAndLeftAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := stabilitytest.Pick(60, 1000)
+		m := newMortal(w, func(text string) bool { return strings.HasPrefix(text, "kill") })
+		m.start().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		time.Sleep(2 * time.Second)
+		m.now.stop()
+		carol := w.writer()
+		for i := range n {
+			text := fmt.Sprint("text ", i)
+			switch {
+			case i == n/6 || i == n/2+1 || i == n-5:
+				text = fmt.Sprint("kill ", i)
+			case i%(n/5) == n/10-1:
+				text = fmt.Sprint("panic ", i)
+			}
+			_, err := carol.Send(w.account.JID(), text)
+			require.NoError(t, err)
+		}
+		m.start()
+		m.live(10 * time.Minute)
+		require.LessOrEqual(t, m.deaths, 10)
+		require.GreaterOrEqual(t, m.deaths, 9)
+		r := m.now.balanced()
+		require.Equal(t, 3, r.By[stability.MessageLeftAlone].Count, "%+v", r)
+		require.Equal(t, 5, r.By[stability.MessageKept].Count, "%+v", r)
+		require.Len(t, w.device().Pending(), 3, "they are at the service")
+		m.mu.Lock()
+		handled := 0
+		for text := range m.took {
+			if strings.HasPrefix(text, "text") {
+				handled++
+			}
+		}
+		m.mu.Unlock()
+		require.Equal(t, n-8, handled)
+		require.NotEmpty(t, m.now.book.of(guard.TypeMessagesSetAside.ActiveID()), "an operator is told")
+
+		// The program is mended.
+		deaths := m.deaths
+		m.mu.Lock()
+		m.kills = func(string) bool { return false }
+		m.mu.Unlock()
+		for _, msg := range m.now.m.Messages() {
+			if msg.State == stability.MessageLeftAlone {
+				require.NoError(t, m.now.m.Redeliver(t.Context(), msg.Entry))
+			}
+		}
+		m.live(30 * time.Minute)
+		require.Equal(t, deaths, m.deaths)
+		require.Zero(t, m.now.balanced().By[stability.MessageLeftAlone].Count, "%+v", m.now.m.Messages())
+		require.Empty(t, w.device().Pending())
+		close(m.over)
+		m.now.stop()
+	})
+}
+
+func TestWhatWasAccusedWronglyIsOfferedAgainAfterAStableHour(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		dying := true // of something else
+		m := newMortal(w, func(text string) bool { return dying && text == "innocent" })
+		m.start().pair()
+		time.Sleep(2 * time.Second)
+		_, err := w.writer().Send(w.account.JID(), "innocent")
+		require.NoError(t, err)
+		m.live(5 * time.Minute)
+		require.Equal(t, 4, m.deaths)
+		require.Equal(t, 1, m.now.m.Status().Messages.Received.By[stability.MessageLeftAlone].Count)
+		m.mu.Lock()
+		dying = false
+		m.mu.Unlock()
+		m.live(70 * time.Minute)
+		m.mu.Lock()
+		require.Equal(t, 1, m.took["innocent"])
+		m.mu.Unlock()
+		require.Zero(t, m.now.balanced().Waiting.Count)
+		close(m.over)
+		m.now.stop()
+	})
+}
+
+func TestCleanEndsMakeNobodyCareful(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithAutoHeal(noHeal)).run().pair()
+		a.stop()
+		carol := w.writer()
+		count := func(n *named) int {
+			_, err := carol.Send(w.account.JID(), "one", "two", "three")
+			require.NoError(t, err)
+			n.run().ready()
+			w.await("all are there", func() bool { return len(n.texts()) == 3 })
+			commits := n.wire.count("commit")
+			time.Sleep(5 * time.Second)
+			return commits
+		}
+		b := w.named("b", stability.WithAutoHeal(noHeal))
+		clean := count(b)
+		b.wire.hang(anyCall)
+		w.sim.Partition("b")
+		c := w.named("c", stability.WithAutoHeal(noHeal))
+		unclean := count(c)
+		require.Equal(t, clean+3, unclean, "one more commit a message, and only behind an unclean end")
+		b.kill()
+		c.stop()
+	})
+}
