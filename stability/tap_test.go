@@ -3,11 +3,14 @@ package stability
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types"
 	waLog "go.mau.fi/whatsmeow/util/log"
+
+	"github.com/wastability/wastability/keepalive"
 )
 
 // shown is a stanza that prints itself, as neither a text nor a node.
@@ -120,5 +123,21 @@ func TestTapTakesSendsOfMessagesAlone(t *testing.T) {
 	for _, arg := range []any{nil, (*waBinary.Node)(nil), "", "<message", 7, (*broken)(nil)} {
 		_, ok := lookSent(arg)
 		require.False(t, ok, "%T %v", arg, arg)
+	}
+}
+
+// What the tap adds to a message that goes out and to its answer.
+func BenchmarkTapOfASend(b *testing.B) {
+	head := `id="3EB0C0FFEE" phash="2:x" to="491520000002@s.whatsapp.net" type="text">`
+	message := any(`<message ` + head + strings.Repeat(`<to jid="1@lid"><enc/></to>`, 100) + `</message>`)
+	ack := any(`<ack class="message" from="491520000002@s.whatsapp.net" id="3EB0C0FFEE" t="1785600000"/>`)
+	book := newSendBook(keepalive.Policy{}.Defaults(), time.Now())
+	book.up()
+	b.ReportAllocs()
+	for b.Loop() {
+		s, _ := lookSent(message)
+		book.sent(s)
+		st, _ := look(ack)
+		book.answered(st.ack)
 	}
 }
