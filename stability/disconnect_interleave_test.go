@@ -252,7 +252,7 @@ func (r *rig) pieces(e evidence, tapped bool) (calls []func(), causes []reconnec
 }
 
 func TestTheReportedReasonIsTheBestOneInEveryOrderAndTheActionFollowsOnce(t *testing.T) {
-	rounds := stabilitytest.Pick(15, 1000)
+	rounds := stabilitytest.Pick(8, 1000)
 	for _, e := range wireCauses() {
 		for _, tapped := range []bool{true, false} {
 			if !tapped && e.tap == "" {

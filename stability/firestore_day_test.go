@@ -9,16 +9,15 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
 // Two replicas at any time, a deploy every hour, a message every five minutes.
 func TestADayOnFirestoreWithADeployEveryHour(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const (
-			hours = 24
-			every = 5 * time.Minute
-		)
+		const every = 5 * time.Minute
+		hours := stabilitytest.Pick(8, 24) // each is like the others
 		sim := firestoresim.New(firestoresim.WithLatency(20 * time.Millisecond))
 		t.Cleanup(sim.Close)
 		w := newWorld(t)
@@ -91,7 +90,7 @@ func TestADayOnFirestoreWithADeployEveryHour(t *testing.T) {
 		t.Logf("%d messages, %d deploys: %v, %+v", sent, hours, got.RPCs, got.Billing)
 
 		// The formula that firestorebackend's documentation states.
-		day := hours * time.Hour
+		day := time.Duration(hours) * time.Hour
 		formula := int(day/(30*time.Second)) + int(day/(10*time.Second)) + 2*sent + 40*hours
 		requests := 0
 		for _, n := range got.RPCs {

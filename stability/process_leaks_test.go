@@ -91,7 +91,7 @@ func TestAfterCloseNoGoroutineIsLeftAtAnyStageOfLife(t *testing.T) {
 				t.Skip("whatsmeow's own race shows on real sockets with stanzas streaming; link proves the same in bubbles")
 			}
 			before := goleak.IgnoreCurrent()
-			for range stabilitytest.Pick(2, 20) {
+			for range stabilitytest.Pick(1, 20) {
 				func() {
 					w := listening(t)
 					w.memory = memorybackend.New() // a Firestore client has goroutines, and they are its host's

@@ -185,7 +185,7 @@ func TestRandomWalksKeepTheInvariants(t *testing.T) {
 	begun, least := time.Now(), stabilitytest.Pick(0, 1_000_000)
 	seed := stabilitytest.Pick(1, uint64(begun.UnixNano())) // new walks at full size alone
 	steps, walks := 0, 0
-	for time.Since(begun) < stabilitytest.Pick(10*time.Second, time.Minute) || steps < least {
+	for time.Since(begun) < stabilitytest.Pick(4*time.Second, time.Minute) || steps < least {
 		walk, broken := randomWalk(table, duties, seed, 300)
 		fail(t, walk, broken)
 		steps, walks, seed = steps+len(walk), walks+1, seed+1
