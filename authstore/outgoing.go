@@ -47,7 +47,8 @@ func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id t
 		put(tOutgoing, outgoingID(chat, id), outgoingValue(time.Now().UnixMilli(), format, plaintext)))
 }
 
-// GetOutgoingEvent looks under chat, then under altChat. Missing: empty, nil.
+// GetOutgoingEvent looks under chat, then under altChat. Missing, or older than
+// Retention.Sent: empty, nil.
 func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.JID, id types.MessageID) (format string, plaintext []byte, err error) {
 	const op = "get outgoing event"
 	if err := s.ready(op); err != nil {
@@ -69,15 +70,17 @@ func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.
 			continue
 		}
 		f := fields{b: v}
-		_ = f.varint()
-		format = string(f.bytes())
+		at, kind := f.varint(), string(f.bytes())
 		if f.err != nil {
 			if err := s.setAside(tOutgoing, rowID, v, f.err); err != nil {
 				return "", nil, err
 			}
 			continue
 		}
-		return format, copyOf(f.b), nil
+		if at < before(s.cfg.retention.Sent).UnixMilli() {
+			continue // it goes with the next look at the table
+		}
+		return kind, copyOf(f.b), nil
 	}
 	return "", nil, nil
 }

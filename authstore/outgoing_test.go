@@ -106,10 +106,21 @@ func TestOldOutgoingEventsGoBesideTheSends(t *testing.T) {
 		kv := newMapKV()
 		_, d, _ := open(t, kv)
 		s := storeOf(d)
+		began := time.Now()
 		has := func(id string) bool {
+			rowID := outgoingID(testJID(1), id)
+			_, ok := s.get(bg, tOutgoing, rowID)
+			if !ok {
+				var err error
+				_, ok, err = s.readRow("test", row{tOutgoing, rowID})
+				require.NoError(t, err)
+			}
 			format, _, err := s.GetOutgoingEvent(bg, testJID(1), types.EmptyJID, id)
 			require.NoError(t, err)
-			return format != ""
+			if id == "old" && time.Since(began) > outgoingTTL {
+				require.Empty(t, format, "too old to be given")
+			}
+			return ok
 		}
 		require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), "old", "wa", []byte("x")))
 		time.Sleep(outgoingTTL - time.Hour)
