@@ -2,10 +2,12 @@ package stability_test
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability"
@@ -74,5 +76,47 @@ func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
 		w.await("it is over", func() bool { return len(b.book.of(guard.TypeMessagesSetAside.ActiveID())) == 2 })
 		require.Zero(t, b.balanced().SetAside.Count)
 		b.stop()
+	})
+}
+
+func TestUndecryptableMessageIsNotedBeforeItIsAcknowledged(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithAutoHeal(noHeal)).run().pair()
+		time.Sleep(time.Minute)
+		// The store falls silent while the entry is written: had the message been
+		// acknowledged before, nobody would know of it any more.
+		a.wire.hang(only("commit"))
+		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second)
+		require.Len(t, w.device().Pending(), 1, "not acknowledged before it is noted")
+		a.wire.heal()
+		w.await("it is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
+		require.Len(t, a.m.Messages(), 1)
+		a.stop()
+	})
+}
+
+func TestMessageOfThePhoneThatIsRefusedIsKept(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var tries atomic.Int32
+		a.refuse = func(e *events.Message) bool {
+			return e.Message.GetConversation() == "lost?" && tries.Add(1) < 4
+		}
+		a.run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		w.await("the handler refused it", func() bool { return tries.Load() == 1 })
+		time.Sleep(time.Second)
+		require.Equal(t, 1, a.balanced().By[stability.MessageKept].Count, "whatsmeow has acknowledged the phone's answer")
+		w.await("it is handled", func() bool { return slices.Contains(a.texts(), "lost?") })
+		require.EqualValues(t, 4, tries.Load())
+		time.Sleep(2 * time.Second)
+		require.Empty(t, a.m.Messages())
+		a.stop()
 	})
 }
