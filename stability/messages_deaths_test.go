@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +159,7 @@ func TestCleanEndsMakeNobodyCareful(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.named("a", stability.WithAutoHeal(noHeal)).run().pair()
+		time.Sleep(2 * time.Second) // its mark is in the store
 		a.stop()
 		carol := w.writer()
 		count := func(n *named) int {
@@ -178,5 +180,30 @@ func TestCleanEndsMakeNobodyCareful(t *testing.T) {
 		require.Equal(t, clean+3, unclean, "one more commit a message, and only behind an unclean end")
 		b.kill()
 		c.stop()
+	})
+}
+
+func TestCrashBehindAnAcknowledgementLeavesNoEntry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		var refused atomic.Bool
+		a.refuse = func(*events.Message) bool { return !refused.Swap(true) }
+		a.run().pair()
+		time.Sleep(time.Minute)
+		_, err := w.writer().Send(w.account.JID(), "refused once")
+		require.NoError(t, err)
+		w.await("it is an entry in the store", func() bool { return len(a.m.Messages()) == 1 })
+		time.Sleep(5 * time.Second)
+		a.m.Reconnect()
+		w.await("it is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
+		a.crash()
+		b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		require.Empty(t, b.m.Messages())
+		logins := w.logins()
+		time.Sleep(time.Hour)
+		require.Equal(t, logins, w.logins(), "no connection is ended for it")
+		a.kill()
+		b.stop()
 	})
 }
