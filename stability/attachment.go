@@ -271,6 +271,12 @@ func (a *attachment) cleanUp(f core.CleanUp) {
 	cancel()
 	if err != nil {
 		a.m.cfg.logger.Warn("a handler of the old connection is still running; going on with a new client", "error", err)
+		t.m.mu.Lock()
+		_, cause, _ := t.core.End()
+		t.m.mu.Unlock()
+		if cause.Reason == reconnect.ReasonConnectionReplaced {
+			t.confirmLock() // before there is another client
+		}
 		a.giveUp()
 	}
 	if next := t.note(core.CleanedUp{Conn: f.Conn}); next != nil { // AskLock

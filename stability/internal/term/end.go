@@ -276,6 +276,14 @@ func retireDown(c *Core, e Evidence) {
 	c.retireClient()
 }
 
+// givenUpDown is for a client that is given up because its connection cannot be
+// brought to its very end. What follows that end is decided first: whoever
+// makes the next client must find it.
+func givenUpDown(c *Core, e Evidence) {
+	c.over()
+	givenUp(c, e)
+}
+
 func givenUp(c *Core, e Evidence) {
 	c.retireClient()
 	if !e.(GivenUp).Shut || c.device&present == 0 {

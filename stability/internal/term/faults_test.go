@@ -133,3 +133,16 @@ func TestHostThatLearnsOfAnEndTakesItsAttemptBack(t *testing.T) {
 	bring(t, c, now, HostEnd{Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionClosed}})
 	require.Equal(t, NoPlan, c.client.plan)
 }
+
+// Behind a handler that is stuck the client is given up, and Run may make the
+// next one at once: it must find that the account waits for a person.
+func TestClientGivenUpBehindABanParksTheAccountAtOnce(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+		SawEnd{Client: 1, Cause: reconnect.Cause{Reason: reconnect.ReasonAccountBanned}})
+	require.Equal(t, []News{NewsDisconnected, NewsNeedsPairing}, bring(t, c, origin, GivenUp{Client: 1, Shut: true}))
+	require.True(t, c.Parked())
+	bring(t, c, origin, DeviceRead{}, Attach{Client: 2, Auto: true}, CleanedUp{Conn: 1}, Ready{Client: 2})
+	require.True(t, c.Parked())
+	require.Zero(t, c.View(origin, Sight{}).Planned)
+}

@@ -66,7 +66,9 @@ var table = []rule{
 	{onStepDown, anyTerm, between, nil, 0, 0, "there is nothing to end"},
 	{onRetire, anyTerm, Ended | Drained, retireDown, Over, 0, "told, and nothing follows but what the device needs"},
 	{onRetire, anyTerm, between | live, retire, Ended, 0, "whatever it has open ends"},
-	{onGivenUp, anyTerm, anyConn, givenUp, Ended, 0, "no two clients on one device: another one is read"},
+	{onGivenUp, holding, Ended | Drained, givenUpDown, Over, Breaking, "what follows the end is decided before there is another client"},
+	{onGivenUp, ending, Ended | Drained, givenUpDown, Over, 0, "the same, and nothing is begun"},
+	{onGivenUp, anyTerm, between | live, givenUp, Ended, 0, "no two clients on one device: another one is read"},
 
 	// The socket.
 	{onSocket, ending, anyConn, refuse, 0, 0, "nothing is begun any more"},
