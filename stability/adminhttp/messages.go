@@ -10,6 +10,27 @@ import (
 type messagesDoc struct {
 	Received receivedDoc `json:"received"`
 	Sent     sentDoc     `json:"sent"`
+	Resends  resendsDoc  `json:"resends"` // of what recipients could not decrypt
+}
+
+type resendsDoc struct {
+	Answered uint64 `json:"answered"`
+	Unknown  uint64 `json:"unknown"`
+	Failed   uint64 `json:"failed"`
+	Text     string `json:"text"`
+}
+
+func resends(r stability.Resends) resendsDoc {
+	doc := resendsDoc{Answered: r.Answered, Unknown: r.Unknown, Failed: r.Failed, Text: several(r.Answered,
+		"No recipient has asked for a message again and got it.", "1 message that a recipient could not read was sent to it again.",
+		"%d messages that recipients could not read were sent to them again.")}
+	if r.Unknown > 0 {
+		doc.Text += several(r.Unknown, "", " 1 more was asked for, and is not kept any more.", " %d more were asked for, and are not kept any more.")
+	}
+	if r.Failed > 0 {
+		doc.Text += several(r.Failed, "", " 1 could not be looked up: the backend did not answer.", " %d could not be looked up: the backend did not answer.")
+	}
+	return doc
 }
 
 // sentDoc counts what this process has sent.
@@ -48,7 +69,7 @@ type restrictedDoc struct {
 }
 
 func (h *Handler) account(m stability.Messages) messagesDoc {
-	return messagesDoc{Received: h.received(m.Received), Sent: sent(m.Sent)}
+	return messagesDoc{Received: h.received(m.Received), Sent: sent(m.Sent), Resends: resends(m.Resends)}
 }
 
 func sent(s stability.SentMessages) sentDoc {
