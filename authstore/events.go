@@ -73,7 +73,11 @@ func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plain
 // when its device is over; the device that took its place is told then.
 func (s *deviceStore) ClearBufferedEventPlaintext(ctx context.Context, hash [32]byte) error {
 	if d := deliveryOf(ctx); d != nil {
-		if err := d.Finish(ctx); err != nil {
+		var plaintext []byte
+		if v, ok := s.get(ctx, tEvent, eventID(hash)); ok {
+			_, _, plaintext, _ = parseEvent(v)
+		}
+		if err := d.Finish(ctx, plaintext); err != nil {
 			return err
 		}
 	}

@@ -166,6 +166,8 @@ func (g *gate) attempt(op string, write bool, trouble time.Time, f func(context.
 	select {
 	case err := <-done:
 		return err, true
+	case <-g.over: // nobody waits for it any more; what came of it the next writer settles
+		cancel()
 	case <-ctx.Done():
 	}
 	timeout := fmt.Errorf("%s: no answer for %s: %w", op, g.cfg.callTimeout, context.DeadlineExceeded)

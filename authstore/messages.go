@@ -28,8 +28,9 @@ type Delivery interface {
 	// acknowledges the message. An error takes the place of err.
 	Failed(ctx context.Context, err error) error
 	// Finish is called when the handlers have returned, before the part is
-	// marked as finished. With an error it is not.
-	Finish(ctx context.Context) error
+	// marked as finished. With an error it is not. plaintext is the part as it
+	// was decrypted, with its padding; nil for one that was finished before.
+	Finish(ctx context.Context, plaintext []byte) error
 }
 
 type deliveryKey struct{}

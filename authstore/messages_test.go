@@ -72,8 +72,8 @@ func (f *follower) Failed(_ context.Context, err error) error {
 	return err
 }
 
-func (f *follower) Finish(context.Context) error {
-	f.ended = append(f.ended, "finish")
+func (f *follower) Finish(_ context.Context, plaintext []byte) error {
+	f.ended = append(f.ended, "finish "+string(plaintext))
 	return f.finish
 }
 
@@ -97,6 +97,7 @@ func TestDeliveryDecidesAboutEachPartOfItsMessage(t *testing.T) {
 
 	f.begin, f.finish = nil, errors.New("could not be kept")
 	require.ErrorIs(t, buf.ClearBufferedEventPlaintext(ctx, hash), f.finish)
+	require.Equal(t, []string{"finish text"}, f.ended)
 	e, err = buf.GetBufferedEvent(bg, hash)
 	require.NoError(t, err)
 	require.Equal(t, "text", string(e.Plaintext), "not finished")

@@ -36,6 +36,8 @@ type attachment struct {
 	wire   atomic.Pointer[link.Conn] // the connection that messages may be handed over from
 	refuse atomic.Bool               // no message is handed to the host any more
 	sees   atomic.Bool               // the tap has seen a stanza: it is not blind
+	heard  atomic.Bool               // the host has had a handler
+	since  time.Time                 // when it was attached
 	served atomic.Bool               // and one on this connection that only comes behind a login
 
 	// guarded by Manager.mu
@@ -159,11 +161,26 @@ func (a *attachment) admit(ctx context.Context, message *waBinary.Node) (handlin
 	return authstore.WithDelivery(ctx, d), end, true
 }
 
+// lateHandlers is how long a host may take to register its handlers.
+const lateHandlers = 2 * time.Minute
+
+// deaf reports whether the host has no handler that could hear of a message, and
+// has had one or may still register it. A host that never has one does not want
+// messages. It is called from an event handler.
+func (a *attachment) deaf() bool {
+	n, known := a.link.HostHandlers()
+	if n > 0 {
+		a.heard.Store(true)
+	}
+	return known && n == 0 && (a.heard.Load() || time.Since(a.since) < lateHandlers)
+}
+
 // hands says whether the handlers are given a message; evt is nil for one whose
 // content cannot be kept.
 func (a *attachment) hands(info types.MessageInfo, evt *events.Message) bool {
+	deaf := a.deaf()
 	if d := a.m.received.of(info, evt); d != nil {
-		return d.handing(info, evt)
+		return d.handing(info, evt, deaf)
 	}
 	if evt != nil && evt.UnavailableRequestID != "" && a.m.received.fromPhone(a, evt) {
 		return false

@@ -79,7 +79,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 			old.giveUp()
 		}
 	}
-	a := &attachment{t: t, m: m, client: c, device: device, auto: auto}
+	a := &attachment{t: t, m: m, client: c, device: device, auto: auto, since: time.Now()}
 	a.life, a.over = context.WithCancel(context.Background())
 	tap, tapped := c.Log.(*tap)
 	a.tapped = tapped

@@ -77,7 +77,7 @@ func TestBlindTapStillConnects(t *testing.T) {
 func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 	all := []stability.Reliance{
 		stability.RelyTap, stability.RelyProbe, stability.RelyQueueLoop, stability.RelyLoopWords,
-		stability.RelyTable, stability.RelySendInside, stability.RelyDispatch, stability.RelyFrames,
+		stability.RelyTable, stability.RelyHandlers, stability.RelySendInside, stability.RelyDispatch, stability.RelyFrames,
 	}
 	sets := [][]stability.Reliance{nil, all}
 	for _, part := range append(slices.Clone(all), stability.HelloShort, stability.HelloLong) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.mau.fi/libsignal/signalerror"
+	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
@@ -27,6 +28,7 @@ type delivery struct {
 	mu       sync.Mutex
 	info     types.MessageInfo // the best that is known of it
 	contents [][]byte          // of the parts that a handler panicked at
+	handed   bool              // the Manager's handler was told of the part
 	open     bool              // a part was handed over, and is not finished yet
 	event    *events.Message   // that part; nil for a kind whose content cannot be kept
 	taken    bool              // a part was handled
@@ -34,6 +36,7 @@ type delivery struct {
 	repeated bool              // a part had been finished before
 	aside    bool              // it was set aside
 	left     bool              // we kept it from the handlers
+	unheard  bool              // there was no handler of the program's
 	refused  bool              // a handler returned false
 	panicked string            // what a handler panicked with
 	failed   string            // why it could not be decrypted
@@ -55,7 +58,7 @@ func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error 
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.asked = true
+	d.asked, d.handed = true, false
 	if aside {
 		d.aside = true
 		return authstore.ErrPartDone
@@ -84,22 +87,41 @@ func (d *delivery) Failed(ctx context.Context, err error) error {
 	return err
 }
 
-// Finish implements authstore.Delivery. What a handler panicked at is kept
-// before the event is finished, and the message acknowledged.
-func (d *delivery) Finish(ctx context.Context) error {
+// Finish implements authstore.Delivery. What a handler panicked at, and what no
+// handler was there for, is kept before the event is finished and the message
+// acknowledged.
+func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	d.mu.Lock()
-	open, panicked := d.open, d.panicked != ""
-	d.open = false
-	if open && !panicked {
-		d.taken = true
+	open, handed, panicked := d.open, d.handed, d.panicked != ""
+	d.open, d.handed = false, false
+	keep := false
+	switch {
+	case handed && !panicked:
+		d.taken = d.taken || open
+	case handed:
+		keep = open && d.content()
+	default:
+		// Whoever removed all handlers has removed the Manager's too, for a moment.
+		if raw, ok := unpadded(plaintext); ok {
+			d.contents, d.panicked, keep = append(d.contents, raw), "there was no event handler for it", true
+		}
 	}
-	if !open || !panicked || !d.content() {
+	if !keep {
 		d.mu.Unlock()
 		return d.a.m.received.settled(ctx, d.key)
 	}
 	rec := d.record(book.Kept, d.panicked)
 	d.mu.Unlock()
 	return d.a.m.received.keep(ctx, rec)
+}
+
+// unpadded is a decrypted message without its padding; false for what is none.
+func unpadded(b []byte) ([]byte, bool) {
+	if len(b) == 0 || int(b[len(b)-1]) > len(b) {
+		return nil, false
+	}
+	raw := b[:len(b)-int(b[len(b)-1])]
+	return raw, len(raw) > 0 && proto.Unmarshal(raw, new(waE2E.Message)) == nil
 }
 
 // content adds the open part to what is kept; false where that cannot be. The
@@ -119,20 +141,25 @@ func (d *delivery) content() bool {
 func (d *delivery) record(s book.State, why string) messageRecord {
 	now := time.Now()
 	return messageRecord{
-		Entry: book.Entry{Key: d.key, State: s, First: now, Since: now, Last: now, Tries: 1, Why: why},
-		Info:  d.info, Contents: d.contents, Hidden: d.hidden,
+		Entry: book.Entry{Key: d.key, State: s, First: now, Since: now, Last: now, Tries: 1, Why: why, Hidden: d.hidden},
+		Info:  d.info, Contents: d.contents,
 	}
 }
 
 // handing is told of an event before the handlers are. false keeps it from
 // them: the service has the message for another day, or we have.
-func (d *delivery) handing(info types.MessageInfo, evt *events.Message) bool {
+func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf bool) bool {
 	r := &d.a.m.received
 	admits, poisonous := d.a.admits(), evt != nil && r.poisonous(d.key)
 	d.mu.Lock()
-	d.info, d.event = plainInfo(info), evt
-	if !admits {
+	d.info, d.event, d.handed = plainInfo(info), evt, true
+	switch {
+	case !admits:
 		d.left = true
+	case deaf:
+		d.unheard = true
+		d.mu.Unlock()
+		return false
 	}
 	if d.left || !poisonous || !d.content() {
 		d.open = !d.left
@@ -180,6 +207,8 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 		return book.Handled, ""
 	case d.aside:
 		return book.Repeat, ""
+	case d.unheard && !d.ours:
+		return book.Declined, "the program has no event handler at the moment"
 	case d.refused:
 		return book.Declined, "a handler of the program returned false"
 	case d.panicked != "":

@@ -72,6 +72,8 @@
 //	it cannot be decrypted      an entry is written before it is acknowledged; the phone is asked for it, after 5 min
 //	                            and then more and more rarely, for 14 days
 //	the phone has sent it       it is kept first, and handed over from there
+//	the program has no handler  the same as one that returns false, if it had one before or has been attached for
+//	                            less than 2 min; a program that never has one does not want messages
 //	nobody could be given it    whatsmeow acknowledges it without an event: set aside, without content
 //
 // A message whose handling ends the process is found. A mark stands in the store

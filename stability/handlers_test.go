@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/internal/race"
@@ -151,5 +152,84 @@ func TestASendInFlightWhenTheLinkDropsReturns(t *testing.T) {
 		}
 		a.stop()
 		w.close()
+	})
+}
+
+// Whatever a handler does, the message is handled in the end, or waits where
+// status says.
+func TestNoHandlerBehaviourLosesAMessage(t *testing.T) {
+	for name, handle := range map[string]func(c *whatsmeow.Client) (ok bool){
+		"returns false for ever": func(*whatsmeow.Client) bool { return false },
+		"panics every time":      func(*whatsmeow.Client) bool { panic("boom") },
+		"blocks for an hour":     func(*whatsmeow.Client) bool { time.Sleep(time.Hour); return true },
+		"calls Disconnect":       func(c *whatsmeow.Client) bool { go c.Disconnect(); return false },
+		"removes all handlers":   func(c *whatsmeow.Client) bool { go c.RemoveEventHandlers(); return false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.instance(stability.WithAutoHeal(noHeal))
+				var mended atomic.Bool
+				a.refuse = func(*events.Message) bool {
+					return !mended.Load() && !handle(a.m.Client())
+				}
+				a.run().pair()
+				time.Sleep(time.Minute)
+				_, err := w.writer().Send(w.account.JID(), "one", "two")
+				require.NoError(t, err)
+				time.Sleep(90 * time.Minute)
+				r := a.balanced()
+				require.EqualValues(t, 2, r.Handled+uint64(r.Waiting.Count), "%+v", r)
+				mended.Store(true)
+				if c := a.m.Client(); name == "removes all handlers" {
+					require.Empty(t, a.texts())
+					c.AddEventHandlerWithSuccessStatus(a.handle)
+				}
+				a.m.Reconnect()
+				time.Sleep(30 * time.Minute)
+				a.ready()
+				require.ElementsMatch(t, []string{"one", "two"}, a.texts())
+				require.Empty(t, a.m.Messages())
+				require.Empty(t, w.device().Pending())
+				a.stop()
+			})
+		})
+	}
+}
+
+func TestHandlerThatIsRegisteredLateMissesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		ctx, cancel := context.WithCancel(t.Context())
+		a.cancel = cancel
+		go func() { a.result <- a.m.Run(ctx, nil) }()
+		a.pair()
+		_, err := w.writer().Send(w.account.JID(), "early")
+		require.NoError(t, err)
+		time.Sleep(30 * time.Second)
+		require.Equal(t, 1, a.balanced().By[stability.MessageRefused].Count)
+		a.m.Client().AddEventHandlerWithSuccessStatus(a.handle)
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, []string{"early"}, a.texts())
+		require.Empty(t, w.device().Pending())
+		a.stop()
+	})
+}
+
+func TestHostWithoutHandlersLeavesNothingAtTheService(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		ctx, cancel := context.WithCancel(t.Context())
+		a.cancel = cancel
+		go func() { a.result <- a.m.Run(ctx, nil) }()
+		a.pair()
+		time.Sleep(3 * time.Minute)
+		_, err := w.writer().Send(w.account.JID(), "nobody wants it")
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.Empty(t, w.device().Pending(), "a program that only sends")
+		a.stop()
 	})
 }

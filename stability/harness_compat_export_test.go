@@ -14,6 +14,7 @@ const (
 	RelyQueueLoop  = link.QueueLoop
 	RelyLoopWords  = link.LoopWords
 	RelyTable      = link.HandlerTable
+	RelyHandlers   = link.HandlerList
 	RelySendInside = link.SendInside
 	RelyDispatch   = link.DispatchInside
 	RelyFrames     = link.Frames

@@ -72,23 +72,24 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 
 func (r ReceivedMessages) text(now time.Time) string {
 	var out []string
-	say := func(s MessageState, one, many, rest string) {
+	say := func(s MessageState, one, many, then string) {
 		g := r.By[s]
-		if g.Count == 0 {
-			return
+		switch ago := plain.Span(now.Sub(g.Oldest)); {
+		case g.Count == 1:
+			out = append(out, fmt.Sprintf("One message %s; it was received %s ago. %s", one, ago, then))
+		case g.Count > 1:
+			out = append(out, fmt.Sprintf("%d messages %s; the oldest was received %s ago. %s", g.Count, many, ago, then))
 		}
-		subject := fmt.Sprintf("%d messages %s", g.Count, many)
-		if g.Count == 1 {
-			subject = "One message " + one
-		}
-		out = append(out, fmt.Sprintf("%s, the oldest received %s ago. %s", subject, plain.Span(now.Sub(g.Oldest)), rest))
 	}
-	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers", "WhatsApp delivers them again on a new connection, which is made by itself.")
-	say(MessageKept, "is kept here because a handler failed", "are kept here because a handler failed", "They are handed over again by and by.")
-	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for their content; it must be online.")
-	say(MessageLeftAlone, "is left alone at WhatsApp because the process ended while it was handled", "are left alone at WhatsApp because the process ended while they were handled",
-		"They are offered again when this process has run for an hour, in a new build, or on request.")
-	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand them over again or remove them.")
+	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers",
+		"WhatsApp delivers again at the next login what was refused; this program logs in anew for it by itself.")
+	say(MessageKept, "waits here to be handed over to the program's handlers", "wait here to be handed over to the program's handlers",
+		"That is tried again and again, with pauses of up to a quarter of an hour.")
+	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for the content; it must be online.")
+	say(MessageLeftAlone, "is left alone at WhatsApp, since the process ended while it was handled",
+		"are left alone at WhatsApp, since the process ended while they were handled",
+		"What was left alone is offered again when this process has run for an hour, in a new build, or on request.")
+	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand over again or remove what was set aside.")
 	return strings.Join(out, " ")
 }
 

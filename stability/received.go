@@ -12,6 +12,7 @@ import (
 	"time"
 
 	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
@@ -45,7 +46,6 @@ type messageRecord struct {
 	book.Entry
 	Info     types.MessageInfo
 	Contents [][]byte `json:",omitempty"` // what is to be handed over, as whatsmeow decrypted it
-	Hidden   bool     `json:",omitempty"` // nobody is told that it is missing
 	Deaths   int      `json:",omitempty"` // how often it was begun and did not end
 	Begun    bool     `json:",omitempty"` // it is being handled, or the process died
 	Build    string   `json:",omitempty"` // of that process
@@ -64,13 +64,19 @@ func keyOf(message *waBinary.Node) book.Key {
 }
 
 // infoOf is what a stanza says of its message.
-func infoOf(message *waBinary.Node) (info types.MessageInfo) {
+func infoOf(message *waBinary.Node, own *store.Device) (info types.MessageInfo) {
 	a := message.AttrGetter()
 	info.ID = a.OptionalString("id")
 	info.Chat = a.OptionalJIDOrEmpty("from")
 	info.Sender = a.OptionalJIDOrEmpty("participant")
 	if info.Sender.IsEmpty() {
 		info.Sender = info.Chat
+	}
+	if id := own.GetJID(); info.Sender.User == id.User || info.Sender.User == own.GetLID().User {
+		info.IsFromMe = true
+		if to := a.OptionalJIDOrEmpty("recipient"); !to.IsEmpty() {
+			info.Chat = to
+		}
 	}
 	info.IsGroup = info.Chat.Server == types.GroupServer
 	info.Timestamp = time.Unix(int64(a.OptionalInt("t")), 0)
@@ -90,7 +96,7 @@ func (r *received) arrived(k book.Key) {
 // begin notes that a message is being handled until end is called; false when
 // it is already.
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
-	d = &delivery{a: a, key: keyOf(message), info: infoOf(message)}
+	d = &delivery{a: a, key: keyOf(message), info: infoOf(message, a.device)}
 	rec, write, alone := r.accused(d)
 	if alone || !r.take(d) {
 		return nil, nil, false
@@ -143,7 +149,9 @@ func (r *received) ended(d *delivery) {
 	case gone:
 		delete(r.more, d.key)
 	case write:
-		rec.Entry, rec.Info, rec.Hidden = e, info, hidden
+		rec.Entry, rec.Info = e, info
+		rec.Hidden = hidden
+		r.book.Hide(d.key, hidden)
 		if len(contents) > 0 {
 			rec.Contents = contents
 		}
@@ -158,9 +166,29 @@ func (r *received) ended(d *delivery) {
 		// this tells it more. A refused message is at the service.
 		r.store(context.Background(), e.Key, &rec, o == book.Saved)
 	}
+	if o == book.Odd {
+		r.dropSurplus()
+	}
 	r.poke()
 	if write {
 		r.tell()
+	}
+}
+
+// maxBare bounds the messages that are set aside without content.
+const maxBare = 1000
+
+// dropSurplus forgets the oldest of too many messages without content.
+func (r *received) dropSurplus() {
+	r.mu.Lock()
+	gone := r.book.Surplus(maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 })
+	for _, k := range gone {
+		r.book.Remove(k)
+		delete(r.more, k)
+	}
+	r.mu.Unlock()
+	for _, k := range gone {
+		_ = r.store(context.Background(), k, nil, false)
 	}
 }
 
@@ -277,7 +305,7 @@ func (r *received) facts(f *guard.Facts) {
 	defer r.mu.Unlock()
 	for _, e := range r.book.Entries() {
 		switch {
-		case (e.State == book.SetAside || e.State == book.LeftAlone) && !r.more[e.Key].Hidden:
+		case (e.State == book.SetAside || e.State == book.LeftAlone) && !e.Hidden:
 			f.SetAsideCount++
 			if f.SetAsideSince.IsZero() || e.Since.Before(f.SetAsideSince) {
 				f.SetAsideSince = e.Since

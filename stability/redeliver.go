@@ -44,16 +44,26 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		}
 	}
 	r.mu.Unlock()
-	if !found {
-		return false
+	if !found { // the program asked for it by itself
+		rec.Key = book.Key{ID: evt.Info.ID, Chat: evt.Info.Chat.String()}
+		if evt.Info.IsGroup {
+			rec.Key.Sender = evt.Info.Sender.String()
+		}
+		rec.First = now
 	}
 	rec.State, rec.Since, rec.Last, rec.Tries, rec.Why = book.Kept, now, time.Time{}, 0, "the phone has sent its content"
 	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
 		return false // the handlers are given it now, whatever comes of it
 	}
 	r.mu.Lock()
-	rec.Entry, _ = r.book.Recovered(rec.Key, rec.Why, now)
-	r.note(rec)
+	e, ok := r.book.Recovered(rec.Key, rec.Why, now)
+	if !found {
+		e, ok = r.book.Keep(rec.Key, rec.Why, now)
+	}
+	if ok {
+		rec.Entry = e
+		r.note(rec)
+	}
 	r.mu.Unlock()
 	r.poke()
 	return true
@@ -88,6 +98,9 @@ func (t *term) tend() {
 		}
 	}
 }
+
+// asksAtOnce is for how many messages the phone is asked in half a minute.
+const asksAtOnce = 5
 
 // due does what is due, and says when to look again.
 func (r *received) due(t *term) (again time.Time) {
@@ -140,16 +153,22 @@ func (r *received) due(t *term) (again time.Time) {
 	for _, e := range lost {
 		r.aside(e.Key, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
 	}
-	for _, e := range asks {
+	for _, e := range asks[:min(len(asks), asksAtOnce)] {
 		r.ask(t, a, e)
+	}
+	if len(asks) > asksAtOnce { // the rest by and by: a phone is not flooded
+		sooner(now.Add(30 * time.Second))
 	}
 	for _, e := range kept {
 		if !r.handOver(t, a, e) {
 			return again
 		}
 	}
-	if len(kept)+len(asks) > 0 {
+	if len(kept) > 0 {
 		return now // their pauses have begun
+	}
+	if len(asks) > 0 && len(asks) <= asksAtOnce {
+		return now
 	}
 	if !redelivery.IsZero() && !redelivery.After(now) {
 		r.mu.Lock()
@@ -211,13 +230,15 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 		}
 		evt := (&events.Message{Info: rec.Info, RawMessage: &msg}).UnwrapRaw()
 		d.mu.Lock()
-		d.event, d.panicked = evt, ""
+		d.event, d.panicked, d.handed = evt, "", false
 		d.mu.Unlock()
 		failed := in.DispatchEvent(evt)
 		d.mu.Lock()
-		if d.left || failed || d.panicked != "" {
+		if d.left || failed || d.panicked != "" || !d.handed {
 			rest = append(rest, raw)
-			if failed && !d.left {
+			if d.unheard || !d.handed {
+				d.why = "the program has no event handler at the moment"
+			} else if failed && !d.left {
 				d.why = "a handler of the program returned false"
 			} else if d.panicked != "" {
 				d.why = d.panicked

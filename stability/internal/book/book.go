@@ -62,6 +62,11 @@ type Entry struct {
 	Worse int       // how often of these they had taken another one since the try before
 	Why   string    // in words, about the last try or the state
 
+	// Hidden says that nobody misses the message: it is for the phone alone, or
+	// its sender said that nobody is to be told. The phone is asked for it a few
+	// times only.
+	Hidden bool
+
 	Missed int // logins in a row that did not bring a refused message again
 
 	before State // what it was when it came again
@@ -143,14 +148,17 @@ func (b *Book) Arrived(k Key, now time.Time) {
 			e.State = Queued
 		case Refused: // once more; what is known of it stays
 			e.before, e.State, e.Missed = Refused, Queued, 0
-		default:
-			return
 		}
 	} else {
 		b.add(&Entry{Key: k, State: Queued, First: now, Since: now})
 	}
 	b.queue = append(b.queue, k)
+	b.queue = b.queue[max(0, len(b.queue)-maxQueue):]
 }
+
+// maxQueue bounds what is remembered of the order of arrival: some messages are
+// left alone without having begun.
+const maxQueue = 10_000
 
 func (b *Book) add(e *Entry) {
 	if b.entries == nil {
@@ -275,14 +283,50 @@ func (b *Book) Aside(k Key, why string, now time.Time) (Entry, bool) {
 	return *e, true
 }
 
+// Hide says whether nobody misses a message.
+func (b *Book) Hide(k Key, hidden bool) {
+	if e := b.entries[k]; e != nil {
+		e.Hidden = hidden
+	}
+}
+
 // Recovered notes that the content of an undecrypted message is with us now.
 func (b *Book) Recovered(k Key, why string, now time.Time) (Entry, bool) {
 	e := b.entries[k]
 	if e == nil || e.State != Undecrypted {
 		return Entry{}, false
 	}
-	e.State, e.Since, e.Last, e.Tries, e.Why = Kept, now, time.Time{}, 0, why
+	e.State, e.Since, e.Last, e.Tries, e.Why, e.Hidden = Kept, now, time.Time{}, 0, why, false
 	return *e, true
+}
+
+// Keep notes a message that the phone has sent, and that was not missed here.
+func (b *Book) Keep(k Key, why string, now time.Time) (Entry, bool) {
+	if b.entries[k] != nil {
+		return Entry{}, false
+	}
+	e := &Entry{Key: k, State: Kept, First: now, Since: now, Why: why}
+	b.add(e)
+	return *e, true
+}
+
+// Surplus returns the oldest messages that were set aside, of those that drop
+// names, beyond the newest keep.
+func (b *Book) Surplus(keep int, drop func(Key) bool) (out []Key) {
+	var aside []*Entry
+	for k, e := range b.entries {
+		if e.State == SetAside && drop(k) {
+			aside = append(aside, e)
+		}
+	}
+	if len(aside) <= keep {
+		return nil
+	}
+	slices.SortFunc(aside, func(x, y *Entry) int { return older(*x, *y) })
+	for _, e := range aside[:len(aside)-keep] {
+		out = append(out, e.Key)
+	}
+	return out
 }
 
 // Again makes a message that was set aside, or kept, due at once. content says
@@ -410,8 +454,15 @@ func (b *Book) Due(now time.Time) (due []Entry, again time.Time) {
 // Asks returns the undecrypted messages that the phone is to be asked for now,
 // and when to look again.
 func (b *Book) Asks(now time.Time) (due []Entry, again time.Time) {
-	return b.due(now, Undecrypted, func(e *Entry) time.Time { return e.Last.Add(askPause(e.Tries)) })
+	return b.due(now, Undecrypted, func(e *Entry) time.Time {
+		if e.Hidden && e.Tries >= maxHiddenAsks {
+			return now.Add(askPause(e.Tries))
+		}
+		return e.Last.Add(askPause(e.Tries))
+	})
 }
+
+const maxHiddenAsks = 3
 
 // askPause is the pause before the phone is asked again: it may be off for days.
 func askPause(tries int) time.Duration {

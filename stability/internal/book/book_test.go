@@ -215,3 +215,46 @@ func TestRefusedMessageThatTheServiceHasNoMoreIsFound(t *testing.T) {
 	require.Empty(t, b.Synced())
 	require.Equal(t, []book.Key{k1}, b.Synced())
 }
+
+func TestMessageThatComesOnceMoreTakesNoOthersPlace(t *testing.T) {
+	var b book.Book
+	b.Begun(k1, start)
+	b.Ended(k1, book.Lost, "no session", start)
+	b.Arrived(k1, start) // its sender sends it again
+	b.Arrived(k2, start)
+	b.Begun(k1, start)
+	require.Equal(t, 1, count(&b, book.Queued), "the one behind it is still there")
+	b.Begun(k2, start)
+	require.EqualValues(t, 2, b.Sums().Received)
+}
+
+func TestNobodyIsAskedForEverForWhatNobodyMisses(t *testing.T) {
+	var b book.Book
+	now := start
+	b.Begun(k1, now)
+	b.Ended(k1, book.Lost, "it is for the phone alone", now)
+	b.Hide(k1, true)
+	asked := 0
+	for range 14 * 24 {
+		now = now.Add(time.Hour)
+		due, _ := b.Asks(now)
+		for _, e := range due {
+			b.Asked(e.Key, now)
+			asked++
+		}
+	}
+	require.Equal(t, 3, asked)
+}
+
+func TestOldestOfTooManyWithoutContentGo(t *testing.T) {
+	var b book.Book
+	for i := range 5 {
+		k := book.Key{ID: fmt.Sprint(i)}
+		b.Begun(k, start.Add(time.Duration(i)*time.Second))
+		b.Ended(k, book.Odd, "strange", start)
+	}
+	all := func(book.Key) bool { return true }
+	require.Equal(t, []book.Key{{ID: "0"}, {ID: "1"}}, b.Surplus(3, all))
+	require.Empty(t, b.Surplus(5, all))
+	require.Empty(t, b.Surplus(0, func(book.Key) bool { return false }))
+}

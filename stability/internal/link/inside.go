@@ -27,6 +27,9 @@ const (
 	// message is handled on a connection that is down, none while its handler
 	// still runs from an earlier connection, and what waits can be counted.
 	HandlerTable Reliance = "handler_table"
+	// HandlerList: the client has a list of event handlers, so that a message
+	// that no handler of the host's would hear of is left at the service.
+	HandlerList Reliance = "handler_list"
 	// SendInside, DispatchInside: methods of DangerousInternals.
 	SendInside     Reliance = "send_node"
 	DispatchInside Reliance = "dispatch_event"
@@ -63,6 +66,7 @@ type inside struct {
 	own        bool // each connection has a queue of its own
 	nodes      nodeSender
 	dispatcher dispatcher
+	list       bool            // the client's event handlers can be counted
 	tags       map[string]bool // of the stanzas that are queued; nil: handlers are not counted
 }
 
@@ -94,6 +98,7 @@ func (x inside) missing(report func(Reliance, string)) {
 	tell(SendInside, x.nodes != nil, "whatsmeow's SendNode is missing: the end of a connection is found by MarkRead, which may take longer")
 	tell(DispatchInside, x.dispatcher != nil,
 		"whatsmeow's DispatchEvent is missing: an event handler that the host removed is put back only when a connection ends")
+	tell(HandlerList, x.list, "whatsmeow's list of event handlers is missing: a message that comes before the program has registered a handler, or after it removed the last one, is acknowledged and heard by nobody")
 	handedOver := "" // what a marker in the queue tells is not needed
 	if x.shared == nil {
 		handedOver = "; a hand-over knows less exactly when the last one was handled"
@@ -120,6 +125,28 @@ func flagged(client reflect.Value, name string) bool {
 		return false
 	}
 	return (*atomic.Bool)(f.Addr().UnsafePointer()).Load()
+}
+
+// HostHandlers is how many event handlers the client has beside the permanent
+// one; false where that cannot be seen. It is to be called from an event handler:
+// whatsmeow holds the lock of its list then.
+func (l *Link) HostHandlers() (int, bool) {
+	l.mu.Lock()
+	c := l.client
+	l.mu.Unlock()
+	if c == nil || l.cfg.without(HandlerList) {
+		return 0, false
+	}
+	list, ok := handlerList(c)
+	if !ok {
+		return 0, false
+	}
+	return max(0, list.Len()-1), true
+}
+
+func handlerList(c *whatsmeow.Client) (reflect.Value, bool) {
+	list := reflect.ValueOf(c).Elem().FieldByName("eventHandlers")
+	return list, list.IsValid() && list.Kind() == reflect.Slice
 }
 
 type nodeHandler = func(ctx context.Context, node *waBinary.Node)

@@ -44,7 +44,7 @@ func TestBothShapesOfTheQueueLoopAreKnown(t *testing.T) {
 		x := findInside(want.in, none)
 		require.Equal(t, want.shared, x.shared != nil, name)
 		require.Equal(t, want.own, x.own, name)
-		x.tags = map[string]bool{"message": true}
+		x.tags, x.list = map[string]bool{"message": true}, true
 		var missing []Reliance
 		x.missing(func(r Reliance, problem string) {
 			if problem != "" {

@@ -217,6 +217,8 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 		if !l.cfg.without(HandlerTable) {
 			l.inside.tags = countHandlers(c, l.counted)
 		}
+		_, counted := handlerList(c)
+		l.inside.list = counted && !l.cfg.without(HandlerList)
 		l.inside.missing(l.report)
 		l.id = c.AddEventHandlerWithSuccessStatus(l.handle)
 	}
