@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types/events"
 
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -113,6 +114,9 @@ func TestWhatAHandlerPanickedAtOutlivesTheProcess(t *testing.T) {
 }
 
 func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
+	if race.Enabled {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
 	for name, refuse := range map[string]func() bool{
 		"refused":  func() bool { return true },
 		"panicked": func() bool { panic("boom") },
@@ -169,6 +173,9 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 }
 
 func TestHostThatRefusesEverythingIsDownAndNotPoisoned(t *testing.T) {
+	if race.Enabled {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.instance(stability.WithAutoHeal(noHeal))

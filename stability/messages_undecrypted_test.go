@@ -10,6 +10,7 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -47,6 +48,9 @@ func TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere(t *testing.T) {
 }
 
 func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
+	if race.Enabled {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
