@@ -101,8 +101,11 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	case handed:
 		keep = open && d.content()
 	default:
-		// Whoever removed all handlers has removed the Manager's too, for a moment.
-		if raw, ok := unpadded(plaintext); ok {
+		switch raw, ours, ok := unpadded(plaintext); {
+		case ours: // whatsmeow deals with some of these by itself, and gives no event
+			d.taken = true
+		case ok:
+			// Whoever removed all handlers has removed the Manager's too, for a moment.
 			d.contents, d.panicked, keep = append(d.contents, raw), "there was no event handler for it", true
 		}
 	}
@@ -115,13 +118,18 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	return d.a.m.received.keep(ctx, rec)
 }
 
-// unpadded is a decrypted message without its padding; false for what is none.
-func unpadded(b []byte) ([]byte, bool) {
+// unpadded is a decrypted message without its padding; ok is false for what is
+// none. protocol says that it is one of the protocol's own.
+func unpadded(b []byte) (raw []byte, protocol, ok bool) {
 	if len(b) == 0 || int(b[len(b)-1]) > len(b) {
-		return nil, false
+		return nil, false, false
 	}
-	raw := b[:len(b)-int(b[len(b)-1])]
-	return raw, len(raw) > 0 && proto.Unmarshal(raw, new(waE2E.Message)) == nil
+	var msg waE2E.Message
+	raw = b[:len(b)-int(b[len(b)-1])]
+	if len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil {
+		return nil, false, false
+	}
+	return raw, msg.GetProtocolMessage() != nil || msg.GetDeviceSentMessage().GetMessage().GetProtocolMessage() != nil, true
 }
 
 // content adds the open part to what is kept; false where that cannot be. The
