@@ -3,7 +3,6 @@ package stability
 import (
 	"context"
 	"encoding/json"
-
 	"fmt"
 	"runtime/debug"
 	"sync"

@@ -48,6 +48,13 @@ type delivery struct {
 	poison bool   // then: it was not given to them again
 }
 
+// Why a message was not taken.
+const (
+	whyRefused = "a handler of the program returned false"
+	whyUnheard = "the program has no event handler at the moment"
+	whyPoison  = "the program's handlers did not take it, again and again, while they took others"
+)
+
 // Begin implements authstore.Delivery.
 func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error {
 	aside := d.a.m.received.isAside(d.key)
@@ -174,7 +181,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.mu.Unlock()
 		return !d.left
 	}
-	rec := d.record(book.SetAside, "the program's handlers did not take it, again and again, while they took others")
+	rec := d.record(book.SetAside, whyPoison)
 	d.mu.Unlock()
 	err := r.setAside(rec)
 	d.mu.Lock()
@@ -208,17 +215,17 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.left:
 		return book.Left, ""
 	case d.ours && d.poison:
-		return book.Poison, "the program's handlers did not take it, again and again, while they took others"
+		return book.Poison, whyPoison
 	case d.ours && len(d.contents) > 0:
 		return book.Saved, d.why
 	case d.ours:
 		return book.Handled, ""
 	case d.aside:
 		return book.Repeat, ""
-	case d.unheard && !d.ours:
-		return book.Declined, "the program has no event handler at the moment"
+	case d.unheard:
+		return book.Declined, whyUnheard
 	case d.refused:
-		return book.Declined, "a handler of the program returned false"
+		return book.Declined, whyRefused
 	case d.panicked != "":
 		if d.open { // there is no event buffer for messages of its kind
 			d.content()
@@ -230,7 +237,7 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.failed != "":
 		return book.Lost, d.failed
 	case d.open && d.asked: // and nobody finished it
-		return book.Declined, "a handler of the program returned false"
+		return book.Declined, whyRefused
 	case d.open || d.taken:
 		return book.Handled, ""
 	case !d.a.admits():

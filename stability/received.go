@@ -97,16 +97,25 @@ func (r *received) arrived(k book.Key) {
 // it is already.
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), info: infoOf(message, a.device)}
-	rec, write, alone := r.accused(d)
-	if alone || !r.take(d) {
-		return nil, nil, false
-	}
-	if write && r.accuse(ctx, rec) != nil {
-		d.left = true // the service has it
-		r.ended(d)
+	if !r.admit(ctx, d) {
 		return nil, nil, false
 	}
 	return d, func() { r.ended(d) }, true
+}
+
+// admit takes a message in hand, and writes it down first where that is called
+// for. False leaves it where it is.
+func (r *received) admit(ctx context.Context, d *delivery) bool {
+	rec, write, alone := r.accused(d)
+	if alone || !r.take(d) {
+		return false
+	}
+	if write && r.accuse(ctx, rec) != nil {
+		d.left = true
+		r.ended(d)
+		return false
+	}
+	return true
 }
 
 func (r *received) take(d *delivery) bool {
@@ -169,8 +178,8 @@ func (r *received) ended(d *delivery) {
 	if o == book.Odd {
 		r.dropSurplus()
 	}
-	r.poke()
-	if write {
+	if write { // else nothing that is due has changed: most messages are handled at once
+		r.poke()
 		r.tell()
 	}
 }

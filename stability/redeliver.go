@@ -189,14 +189,8 @@ func (r *received) due(t *term) (again time.Time) {
 // term ends first: then false, and they go on.
 func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 	d := &delivery{a: a, key: e.Key, ours: true}
-	accused, write, alone := r.accused(d)
-	if alone || !r.take(d) {
-		return true // it comes from the service at this moment
-	}
-	if write && r.accuse(t.patience, accused) != nil {
-		d.left = true
-		r.ended(d)
-		return true
+	if !r.admit(t.patience, d) {
+		return true // such as one that comes from the service at this moment
 	}
 	r.mu.Lock()
 	rec := r.more[e.Key]
@@ -237,9 +231,9 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 		if d.left || failed || d.panicked != "" || !d.handed {
 			rest = append(rest, raw)
 			if d.unheard || !d.handed {
-				d.why = "the program has no event handler at the moment"
+				d.why = whyUnheard
 			} else if failed && !d.left {
-				d.why = "a handler of the program returned false"
+				d.why = whyRefused
 			} else if d.panicked != "" {
 				d.why = d.panicked
 			}

@@ -170,7 +170,9 @@ func (b *Book) add(e *Entry) {
 
 // Begun notes that the handlers are given a message.
 func (b *Book) Begun(k Key, now time.Time) {
-	if i := slices.Index(b.queue, k); i >= 0 {
+	if i := slices.Index(b.queue, k); i == 0 { // as nearly always: nothing is moved
+		b.queue = b.queue[1:]
+	} else if i > 0 {
 		b.queue = slices.Delete(b.queue, i, i+1)
 	} else if len(b.queue) > 0 {
 		// Messages begin in the order of their arrival. The name of this one was
