@@ -24,11 +24,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/authstore"
-	"github.com/wastability/wastability/internal/child"
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/child"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -174,7 +173,7 @@ func (v victim) start(t *testing.T) *child.Process {
 // has returned from arrives. No prekey id stands for two keys: the service
 // reports that. What is delivered again is decrypted, or known to be done.
 func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("the process that is killed would end by itself on whatsmeow's own race")
 	}
 	kills := stabilitytest.Pick(10, 500)

@@ -22,8 +22,8 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/wastability/wastability/internal/child"
-	"github.com/wastability/wastability/internal/race"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/child"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -133,7 +133,7 @@ func TestOldAndNewWhatsmeowTakeTurns(t *testing.T) {
 	if mod, err := os.ReadFile("../go.mod"); dir == "" || err != nil || strings.Contains(string(mod), "replace go.mau.fi/whatsmeow") {
 		t.Skip("set " + whatsmeowEnv + " to a checkout of a newer whatsmeow, in a tree with the pinned one")
 	}
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("the processes would end by themselves on whatsmeow's own races")
 	}
 	other := withWhatsmeow(t, dir)

@@ -3,8 +3,6 @@ package keepalive
 import (
 	"fmt"
 	"time"
-
-	"github.com/wastability/wastability/internal/plain"
 )
 
 type monitor struct {
@@ -76,20 +74,20 @@ func judge(p Policy, o Observation, now time.Time) Verdict {
 			Text: fmt.Sprintf("The socket is open but dead: %d pings in a row were not answered.", o.ProbesFailed)}
 	case silence >= p.StaleAfter:
 		v = Verdict{Health: Stale, Since: active, Reconnect: true,
-			Text: "The socket is open but dead: nothing came from the server for " + plain.Span(silence) + "."}
+			Text: "The socket is open but dead: nothing came from the server for " + Span(silence) + "."}
 	case !o.HandlerSince.IsZero() && now.Sub(o.HandlerSince) >= p.HandlerAfter:
 		v = Verdict{Health: Degraded, Since: o.HandlerSince,
-			Text: "The link is alive, but an event handler of this program has been running for " + plain.Span(now.Sub(o.HandlerSince)) + "; what comes after it waits."}
+			Text: "The link is alive, but an event handler of this program has been running for " + Span(now.Sub(o.HandlerSince)) + "; what comes after it waits."}
 	case !o.WaitingSince.IsZero() && now.Sub(o.WaitingSince) >= p.BacklogAfter:
 		v = Verdict{Health: Degraded, Since: o.WaitingSince, Text: "The link is alive and the event handlers get on, but they are slow. " + backlog(o, now)}
 	case o.DecryptFailures >= p.DecryptLimit:
 		v = Verdict{Health: Degraded, Since: o.DecryptSince,
-			Text: fmt.Sprintf("The link is alive, but %d messages within %s could not be decrypted.", o.DecryptFailures, plain.Span(p.DecryptWindow))}
+			Text: fmt.Sprintf("The link is alive, but %d messages within %s could not be decrypted.", o.DecryptFailures, Span(p.DecryptWindow))}
 	case !o.MuteSince.IsZero():
 		v = Verdict{Health: Mute, Since: o.MuteSince, Text: "The link is alive, but what is sent does not go through. " + o.MuteText}
 	case now.Sub(event) >= p.QuietAfter:
 		v = Verdict{Health: Quiet, Since: event,
-			Text: "Connected; nothing happened for " + plain.Span(now.Sub(event)) + ", and the server answers."}
+			Text: "Connected; nothing happened for " + Span(now.Sub(event)) + ", and the server answers."}
 	}
 	if v.Reconnect {
 		return v
@@ -108,7 +106,7 @@ func judge(p Policy, o Observation, now time.Time) Verdict {
 // backlog says in a sentence what waits for a handler, for how long, and how
 // fast it gets less.
 func backlog(o Observation, now time.Time) string {
-	wait := plain.Span(now.Sub(o.WaitingSince))
+	wait := Span(now.Sub(o.WaitingSince))
 	if o.Waiting == 0 {
 		return "Received messages, receipts and notices wait to be handled, for " + wait + "."
 	}

@@ -12,7 +12,6 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/autoheal"
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -158,7 +157,7 @@ func TestAServerThatIsSilentAfterTheLoginIsGivenUpInTime(t *testing.T) {
 }
 
 func TestRestartRequiredForEverIsThrottled(t *testing.T) {
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("a send while the link drops is whatsmeow's own race: it is what this test makes happen")
 	}
 	bubble(t, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/wastability/wastability/internal/naive"
+	"github.com/wastability/wastability/authstore/authstoretest/naive"
 	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )

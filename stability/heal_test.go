@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/guard"
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -292,7 +291,7 @@ func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 		{"replaced", wasim.Replaced(), 6},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if race.Enabled && c.name == "restart required" {
+			if stabilitytest.Race && c.name == "restart required" {
 				t.Skip("a send while the link drops is whatsmeow's own race: hundreds of logins that end at once meet it")
 			}
 			bubble(t, func(t *testing.T) {

@@ -8,9 +8,9 @@ import (
 
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -18,7 +18,7 @@ const restartLoop = "wa_restart_loop_active"
 
 // A fresh process would be asked for a new connection too, so nothing restarts.
 func TestEndlessDemandsForAConnectionAreToldOnce(t *testing.T) {
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("a send while the link drops is whatsmeow's own race: it is what this test makes happen")
 	}
 	for _, policy := range []autoheal.Policy{{}, {InProcess: true}} {

@@ -13,9 +13,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/memorybackend"
+	"github.com/wastability/wastability/stability/stabilitytest/child"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 

@@ -9,7 +9,7 @@ import (
 
 	"go.mau.fi/whatsmeow/types"
 
-	"github.com/wastability/wastability/internal/plain"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
@@ -74,7 +74,7 @@ func (r ReceivedMessages) text(now time.Time) string {
 	var out []string
 	say := func(s MessageState, one, many, then string) {
 		g := r.By[s]
-		switch ago := plain.Span(now.Sub(g.Oldest)); {
+		switch ago := keepalive.Span(now.Sub(g.Oldest)); {
 		case g.Count == 1:
 			out = append(out, fmt.Sprintf("One message %s; it was received %s ago. %s", one, ago, then))
 		case g.Count > 1:

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types/events"
 
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -115,7 +114,7 @@ func TestWhatAHandlerPanickedAtOutlivesTheProcess(t *testing.T) {
 }
 
 func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
-	if race.Enabled || os.Getenv("WASTABILITY_BACKEND") != "" {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
 	for name, refuse := range map[string]func() bool{
@@ -174,7 +173,7 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 }
 
 func TestHostThatRefusesEverythingIsDownAndNotPoisoned(t *testing.T) {
-	if race.Enabled || os.Getenv("WASTABILITY_BACKEND") != "" {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
 	bubble(t, func(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -49,7 +49,7 @@ func TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere(t *testing.T) {
 }
 
 func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
-	if race.Enabled || os.Getenv("WASTABILITY_BACKEND") != "" {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
 	bubble(t, func(t *testing.T) {

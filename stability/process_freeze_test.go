@@ -13,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -99,7 +98,7 @@ func (x *toll) all() []tolled {
 }
 
 func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) {
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("its processes send on real sockets that are cut: whatsmeow's own races end them")
 	}
 	t.Parallel()

@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/memorybackend"
@@ -87,7 +86,7 @@ func TestAfterCloseNoGoroutineIsLeftAtAnyStageOfLife(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if race.Enabled && name == "streaming" {
+			if stabilitytest.Race && name == "streaming" {
 				t.Skip("whatsmeow's own race shows on real sockets with stanzas streaming; link proves the same in bubbles")
 			}
 			before := goleak.IgnoreCurrent()

@@ -21,11 +21,11 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/authstore"
-	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/stabilitytest/child"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 

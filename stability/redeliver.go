@@ -11,7 +11,7 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/wastability/wastability/internal/plain"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/book"
 	core "github.com/wastability/wastability/stability/internal/term"
@@ -176,10 +176,10 @@ func (r *received) due(t *term) (again time.Time) {
 		r.book.Redelivering(now)
 		r.mu.Unlock()
 		m.cfg.logger.Info("ending the connection so that the service delivers again what the program's handlers refused",
-			"messages", waiting.Count, "oldest", plain.Span(now.Sub(waiting.Oldest)))
+			"messages", waiting.Count, "oldest", keepalive.Span(now.Sub(waiting.Oldest)))
 		t.note(core.Again{
 			Reason: reconnect.ReasonRedelivery,
-			Detail: fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, plain.Span(now.Sub(waiting.Oldest))),
+			Detail: fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, keepalive.Span(now.Sub(waiting.Oldest))),
 		})
 	}
 	return again

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/authstore"
-	"github.com/wastability/wastability/internal/plain"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	core "github.com/wastability/wastability/stability/internal/term"
@@ -177,7 +176,7 @@ func (m *Manager) waStatus() reconnect.Status {
 }
 
 func (st Status) summary() string {
-	ago := func(t time.Time) string { return plain.Span(st.At.Sub(t)) }
+	ago := func(t time.Time) string { return keepalive.Span(st.At.Sub(t)) }
 	var text reconnect.Text
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		text = st.LastDisconnectReason.Text()
@@ -193,7 +192,7 @@ func (st Status) summary() string {
 		return "Not active: this instance does not hold the lock."
 	case st.WA == reconnect.StatusConnected && st.Heartbeats.Failures > 0 && !st.Heartbeats.TrustedUntil.IsZero():
 		return fmt.Sprintf("Connected for %s, but the backend does not answer: the lock could not be renewed for %s. Unless it can, the connection is cut in %s.",
-			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), plain.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
+			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), keepalive.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
 	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
 		_, backlog, _ := strings.Cut(st.Probes.Text, ".") // if there is one
 		return "Connected for " + ago(st.ConnectedAt) + "." + backlog + st.Messages.Sent.limits()
@@ -246,7 +245,7 @@ func (st Status) summary() string {
 	case st.Connecting:
 		out += " An attempt is under way."
 	case !st.NextRetryAt.IsZero():
-		out += fmt.Sprintf(" Next attempt in %s.", plain.Span(st.NextRetryAt.Sub(st.At)))
+		out += fmt.Sprintf(" Next attempt in %s.", keepalive.Span(st.NextRetryAt.Sub(st.At)))
 	default:
 		out += " No attempt is planned. " + text.Do
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/authstore"
-	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 func testAtomicReads(t *testing.T, a Account) {
@@ -65,7 +64,7 @@ func testAtomicReads(t *testing.T, a Account) {
 			}
 		})
 	}
-	for i := 0; i < stabilitytest.Pick(150, 3000) || reads.Load() < 50 && !t.Failed(); i++ {
+	for i := 0; i < pick(150, 3000) || reads.Load() < 50 && !t.Failed(); i++ {
 		write(i + 1)
 	}
 	stop()
@@ -75,7 +74,7 @@ func testAtomicReads(t *testing.T, a Account) {
 func testConcurrentCommits(t *testing.T, a Account) {
 	epoch := hold(t, a)
 	const writers = 8
-	each := stabilitytest.Pick(15, 200)
+	each := pick(15, 200)
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
@@ -156,7 +155,7 @@ func testFutureEpoch(t *testing.T, a Account) {
 // testFencedRace hands the lock over in the middle of a stream of commits:
 // what the new term reads first is what the old one wrote last.
 func testFencedRace(t *testing.T, a Account) {
-	for range stabilitytest.Pick(8, 200) {
+	for range pick(8, 200) {
 		rec := acquire(t, a, "one")
 		var wg sync.WaitGroup
 		var counter atomic.Int64

@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/authstore"
-	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 func testAbsent(t *testing.T, a Account) {
@@ -22,7 +21,7 @@ func testAbsent(t *testing.T, a Account) {
 
 func testReadYourWrites(t *testing.T, a Account) {
 	epoch := hold(t, a)
-	for i := range stabilitytest.Pick(20, 200) {
+	for i := range pick(20, 200) {
 		v := fmt.Sprint("value ", i)
 		commit(t, a, epoch, put("k", v, fmt.Sprint("k", i), v))
 		got := get(t, a, keys("k", fmt.Sprint("k", i), "absent")...)
@@ -329,7 +328,7 @@ func testModel(t *testing.T, a Account) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	model := map[authstore.Key]string{}
 	ks := keys("a/1", "a/10", "a/11", "a/2", "b/1", "b/10", "b/\x00", "b/\xff", "c/only", "ab/1")
-	for range stabilitytest.Pick(60, 1000) {
+	for range pick(60, 1000) {
 		var b authstore.Batch
 		for _, k := range ks {
 			switch r.IntN(4) {

@@ -7,7 +7,7 @@ import (
 	"go.mau.fi/whatsmeow/store"
 
 	"github.com/wastability/wastability/authstore"
-	"github.com/wastability/wastability/internal/naive"
+	"github.com/wastability/wastability/authstore/authstoretest/naive"
 )
 
 // slowKV is a KV behind w.

@@ -15,7 +15,6 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/examples/internal/demo"
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/stability/firestorebackend"
 	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest"
@@ -66,7 +65,7 @@ func (k *limping) Commit(ctx context.Context, epoch int64, b authstore.Batch) er
 }
 
 func TestLoadCountsErrorsAndLosesNothing(t *testing.T) {
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("a send while the link drops is whatsmeow's own race: a load that is cut meets it nearly always")
 	}
 	backend := memorybackend.New().Backend()

@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/child"
 	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )

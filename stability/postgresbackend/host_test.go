@@ -22,10 +22,10 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
-	"github.com/wastability/wastability/internal/child"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/child"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 

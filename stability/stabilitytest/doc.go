@@ -3,6 +3,7 @@
 // Its parts are packages of their own: wasim is a simulated WhatsApp service
 // that real, unmodified whatsmeow clients connect to, firestoresim is Firestore
 // in process, and starts the official emulator, postgrestest starts real Postgres
-// servers. This package itself only holds what all tests share: the size of a
-// test run.
+// servers, child runs a test's binary as a process that can be killed. This
+// package itself only holds what all tests share: the size of a test run, and
+// whether the race detector watches it.
 package stabilitytest

@@ -18,7 +18,6 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 	waLog "go.mau.fi/whatsmeow/util/log"
 
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -455,7 +454,7 @@ func TestNoMessageIsLostWhereverTheConnectionIsCut(t *testing.T) {
 }
 
 func TestTheSameOverRealTCP(t *testing.T) {
-	if race.Enabled {
+	if stabilitytest.Race {
 		t.Skip("whatsmeow's sends race with its own closing of the socket outside of a bubble's order")
 	}
 	s := wasim.New(wasim.WithTB(t))

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types/events"
 
-	"github.com/wastability/wastability/internal/race"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -215,7 +214,7 @@ func TestASilentServiceConnectsAfterItsQueriesTimeOut(t *testing.T) {
 
 func TestAFaultWaitsForItsStanza(t *testing.T) {
 	on, fault := onBoth, wasim.Reset()
-	if race.Enabled { // the contact notices in its own time, not amid a send
+	if stabilitytest.Race { // the contact notices in its own time, not amid a send
 		on, fault = inBubble, wasim.Silence()
 	}
 	on(t, func(t *testing.T, s *wasim.Service) {
@@ -236,7 +235,7 @@ func TestAFaultWaitsForItsStanza(t *testing.T) {
 				require.Less(t, in()-before, 7)
 			}
 		}
-		if race.Enabled {
+		if stabilitytest.Race {
 			time.Sleep(2 * time.Minute)
 		}
 		eventually(t, "a came back", func() bool { return dev.Stats().Logins == 2 })

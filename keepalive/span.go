@@ -1,12 +1,13 @@
-// Package plain writes things the way people say them.
-package plain
+package keepalive
 
 import (
 	"strings"
 	"time"
 )
 
-// Span is a length of time: 700ms, 9s, 2m10s, 1h. What is negative is 0s.
+// Span writes a length of time the way the texts of verdicts do: 700ms, 9s,
+// 2m10s, 1h. A negative length is 0s. Texts that stand beside a verdict use it too,
+// so that all of them read alike.
 func Span(d time.Duration) string {
 	unit := time.Second
 	if d < time.Second {

@@ -1,13 +1,15 @@
-package plain
+package keepalive_test
 
 import (
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/keepalive"
 )
 
-func TestSpan(t *testing.T) {
+func TestSpansReadTheWayPeopleSayThem(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Hour:               "0s",
 		0:                        "0s",
@@ -23,6 +25,6 @@ func TestSpan(t *testing.T) {
 		time.Hour + time.Second:  "1h0m1s",
 		90 * time.Minute:         "1h30m",
 	} {
-		require.Equal(t, want, Span(d), d.String())
+		require.Equal(t, want, keepalive.Span(d), d.String())
 	}
 }
