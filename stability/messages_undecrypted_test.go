@@ -39,7 +39,7 @@ func TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere(t *testing.T) {
 		require.Equal(t, "491520000007", list[0].Sender.User)
 		require.False(t, list[0].HasContent)
 		require.Contains(t, a.m.Status().Messages.Received.Text, "could not be decrypted")
-		require.Empty(t, w.device().Pending(), "it is acknowledged")
+		w.await("it is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
 		w.await("the phone has sent it", func() bool { return slices.Contains(a.texts(), "lost?") })
 		time.Sleep(2 * time.Second)
 		require.Empty(t, a.m.Messages())

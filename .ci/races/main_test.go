@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -77,4 +78,25 @@ func TestOnly(t *testing.T) {
 	} {
 		require.Empty(t, only(out), name)
 	}
+}
+
+// Go's own crash is told from every other.
+func TestCrashed(t *testing.T) {
+	const crash = `2000/01/01 00:00:00 INFO lock: term began
+SIGSEGV: segmentation violation
+PC=0x41cb49 m=6 sigcode=1 addr=0x0
+
+goroutine 0 gp=0xc0000d2780 m=6 mp=0xc00015c808 [idle]:
+
+goroutine 35081 gp=0xc000681c20 m=6 mp=0xc00015c808 [running, synctest bubble 142]:
+runtime.systemstack_switch()
+	/usr/local/go/src/runtime/asm_amd64.s:516 +0x8 fp=0xc00074e998 sp=0xc00074e988 pc=0x4d0368
+runtime.(*timer).modify(0xc0009d5190, 0xd234d07aa95f400, 0x0, 0x1baaa28, {0x17f8900, 0x1baca98}, 0x0)
+	/usr/local/go/src/runtime/time.go:638 +0x225 fp=0xc00074e9e8 sp=0xc00074e998 pc=0x4b1f65
+`
+	require.True(t, crashed.MatchString(crash))
+	require.True(t, crashed.MatchString("ok\nThreadSanitizer: CHECK failed: tsan_rtl.cpp:346 \"((exiting || thr->fast_state.epoch() == kEpochLast)) != (0)\" (0x0, 0x0) (tid=21123)\n"))
+	require.False(t, crashed.MatchString(strings.Replace(crash, ", synctest bubble 142", "", 1)))
+	require.False(t, crashed.MatchString(strings.Replace(crash, "runtime.(*timer).modify", "main.f", 1)))
+	require.False(t, crashed.MatchString("panic: boom\n[signal SIGSEGV: segmentation violation code=0x1]\n\ngoroutine 7 [running]:\nmain.f()\n"))
 }

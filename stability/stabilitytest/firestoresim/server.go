@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -36,7 +35,7 @@ type Server struct {
 	rising       bool
 	observer     func(RPC)
 
-	listener *bufconn.Listener
+	listener *pipes
 	grpc     *grpc.Server
 	served   chan struct{}
 	done     chan struct{} // closed when Close begins
@@ -94,7 +93,7 @@ func New(opts ...Option) *Server {
 	s := &Server{
 		requestLimit: defaultRequestLimit,
 		lockWait:     defaultLockWait,
-		listener:     bufconn.Listen(1 << 20),
+		listener:     newPipes(),
 		served:       make(chan struct{}),
 		done:         make(chan struct{}),
 		dbs:          map[string]*database{},
@@ -177,7 +176,7 @@ func (s *Server) Dial(name string, more ...grpc.DialOption) (*grpc.ClientConn, e
 	}
 	opts := []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			conn, err := s.listener.DialContext(ctx)
+			conn, err := s.listener.Dial(ctx)
 			if err != nil {
 				return nil, err
 			}
