@@ -3,6 +3,7 @@ package authstore
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/store"
@@ -40,4 +41,56 @@ func TestAppStateKeysAreListedNewestFirst(t *testing.T) {
 	latest, err := d.AppStateKeys.GetLatestAppStateSyncKeyID(bg)
 	require.NoError(t, err)
 	require.Equal(t, all[0].Data, latest)
+}
+
+// A row that is refused beside a patch of the app state does not cost the
+// collection's version, without which all of it is fetched again.
+func TestRefusedRowDoesNotCostAnAppStateVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		kv.limits = Limits{MaxKeys: 1}
+		c, d, _ := open(t, kv)
+		kv.refuse("contact")
+		_, _, err := d.Contacts.PutPushName(bg, testJID(2), "too long")
+		require.NoError(t, err)
+		require.NoError(t, d.AppState.PutAppStateVersion(bg, "regular", 7, [128]byte{7}))
+		require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 7, macs(7, 1)))
+		require.NoError(t, storeOf(d).flush("test"))
+		_, d, _ = reopen(t, kv, c)
+		version, _, err := d.AppState.GetAppStateVersion(bg, "regular")
+		require.NoError(t, err)
+		require.EqualValues(t, 7, version)
+		mac, err := d.AppState.GetAppStateMutationMAC(bg, "regular", []byte{1})
+		require.NoError(t, err)
+		require.Equal(t, []byte{7}, mac)
+	})
+}
+
+// A collection of the app state goes alone, also where its name is the front of
+// another's: "regular" and "regular_low".
+func TestDeletedCollectionLeavesTheOthersAlone(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	names := []string{"regular", "regular_low", "regular_high"}
+	for _, name := range names {
+		require.NoError(t, d.AppState.PutAppStateVersion(bg, name, 5, [128]byte{5}))
+		require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, name, 5, macs(5, 1)))
+	}
+	require.NoError(t, d.AppState.DeleteAppStateVersion(bg, "regular"))
+	for range 2 {
+		for _, name := range names {
+			version, _, err := d.AppState.GetAppStateVersion(bg, name)
+			require.NoError(t, err)
+			mac, err := d.AppState.GetAppStateMutationMAC(bg, name, []byte{1})
+			require.NoError(t, err)
+			if name == "regular" {
+				require.Zero(t, version)
+				require.Nil(t, mac)
+			} else {
+				require.EqualValues(t, 5, version, name)
+				require.Equal(t, []byte{5}, mac, name)
+			}
+		}
+		c, d, _ = reopen(t, kv, c)
+	}
 }

@@ -224,3 +224,54 @@ func FuzzArchive(f *testing.F) {
 		}
 	})
 }
+
+// A backup of a running account is the account at one moment, whatever happens
+// while it is written.
+func TestBackupOfARunningAccountIsOfOneMoment(t *testing.T) {
+	c, d, _ := open(t, newMapKV())
+	furnish(t, d)
+	v, err := FromContainer(c).open(bg)
+	require.NoError(t, err)
+	before := make(map[tableID]map[string][]byte)
+	for t := range numTables {
+		if sp := specOf(t); !sp.lazy && t != tHead {
+			im, _ := v.table(bg, t)
+			before[t] = im.rowsIn(t)
+		}
+	}
+	_, _, err = d.Contacts.PutPushName(bg, testJID(3), "another name")
+	require.NoError(t, err)
+	require.NoError(t, d.Identities.PutIdentity(bg, "15550103:0", [32]byte{99}))
+	require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, [32]byte{1}))
+	require.NoError(t, d.PreKeys.RemovePreKey(bg, 3))
+	require.NoError(t, d.Sessions.PutSession(bg, "15550103:0", validSession(t, 99)))
+	for table, rows := range before {
+		im, err := v.table(bg, table)
+		require.NoError(t, err)
+		require.Equal(t, rows, im.rowsIn(table), specOf(table).kind)
+	}
+}
+
+// A backup of a source whose lock is lost on the way is none, also if it is lost
+// with the last look.
+func TestBackupFailsWhereverTheLockIsLost(t *testing.T) {
+	kv, f := source(t)
+	export := func(loseAt int) (looks int, err error) {
+		f.lost.Store(false)
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "scan" {
+				looks++
+				f.lost.CompareAndSwap(false, looks == loseAt)
+			}
+			return nil
+		})
+		_, err = Export(bg, FromKV("old", kv, f), io.Discard, archiveKey)
+		return looks, err
+	}
+	all, err := export(0)
+	require.NoError(t, err)
+	for at := 1; at <= all; at++ {
+		_, err := export(at)
+		require.ErrorIs(t, err, ErrSourceInUse, "look %d of %d", at, all)
+	}
+}

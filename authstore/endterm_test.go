@@ -2,46 +2,43 @@ package authstore
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
 )
 
-// Whoever ends a term releases the lock next, so the device is over even if its
-// last save does not come back.
+// endHangs calls end with a second's patience while a save does not come back.
+// Whoever ends a term releases the lock next, so the device is over all the same.
+func endHangs(t *testing.T, end func(c *Container, ctx context.Context) error) (kv *mapKV, c *Container, f *testFence, release func()) {
+	t.Helper()
+	kv = newMapKV()
+	c, d, f := open(t, kv)
+	require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
+	release = kv.holdCommit("identity")
+	ctx, cancel := context.WithTimeout(bg, time.Second)
+	defer cancel()
+	require.ErrorIs(t, end(c, ctx), context.DeadlineExceeded)
+	err := d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
+	require.ErrorIs(t, err, ErrSuperseded)
+	require.ErrorIs(t, err, context.Canceled)
+	return kv, c, f, release
+}
+
 func TestEndOfTermThatTakesTooLongEndsTheDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kv := newMapKV()
-		c, d, _ := open(t, kv)
-		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
-		release := kv.holdCommit("identity")
-		ctx, cancel := context.WithTimeout(bg, time.Second)
-		defer cancel()
-		require.ErrorIs(t, c.EndTerm(ctx), context.DeadlineExceeded)
-		err := d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
-		require.ErrorIs(t, err, ErrSuperseded)
-		require.ErrorIs(t, err, context.Canceled)
+		_, c, _, release := endHangs(t, (*Container).EndTerm)
 		release()
 		require.NoError(t, c.EndTerm(bg), "there is none any more")
 	})
 }
 
-// The last flush of a Close may hang. Whoever closes releases the lock next, so
-// the device is over when Close has given up.
 func TestCloseWhoseFlushHangsEndsTheDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kv := newMapKV()
-		c, d, f := open(t, kv)
-		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
-		release := kv.holdCommit("identity")
-		ctx, cancel := context.WithTimeout(bg, time.Second)
-		defer cancel()
-		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
-		err := d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
-		require.ErrorIs(t, err, ErrSuperseded)
-		require.ErrorIs(t, err, context.Canceled)
+		kv, _, f, release := endHangs(t, (*Container).Close)
 		require.EqualValues(t, 1, f.cuts.Load(), "nothing that it receives could be decrypted")
 		release()
 		synctest.Wait()
@@ -63,4 +60,40 @@ func TestCloseDoesNotWaitForHalfAPatch(t *testing.T) {
 		_ = c.Close(ctx)
 		require.NoError(t, ctx.Err())
 	})
+}
+
+// A write that is given up between two attempts is not repeated on top of what
+// the term's next device has written.
+func TestWriteGivenUpBetweenAttemptsUndoesNothingNewer(t *testing.T) {
+	for range 20 { // whoever comes first, the old device or the new one
+		synctest.Test(t, func(t *testing.T) {
+			kv := newMapKV()
+			c, d, f := open(t, kv)
+			var up atomic.Bool
+			kv.before.set(func(op string, _ Batch) error {
+				if op == "commit" && !up.Load() {
+					return errDown
+				}
+				return nil
+			})
+			given := make(chan error, 1)
+			go func() { given <- d.Sessions.PutSession(bg, "1:0", validSession(t, 1)) }()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(bg, 10*time.Second)
+			defer cancel()
+			require.ErrorIs(t, c.EndTerm(ctx), context.DeadlineExceeded)
+			up.Store(true)
+			next := func() *store.Device {
+				d, err := c.Device(bg, f)
+				require.NoError(t, err)
+				return d
+			}
+			require.NoError(t, next().Sessions.PutSession(bg, "1:0", validSession(t, 2)))
+			require.ErrorIs(t, <-given, context.Canceled)
+			require.NoError(t, c.EndTerm(bg))
+			v, err := next().Sessions.GetSession(bg, "1:0")
+			require.NoError(t, err)
+			require.EqualValues(t, 2, sessionCounter(t, v))
+		})
+	}
 }

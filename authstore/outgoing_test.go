@@ -156,3 +156,19 @@ func TestOldOutgoingEventsGoBesideTheSends(t *testing.T) {
 		require.Equal(t, 1, kv.count("outgoing"))
 	})
 }
+
+// A message that is sent again under its id is as young as the last time.
+func TestEventSentAgainIsNotAnOldOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		s := storeOf(d)
+		require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), "ID", "wa", []byte("once")))
+		time.Sleep(outgoingTTL + time.Hour)
+		require.NoError(t, s.AddOutgoingEvent(bg, testJID(1), "ID", "wa", []byte("again")))
+		require.NoError(t, s.DeleteOldOutgoingEvents(bg))
+		time.Sleep(time.Minute)
+		_, text, err := s.GetOutgoingEvent(bg, testJID(1), types.EmptyJID, "ID")
+		require.NoError(t, err)
+		require.Equal(t, "again", string(text))
+	})
+}

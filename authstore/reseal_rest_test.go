@@ -149,3 +149,52 @@ func TestDeviceThatCanComeBackIsMovedToo(t *testing.T) {
 	require.NotNil(t, key)
 	require.NoError(t, c.Close(bg))
 }
+
+// A value that the device writes in parts while Reseal looks at the rows keeps
+// its parts.
+func TestResealLeavesPartsOfNewValuesAlone(t *testing.T) {
+	kv := newMapKV()
+	kv.limits = Limits{MaxValue: 2000}
+	seal := WithAEAD(foreignAEAD{NewAESGCM(keyOf(1))}) // so every value is sealed anew
+	c, d, f := open(t, kv, seal)
+	var written []string
+	kv.before.set(func(op string, _ Batch) error {
+		if op != "scan" {
+			return nil
+		}
+		group := "g" + string(rune('a'+len(written))) + "@g.us"
+		written = append(written, group)
+		return d.SenderKeys.PutSenderKey(bg, group, "1:0", validSenderKey(make([]byte, 4000)))
+	})
+	require.NoError(t, c.Reseal(bg, f, nil))
+	kv.before.set(nil)
+	require.Greater(t, len(written), 15, "before each look")
+	_, d, _ = reopen(t, kv, c, seal)
+	for _, group := range written {
+		v, err := d.SenderKeys.GetSenderKey(bg, group, "1:0")
+		require.NoError(t, err)
+		require.NotNil(t, v, group)
+	}
+	require.Zero(t, kv.count(kindQuarantine))
+}
+
+// Whatever writes the account's record of an account with sealed names, a
+// library that does not know these finds a newer format there: it would miss
+// every session.
+func TestRecordOfSealedNamesStaysMarked(t *testing.T) {
+	marked := func(kv *mapKV) bool { return kv.data[headKey()][1]&flagNames != 0 }
+	for name, work := range map[string]func(c *Container, f Fence) error{
+		"restored": func(c *Container, f Fence) error { return c.Restore(bg, f) },
+		"purged":   func(c *Container, f Fence) error { return c.PurgeDevice(bg, f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			kv := newMapKV()
+			c, d, f := open(t, kv, nameSeal)
+			require.True(t, marked(kv))
+			require.NoError(t, d.Delete(bg))
+			require.True(t, marked(kv))
+			require.NoError(t, work(c, f))
+			require.True(t, marked(kv))
+		})
+	}
+}

@@ -1,7 +1,9 @@
 package authstore
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -72,4 +74,49 @@ func TestSecretIsFoundUnderEveryPairOfNames(t *testing.T) {
 		}
 		c, d, _ = reopen(t, kv, c)
 	}
+}
+
+// The secret of a message whose receive was rolled back is kept when the
+// message comes again: a poll's votes are read with it.
+func TestSecretOfARolledBackReceiveIsKeptNextTime(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	receive := func(end error) error {
+		return d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+			require.NoError(t, d.MsgSecrets.PutMessageSecret(ctx, testJID(1), testJID(2), "ID", []byte("secret")))
+			return end
+		})
+	}
+	require.ErrorIs(t, receive(io.ErrUnexpectedEOF), io.ErrUnexpectedEOF)
+	require.NoError(t, receive(nil))
+	for range 2 {
+		secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), "ID")
+		require.NoError(t, err)
+		require.Equal(t, "secret", string(secret))
+		c, d, _ = reopen(t, kv, c)
+	}
+}
+
+// A secret whose row is given its sealed name between the two looks for it is
+// found by the second.
+func TestSecretThatMovesWhileItIsReadIsFound(t *testing.T) {
+	kv := plainNames(t)
+	c := New(kv, nameSeal, WithSealedNames())
+	s, err := c.load(bg, newFence(kv.epoch))
+	require.NoError(t, err)
+	defer s.retire(ErrSuperseded)
+	looks := 0
+	kv.before.set(func(op string, _ Batch) error {
+		if op != "scan" {
+			return nil
+		}
+		if looks++; looks == 2 {
+			return s.moveNames(bg)
+		}
+		return nil
+	})
+	secret, _, err := s.GetMessageSecret(bg, testJID(7), testJID(2), "M7")
+	require.NoError(t, err)
+	require.Equal(t, []byte{2, 7}, secret)
+	require.False(t, moving(t, kv))
 }

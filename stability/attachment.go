@@ -89,7 +89,7 @@ func (a *attachment) received(st stanza, arg any) {
 		a.m.sends.restricted(st.limit)
 	}
 	if st.ack.id != "" && a.m.sends.answered(st.ack) {
-		a.t.poke()
+		a.t.wake.ring()
 	}
 }
 

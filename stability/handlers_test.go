@@ -195,14 +195,19 @@ func TestNoHandlerBehaviourLosesAMessage(t *testing.T) {
 	}
 }
 
+// deaf is an instance whose program registers no handler.
+func (w *world) deaf() *instance {
+	a := w.instance(stability.WithAutoHeal(noHeal))
+	ctx, cancel := context.WithCancel(w.t.Context())
+	a.cancel = cancel
+	go func() { a.result <- a.m.Run(ctx, nil) }()
+	return a.pair()
+}
+
 func TestHandlerThatIsRegisteredLateMissesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.instance(stability.WithAutoHeal(noHeal))
-		ctx, cancel := context.WithCancel(t.Context())
-		a.cancel = cancel
-		go func() { a.result <- a.m.Run(ctx, nil) }()
-		a.pair()
+		a := w.deaf()
 		_, err := w.writer().Send(w.account.JID(), "early")
 		require.NoError(t, err)
 		time.Sleep(30 * time.Second)
@@ -218,11 +223,7 @@ func TestHandlerThatIsRegisteredLateMissesNothing(t *testing.T) {
 func TestHostWithoutHandlersLeavesNothingAtTheService(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.instance(stability.WithAutoHeal(noHeal))
-		ctx, cancel := context.WithCancel(t.Context())
-		a.cancel = cancel
-		go func() { a.result <- a.m.Run(ctx, nil) }()
-		a.pair()
+		a := w.deaf()
 		time.Sleep(3 * time.Minute)
 		_, err := w.writer().Send(w.account.JID(), "nobody wants it")
 		require.NoError(t, err)

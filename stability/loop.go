@@ -12,6 +12,19 @@ import (
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
+// bell wakes the goroutine that receives from it, once for any number of rings.
+type bell chan struct{}
+
+func newBell() bell { return make(bell, 1) }
+
+// ring never blocks.
+func (b bell) ring() {
+	select {
+	case b <- struct{}{}:
+	default:
+	}
+}
+
 // note gives evidence to the core and carries out what does not block. What
 // may take long is returned: it is the loop's.
 func (t *term) note(e core.Evidence) core.Effect {
@@ -40,7 +53,7 @@ func (t *term) take(e core.Evidence) (long core.Effect) {
 		t.carryOut(f)
 	}
 	if _, tick := e.(core.Tick); !tick {
-		t.poke()
+		t.wake.ring()
 	} else if len(effects) == 0 {
 		return long
 	}
@@ -59,7 +72,7 @@ func (t *term) carryOut(f core.Effect) {
 		})
 		switch f.What {
 		case core.NewsConnected:
-			m.received.poke()
+			m.received.wake.ring()
 		case core.NewsDisconnected:
 			m.received.hungUp()
 		}

@@ -131,7 +131,7 @@ func New(opts ...Option) (*Manager, error) {
 	if m.store == nil {
 		m.store = authstore.New(cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
-	m.received.m, m.received.wake = m, make(chan struct{}, 1)
+	m.received.m, m.received.wake = m, newBell()
 	m.healer = autoheal.New(cfg.autoheal)
 	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base)
 	m.incidents = newIncidentLoop(m)

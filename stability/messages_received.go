@@ -209,7 +209,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	if err := r.store(ctx, rec.Key, written, true); err != nil {
 		return fmt.Errorf("stability: %s: %w", op, err)
 	}
-	r.poke()
+	r.wake.ring()
 	r.tell()
 	return nil
 }

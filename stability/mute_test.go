@@ -38,15 +38,24 @@ func (i *instance) sendFails(to types.JID, code int) {
 	require.ErrorContains(i.w.t, err, strconv.Itoa(code))
 }
 
+// sends runs f in a bubble with an account that is linked, and n people to write
+// to. It ends the account behind f, and requires that nothing is left.
+func sends(t *testing.T, n int, f func(t *testing.T, w *world, a *tended, to []types.JID)) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		f(t, w, a, w.crowd(n))
+		a.stop()
+		w.close()
+	})
+}
+
 func (i *instance) sent() stability.SentMessages { return i.status().Messages.Sent }
 
 func TestEachCodeMakesMuteAndOneIncidentThatResolves(t *testing.T) {
 	for _, code := range []int{400, 403, 404, 429, 463, 479, 500, 499} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				w := newWorld(t)
-				a := w.tended("a").run().pair()
-				to := w.crowd(3)
+			sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
 				time.Sleep(time.Minute)
 				a.forget()
 				began, logins := time.Now(), w.logins()
@@ -92,18 +101,13 @@ func TestEachCodeMakesMuteAndOneIncidentThatResolves(t *testing.T) {
 				w.await("the incident's end", func() bool { return !a.incident(sendsRefused).Active })
 				require.EqualValues(t, 1, a.sent().Acknowledged)
 				require.EqualValues(t, 15, a.sent().Refused[0].Count)
-				a.stop()
-				w.close()
 			})
 		})
 	}
 }
 
 func TestUnansweredSendsAreMuteAndNothingIsSentAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.tended("a").run().pair()
-		to := w.crowd(3)
+	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
 		for _, j := range to {
 			require.NoError(t, a.send(j, "hello"))
 		}
@@ -134,16 +138,12 @@ func TestUnansweredSendsAreMuteAndNothingIsSentAgain(t *testing.T) {
 		require.NoError(t, a.send(to[0], "hello"))
 		w.await("the incident's end", func() bool { return !a.incident(sendsRefused).Active })
 		require.Equal(t, keepalive.OK, a.status().Probes.Health)
-		a.stop()
-		w.close()
 	})
 }
 
 func TestOnlyNewChatsRefusedIsShownAndNotMute(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.tended("a").run().pair()
-		old, fresh := w.peer().JID(), w.crowd(10)
+	sends(t, 10, func(t *testing.T, w *world, a *tended, fresh []types.JID) {
+		old := w.peer().JID()
 		require.NoError(t, a.send(old, "hello"))
 		w.sim.Fault(wasim.MessageNack(463)).For(w.account.JID()).ToNewChats().Always().Now()
 		a.forget()
@@ -164,8 +164,6 @@ func TestOnlyNewChatsRefusedIsShownAndNotMute(t *testing.T) {
 		require.Contains(t, st.Messages.Sent.Do, "Write only to people who wrote to this account first")
 		require.EqualValues(t, 2, st.Messages.Sent.Acknowledged)
 		require.EqualValues(t, 20, st.Messages.Sent.Refused[0].Count)
-		a.stop()
-		w.close()
 	})
 }
 
@@ -207,10 +205,7 @@ func TestMuteSurvivesAReconnectAndAHandOver(t *testing.T) {
 }
 
 func TestSendsWhoseConnectionEndedAreUnansweredAndNotMute(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.tended("a").run().pair()
-		to := w.crowd(3)
+	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
 		for n := range 6 {
 			time.Sleep(5 * time.Minute)
 			w.sim.Fault(wasim.MessageIgnored()).For(w.account.JID()).Now()
@@ -236,16 +231,11 @@ func TestSendsWhoseConnectionEndedAreUnansweredAndNotMute(t *testing.T) {
 			}
 		}
 		require.Empty(t, a.history(stability.EventIncidentOpened))
-		a.stop()
-		w.close()
 	})
 }
 
 func TestSendsIntoADeadLinkAreNotMute(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.tended("a").run().pair()
-		to := w.crowd(3)
+	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
 		for _, j := range to {
 			require.NoError(t, a.send(j, "hello"))
 		}
@@ -265,15 +255,11 @@ func TestSendsIntoADeadLinkAreNotMute(t *testing.T) {
 		require.EqualValues(t, 6, a.sent().Unanswered)
 		require.Zero(t, a.sent().MuteSince)
 		require.Empty(t, a.history(stability.EventIncidentOpened))
-		a.stop()
-		w.close()
 	})
 }
 
 func TestPeerMessagesAndResendsAreNotSends(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.tended("a").run().pair()
+	sends(t, 0, func(t *testing.T, w *world, a *tended, _ []types.JID) {
 		peer := w.peer()
 		require.NoError(t, a.send(peer.JID(), "hello"))
 		w.await("it arrived", func() bool { return len(peer.Texts()) == 1 })
@@ -296,15 +282,11 @@ func TestPeerMessagesAndResendsAreNotSends(t *testing.T) {
 		require.Zero(t, s.Waiting)
 		require.Zero(t, s.Unanswered)
 		require.Empty(t, s.Refused)
-		a.stop()
-		w.close()
 	})
 }
 
 func TestTheServicesOwnWordOnARestrictionIsShown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.tended("a").run().pair()
+	sends(t, 0, func(t *testing.T, w *world, a *tended, _ []types.JID) {
 		tell := func(json string) {
 			w.sim.Fault(wasim.Stanza(waBinary.Node{Tag: "notification", Attrs: waBinary.Attrs{
 				"from": types.ServerJID, "type": "mex", "id": "limit", "t": time.Now().Unix(),
@@ -334,8 +316,6 @@ func TestTheServicesOwnWordOnARestrictionIsShown(t *testing.T) {
 		require.NotNil(t, a.sent().Restricted)
 		time.Sleep(25 * time.Hour)
 		require.Nil(t, a.sent().Restricted, "it is over")
-		a.stop()
-		w.close()
 	})
 }
 

@@ -28,7 +28,7 @@ import (
 // until the first has returned.
 type received struct {
 	m    *Manager
-	wake chan struct{} // cap 1: look again at what is due
+	wake bell // look again at what is due
 
 	mu     sync.Mutex // never held across I/O or a callback
 	book   book.Book
@@ -179,7 +179,7 @@ func (r *received) ended(d *delivery) {
 		r.dropSurplus()
 	}
 	if write { // else nothing that is due has changed: most messages are handled at once
-		r.poke()
+		r.wake.ring()
 		r.tell()
 	}
 }
@@ -289,7 +289,7 @@ func (r *received) load(ctx context.Context, epoch int64) error {
 		}
 	}
 	r.mu.Unlock()
-	r.poke()
+	r.wake.ring()
 	return nil
 }
 
@@ -328,13 +328,6 @@ func (r *received) facts(f *guard.Facts) {
 			continue
 		}
 		f.MessagesText, _, _ = strings.Cut(e.Why, ":") // what a handler panicked with may hold anything
-	}
-}
-
-func (r *received) poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
 	}
 }
 

@@ -65,7 +65,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		r.note(rec)
 	}
 	r.mu.Unlock()
-	r.poke()
+	r.wake.ring()
 	return true
 }
 

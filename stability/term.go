@@ -26,7 +26,7 @@ type term struct {
 	hold     lock.Term
 	severed  atomic.Pointer[error] // why nothing may be written to a socket any more; nil while it may
 	flushing atomic.Bool           // the wire is cut for a hand-over, and the store may still be written
-	wake     chan struct{}         // cap 1: look again at what there is to do
+	wake     bell                  // look again at what there is to do
 	done     chan struct{}         // closed when everything is torn down
 	patience context.Context       // ends when the graceful part of a stop is over
 	hurry    context.CancelFunc    // ends it
@@ -51,7 +51,7 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 	t := &term{
 		m:       m,
 		hold:    hold,
-		wake:    make(chan struct{}, 1),
+		wake:    newBell(),
 		done:    make(chan struct{}),
 		loading: make(chan struct{}, 1), attaching: make(chan struct{}, 1),
 		asking:  make(chan struct{}, 1),
@@ -75,14 +75,6 @@ const (
 	// pausePoll is how often a paused term is looked at before an attempt.
 	pausePoll = 100 * time.Millisecond
 )
-
-// poke makes the loop look again. It never blocks.
-func (t *term) poke() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
 
 // watch cuts the wire at the very moment the term ends, whatever the loop is
 // waiting for.

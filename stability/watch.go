@@ -72,7 +72,7 @@ func (a *attachment) onVital(evt any) bool {
 	default:
 		return false
 	}
-	a.t.poke()
+	a.t.wake.ring()
 	return true
 }
 
@@ -210,7 +210,7 @@ func (a *attachment) probe(l *link.Conn) {
 	default:
 		a.vitals.failed++
 	}
-	a.t.poke()
+	a.t.wake.ring()
 }
 
 // measure measures how fast received stanzas are handled, and tells the
@@ -247,6 +247,6 @@ func (a *attachment) watchQueue(l *link.Conn, since time.Time) {
 	if a.vitals.queueSince.Equal(since) {
 		a.vitals.queueSince = time.Time{}
 		a.vitals.queueAt = time.Now().Add(a.m.queueEvery())
-		a.t.poke()
+		a.t.wake.ring()
 	}
 }

@@ -35,6 +35,38 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	return data, true
 }
 
+// asked reads the JSON body into in, or answers with what was expected: example,
+// and in words what else is to be known.
+func (h *Handler) asked(w http.ResponseWriter, r *http.Request, in any, example, words string) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		h.fail(w, http.StatusUnsupportedMediaType, "not_json", "Send Content-Type: application/json and the body "+example+words+".")
+		return false
+	}
+	data, ok := h.body(w, r)
+	if !ok {
+		return false
+	}
+	if err := json.Unmarshal(data, in); err != nil {
+		h.unexpected(w, example, words)
+		return false
+	}
+	return true
+}
+
+func (h *Handler) unexpected(w http.ResponseWriter, example, words string) {
+	h.fail(w, http.StatusBadRequest, "bad_json", "The body is not as expected: send "+example+words+".")
+}
+
+// confirmed requires that the body says word: what is purged does not come back.
+func (h *Handler) confirmed(w http.ResponseWriter, said, word, example string) bool {
+	if said != word {
+		h.fail(w, http.StatusBadRequest, "not_confirmed", "This cannot be undone. To go on, send "+example+".")
+		return false
+	}
+	return true
+}
+
 type pairDoc struct {
 	Success bool   `json:"success"`
 	Code    string `json:"code"`
@@ -42,20 +74,15 @@ type pairDoc struct {
 }
 
 func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
-		h.fail(w, http.StatusUnsupportedMediaType, "not_json", `Send Content-Type: application/json and a body like {"phone": "+49 1520 0000001"}.`)
-		return
-	}
-	data, ok := h.body(w, r)
-	if !ok {
-		return
-	}
+	const example = `{"phone": "+49 1520 0000001"}`
 	var in struct {
 		Phone *string `json:"phone"`
 	}
-	if err := json.Unmarshal(data, &in); err != nil || in.Phone == nil {
-		h.fail(w, http.StatusBadRequest, "bad_json", `The body is not as expected: send {"phone": "+49 1520 0000001"}.`)
+	if !h.asked(w, r, &in, example, "") {
+		return
+	}
+	if in.Phone == nil {
+		h.unexpected(w, example, "")
 		return
 	}
 	phone, ok := number(*in.Phone)

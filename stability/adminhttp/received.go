@@ -2,8 +2,6 @@ package adminhttp
 
 import (
 	"context"
-	"encoding/json"
-	"mime"
 	"net/http"
 	"time"
 
@@ -117,26 +115,17 @@ func (h *Handler) entry(w http.ResponseWriter, r *http.Request, confirm string) 
 	if confirm != "" {
 		want = `{"entry": "…", "confirm": "` + confirm + `"}`
 	}
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
-		h.fail(w, http.StatusUnsupportedMediaType, "not_json", "Send Content-Type: application/json and the body "+want+", with an entry of the list of messages.")
-		return "", false
-	}
-	data, ok := h.body(w, r)
-	if !ok {
-		return "", false
-	}
 	var in struct {
 		Entry   string `json:"entry"`
 		Confirm string `json:"confirm"`
 	}
-	if err := json.Unmarshal(data, &in); err != nil || in.Entry == "" {
-		h.fail(w, http.StatusBadRequest, "bad_json", "The body is not as expected: send "+want+", with an entry of the list of messages.")
+	const words = ", with an entry of the list of messages"
+	if !h.asked(w, r, &in, want, words) {
 		return "", false
 	}
-	if in.Confirm != confirm {
-		h.fail(w, http.StatusBadRequest, "not_confirmed", "This cannot be undone. If it is meant, send "+want+".")
+	if in.Entry == "" {
+		h.unexpected(w, want, words)
 		return "", false
 	}
-	return in.Entry, true
+	return in.Entry, h.confirmed(w, in.Confirm, confirm, want)
 }

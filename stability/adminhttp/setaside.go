@@ -2,10 +2,8 @@ package adminhttp
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -107,7 +105,7 @@ func (h *Handler) restoreDevice(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) purgeDevice(w http.ResponseWriter, r *http.Request) {
-	if !h.confirmed(w, r, "purge-device") {
+	if !h.purges(w, r, "purge-device") {
 		return
 	}
 	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.PurgeDevice) {
@@ -116,7 +114,7 @@ func (h *Handler) purgeDevice(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) purgeRows(w http.ResponseWriter, r *http.Request) {
-	if !h.confirmed(w, r, "purge-rows") {
+	if !h.purges(w, r, "purge-rows") {
 		return
 	}
 	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.PurgeRows) {
@@ -124,29 +122,13 @@ func (h *Handler) purgeRows(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// confirmed asks for {"confirm": word}: what is purged does not come back.
-func (h *Handler) confirmed(w http.ResponseWriter, r *http.Request, word string) bool {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
-		h.fail(w, http.StatusUnsupportedMediaType, "not_json", `This cannot be undone. Send Content-Type: application/json and the body {"confirm": "`+word+`"}.`)
-		return false
-	}
-	data, ok := h.body(w, r)
-	if !ok {
-		return false
-	}
+// purges asks for {"confirm": word}.
+func (h *Handler) purges(w http.ResponseWriter, r *http.Request, word string) bool {
+	example := `{"confirm": "` + word + `"}`
 	var in struct {
-		Confirm *string `json:"confirm"`
+		Confirm string `json:"confirm"`
 	}
-	if err := json.Unmarshal(data, &in); err != nil {
-		h.fail(w, http.StatusBadRequest, "bad_json", `The body is not as expected: send {"confirm": "`+word+`"}.`)
-		return false
-	}
-	if in.Confirm == nil || *in.Confirm != word {
-		h.fail(w, http.StatusBadRequest, "not_confirmed", `This cannot be undone. If it is meant, send {"confirm": "`+word+`"}.`)
-		return false
-	}
-	return true
+	return h.asked(w, r, &in, example, "; this cannot be undone") && h.confirmed(w, in.Confirm, word, example)
 }
 
 // onStore runs f when nobody else's is running, or answers with what went
