@@ -132,7 +132,7 @@
 //	reason       why a connection ended, in one word of package reconnect
 //	decision     what follows that end, and when
 //	plan         the next attempt
-//	parked       nothing is done until somebody asks: Reconnect or PairPhone
+//	parked       nothing is done until somebody asks: WaitQR, PairPhone or Reconnect
 //	incident     trouble that people are told of: raised once, refreshed, resolved
 //	outage       the time without a connection
 //

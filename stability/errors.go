@@ -36,6 +36,10 @@ var (
 	// ErrNotPaired reports Logout on an account that is not paired.
 	ErrNotPaired = errors.New("stability: this account is not paired")
 
+	// ErrStillListed reports a Logout without a connection: the device is gone
+	// here, and the phone's list still has it.
+	ErrStillListed = errors.New("stability: logged out here without a connection, so the phone was not told: remove the device there by hand, under Linked devices")
+
 	// ErrTermOver is the cause of a cut when the lock's term ended under a
 	// connection.
 	ErrTermOver = errors.New("stability: the lock's term is over")

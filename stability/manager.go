@@ -96,7 +96,8 @@ func New(opts ...Option) (*Manager, error) {
 		connectTimeout: 30 * time.Second,
 		shutdown:       5 * time.Second,
 		pairingRounds:  5,
-		exit:           os.Exit,
+		pairingClient:  whatsmeow.PairClientChrome, pairingName: "Chrome (Linux)",
+		exit: os.Exit,
 	}
 	for _, o := range opts {
 		if o == nil {

@@ -56,8 +56,8 @@ func methods() map[string]method {
 		}, notActive, closed, false},
 		"Incidents":   {func(_ context.Context, m *stability.Manager) error { m.Incidents(); return nil }, nil, nil, false},
 		"Logger":      {func(_ context.Context, m *stability.Manager) error { m.Logger(nil).Sub("x").Debugf("x"); return nil }, nil, nil, false},
-		"Logout":      {func(ctx context.Context, m *stability.Manager) error { return m.Logout(ctx) }, notActive, closed, false},
-		"PairPhone":   {func(ctx context.Context, m *stability.Manager) error { return ignore(m.PairPhone(ctx, "491520000001")) }, notActive, closed, false},
+		"Logout":      {func(ctx context.Context, m *stability.Manager) error { return m.Logout(ctx) }, notActive, closed, true},
+		"PairPhone":   {func(ctx context.Context, m *stability.Manager) error { return ignore(m.PairPhone(ctx, "491520000001")) }, notActive, closed, true},
 		"PurgeDevice": {func(ctx context.Context, m *stability.Manager) error { return m.PurgeDevice(ctx) }, notActive, closed, false},
 		"Messages":    {func(_ context.Context, m *stability.Manager) error { _ = m.Messages(); return nil }, nil, nil, false},
 		"Redeliver":   {func(ctx context.Context, m *stability.Manager) error { return m.Redeliver(ctx, "none") }, notActive, closed, false},
@@ -80,6 +80,7 @@ func methods() map[string]method {
 			return nil
 		}, nil, nil, false},
 		"Status":    {func(_ context.Context, m *stability.Manager) error { _ = m.Status().Summary; return nil }, nil, nil, false},
+		"WaitQR":    {func(ctx context.Context, m *stability.Manager) error { return ignore(m.WaitQR(ctx)) }, notActive, closed, true},
 		"WaitReady": {func(ctx context.Context, m *stability.Manager) error { return ignore(m.WaitReady(ctx)) }, context.DeadlineExceeded, closed, true},
 	}
 }

@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
+	"regexp"
 	"time"
+
+	"go.mau.fi/whatsmeow"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
@@ -42,6 +45,9 @@ type config struct {
 	connectTimeout time.Duration
 	shutdown       time.Duration
 	pairingRounds  int
+	pairOnRequest  bool
+	pairingClient  whatsmeow.PairClientType
+	pairingName    string
 
 	transport *http.Transport
 
@@ -128,8 +134,8 @@ func WithShutdownTimeout(d time.Duration) Option {
 }
 
 // WithPairingRounds sets how many sets of codes Run offers one after the other
-// while nobody scans; each lasts about 160 s. Then it waits for Reconnect or
-// PairPhone. Default 5.
+// while nobody scans; each lasts about 160 s. Then it waits for WaitQR, PairPhone
+// or Reconnect. Default 5.
 func WithPairingRounds(n int) Option {
 	return func(c *config) {
 		if n < 0 {
@@ -139,6 +145,26 @@ func WithPairingRounds(n int) Option {
 		}
 	}
 }
+
+// WithPairingOnRequest offers no codes before somebody asks for them with
+// WaitQR, PairPhone or Reconnect: the default is to offer them to nobody in
+// particular as soon as the account needs pairing. Not for connections by hand.
+func WithPairingOnRequest() Option { return func(c *config) { c.pairOnRequest = true } }
+
+// WithPairingClient sets what PairPhone says that this device is: the type, and
+// the name that the phone shows, which must be a common browser and system in
+// the form "Browser (OS)"; WhatsApp refuses others. Default
+// whatsmeow.PairClientChrome, "Chrome (Linux)".
+func WithPairingClient(t whatsmeow.PairClientType, name string) Option {
+	return func(c *config) {
+		if !pairingName.MatchString(name) {
+			c.fail("WithPairingClient: %q is no name that WhatsApp accepts: pass a browser and a system, as in \"Firefox (Windows)\"", name)
+		}
+		c.pairingClient, c.pairingName = t, name
+	}
+}
+
+var pairingName = regexp.MustCompile(`^\S[^()]* \([^()]+\)$`)
 
 // WithTransport sets how the network is reached: proxy, TLS roots, own dialer.
 // It is cloned, and its dialers are wrapped. A proxy goes here and nowhere

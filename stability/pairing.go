@@ -11,6 +11,7 @@ import (
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types"
 
+	"github.com/wastability/wastability/reconnect"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
@@ -45,55 +46,140 @@ func (m *Manager) QR() (QR, bool) {
 	return QR{Code: code, ExpiresAt: until}, code != "" && time.Now().Before(until)
 }
 
-// PairPhone returns a code to type into the phone with this number, as an
-// alternative to scanning: Linked devices, Link with phone number. The number
-// is international, in any notation. It needs the lock, and waits until the
-// connection is ready for pairing; Run offers one if it had stopped doing so.
-// ErrAlreadyPaired when the account is paired.
-func (m *Manager) PairPhone(ctx context.Context, phone string) (string, error) {
-	t, err := m.require()
-	if err != nil {
-		return "", err
-	}
-	t.note(core.Ask{})
-	var client *whatsmeow.Client
-	err = m.waitFor(ctx, func() (bool, error) {
-		switch {
-		case m.term != t || t.core.Ending():
-			return false, ErrNotActive
-		case t.core.Linked():
-			return false, ErrAlreadyPaired
-		case t.client == nil && !m.runs:
-			return false, ErrNotAttached
-		case !t.up() || !t.core.Scanning():
-			return false, nil
-		}
-		client = t.client.client
-		return true, nil
+// WaitQR returns a code to scan, as soon as there is one. It asks for codes, if
+// Run offers none, and waits for Run's lock. ErrAlreadyPaired when the account
+// is paired; when ctx ends while this instance does not hold the lock, the error
+// is ErrNotActive as well.
+func (m *Manager) WaitQR(ctx context.Context) (QR, error) {
+	var q QR
+	_, err := m.offered(ctx, "wait for a code to scan", func(t *term) bool {
+		code, until := t.core.Code()
+		q = QR{Code: code, ExpiresAt: until}
+		return code != "" && time.Now().Before(until)
 	})
 	if err != nil {
-		return "", err
+		return QR{}, err
+	}
+	return q, nil
+}
+
+// PhoneCode is typed into the phone instead of a scan.
+type PhoneCode struct {
+	Code      string
+	ExpiresAt time.Time
+}
+
+// phoneCodeLife is how long a code to type should last at least. A person needs
+// some time to find the place for it.
+const phoneCodeLife = 2 * time.Minute
+
+// PairPhone returns a code to type into the phone with this number, as an
+// alternative to scanning: Linked devices, Link with phone number. The number
+// is international, in any notation. A code lasts as long as the connection
+// that it was asked for on: if that would be less than two minutes, PairPhone
+// makes a new connection first, once. Only the last code that was asked for is
+// good.
+//
+// It asks for codes, if Run offers none, and waits for Run's lock.
+// ErrAlreadyPaired when the account is paired; when ctx ends while this instance
+// does not hold the lock, the error is ErrNotActive as well. WithPairingClient
+// sets the name that the phone shows.
+func (m *Manager) PairPhone(ctx context.Context, phone string) (PhoneCode, error) {
+	const doing = "ask for a pairing code"
+	var client *whatsmeow.Client
+	var conn int
+	var until time.Time
+	awaited := func(t *term) bool {
+		if !t.up() || !t.core.Scanning() {
+			return false
+		}
+		client, until = t.client.client, t.core.OfferEnds()
+		conn, _, _ = t.core.Conn()
+		return !until.IsZero()
+	}
+	t, err := m.offered(ctx, doing, awaited)
+	if err != nil {
+		return PhoneCode{}, err
+	}
+	if time.Until(until) < phoneCodeLife {
+		old := conn
+		t.note(core.Again{Reason: reconnect.ReasonRequested, Detail: "a code to type needs a new connection to last long enough"})
+		t, err = m.offered(ctx, doing, func(t *term) bool { return awaited(t) && conn != old })
+		if err != nil {
+			return PhoneCode{}, err
+		}
 	}
 	select { // whatsmeow keeps the last code without a lock
 	case t.asking <- struct{}{}:
 		defer func() { <-t.asking }()
 	case <-ctx.Done():
-		return "", fmt.Errorf("stability: ask for a pairing code: %w", context.Cause(ctx))
+		return PhoneCode{}, fmt.Errorf("stability: %s: %w", doing, context.Cause(ctx))
 	}
-	code, err := client.PairPhone(ctx, phone, true, whatsmeow.PairClientChrome, "Chrome (Linux)")
+	code, err := client.PairPhone(ctx, phone, true, m.cfg.pairingClient, m.cfg.pairingName)
 	if err != nil {
-		return "", fmt.Errorf("stability: ask for a pairing code: %w", err)
+		return PhoneCode{}, fmt.Errorf("stability: %s: %w", doing, err)
 	}
-	return code, nil
+	t.note(core.PhoneCode{Conn: conn})
+	return PhoneCode{Code: code, ExpiresAt: until}, nil
+}
+
+// offered asks each term for codes and waits until ok, under the lock, says that
+// what it offers will do.
+func (m *Manager) offered(ctx context.Context, doing string, ok func(*term) bool) (*term, error) {
+	var t, asked *term
+	for {
+		err := m.waitFor(ctx, func() (bool, error) {
+			t = m.term
+			switch {
+			case t == nil || t.core.Ending():
+				t = nil
+				return false, nil
+			case t.core.Linked():
+				return false, ErrAlreadyPaired
+			case t.client == nil && !m.runs:
+				return false, ErrNotAttached
+			}
+			return t != asked || ok(t), nil
+		})
+		switch {
+		case err != nil && t == nil && !errors.Is(err, ErrClosed):
+			return nil, fmt.Errorf("stability: %s: %w: %w", doing, ErrNotActive, context.Cause(ctx))
+		case err != nil && ctx.Err() != nil:
+			return nil, fmt.Errorf("stability: %s: %w", doing, context.Cause(ctx))
+		case err != nil:
+			return nil, err
+		case t == asked:
+			return t, nil
+		}
+		asked = t
+		t.note(core.Ask{})
+	}
 }
 
 // Logout removes this device from the account: on the phone's list, then in
-// the store. Run then offers new codes to scan. If the service cannot be told,
-// nothing is removed and the error says so. ErrNotPaired when the account is not.
+// the store. Run then offers new codes to scan. Without a connection it is
+// removed in the store alone, and ErrStillListed says so. It waits for Run's
+// lock. If the service does not answer on a connection that is up, nothing is
+// removed and the error says so. ErrNotPaired when the account is not; when ctx
+// ends while this instance does not hold the lock, the error is ErrNotActive as
+// well.
 func (m *Manager) Logout(ctx context.Context) error {
-	t, err := m.require()
-	if err != nil {
+	var t *term
+	err := m.waitFor(ctx, func() (bool, error) {
+		t = m.term
+		return t != nil && !t.core.Ending(), nil
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("stability: logout: %w: %w", ErrNotActive, context.Cause(ctx))
+	case err != nil:
 		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, logoutBudget)
+	defer cancel()
+	d, err := t.authState(ctx)
+	if err != nil {
+		return fmt.Errorf("stability: logout: %w", err)
 	}
 	m.mu.Lock()
 	a, own := t.client, t.own
@@ -104,10 +190,11 @@ func (m *Manager) Logout(ctx context.Context) error {
 	case !paired:
 		return ErrNotPaired
 	case !ready:
-		return fmt.Errorf("stability: logout: %w: wait until it is, so that the phone's list is told", whatsmeow.ErrNotConnected)
+		if err := d.Delete(ctx); err != nil {
+			return fmt.Errorf("stability: logout without a connection: %w", err)
+		}
+		return ErrStillListed
 	}
-	ctx, cancel := context.WithTimeout(ctx, logoutBudget)
-	defer cancel()
 	if err := a.removeDevice(ctx, own); err != nil {
 		return fmt.Errorf("stability: logout: %w", err)
 	}

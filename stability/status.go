@@ -39,8 +39,9 @@ type Status struct {
 	NextRetryAt          time.Time // zero when no attempt is planned
 	Connecting           bool      // an attempt is under way
 	QRAvailable          bool      // QR has a code to scan
+	PhoneCodeUntil       time.Time // PairPhone gave a code to type into the phone, which lasts so long; zero without one
 	PasskeyAsked         bool      // the code was scanned, and WhatsApp asks for a passkey: the program must answer
-	Parked               bool      // Run waits until somebody calls Reconnect or PairPhone
+	Parked               bool      // Run waits until somebody calls WaitQR, PairPhone or Reconnect
 
 	AuthStore string          // Backend.Name
 	Auth      *authstore.Info // nil when it is not known here, as in standby
@@ -116,6 +117,9 @@ func (m *Manager) Status() Status {
 		st.Connecting = v.Calling
 		st.QRAvailable = v.Code != "" && now.Before(v.Until)
 		st.PasskeyAsked = v.Passkey
+		if now.Before(v.Typed) {
+			st.PhoneCodeUntil = v.Typed
+		}
 		st.NextRetryAt = v.Planned
 	}
 	st.State = state
@@ -232,6 +236,8 @@ func (st Status) summary() string {
 	switch {
 	case st.PasskeyAsked:
 		out += " The code was scanned, and WhatsApp asks for a passkey: this program must answer with one."
+	case !st.PhoneCodeUntil.IsZero():
+		out += fmt.Sprintf(" Type the code that was asked for into the phone, under Linked devices, Link with phone number: it lasts another %s.", keepalive.Span(st.PhoneCodeUntil.Sub(st.At)))
 	case st.QRAvailable:
 		out += " Scan the code with the phone, under Linked devices."
 	case st.Parked && st.WA == reconnect.StatusNeedsPairing && st.LastDisconnectReason.Action() == reconnect.ActionStop:

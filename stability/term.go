@@ -58,7 +58,7 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 		monitor: keepalive.New(m.cfg.keepalive),
 		core: core.New(core.Config{
 			Reconnect: m.cfg.policy, Random: rand.Float64, Healer: m.healer,
-			ConnectTimeout: m.cfg.connectTimeout, DialTimeout: dialBudget, PairingRounds: m.cfg.pairingRounds,
+			ConnectTimeout: m.cfg.connectTimeout, DialTimeout: dialBudget, PairingRounds: m.cfg.pairingRounds, OnRequest: m.cfg.pairOnRequest,
 			DeletedGrace: deletedGrace, PausePoll: pausePoll,
 		}, st, time.Now()),
 	}

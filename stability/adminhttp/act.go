@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"go.mau.fi/whatsmeow"
 
@@ -71,6 +72,9 @@ type pairDoc struct {
 	Success bool   `json:"success"`
 	Code    string `json:"code"`
 	Message string `json:"message"`
+
+	ExpiresAt   stamp `json:"expiresAt"`
+	ExpiresInMs int64 `json:"expiresInMs"`
 }
 
 func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
@@ -90,6 +94,10 @@ func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, http.StatusBadRequest, "bad_phone", "That is no phone number: send it in the international form, with the country code, 7 to 15 digits.")
 		return
 	}
+	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive { // else it would wait for the lock
+		h.refuse(w, stability.ErrNotActive)
+		return
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), h.pairFor)
 	defer cancel()
 	code, err := h.m.PairPhone(ctx, phone)
@@ -97,7 +105,8 @@ func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, err)
 		return
 	}
-	h.json(w, http.StatusOK, pairDoc{Success: true, Code: code, Message: "On the phone: Settings, Linked devices, Link a device, Link with phone number instead; then enter the code."})
+	h.json(w, http.StatusOK, pairDoc{Success: true, Code: code.Code, ExpiresAt: stamp(code.ExpiresAt), ExpiresInMs: max(0, time.Until(code.ExpiresAt).Milliseconds()),
+		Message: "On the phone: Settings, Linked devices, Link a device, Link with phone number instead; then enter the code."})
 }
 
 // number takes the punctuation out of a phone number.
@@ -124,8 +133,16 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
 	if _, ok := h.body(w, r); !ok {
 		return
 	}
+	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive { // else it would wait for the lock
+		h.refuse(w, stability.ErrNotActive)
+		return
+	}
 	// Half a logout helps nobody: it goes on when the caller has gone.
-	if err := h.m.Logout(context.WithoutCancel(r.Context())); err != nil {
+	switch err := h.m.Logout(context.WithoutCancel(r.Context())); {
+	case errors.Is(err, stability.ErrStillListed):
+		h.json(w, http.StatusOK, doneDoc{true, "The device was removed here. There was no connection, so the phone still lists it: remove it there by hand, under Linked devices."})
+		return
+	case err != nil:
 		h.refuse(w, err)
 		return
 	}
@@ -164,7 +181,7 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 		{stability.ErrNotAttached, http.StatusConflict, "no_client", "The program has not made a client yet: try again after some seconds."},
 		{stability.ErrAlreadyPaired, http.StatusConflict, "already_paired", "The account is paired already: log it out first to pair another phone."},
 		{stability.ErrNotPaired, http.StatusConflict, "not_paired", "The account is not paired, so there is nothing to log out of."},
-		{whatsmeow.ErrNotConnected, http.StatusConflict, "not_connected", "The account is not connected at the moment, and the phone's list must be told: try again when it is."},
+		{whatsmeow.ErrNotConnected, http.StatusConflict, "not_connected", "The connection ended before WhatsApp answered: try again."},
 		{whatsmeow.ErrPhoneNumberTooShort, http.StatusBadRequest, "bad_phone", "The phone number is too short: send it with its country code."},
 		{whatsmeow.ErrPhoneNumberIsNotInternational, http.StatusBadRequest, "bad_phone", "The phone number is not international: send it with its country code and without a leading zero."},
 		{context.DeadlineExceeded, http.StatusServiceUnavailable, "not_in_time", "WhatsApp did not answer in time, or there was no connection to pair on: look at the status, and try again."},

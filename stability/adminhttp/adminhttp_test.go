@@ -252,8 +252,10 @@ func TestPairingByPhoneOverHTTP(t *testing.T) {
 		require.Equal(t, "not_active", p.answer(p.pairPhone(`{"phone":"+49 152 0000001"}`), 409)["error"])
 		p.run()
 		<-p.codes
-		code := p.answer(p.pairPhone(`{"phone":"+49 152 0000001"}`), 200)["code"].(string)
-		require.NoError(t, p.account.Phone().EnterCode(code))
+		doc := p.answer(p.pairPhone(`{"phone":"+49 152 0000001"}`), 200)
+		require.GreaterOrEqual(t, doc["expiresInMs"], float64(2*time.Minute/time.Millisecond))
+		require.NotNil(t, doc["expiresAt"])
+		require.NoError(t, p.account.Phone().EnterCode(doc["code"].(string)))
 		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
 		require.Equal(t, "already_paired", p.answer(p.pairPhone(`{"phone":"+49 152 0000001"}`), 409)["error"])
 		p.answer(p.req("POST", "/api/whatsapp/logout", ""), 200)

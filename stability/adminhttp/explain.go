@@ -67,6 +67,13 @@ func explain(st stability.Status) explanation {
 		}
 		return x
 
+	case !st.PhoneCodeUntil.IsZero():
+		return explanation{
+			since: down, why: text.Means,
+			do:   "Type the code that was asked for into the phone of this account: Settings, Linked devices, Link a device, Link with phone number instead.",
+			next: "The code can be used until " + clock(st.PhoneCodeUntil) + ". Then another one must be asked for.",
+		}
+
 	case st.QRAvailable:
 		x := explanation{since: down, why: text.Means, do: "Scan the code that is shown, on the phone of this account: Settings, Linked devices, Link a device."}
 		x.next = "The code is replaced by a new one when it expires; after some minutes without a scan no more are offered until somebody asks."

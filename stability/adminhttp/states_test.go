@@ -189,6 +189,17 @@ var states = []struct {
 		p.await(func(st stability.Status) bool { return st.Parked })
 		time.Sleep(time.Hour + off)
 	}, []stability.Option{stability.WithPairingRounds(1)}},
+	{"never_paired_nobody_asked", false, func(p *place) {
+		p.run()
+		p.await(func(st stability.Status) bool { return st.Parked })
+		time.Sleep(time.Hour + off)
+	}, []stability.Option{stability.WithPairingOnRequest()}},
+	{"never_paired_code_to_type", false, func(p *place) {
+		p.run()
+		_, err := p.m.PairPhone(p.t.Context(), "491520000001")
+		require.NoError(p.t, err)
+		time.Sleep(10*time.Second + off)
+	}, nil},
 	{"logged_out_with_code", false, func(p *place) {
 		ended(wasim.DeviceRemoved(), 0)(p)
 		<-p.codes

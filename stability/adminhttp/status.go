@@ -82,6 +82,7 @@ type waDoc struct {
 	NotBefore             stamp   `json:"notBefore"` // end of a temporary ban
 	Connecting            bool    `json:"connecting"`
 	QRAvailable           bool    `json:"qrAvailable"`
+	PhoneCodeUntil        stamp   `json:"phoneCodeUntil"` // null unless a code waits to be typed into the phone
 	WaitsForOperator      bool    `json:"waitsForOperator"`
 
 	AuthStore       string  `json:"authStore"`
@@ -231,8 +232,9 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			LastDisconnectReason: filled(string(st.LastDisconnectReason)), LastDisconnectCode: filled(st.State.LastDisconnectCode),
 			LastDisconnectDetail: h.text(st.LastDisconnectDetail), RetryCount: value(st.RetryCount, holder),
 			FirstDisconnectAt: stamp(st.State.FirstDisconnectAt), FirstDisconnectReason: filled(string(st.State.FirstDisconnectReason)),
-			NextRetryAt: stamp(st.NextRetryAt), Connecting: st.Connecting, QRAvailable: st.QRAvailable, WaitsForOperator: st.Parked || st.QRAvailable,
-			AuthStore: st.AuthStore, InstanceID: filled(st.InstanceID), LockHolder: filled(st.LockHolder), LeaseEpoch: filled(st.LeaseEpoch),
+			NextRetryAt: stamp(st.NextRetryAt), Connecting: st.Connecting, QRAvailable: st.QRAvailable, PhoneCodeUntil: stamp(st.PhoneCodeUntil),
+			WaitsForOperator: st.Parked || st.QRAvailable,
+			AuthStore:        st.AuthStore, InstanceID: filled(st.InstanceID), LockHolder: filled(st.LockHolder), LeaseEpoch: filled(st.LeaseEpoch),
 			LockLeaseUntil:        value(st.LockLeaseUntil.UnixMilli(), !st.LockLeaseUntil.IsZero()),
 			StoreUnavailable:      h.errorText(st.StoreUnavailable),
 			StoreUnavailableSince: stamp(st.StoreUnavailableSince),

@@ -131,7 +131,7 @@ func TestKilledHolderIsFollowedByTheStandby(t *testing.T) {
 	a.Hears("paired")
 	a.Hears("connected")
 	dev := device(t, account)
-	stop := s.chatter(2*time.Millisecond, account)
+	stop := s.chatter(20*time.Millisecond, account) // behind a kill each message costs two commits
 	kills := stabilitytest.Pick(1, 10)
 	for range kills {
 		b := s.start(p)
@@ -195,7 +195,7 @@ func TestServerAwayForLongClosesTheGateUntilItIsBack(t *testing.T) {
 				return st.StoreUnavailable != nil && st.WA != reconnect.StatusConnected && st.Summary != ""
 			})
 			if c.traffic {
-				require.NotEmpty(t, h.saw(stability.EventStoreDown))
+				await(t, "the observers are told", func() bool { return len(h.saw(stability.EventStoreDown)) > 0 })
 				await(t, "messages wait at the service", func() bool { return len(dev.Pending()) > 20 })
 			}
 			for acked, handled := dev.AckedMessages(), h.handled(); len(acked) > 0; acked = acked[1:] {

@@ -18,6 +18,7 @@ type Config struct {
 	ConnectTimeout time.Duration // from an open socket to the login
 	DialTimeout    time.Duration // from the dialer to an open socket, when the host connects by itself
 	PairingRounds  int           // sets of codes that are offered before somebody must ask
+	OnRequest      bool          // none is offered before somebody asks
 	DeletedGrace   time.Duration // how long a connection may go on whose device was deleted
 	PausePoll      time.Duration // how often a paused term is looked at before an attempt
 }
@@ -48,6 +49,7 @@ type Core struct {
 
 	device Device
 	parked bool      // nothing is offered until somebody asks
+	asked  bool      // somebody did, and no pairing and no end of the offers has come of it yet
 	rounds int       // sets of codes offered since somebody asked, and attempts at it that failed
 	offer  time.Time // no attempt for pairing before
 
@@ -113,6 +115,7 @@ const (
 	toldEnd                      // the observers know of its end
 	hostKnows                    // the host reported its end
 	ofNoUse                      // it ended because its client is of no more use
+	typed                        // a code to type into the phone was given out
 )
 
 func (s seen) has(x seen) bool { return s&x != 0 }

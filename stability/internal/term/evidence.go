@@ -71,6 +71,8 @@ type (
 	Schedule struct{ At time.Time }
 	// Ask says that somebody wants the account to go on.
 	Ask struct{}
+	// PhoneCode says that a code to type into the phone was given out.
+	PhoneCode struct{ Conn int }
 	// Again ends the present connection for a reason of our own, to come back
 	// at once.
 	Again struct {
@@ -212,6 +214,7 @@ const (
 	onReady
 	onSchedule
 	onAsk
+	onPhoneCode
 	onAgain
 	onReplace
 	onStepDown
@@ -253,6 +256,7 @@ func (Attach) on() kind          { return onAttach }
 func (Ready) on() kind           { return onReady }
 func (Schedule) on() kind        { return onSchedule }
 func (Ask) on() kind             { return onAsk }
+func (PhoneCode) on() kind       { return onPhoneCode }
 func (Again) on() kind           { return onAgain }
 func (Replace) on() kind         { return onReplace }
 func (StepDown) on() kind        { return onStepDown }

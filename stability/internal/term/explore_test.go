@@ -98,7 +98,7 @@ func natural(w *world, r *rand.Rand) int {
 	case c.conn.phase&(Dialed|Waiting) != 0:
 		return pick("6 codes", "1 codes")
 	case c.conn.phase&pairing != 0:
-		return pick("passkey", "passkey failed", "phone accepts", "wait 1m0s")
+		return pick("passkey", "passkey failed", "phone accepts", "phone code", "wait 1m0s")
 	case c.parked:
 		return number("ask")
 	}
@@ -129,7 +129,7 @@ func randomWalk(rules []rule, duties []duty, seed uint64, n int) (walk []int, br
 func (w *world) key() string {
 	c := w.c
 	due := c.Next(w.now)
-	return fmt.Sprint(c.phase, c.device, c.parked, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
+	return fmt.Sprint(c.phase, c.device, c.parked, c.cfg.OnRequest, c.asked, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
 		c.conn.phase, c.conn.call, c.conn.socket, c.conn.seen, c.conn.cause.Reason, len(c.conn.codes), c.machine.State().Status,
 		w.ready == w.client, w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
 		due.IsZero(), due.After(w.now))
@@ -223,6 +223,7 @@ var defects = []struct {
 	{"the deletion of a device is not heard", rewrite(onDeviceDeleted, Working, Up, deviceMarked)},
 	{"a client that becomes ready while a loop is broken is forgotten", rewrite(onReady, Breaking, anyConn, nil)},
 	{"whoever asks is not heard", rewrite(onAsk, Working, anyConn, nil)},
+	{"codes are offered before somebody asks", rewrite(onReady, Working, anyConn, func(c *Core, e Evidence) { c.asked = true; ready(c, e) })},
 	{"an operator's wish breaks a ban", rewrite(onAgain, Working, Over, func(c *Core, e Evidence) {
 		c.client.can = true
 		c.begin(Opening, Running)

@@ -131,7 +131,7 @@ var moves = func() (all []move) {
 	})
 	add("phone accepts", func(w *world) {
 		if w.device != 0 && w.on == w.device {
-			w.paired, w.asked = true, true
+			w.paired, w.asked, w.wanted = true, true, false
 		}
 		w.bring(PhoneAccepted{Client: w.client})
 	})
@@ -140,6 +140,7 @@ var moves = func() (all []move) {
 			if w.device == 0 && w.c.phase&holding != 0 {
 				w.devices++
 				w.device, w.paired, w.deleted, w.asked = w.devices, paired, false, true
+				w.wanted = w.wanted && !paired
 				w.bring(DeviceRead{Paired: paired})
 			}
 		})
@@ -180,8 +181,14 @@ var moves = func() (all []move) {
 		}
 	})
 	add("schedule", func(w *world) { w.asked = true; w.bring(Schedule{At: w.now}) })
+	add("codes on request", func(w *world) {
+		if w.devices == 0 { // an option, given before all else
+			w.c.cfg.OnRequest = true
+		}
+	})
+	add("phone code", func(w *world) { w.bring(PhoneCode{Conn: w.c.conn.number}) })
 	add("ask", func(w *world) {
-		w.asked = true
+		w.asked, w.wanted = true, true
 		if w.bring(Ask{}); w.c.phase&holding != 0 && w.c.parked {
 			w.violated("WhoAsksIsHeard", "it is parked all the same")
 		}
@@ -189,6 +196,7 @@ var moves = func() (all []move) {
 	add("again", func(w *world) {
 		n := w.c.conn.number
 		live := w.c.conn.phase&live != 0
+		w.wanted = true
 		w.bring(Again{Reason: reconnect.ReasonRequested})
 		if live && w.c.conn.number == n && w.c.conn.phase&down != 0 {
 			w.note(n, func(k *fact) { k.ended = true })

@@ -13,10 +13,17 @@ import (
 // key lives as long.
 const PasskeyTime = 5 * time.Minute
 
+// How long codes to scan are shown: the first of six, and each of the others.
+const (
+	firstCode = time.Minute
+	nextCodes = 20 * time.Second
+)
+
 func deviceRead(c *Core, e Evidence) {
 	status := c.machine.State().Status
 	if e.(DeviceRead).Paired {
 		c.deviceTo(Paired)
+		c.asked = false
 		if status == reconnect.StatusNeedsPairing { // restored, or imported
 			c.machine.Paired(c.now)
 			c.changed()
@@ -99,7 +106,7 @@ func phoneAcceptedLate(c *Core, e Evidence) {
 	if c.device == Unpaired {
 		c.deviceTo(Paired)
 	}
-	c.rounds = 0
+	c.rounds, c.asked = 0, false
 	c.machine.Paired(c.now)
 	c.changed()
 	c.log(slog.LevelInfo, "paired")
@@ -131,13 +138,30 @@ func nextCode(c *Core) {
 		c.end(reconnect.Cause{Reason: reconnect.ReasonQRExpired, Source: reconnect.SourceHost, Detail: "no code was scanned in time"})
 		return
 	}
-	lasts := 20 * time.Second
+	lasts := nextCodes
 	if len(k.codes) == 6 {
-		lasts = time.Minute
+		lasts = firstCode
 	}
 	k.code, k.codes, k.until = k.codes[0], k.codes[1:], c.now.Add(lasts)
 	c.do(ShowCode{Code: k.code, Until: k.until})
 	c.do(Announce{What: NewsCode})
+}
+
+// offerEnds is when the last of the codes to scan expires.
+func (k *connection) offerEnds() time.Time {
+	at, more := k.until, len(k.codes)
+	if more == 6 {
+		at, more = at.Add(firstCode), more-1
+	}
+	return at.Add(time.Duration(more) * nextCodes)
+}
+
+// phoneCode notes a code that is typed instead of scanned. The service forgets
+// it with the connection, which ends when nothing is left to scan.
+func phoneCode(c *Core, e Evidence) {
+	if k := &c.conn; e.(PhoneCode).Conn == k.number {
+		k.seen |= typed
+	}
 }
 
 // passkeyAsked gives a pairing that asks for a passkey the time for it. The
@@ -184,6 +208,9 @@ func attach(c *Core, e Evidence) {
 // meanwhile waits until somebody asks.
 func ready(c *Core, e Evidence) {
 	c.client.can = true
+	if c.cfg.OnRequest && !c.asked && c.Unpaired() {
+		c.parked = true
+	}
 	if c.parked {
 		return
 	}
@@ -236,21 +263,23 @@ func (c *Core) parkOrOffer(why reconnect.Reason, vain bool) {
 	case c.phase&ending != 0:
 		return
 	case why.Action() != reconnect.ActionStop && (c.device == Gone || why.Action() == reconnect.ActionPair):
-		if c.rounds < c.cfg.PairingRounds {
+		if c.rounds < c.cfg.PairingRounds && (c.asked || !c.cfg.OnRequest) {
 			c.offer = c.now.Add(pause)
 			c.planAt(c.offer) // a new client asks for it when it is ready
 			return
 		}
-		c.log(slog.LevelWarn, "nobody scanned a code: call Reconnect or PairPhone to offer a new one")
+		if c.rounds > 0 {
+			c.log(slog.LevelWarn, "nobody scanned a code: call WaitQR, PairPhone or Reconnect to offer a new one")
+		}
 	default:
 		c.log(slog.LevelWarn, "not connecting until somebody asks: call Reconnect when the cause is dealt with", "reason", why)
 	}
-	c.parked = true
+	c.parked, c.asked = true, false
 }
 
 // ask notes that somebody wants the account to go on.
 func ask(c *Core, e Evidence) {
-	c.parked, c.rounds, c.offer = false, 0, time.Time{}
+	c.parked, c.asked, c.rounds, c.offer = false, true, 0, time.Time{}
 	if a := &c.client; a.auto && a.phase == Attached && c.conn.phase&between != 0 && a.plan == NoPlan {
 		at, _ := c.machine.Allowed(c.now)
 		c.planAt(at)

@@ -220,7 +220,7 @@ func (c *Core) loggedIn() {
 	if c.device == Unpaired {
 		c.deviceTo(Paired)
 	}
-	c.rounds = 0
+	c.rounds, c.asked = 0, false
 	c.changed()
 	k.codes, k.code, k.until = nil, "", time.Time{}
 	a := Announce{What: NewsConnected, Attempt: c.client.tries}

@@ -117,6 +117,8 @@ var table = []rule{
 	// Pairing.
 	{onCodes, anyTerm, live &^ Up, codes, Offering, 0, "they are shown one after the other"},
 	{onCodes, anyTerm, Up | down | NoConn, nil, 0, 0, "nobody could scan them"},
+	{onPhoneCode, anyTerm, Offering, phoneCode, 0, 0, "it can be typed as long as codes to scan are shown"},
+	{onPhoneCode, anyTerm, anyConn &^ Offering, nil, 0, 0, "of no offer that is under way"},
 	{onPasskeyAsked, anyTerm, pairing, passkeyAsked, Passkey, 0, "the codes are of no use any more, and a person has some minutes"},
 	{onPasskeyAsked, anyTerm, anyConn &^ pairing, nil, 0, 0, "of no pairing that is under way"},
 	{onPasskeyFailed, anyTerm, Passkey, passkeyFailed, Ended, 0, "the pairing failed"},

@@ -28,6 +28,7 @@ type View struct {
 	Code     string    // to scan now
 	Until    time.Time // how long it lasts
 	Passkey  bool      // WhatsApp asks for a passkey
+	Typed    time.Time // how long the code lasts that was given out to be typed; zero without one
 	Status   reconnect.Status
 	State    reconnect.State // what is written down, or will be next
 	Looping  bool            // a loop is being broken
@@ -51,6 +52,9 @@ func (c *Core) View(now time.Time, s Sight) View {
 		Status: c.Status(s.Up), State: c.state(),
 		Looping:  c.phase == Broken,
 		Unbroken: c.verdict.Action == autoheal.Exhausted && !c.Ready(s.Up),
+	}
+	if k.phase == Offering && k.seen.has(typed) {
+		v.Typed = k.offerEnds()
 	}
 	if a.plan != NoPlan {
 		v.Planned = c.plannedAt()
@@ -103,6 +107,15 @@ func (c *Core) Over() bool { return c.conn.phase == Over }
 
 // Code is the code to scan now, and how long it lasts; empty without one.
 func (c *Core) Code() (string, time.Time) { return c.conn.code, c.conn.until }
+
+// OfferEnds is when the newest connection offers no code any more; zero while it
+// offers none.
+func (c *Core) OfferEnds() time.Time {
+	if c.conn.phase != Offering {
+		return time.Time{}
+	}
+	return c.conn.offerEnds()
+}
 
 // End is the decision about the newest end, and what it was about. False while
 // the newest connection has not ended.

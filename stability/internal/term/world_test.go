@@ -30,6 +30,7 @@ type world struct {
 	leaving bool
 	severed bool
 	asked   bool // somebody wants the account to go on, since the last end
+	wanted  bool // somebody wants codes, and nothing has come of it yet
 	saved   reconnect.State
 	known   map[int]fact       // by connection
 	last    reconnect.Decision // about the last end
@@ -139,6 +140,8 @@ func (w *world) carryOut(f Effect, before int) {
 			w.violated("OneConnection", "%d is open, and an attempt begins", w.open)
 		case !reflect.DeepEqual(w.saved, w.c.State()):
 			w.violated("NoAttemptUnrecorded", "the state that is written down is not the one with the attempt")
+		case w.c.cfg.OnRequest && w.c.client.auto && w.c.Unpaired() && !w.wanted:
+			w.violated("NoCodeBeforeAsked", "a connection for pairing begins, and nobody asked for one")
 		case w.saved.NotBefore.After(w.now):
 			w.violated("NoAttemptInABan", "banned until %v", w.saved.NotBefore)
 		}
@@ -184,6 +187,7 @@ func (w *world) check() {
 		w.last = k.decision
 	}
 	v := c.View(w.now, Sight{Up: w.open == k.number && k.number != 0})
+	w.wanted = w.wanted && !v.Parked && !v.Ready
 	switch {
 	case v.Ready && (!w.known[k.number].login || w.open != k.number || w.known[k.number].ended):
 		w.violated("ViewIsTrue", "connected is shown on %d: login %v, socket %d, ended %v", k.number, w.known[k.number].login, w.open, w.known[k.number].ended)

@@ -1,0 +1,168 @@
+package stability_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/memorybackend"
+)
+
+func TestNoCodeIsOfferedBeforeSomebodyAsks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithPairingOnRequest(), stability.WithPairingRounds(1)).run()
+		silent := func() {
+			t.Helper()
+			dials := w.sim.Dials()
+			time.Sleep(time.Hour)
+			require.Empty(t, a.codes)
+			require.Equal(t, dials, w.sim.Dials(), "and no connection is made")
+			st := a.status()
+			require.True(t, st.Parked)
+			require.Equal(t, reconnect.StatusNeedsPairing, st.WA)
+			require.Contains(t, st.Summary, "Nothing happens until somebody asks for a code to scan.")
+		}
+		silent()
+		q, err := a.m.WaitQR(t.Context())
+		require.NoError(t, err)
+		require.Greater(t, time.Until(q.ExpiresAt), 50*time.Second)
+		require.Equal(t, q, <-a.codes)
+		time.Sleep(10 * time.Minute)
+		require.Len(t, a.codes, 5, "one set of six")
+		for range 5 {
+			<-a.codes
+		}
+		silent()
+		q, err = a.m.WaitQR(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, w.account.Phone().Scan(q.Code))
+		a.ready()
+		<-a.codes
+		_, err = a.m.WaitQR(t.Context())
+		require.ErrorIs(t, err, stability.ErrAlreadyPaired)
+		a.m.Reconnect()
+		time.Sleep(time.Minute)
+		a.ready()
+
+		w.account.Phone().RemoveDevice(w.device())
+		w.await("logged out", func() bool { return a.status().Parked })
+		silent() // that somebody asked for a new connection is no wish for codes
+		a.m.Reconnect()
+		a.pair()
+		a.stop()
+	})
+}
+
+func TestWaitQRWaitsForTheLockAndSaysWhenItNeverCame(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithPairingOnRequest()).run()
+		w.await("it holds the lock", func() bool { return a.status().Mode == stability.ModeActive })
+		b := w.tended("b", stability.WithPairingOnRequest()).run()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		_, err := b.m.WaitQR(ctx)
+		cancel()
+		require.ErrorIs(t, err, stability.ErrNotActive)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Zero(t, w.sim.Dials())
+		time.AfterFunc(time.Minute, a.stop)
+		q, err := b.m.WaitQR(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, w.account.Phone().Scan(q.Code))
+		b.ready()
+		b.stop()
+	})
+}
+
+func TestCodeToTypeLastsTwoMinutesAtLeast(t *testing.T) {
+	for _, after := range []time.Duration{0, 30 * time.Second, 100 * time.Second, 150 * time.Second} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.instance().run()
+			w.await("codes are offered", func() bool { return a.status().QRAvailable })
+			time.Sleep(after)
+			dials := w.sim.Dials()
+			code, err := a.m.PairPhone(t.Context(), "491520000001")
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, time.Until(code.ExpiresAt), 2*time.Minute)
+			require.Equal(t, after > 40*time.Second, w.sim.Dials() > dials, "a new connection only if it is needed")
+			st := a.status()
+			require.Equal(t, code.ExpiresAt, st.PhoneCodeUntil)
+			require.Contains(t, st.Summary, "Type the code that was asked for into the phone")
+			time.Sleep(time.Until(code.ExpiresAt) - time.Second)
+			require.NoError(t, w.account.Phone().EnterCode(code.Code), "until its end")
+			a.ready()
+			require.Zero(t, a.status().PhoneCodeUntil)
+			a.stop()
+		})
+	}
+}
+
+func TestExpiredCodeToTypeIsNotShownAnyMore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithPairingOnRequest(), stability.WithPairingRounds(1)).run()
+		code, err := a.m.PairPhone(t.Context(), "491520000001")
+		require.NoError(t, err, "to ask for a code is to ask for an offer")
+		time.Sleep(time.Until(code.ExpiresAt) + 5*time.Second)
+		require.Zero(t, a.status().PhoneCodeUntil)
+		require.Error(t, w.account.Phone().EnterCode(code.Code))
+		require.True(t, a.status().Parked)
+		a.stop()
+	})
+}
+
+func TestLogoutWithoutAConnectionRemovesTheDeviceHere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		time.Sleep(time.Minute)
+		heal := w.sim.Partition("a")
+		w.await("it is offline", func() bool { return a.status().WA == reconnect.StatusDisconnected })
+		time.Sleep(time.Minute)
+		require.ErrorIs(t, a.m.Logout(t.Context()), stability.ErrStillListed)
+		w.await("nothing is left here", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		require.Len(t, w.account.Devices(), 1, "the phone was not told")
+		require.ErrorIs(t, a.m.Logout(t.Context()), stability.ErrNotPaired)
+		heal()
+		a.pair()
+		require.Len(t, w.account.Devices(), 2)
+		a.stop()
+	})
+}
+
+func TestLogoutWaitsForTheLock(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		a.stop()
+		b := w.instance()
+		time.AfterFunc(time.Minute, func() { b.run() })
+		err := b.m.Logout(t.Context())
+		w.await("it noticed", func() bool { return b.status().WA == reconnect.StatusNeedsPairing })
+		if len(w.account.Devices()) == 0 {
+			require.NoError(t, err)
+		} else {
+			require.ErrorIs(t, err, stability.ErrStillListed, "it came before the connection")
+		}
+		b.pair()
+		b.stop()
+	})
+}
+
+func TestNamesThatWhatsAppRefusesAreRefusedAtOnce(t *testing.T) {
+	for _, name := range []string{"", "Chrome", "(Linux)", "Chrome ()", "Chrome (Linux) x", " (Linux)"} {
+		_, err := stability.New(stability.WithBackend(memorybackend.New().Backend()), stability.WithPairingClient(whatsmeow.PairClientChrome, name))
+		require.ErrorContains(t, err, "WithPairingClient", "%q", name)
+	}
+	m, err := stability.New(stability.WithBackend(memorybackend.New().Backend()), stability.WithPairingClient(whatsmeow.PairClientFirefox, "Firefox (Windows)"))
+
+	require.NoError(t, err)
+	require.NoError(t, m.Close(t.Context()))
+}
