@@ -153,6 +153,7 @@ func TestNoCallOfAHostMakesItsClientDeaf(t *testing.T) {
 		return w
 	}
 	t.Run("on a live connection", func(t *testing.T) {
+		someUnderRace(t)
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t)
 			a := w.named("a").run().pair()

@@ -183,6 +183,7 @@ func TestByHandEveryEndHasTheSameReasonAsUnderRun(t *testing.T) {
 	} {
 		for _, plain := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,plain=%v", c.name, plain), func(t *testing.T) {
+				someUnderRace(t)
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
 					h := w.byHand()

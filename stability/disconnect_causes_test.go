@@ -38,6 +38,7 @@ func TestEveryEndOfALiveConnectionHasItsReasonItsStatusAndItsAction(t *testing.T
 		{"device removed", wasim.DeviceRemoved(), reconnect.ReasonLoggedOut, reconnect.StatusNeedsPairing, false, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			someUnderRace(t)
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
 				a := w.instance().run().pair()
@@ -123,6 +124,7 @@ func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
 		{"failure 501", wasim.Failure(501), reconnect.ReasonConnectRejected, reconnect.StatusDisconnected, true, 12 * time.Minute, 18*time.Minute + time.Second, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			someUnderRace(t)
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
 				a := w.instance().run().pair()

@@ -291,6 +291,7 @@ func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 		{"replaced", wasim.Replaced(), 6},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			someUnderRace(t)
 			if stabilitytest.Race && c.name == "restart required" {
 				t.Skip("a send while the link drops is whatsmeow's own race: hundreds of logins that end at once meet it")
 			}

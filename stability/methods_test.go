@@ -237,6 +237,7 @@ func TestEveryMethodMayBeCalledFromInsideEveryCallback(t *testing.T) {
 				continue // Run takes the account from the host's hands
 			}
 			t.Run(fmt.Sprintf("%s,byHand=%v", name, hand), func(t *testing.T) {
+				someUnderRace(t)
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
 					heal := stability.WithAutoHeal(autoheal.Policy{Disabled: true})
@@ -320,6 +321,7 @@ func TestCloseAndLogoutFromInsideEachCallback(t *testing.T) {
 			"*events.Disconnected", "*events.StreamError", "*events.StreamReplaced", "*events.KeepAliveTimeout",
 		} {
 			t.Run(name+" in "+place, func(t *testing.T) {
+				someUnderRace(t)
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
 					var n *named

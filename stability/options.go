@@ -158,7 +158,7 @@ func WithPairingOnRequest() Option { return func(c *config) { c.pairOnRequest = 
 func WithPairingClient(t whatsmeow.PairClientType, name string) Option {
 	return func(c *config) {
 		if !pairingName.MatchString(name) {
-			c.fail("WithPairingClient: %q is no name that WhatsApp accepts: pass a browser and a system, as in \"Firefox (Windows)\"", name)
+			c.fail("WithPairingClient: %q is no name that WhatsApp accepts: pass \"Browser (OS)\", as in \"Firefox (Windows)\"", name)
 		}
 		c.pairingClient, c.pairingName = t, name
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
@@ -72,7 +73,11 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 		},
 		"WithConnectTimeout":  {{opts{stability.WithBackend(backend), stability.WithConnectTimeout(-1)}, "negative"}},
 		"WithShutdownTimeout": {{opts{stability.WithBackend(backend), stability.WithShutdownTimeout(-1)}, "negative"}},
-		"WithPairingRounds":   {{opts{stability.WithBackend(backend), stability.WithPairingRounds(-1)}, "negative"}},
+		"WithPairingClient": {
+			{opts{stability.WithBackend(backend), stability.WithPairingClient(whatsmeow.PairClientChrome, "")}, "is no name"},
+			{opts{stability.WithBackend(backend), stability.WithPairingClient(whatsmeow.PairClientChrome, "Chrome")}, "Browser"},
+		},
+		"WithPairingRounds": {{opts{stability.WithBackend(backend), stability.WithPairingRounds(-1)}, "negative"}},
 		"WithKeepalive": {
 			{opts{stability.WithBackend(backend), stability.WithKeepalive(keepalive.Policy{MaxFailures: -1})}, "MaxFailures"},
 			{opts{stability.WithBackend(backend), stability.WithKeepalive(keepalive.Policy{StaleAfter: -1})}, "StaleAfter"},
@@ -122,7 +127,8 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 			{opts{stability.WithBackend(backend), stability.WithAuthStore(ownStore), stability.WithAuthStoreOptions(authstore.WithCallTimeout(time.Second))}, "WithAuthStore"},
 		},
 		// Nothing can be wrong with these.
-		"WithVersionRefresh": nil,
+		"WithVersionRefresh":   nil,
+		"WithPairingOnRequest": nil,
 	} {
 		t.Run(option, func(t *testing.T) {
 			for _, c := range wrong {

@@ -22,6 +22,7 @@ func TestAnHourWithoutFirestoreUnderTrafficLosesNoMessage(t *testing.T) {
 		"no permission": firestoresim.PermissionDenied(),
 	} {
 		t.Run(name, func(t *testing.T) {
+			someUnderRace(t)
 			bubble(t, func(t *testing.T) {
 				sim := firestoresim.New(firestoresim.WithLatency(20 * time.Millisecond))
 				t.Cleanup(sim.Close)

@@ -111,6 +111,7 @@ func TestImportLeavesNoClientDeaf(t *testing.T) {
 	}
 	for _, call := range calls {
 		t.Run(call.name+", live", func(t *testing.T) {
+			someUnderRace(t)
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
 				x, done := w.importing(t)

@@ -6,11 +6,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.mau.fi/whatsmeow"
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
-	"github.com/wastability/wastability/stability/memorybackend"
 )
 
 func TestNoCodeIsOfferedBeforeSomebodyAsks(t *testing.T) {
@@ -154,15 +152,4 @@ func TestLogoutWaitsForTheLock(t *testing.T) {
 		b.pair()
 		b.stop()
 	})
-}
-
-func TestNamesThatWhatsAppRefusesAreRefusedAtOnce(t *testing.T) {
-	for _, name := range []string{"", "Chrome", "(Linux)", "Chrome ()", "Chrome (Linux) x", " (Linux)"} {
-		_, err := stability.New(stability.WithBackend(memorybackend.New().Backend()), stability.WithPairingClient(whatsmeow.PairClientChrome, name))
-		require.ErrorContains(t, err, "WithPairingClient", "%q", name)
-	}
-	m, err := stability.New(stability.WithBackend(memorybackend.New().Backend()), stability.WithPairingClient(whatsmeow.PairClientFirefox, "Firefox (Windows)"))
-
-	require.NoError(t, err)
-	require.NoError(t, m.Close(t.Context()))
 }

@@ -341,7 +341,6 @@ func TestReconnectRespectsABan(t *testing.T) {
 		p.await(func(st stability.Status) bool { return st.LastDisconnectReason == reconnect.ReasonTemporaryBan })
 		logins := p.account.Devices()[0].Stats().Logins
 		require.Equal(t, "banned_for_now", p.answer(p.req("POST", "/api/whatsapp/reconnect", ""), 409)["error"])
-		require.Equal(t, "not_connected", p.answer(p.req("POST", "/api/whatsapp/logout", ""), 409)["error"])
 		time.Sleep(30 * time.Minute)
 		require.Equal(t, logins, p.account.Devices()[0].Stats().Logins)
 		doc := p.answer(p.get("/api/longrun/incidents"), 200)

@@ -100,6 +100,19 @@ func await(t *testing.T, what string, cond func() bool) {
 	}
 }
 
+// drained waits until the service has nothing left for a device, however slow
+// the machine is.
+func drained(t *testing.T, dev *wasim.Device) {
+	t.Helper()
+	for left := len(dev.Pending()); left > 0; {
+		was := left
+		await(t, fmt.Sprintf("fewer than %d messages wait at the service", was), func() bool {
+			left = len(dev.Pending())
+			return left < was
+		})
+	}
+}
+
 // host is a Manager with what its program sees.
 type host struct {
 	*stability.Manager

@@ -95,7 +95,7 @@ func TestSIGTERMHandsOverAtOnce(t *testing.T) {
 		a = b
 	}
 	sent := stop()
-	await(t, "everything is acknowledged", func() bool { return len(dev.Pending()) == 0 })
+	drained(t, dev)
 	a.Leave()
 	seen := child.Recorded(t, p.Record)
 	for _, id := range sent {
@@ -149,7 +149,7 @@ func TestKilledHolderIsFollowedByTheStandby(t *testing.T) {
 		a = b
 	}
 	sent := stop()
-	await(t, "everything is acknowledged", func() bool { return len(dev.Pending()) == 0 })
+	drained(t, dev)
 	a.Leave()
 	seen, twice := child.Recorded(t, p.Record), 0
 	for _, id := range sent {
@@ -213,7 +213,7 @@ func TestServerAwayForLongClosesTheGateUntilItIsBack(t *testing.T) {
 				sent = stop()
 			}
 			sent = append(sent, s.say(account, "all is well again"))
-			await(t, "everything is acknowledged", func() bool { return len(dev.Pending()) == 0 })
+			drained(t, dev)
 			once(t, sent, h)
 			require.NoError(t, h.Status().StoreUnavailable)
 			require.Same(t, dev, device(t, account), "the same session")
@@ -242,7 +242,7 @@ func TestServerRestartWithinPatienceKeepsTheConnection(t *testing.T) {
 		require.NoError(t, own.Resume(t.Context()))
 	}
 	sent := stop()
-	await(t, "everything is acknowledged", func() bool { return len(dev.Pending()) == 0 })
+	drained(t, dev)
 	once(t, sent, h)
 	require.Equal(t, logins, dev.Stats().Logins, "it waited")
 	require.Zero(t, dev.Stats().RetryReceipts)
