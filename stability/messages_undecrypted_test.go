@@ -125,3 +125,40 @@ func TestMessageOfThePhoneThatIsRefusedIsKept(t *testing.T) {
 		a.stop()
 	})
 }
+
+func TestPhoneIsNotFloodedUnderTraffic(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		time.Sleep(time.Minute)
+		carol := w.writer()
+		var asked []int // by second
+		look := func() {
+			n := 0
+			for _, m := range a.m.Messages() {
+				n += m.Tries
+			}
+			asked = append(asked, n)
+		}
+		for range 50 {
+			for range 4 {
+				_, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				time.Sleep(250 * time.Millisecond)
+			}
+			look()
+		}
+		w.await("all are entries", func() bool { return len(a.m.Messages()) == 200 })
+		for range 8 * 60 { // each is asked for first after five minutes
+			time.Sleep(time.Second)
+			look()
+		}
+		a.balanced()
+		require.Greater(t, asked[len(asked)-1], 25, "it is asked all the while")
+		for i := range asked[29:] {
+			require.LessOrEqual(t, asked[i+29]-asked[i], 5)
+		}
+		a.stop()
+	})
+}

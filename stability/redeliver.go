@@ -99,9 +99,6 @@ func (t *term) tend() {
 	}
 }
 
-// asksAtOnce is for how many messages the phone is asked in half a minute.
-const asksAtOnce = 5
-
 // due does what is due, and says when to look again.
 func (r *received) due(t *term) (again time.Time) {
 	m := t.m
@@ -153,22 +150,16 @@ func (r *received) due(t *term) (again time.Time) {
 	for _, e := range lost {
 		r.aside(e.Key, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
 	}
-	for _, e := range asks[:min(len(asks), asksAtOnce)] {
+	for _, e := range asks {
 		r.ask(t, a, e)
-	}
-	if len(asks) > asksAtOnce { // the rest by and by: a phone is not flooded
-		sooner(now.Add(30 * time.Second))
 	}
 	for _, e := range kept {
 		if !r.handOver(t, a, e) {
 			return again
 		}
 	}
-	if len(kept) > 0 {
+	if len(kept)+len(asks) > 0 {
 		return now // their pauses have begun
-	}
-	if len(asks) > 0 && len(asks) <= asksAtOnce {
-		return now
 	}
 	if !redelivery.IsZero() && !redelivery.After(now) {
 		r.mu.Lock()

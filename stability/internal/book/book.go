@@ -137,6 +137,8 @@ type Book struct {
 
 	redeliveries int       // in a row that brought nothing
 	redelivered  time.Time // the last one
+
+	asked []time.Time // when the phone was asked last, oldest first: at most askMost
 }
 
 // Arrived notes that the service delivered a message.
@@ -454,17 +456,35 @@ func (b *Book) Due(now time.Time) (due []Entry, again time.Time) {
 }
 
 // Asks returns the undecrypted messages that the phone is to be asked for now,
-// and when to look again.
+// and when to look again. A phone is not flooded: it is asked for askMost messages
+// in any askSpan, and the others wait.
 func (b *Book) Asks(now time.Time) (due []Entry, again time.Time) {
-	return b.due(now, Undecrypted, func(e *Entry) time.Time {
+	due, again = b.due(now, Undecrypted, func(e *Entry) time.Time {
 		if e.Hidden && e.Tries >= maxHiddenAsks {
 			return now.Add(askPause(e.Tries))
 		}
 		return e.Last.Add(askPause(e.Tries))
 	})
+	recent := b.asked
+	for len(recent) > 0 && now.Sub(recent[0]) >= askSpan {
+		recent = recent[1:]
+	}
+	// A message that was never asked for comes before those that were.
+	slices.SortFunc(due, func(x, y Entry) int { return cmp.Or(cmp.Compare(x.Tries, y.Tries), older(x, y)) })
+	if room := askMost - len(recent); len(due) > room {
+		due, again = due[:room], now.Add(askSpan)
+		if len(recent) > 0 {
+			again = recent[0].Add(askSpan)
+		}
+	}
+	return due, again
 }
 
-const maxHiddenAsks = 3
+const (
+	maxHiddenAsks = 3
+	askMost       = 5
+	askSpan       = 30 * time.Second
+)
 
 // askPause is the pause before the phone is asked again: it may be off for days.
 func askPause(tries int) time.Duration {
@@ -477,6 +497,7 @@ func askPause(tries int) time.Duration {
 
 // Asked notes that the phone was asked.
 func (b *Book) Asked(k Key, now time.Time) (Entry, bool) {
+	b.asked = append(b.asked[max(0, len(b.asked)-askMost+1):], now)
 	e := b.entries[k]
 	if e == nil || e.State != Undecrypted {
 		return Entry{}, false

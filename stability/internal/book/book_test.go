@@ -258,3 +258,31 @@ func TestOldestOfTooManyWithoutContentGo(t *testing.T) {
 	require.Empty(t, b.Surplus(5, all))
 	require.Empty(t, b.Surplus(0, func(book.Key) bool { return false }))
 }
+
+func TestPhoneIsAskedForFiveMessagesInHalfAMinute(t *testing.T) {
+	var b book.Book
+	now := start
+	var asked []time.Time
+	tries := make(map[book.Key]int)
+	arrived := 0
+	for now.Before(start.Add(40 * time.Minute)) {
+		for arrived < 200 && start.Add(time.Duration(arrived)*300*time.Millisecond).Before(now) {
+			k := book.Key{ID: fmt.Sprint(arrived)}
+			b.Begun(k, now)
+			b.Ended(k, book.Lost, "no session", now)
+			arrived++
+		}
+		due, again := b.Asks(now)
+		for _, e := range due {
+			b.Asked(e.Key, now)
+			asked = append(asked, now)
+			tries[e.Key]++
+		}
+		require.True(t, len(due) > 0 || arrived == 0 || again.After(now), "there is always a time to look again")
+		now = now.Add(700 * time.Millisecond) // as passes do under traffic
+	}
+	for i := range asked[5:] {
+		require.GreaterOrEqual(t, asked[i+5].Sub(asked[i]), 30*time.Second)
+	}
+	require.Len(t, tries, 200, "each was asked for")
+}
