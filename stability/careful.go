@@ -54,10 +54,11 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 	r.mu.Lock()
 	first := r.epoch != epoch
 	if first {
+		own := r.epoch // of this process's last term: it has lost the lock, and lives
 		r.epoch, r.begun, r.marked = epoch, time.Now(), false
 		r.careful = false
 		var before termRecord
-		if found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch) {
+		if found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch && before.Epoch != own) {
 			r.careful = true
 		}
 	}
@@ -88,13 +89,14 @@ func (r *received) putMark(ctx context.Context, epoch int64) {
 	r.mu.Unlock()
 }
 
-// unmark ends a term in good order: nothing is in hand any more.
+// unmark ends a term in good order. A handler may still be running: it is slow,
+// and has not ended the process.
 func (r *received) unmark(ctx context.Context) {
 	s, ok := r.m.store.(authstore.MessageBook)
 	r.mu.Lock()
-	clean := r.marked && len(r.inHand) == 0
+	marked := r.marked
 	r.mu.Unlock()
-	if ok && clean {
+	if ok && marked {
 		_ = s.PutMessageEntry(ctx, termMark, nil, false) // else the next term is careful
 	}
 }

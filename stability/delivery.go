@@ -22,8 +22,9 @@ import (
 // the moment when its handlers have returned. The event buffer of the device
 // tells it of each part of the message (authstore.Delivery).
 type delivery struct {
-	a   *attachment
-	key book.Key
+	a     *attachment
+	key   book.Key
+	began time.Time // when it was taken in hand
 
 	mu       sync.Mutex
 	info     types.MessageInfo // the best that is known of it

@@ -67,6 +67,13 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 		}
 	}
 	out.Text = out.text(now)
+	if n, since := r.hanging(now, false); n > 0 {
+		is := fmt.Sprintf("A handler of the program has not returned from a message for %s", keepalive.Span(now.Sub(since)))
+		if n > 1 {
+			is = fmt.Sprintf("Handlers of the program have not returned from %d messages, the first for %s", n, keepalive.Span(now.Sub(since)))
+		}
+		out.Text = strings.TrimSpace(is + ". Until then that counts as waiting. Other messages that are kept here are handed over meanwhile. " + out.Text)
+	}
 	return out
 }
 

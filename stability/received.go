@@ -127,14 +127,16 @@ func (r *received) take(d *delivery) bool {
 	if r.inHand == nil {
 		r.inHand = make(map[book.Key]*delivery)
 	}
+	d.began = time.Now()
 	r.inHand[d.key] = d
-	r.book.Begun(d.key, time.Now())
+	r.book.Begun(d.key, d.began)
 	return true
 }
 
 // ended notes what became of a message.
 func (r *received) ended(d *delivery) {
 	o, why := d.outcome()
+	hung := d.ours && time.Since(d.began) >= hangsAfter
 	d.mu.Lock()
 	info, contents, hidden := d.info, d.contents, d.hidden
 	d.mu.Unlock()
@@ -178,7 +180,7 @@ func (r *received) ended(d *delivery) {
 	if o == book.Odd {
 		r.dropSurplus()
 	}
-	if write { // else nothing that is due has changed: most messages are handled at once
+	if write || hung { // else nothing that is due has changed: most messages are handled at once
 		r.wake.ring()
 		r.tell()
 	}

@@ -176,9 +176,19 @@ func (r *received) due(t *term) (again time.Time) {
 	return again
 }
 
-// handOver gives a kept message to the handlers. It waits for them, unless the
-// term ends first: then false, and they go on.
+// A handler that does not return from a kept message holds the others up for a
+// minute, and then they are handed over beside it, unless too many hang.
+const (
+	hangsAfter = time.Minute
+	maxHanging = 8
+)
+
+// handOver gives a kept message to the handlers. It waits for them, but not for
+// long, and not when the term ends first: then false, and they go on.
 func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
+	if n, _ := r.hanging(time.Now(), true); n >= maxHanging {
+		return false // the first that returns pokes
+	}
 	d := &delivery{a: a, key: e.Key, ours: true}
 	if !r.admit(t.patience, d) {
 		return true // such as one that comes from the service at this moment
@@ -192,14 +202,38 @@ func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 		r.dispatch(d, rec)
 		r.ended(d)
 	}()
+	patience := time.NewTimer(hangsAfter)
+	defer patience.Stop()
 	select {
 	case <-done:
+		return true
+	case <-patience.C:
+		r.m.cfg.logger.Warn("a handler does not return from a message that was kept; the others are handed over meanwhile", "id", e.Key.ID)
+		r.tell()
 		return true
 	case <-t.patience.Done():
 		return false
 	case <-a.life.Done():
 		return false
 	}
+}
+
+// hanging counts the messages that have been with a handler for long, and says
+// since when the first of them is. kept asks for those that were handed over
+// from here.
+func (r *received) hanging(now time.Time, kept bool) (n int, since time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range r.inHand {
+		if kept && !d.ours || now.Sub(d.began) < hangsAfter {
+			continue
+		}
+		n++
+		if since.IsZero() || d.began.Before(since) {
+			since = d.began
+		}
+	}
+	return n, since
 }
 
 // dispatch gives each part of a kept message to the handlers.

@@ -1,0 +1,98 @@
+package stability_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/stability"
+)
+
+func TestHandlerThatHangsOnAKeptMessageHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var mu sync.Mutex
+		tries := make(map[string]int)
+		a.refuse = func(e *events.Message) bool {
+			text := e.Message.GetConversation()
+			mu.Lock()
+			tries[text]++
+			n := tries[text]
+			mu.Unlock()
+			if n == 1 {
+				panic("not ready yet")
+			}
+			if text == "text 0" {
+				time.Sleep(time.Hour)
+			}
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Minute)
+		carol := w.writer()
+		for i := range 10 {
+			_, err := carol.Send(w.account.JID(), fmt.Sprint("text ", i))
+			require.NoError(t, err)
+		}
+		w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == 10 })
+		time.Sleep(5 * time.Minute)
+		require.Len(t, a.texts(), 9)
+		r := a.balanced()
+		require.Equal(t, 1, r.By[stability.MessageInHand].Count, "%+v", r)
+		require.Contains(t, r.Text, "A handler of the program has not returned from a message for")
+		time.Sleep(time.Hour)
+		require.Len(t, a.texts(), 10)
+		r = a.balanced()
+		require.Zero(t, r.Waiting.Count, "%+v", r)
+		require.Empty(t, r.Text)
+		a.stop()
+	})
+}
+
+func TestSlowHandlerThroughHandOversIsNoDeath(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		over := make(chan struct{})
+		var slow atomic.Bool
+		slow.Store(true)
+		start := func(label string) *tended {
+			n := w.tended(label, stability.WithAutoHeal(noHeal))
+			n.refuse = func(*events.Message) bool {
+				if slow.Load() {
+					<-over
+				}
+				return false
+			}
+			return n.run()
+		}
+		a := start("first").pair()
+		time.Sleep(time.Minute)
+		// An earlier process did die: each message is written down before it is handled.
+		a.crash()
+		a = start("after a crash")
+		a.ready()
+		_, err := w.writer().Send(w.account.JID(), "innocent")
+		require.NoError(t, err)
+		for i := range 5 {
+			w.await("it is with the handler", func() bool { return a.balanced().By[stability.MessageInHand].Count == 1 })
+			a.cancel()
+			require.NoError(t, <-a.result)
+			a = start(fmt.Sprint("deploy ", i))
+			a.ready()
+		}
+		require.Zero(t, a.balanced().By[stability.MessageLeftAlone].Count)
+		slow.Store(false)
+		close(over)
+		w.await("it is handled", func() bool { return len(a.texts()) == 1 })
+		time.Sleep(time.Minute)
+		require.Empty(t, a.m.Messages())
+		require.Empty(t, w.device().Pending())
+		a.stop()
+	})
+}
