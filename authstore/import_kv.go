@@ -185,7 +185,7 @@ func (l liveSource) open(ctx context.Context) (view, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.packLocked()
+	s.packLocked(true)
 	s.mu.Unlock()
 	if err := s.flush("export"); err != nil {
 		return nil, err

@@ -411,13 +411,13 @@ func (s *deviceStore) flushLast() error {
 			break
 		}
 		s.mu.Lock()
-		s.packLocked()
+		s.packLocked(false)
 		s.mu.Unlock()
 		if err = s.flush("flush"); err != nil {
 			break
 		}
 		s.mu.Lock()
-		s.closed = len(s.dirty)+len(s.asides)+len(s.staged)+s.pack.fresh == 0
+		s.closed = len(s.dirty)+len(s.asides)+len(s.staged)+len(s.pack.loose) == 0
 		done := s.closed
 		s.mu.Unlock()
 		if done {

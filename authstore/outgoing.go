@@ -160,5 +160,6 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 	if len(old) > 0 {
 		s.laterLocked(lazily, old...)
 	}
+	s.dropBesideLocked(limit)
 	return nil
 }

@@ -24,11 +24,12 @@ type SentKeeper interface {
 var _ SentKeeper = (*deviceStore)(nil)
 
 // Sixteen sent messages share a row of the table of outgoing events, and a row
-// is written when it is full: so a send costs no commit and a sixteenth of a
-// row. A row that is not full goes with whatever is committed when its oldest
-// message has waited for packedWait, and at the end of the term. A crash before
-// that costs the plaintexts, and then such a recipient is answered as if nothing
-// was kept.
+// is written when it is full. Before that a message stands beside a session (see
+// beside.go). So a send costs no commit and a sixteenth of a row. Where a message
+// goes out without WithSending, it is kept a moment after the commit of its send:
+// it goes with the next one that has a session, with any other one when it has
+// waited for packedWait, and at the end of the term. A crash before that costs the
+// plaintext, and then such a recipient is answered as if nothing was kept.
 
 const (
 	packedCount  = 16
@@ -40,17 +41,20 @@ const (
 
 // sentPack is the row that takes the next sent messages.
 type sentPack struct {
-	id    string
-	data  []byte // entries
-	last  int64  // Unix ms of the newest
-	count int
-	fresh int       // entries that no commit has taken along
-	since time.Time // of the oldest of these
-	next  int
+	id     string
+	data   []byte // entries
+	last   int64  // Unix ms of the newest
+	count  int
+	loose  []byte              // entries that no commit has taken along
+	since  time.Time           // of the oldest of these
+	beside map[string]struct{} // the addresses of sessions beside which the others stand
+	next   int
 
 	read   map[string][]byte // what was read for a lookup, by outgoingID
 	readAt time.Time
 }
+
+func (p *sentPack) full() bool { return p.count >= packedCount || len(p.data) >= packedBytes }
 
 // packedEntry is an outgoing id, and time and plaintext.
 func packedEntry(id string, at int64, plaintext []byte) []byte {
@@ -70,26 +74,21 @@ func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.Messa
 	}
 	now, key := time.Now(), outgoingID(chat, id)
 	p := &s.pack
-	if p.fresh == 0 {
+	if len(p.loose) == 0 {
 		p.since = now
 	}
-	if p.count == 0 {
-		p.next++
-		p.id = packedFormat + "/" + strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + strconv.Itoa(p.next)
-	}
-	p.last = now.UnixMilli()
-	p.data = append(p.data, packedEntry(key, p.last, plaintext)...)
-	p.count++
-	p.fresh++
+	entry := packedEntry(key, now.UnixMilli(), plaintext)
+	s.addSentLocked(entry, now.UnixMilli())
+	p.loose = append(p.loose, entry...)
 	switch {
 	case p.read != nil && now.Sub(p.readAt) > packedFresh:
 		p.read = nil
 	case p.read != nil:
 		p.read[key] = append(fieldsOf(p.last), plaintext...)
 	}
-	full := p.count >= packedCount || len(p.data) >= packedBytes
+	full := p.full() || len(plaintext) > besideMost
 	if full {
-		s.packLocked()
+		s.packLocked(true)
 	}
 	s.mu.Unlock()
 	if full {
@@ -98,26 +97,44 @@ func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.Messa
 	return nil
 }
 
-// packLocked lets the next commit take along what is not stored yet.
-func (s *deviceStore) packLocked() {
+// addSentLocked adds an entry to the row that takes the next sent messages.
+func (s *deviceStore) addSentLocked(entry []byte, at int64) {
 	p := &s.pack
-	if p.fresh == 0 {
+	if p.count == 0 {
+		p.next++
+		p.id = packedFormat + "/" + strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + strconv.Itoa(p.next)
+		p.beside = make(map[string]struct{})
+	}
+	p.last = max(p.last, at)
+	p.data = append(p.data, entry...)
+	p.count++
+}
+
+// packLocked lets the next commit write the row of the messages that no commit
+// has taken along; with all, also that of the messages that stand beside sessions.
+func (s *deviceStore) packLocked(all bool) {
+	p := &s.pack
+	if p.count == 0 || len(p.loose) == 0 && (!all || len(p.beside) == 0) {
 		return
 	}
 	c := put(tOutgoing, p.id, outgoingValue(p.last, packedFormat, p.data))
 	s.dirty[s.im.rowOf(c)] = struct{}{}
 	s.im.apply(c)
 	s.late[logicalID{c.table, c.id}] = struct{}{}
-	p.fresh = 0
-	if p.count >= packedCount || len(p.data) >= packedBytes {
+	for address := range p.beside {
+		delete(s.im.beside, address)
+	}
+	clear(p.beside)
+	p.loose = nil
+	if p.full() {
 		p.data, p.count = nil, 0
 	}
 }
 
 // packDueLocked is packLocked for a commit that happens anyway.
 func (s *deviceStore) packDueLocked() {
-	if s.pack.fresh > 0 && time.Since(s.pack.since) >= packedWait {
-		s.packLocked()
+	if len(s.pack.loose) > 0 && time.Since(s.pack.since) >= packedWait {
+		s.packLocked(false)
 	}
 }
 
@@ -146,6 +163,9 @@ func (s *deviceStore) Sent(_ context.Context, chat, altChat types.JID, id types.
 	}
 	s.mu.Lock()
 	here := make(map[string][]byte)
+	for _, entries := range s.im.beside {
+		unpack(here, entries)
+	}
 	unpack(here, s.pack.data)
 	for id, v := range s.im.flat[tOutgoing] {
 		unpackRow(here, id, v)

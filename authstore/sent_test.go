@@ -70,23 +70,32 @@ func TestSentMessageIsFoundAfterHandOvers(t *testing.T) {
 	}
 }
 
-// A quiet account writes what it has sent with its next commit after a few
-// seconds, and never for that alone.
+// A quiet account writes what its client has sent with its next commit: beside a
+// session, or after a few seconds with whatever is written, and never for that alone.
 func TestQuietAccountKeepsWhatItSentWithItsNextCommit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		kv := newMapKV()
-		_, d, _ := open(t, kv)
-		require.NoError(t, storeOf(d).flush("test"))
-		sendKept(t, d, 0)
-		commits := kv.Commits()
-		time.Sleep(time.Hour)
-		require.Equal(t, commits, kv.Commits())
-		require.Zero(t, kv.count("outgoing"))
-		require.NoError(t, d.Sessions.PutSession(bg, "2:0", validSession(t, 1)))
-		require.Equal(t, commits+1, kv.Commits())
-		require.Equal(t, 1, kv.count("outgoing"))
-		requireSent(t, d, 0)
-	})
+	for name, write := range map[string]func(d *store.Device) error{
+		"a session": func(d *store.Device) error { return d.Sessions.PutSession(bg, "2:0", validSession(t, 1)) },
+		"another row": func(d *store.Device) error {
+			return d.SenderKeys.PutSenderKey(bg, "1@g.us", "2:0", []byte("key"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				_, d, _ := open(t, kv)
+				require.NoError(t, storeOf(d).flush("test"))
+				sendKept(t, d, 0)
+				commits := kv.Commits()
+				time.Sleep(time.Hour)
+				require.Equal(t, commits, kv.Commits())
+				require.Zero(t, kv.count("outgoing"))
+				require.NoError(t, write(d))
+				require.Equal(t, commits+1, kv.Commits())
+				requireSent(t, d, 0)
+				requireSent(t, killed(t, kv), 0)
+			})
+		})
+	}
 }
 
 func TestSentMessageIsGoneAfterItsRetention(t *testing.T) {

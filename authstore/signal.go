@@ -271,6 +271,9 @@ func (s *deviceStore) putSessions(ctx context.Context, op string, sessions map[s
 		return s.windowErr(op, err)
 	}
 	defer finish()
+	if err := s.keepSending(ctx); err != nil {
+		return err
+	}
 	return s.write(ctx, op, changes...)
 }
 

@@ -67,7 +67,7 @@ func hashed(n uint32) func(string) string {
 
 // specs is never written to. Landing: what a crash must find first stands
 // lowest. What is kept of a message before its event is finished. An event before its session: found in the buffer, it is dispatched
-// again. The prekey counter before prekeys: no id is used twice. The removal
+// again. Sent messages before the session beside which they stood. The prekey counter before prekeys: no id is used twice. The removal
 // of a prekey after the session that came from it.
 func specOf(t tableID) spec {
 	switch t {
@@ -106,7 +106,7 @@ func specOf(t tableID) spec {
 	case tSecret:
 		return spec{kind: "secret", lazy: true, private: true, landing: 4}
 	case tOutgoing:
-		return spec{kind: "outgoing", lazy: true, private: true, landing: 4}
+		return spec{kind: "outgoing", lazy: true, private: true, landing: 2}
 	case tMessage:
 		return spec{kind: "message", global: true, landing: -1}
 	}
@@ -158,10 +158,11 @@ type image struct {
 	flat   [numTables]map[string][]byte            // one row per id
 	packed [numTables]map[string]map[string][]byte // bucket -> id -> value
 	seenAt map[string]string                       // tSeen: id -> bucket
+	beside map[string][]byte                       // tSession: sent messages in the row of a session
 }
 
 func newImage() *image {
-	im := &image{seenAt: make(map[string]string)}
+	im := &image{seenAt: make(map[string]string), beside: make(map[string][]byte)}
 	for t := range numTables {
 		im.specs[t] = specOf(t)
 		if im.specs[t].packed {
@@ -249,10 +250,13 @@ func (im *image) apply(c change) {
 // false when the row is to be removed.
 func (im *image) render(r row, changes map[logicalID]change) (data []byte, ok bool) {
 	if !im.specs[r.table].packed {
-		if c, changed := changes[logicalID{r.table, r.bucket}]; changed {
-			return c.value, !c.del
-		}
 		v, ok := im.flat[r.table][r.bucket]
+		if c, changed := changes[logicalID{r.table, r.bucket}]; changed {
+			v, ok = c.value, !c.del
+		}
+		if r.table == tSession {
+			v = withBeside(v, im.beside[r.bucket])
+		}
 		return v, ok
 	}
 	bucket := maps.Clone(im.packed[r.table][r.bucket])
@@ -292,6 +296,12 @@ func (im *image) expect(rows []loadedRow) {
 // load takes over a stored row.
 func (im *image) load(r row, data []byte) error {
 	if !im.specs[r.table].packed {
+		if r.table == tSession {
+			var entries []byte
+			if data, entries = splitBeside(data); entries != nil {
+				im.beside[r.bucket] = entries
+			}
+		}
 		im.flat[r.table][r.bucket] = data
 		return nil
 	}

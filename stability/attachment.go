@@ -23,22 +23,24 @@ import (
 // the attempt that its newest connection began with. It turns what the client
 // and its socket do into evidence.
 type attachment struct {
-	t      *term
-	m      *Manager
-	number int
-	client *whatsmeow.Client
-	link   *link.Link
-	tapped bool            // the client logs to a Manager's logger
-	auto   bool            // Run looks after it; else the host does, by hand
-	device *store.Device   // that it was made on
-	life   context.Context // ends when this client is of no more use
-	over   context.CancelFunc
-	wire   atomic.Pointer[link.Conn] // the connection that messages may be handed over from
-	refuse atomic.Bool               // no message is handed to the host any more
-	sees   atomic.Bool               // the tap has seen a stanza: it is not blind
-	heard  atomic.Bool               // the host has had a handler
-	since  time.Time                 // when it was attached
-	served atomic.Bool               // and one on this connection that only comes behind a login
+	t       *term
+	m       *Manager
+	number  int
+	client  *whatsmeow.Client
+	link    *link.Link
+	tapped  bool            // the client logs to a Manager's logger
+	auto    bool            // Run looks after it; else the host does, by hand
+	device  *store.Device   // that it was made on
+	life    context.Context // ends when this client is of no more use
+	over    context.CancelFunc
+	wire    atomic.Pointer[link.Conn] // the connection that messages may be handed over from
+	refuse  atomic.Bool               // no message is handed to the host any more
+	sees    atomic.Bool               // the tap has seen a stanza: it is not blind
+	heard   atomic.Bool               // the host has had a handler
+	since   time.Time                 // when it was attached
+	sending chan struct{}             // cap 1: one Manager.Send at a time
+	kept    atomic.Pointer[string]    // the id of its message, which the tap need not keep
+	served  atomic.Bool               // and one on this connection that only comes behind a login
 
 	// guarded by Manager.mu
 	at        attempt

@@ -79,7 +79,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 			old.giveUp()
 		}
 	}
-	a := &attachment{t: t, m: m, client: c, device: device, auto: auto, since: time.Now()}
+	a := &attachment{t: t, m: m, client: c, device: device, auto: auto, since: time.Now(), sending: make(chan struct{}, 1)}
 	a.life, a.over = context.WithCancel(context.Background())
 	tap, tapped := c.Log.(*tap)
 	a.tapped = tapped

@@ -26,7 +26,8 @@ import (
 //
 // Newer versions of whatsmeow can do that by themselves (UseRetryMessageStore),
 // but do not ask a host's GetMessageForRetry then; so it is turned on for hosts
-// that have none. In all other cases the tap sees a message go out, just after
+// that have none. In all other cases Manager.Send gives the store what it sends.
+// Where the host sends by its client, the tap sees a message go out, just after
 // the commit of its sessions, and takes its plaintext from whatsmeow's own list.
 
 // Resends counts retry receipts for messages that the client had not in memory
@@ -162,6 +163,9 @@ func keeperOf(d *store.Device) authstore.SentKeeper {
 func (a *attachment) sent(o outgoing) {
 	keeper := keeperOf(a.device)
 	if keeper == nil || sentByWhatsmeow(a.client) {
+		return
+	}
+	if id := a.kept.Load(); id != nil && *id == o.id {
 		return
 	}
 	to, err := types.ParseJID(o.to)
