@@ -105,7 +105,9 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		raw.Put = append(raw.Put, r.raw.Put...)
 		raw.Delete = append(raw.Delete, r.raw.Delete...)
 	}
-	s.rideLocked(changes)
+	if riders {
+		s.rideLocked(changes)
+	}
 	rows := make(map[row]struct{})
 	for _, c := range changes {
 		rows[s.im.rowOf(c)] = struct{}{}

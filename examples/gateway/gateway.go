@@ -248,11 +248,10 @@ func (g *gateway) send(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 30*time.Second)
 	defer cancel()
-	client, err := a.manager.WaitReady(ctx)
-	if err != nil {
+	if _, err := a.manager.WaitReady(ctx); err != nil {
 		return nil, refuse(http.StatusServiceUnavailable, a.manager.Status().Summary)
 	}
-	sent, err := client.SendMessage(ctx, types.NewJID(in.To, types.DefaultUserServer), &waE2E.Message{Conversation: proto.String(in.Text)})
+	sent, err := a.manager.Send(ctx, types.NewJID(in.To, types.DefaultUserServer), &waE2E.Message{Conversation: proto.String(in.Text)})
 	return map[string]string{"id": sent.ID}, err
 }
 

@@ -145,9 +145,14 @@
 //	standby:       86,400/r reads of the listener + 86,400/p      2,880 + 8,640 reads
 //	a takeover:    2 reads and 2 writes; a release: 2 writes
 //	a commit:      1 write for the fence + 1 for each document; no read
+//	a send to one: 1 commit, 2 writes, and a 16th for what is kept of it
 //	the state:     2 writes; the first of a term also 1 read
 //	an incident:   1 read and 1 write
 //	a cold start:  1 read for each document, at least 1 for each kind
+//
+// A send is kept for recipients who ask again. It stands in the session's document,
+// which is written anyway, until sixteen of them make a document; one of more than
+// 4 KiB (a picture's preview) makes one at once: 3 writes.
 //
 // In requests, for one holder and one standby: 86,400/r + 86,400/p a day, 1 for
 // each message in either direction, and about 40 for each deploy: 13 queries of
