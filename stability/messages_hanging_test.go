@@ -96,3 +96,39 @@ func TestSlowHandlerThroughHandOversIsNoDeath(t *testing.T) {
 		a.stop()
 	})
 }
+
+func TestAtMostEightHandlersHangOnKeptMessages(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		over := make(chan struct{})
+		var ready atomic.Bool
+		var running, most atomic.Int32
+		a.refuse = func(*events.Message) bool {
+			if !ready.Load() {
+				panic("not ready yet")
+			}
+			most.Store(max(most.Load(), running.Add(1)))
+			<-over
+			running.Add(-1)
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Minute)
+		carol := w.writer()
+		for i := range 12 {
+			_, err := carol.Send(w.account.JID(), fmt.Sprint("text ", i))
+			require.NoError(t, err)
+		}
+		w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == 12 })
+		ready.Store(true)
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 8, most.Load())
+		require.Contains(t, a.balanced().Text, "Handlers of the program have not returned from 8 messages")
+		close(over)
+		w.await("all are handled", func() bool { return len(a.texts()) == 12 })
+		time.Sleep(time.Second)
+		require.Zero(t, a.balanced().Waiting.Count)
+		a.stop()
+	})
+}
