@@ -3,11 +3,13 @@ package authstore
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"slices"
 	"strconv"
 
+	"filippo.io/edwards25519"
 	"go.mau.fi/whatsmeow/util/keys"
 )
 
@@ -65,6 +67,22 @@ func preKeyValue(key *keys.PreKey, state byte) []byte {
 	return append([]byte{state}, key.Priv[:]...)
 }
 
+// newPreKey makes the same keys as whatsmeow's keys.NewPreKey in half of the
+// time: the multiples of the base point are in a table, and the point is then
+// read as one of Curve25519. A pairing makes 812 of them.
+func newPreKey(id uint32) *keys.PreKey {
+	var priv, pub [32]byte
+	_, _ = rand.Read(priv[:]) // ends the program if it fails
+	priv[0] &= 248
+	priv[31] = priv[31]&127 | 64
+	scalar, err := new(edwards25519.Scalar).SetBytesWithClamping(priv[:])
+	if err != nil {
+		return keys.NewPreKey(id) // only for another length
+	}
+	copy(pub[:], new(edwards25519.Point).ScalarBaseMult(scalar).BytesMontgomery())
+	return &keys.PreKey{KeyPair: keys.KeyPair{Priv: &priv, Pub: &pub}, KeyID: id}
+}
+
 // generate makes n new keys and the changes that store them.
 func generate(list []storedPreKey, next uint32, n int, state byte) (out []*keys.PreKey, changes []change, err error) {
 	taken := make(map[uint32]struct{}, len(list))
@@ -79,7 +97,7 @@ func generate(list []storedPreKey, next uint32, n int, state byte) (out []*keys.
 			next = firstPreKey
 		}
 		if _, ok := taken[next]; !ok {
-			key := keys.NewPreKey(next)
+			key := newPreKey(next)
 			out = append(out, key)
 			changes = append(changes, put(tPreKey, preKeyID(next), preKeyValue(key, state)))
 		}

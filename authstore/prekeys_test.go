@@ -40,3 +40,27 @@ func TestOnlyUploadedPreKeysAreNotOfferedAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestPreKeysAreWhatWhatsmeowWouldMake(t *testing.T) {
+	seen := make(map[[32]byte]bool)
+	for id := range uint32(200) {
+		key := newPreKey(id)
+		require.Equal(t, id, key.KeyID)
+		require.Nil(t, key.Signature)
+		require.Equal(t, keys.NewKeyPairFromPrivateKey(*key.Priv), &key.KeyPair, "the public key is the private one's")
+		require.Zero(t, key.Priv[0]&7, "a multiple of the cofactor")
+		require.EqualValues(t, 64, key.Priv[31]&192)
+		require.False(t, seen[*key.Priv])
+		seen[*key.Priv] = true
+	}
+}
+
+func BenchmarkPreKey(b *testing.B) {
+	for name, make := range map[string]func(uint32) *keys.PreKey{"ours": newPreKey, "whatsmeow": keys.NewPreKey} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				make(1)
+			}
+		})
+	}
+}
