@@ -143,7 +143,8 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 		s.account.Phone().RemoveDevice(d)
 	}
 	var d, inc document
-	seen := await(ctx, 10*time.Second, func() bool {
+	const pace = 5 * time.Millisecond // the phone scans at once
+	seen := watch(ctx, 10*time.Second, pace, func() bool {
 		now, err := s.status(ctx)
 		if err != nil {
 			return false
@@ -156,7 +157,7 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 	if r.check("waStatus is NEEDS_PAIRING", seen, "") {
 		r.checkf("the reason is logged_out", d.at("wa", "lastDisconnectReason") == "logged_out", "%v", d.at("wa", "lastDisconnectReason"))
 		// The attempt that fetches a code to scan is planned for a moment.
-		quiet := await(ctx, 5*time.Second, func() bool {
+		quiet := watch(ctx, 5*time.Second, pace, func() bool {
 			now, err := s.status(ctx)
 			if err == nil {
 				d = now

@@ -167,12 +167,17 @@ func (s *stage) incident(ctx context.Context, id string) (document, error) {
 
 // await waits until cond holds, at most for d.
 func await(ctx context.Context, d time.Duration, cond func() bool) bool {
+	return watch(ctx, d, 20*time.Millisecond, cond)
+}
+
+// watch is await for what may be over again soon: it looks at every pace.
+func watch(ctx context.Context, d, pace time.Duration, cond func() bool) bool {
 	deadline := time.Now().Add(d)
 	for !cond() {
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return false
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(pace)
 	}
 	return true
 }

@@ -140,7 +140,7 @@ func TestADamagedFileIsRefusedUntouchedOrSound(t *testing.T) {
 	require.NoError(t, err)
 	page := os.Getpagesize()
 	pages := len(good) / page
-	refused, n := 0, stabilitytest.Pick(150, 20_000)
+	refused, n := 0, stabilitytest.Pick(80, 20_000)
 	for i := range n {
 		bad := bytes.Clone(good)
 		var what string
@@ -194,7 +194,7 @@ func TestEveryByteThatMattersIsChecked(t *testing.T) {
 	_, err = check(bytes.NewReader(good), int64(len(good)))
 	require.NoError(t, err)
 	var sound []int
-	stride := stabilitytest.Pick(7, 1)
+	stride := stabilitytest.Pick(17, 1)
 	bad := bytes.Clone(good)
 	all := contents(t, good)
 	for at := 0; at < len(good); at += stride {
@@ -208,7 +208,7 @@ func TestEveryByteThatMattersIsChecked(t *testing.T) {
 	t.Logf("%d of %d bytes matter", len(good)-len(sound)*stride, len(good))
 	require.NotEmpty(t, sound)
 	// What the check lets pass, bbolt reads right.
-	for range stabilitytest.Pick(25, 2000) {
+	for range stabilitytest.Pick(12, 2000) {
 		at := sound[r.IntN(len(sound))]
 		bad[at] ^= byte(1 + r.IntN(255))
 		require.NoError(t, os.WriteFile(path, bad, 0o600))
@@ -220,7 +220,7 @@ func TestEveryByteThatMattersIsChecked(t *testing.T) {
 	}
 	c, err := readMetas(good)
 	require.NoError(t, err)
-	for size := 0; size < int(c.next)*int(c.pageSize); size += stabilitytest.Pick(97, 1) {
+	for size := 0; size < int(c.next)*int(c.pageSize); size += stabilitytest.Pick(211, 1) {
 		_, err := check(bytes.NewReader(good[:size]), int64(size))
 		require.ErrorIs(t, err, authstore.ErrCorrupt, "truncated to %d", size)
 	}

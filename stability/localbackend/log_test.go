@@ -93,7 +93,7 @@ func TestWhatIsInTheLogIsReadAndSurvives(t *testing.T) {
 	rec := hold(t, b)
 	model := map[authstore.Key]string{}
 	logged, folded := 0, 0
-	for range stabilitytest.Pick(300, 10_000) {
+	for range stabilitytest.Pick(120, 10_000) {
 		batch := randomBatch(r, 30, 1+r.IntN(6000))
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, batch))
 		model = applied(model, batch)

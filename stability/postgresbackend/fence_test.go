@@ -384,18 +384,18 @@ func TestTerminatedConnectionsLoseNothing(t *testing.T) {
 			return
 		}
 		defer admin.Close(context.WithoutCancel(ctx))
-		for ctx.Err() == nil {
+		for n := 0; ctx.Err() == nil; n++ {
 			_, err := admin.Exec(context.WithoutCancel(ctx), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 				WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND application_name = $1`, t.Name())
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			time.Sleep(3 * time.Millisecond)
+			time.Sleep(time.Duration(1+n%12) * time.Millisecond) // from the making of a connection to its tenth commit
 		}
 	})
 	failed := 0
-	for i := range stabilitytest.Pick(300, 5000) {
+	for i := range stabilitytest.Pick(120, 5000) {
 		for {
 			err := mine.Auth.Commit(t.Context(), rec.Epoch, put("k", fmt.Sprint(i)))
 			if err == nil {

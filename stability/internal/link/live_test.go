@@ -84,7 +84,7 @@ func situations() []situation {
 		{"after login", nil, func(b *bot, _ int) { time.Sleep(time.Second); b.cut() }},
 		{"pings going", nil, func(b *bot, round int) { time.Sleep(time.Duration(20+round%12) * time.Second); b.cut() }},
 		{"inside a write", func(b *bot, round int) {
-			k := 1 + round%24
+			k := 1 + 5*round%24
 			b.wire.set(func() {
 				b.wire.hook = func(n int) {
 					if n == k {
@@ -167,9 +167,9 @@ func TestEndLeavesNothingBehindWhereverItFindsTheConnection(t *testing.T) {
 }
 
 func endInSituation(t *testing.T, st situation, byHost bool) {
-	rounds := stabilitytest.Pick(8, 200)
+	rounds := stabilitytest.Pick(5, 200)
 	if byHost {
-		rounds = stabilitytest.Pick(3, 200)
+		rounds = stabilitytest.Pick(2, 200)
 	}
 	endRounds(newBot(t), st, byHost, rounds)
 }
