@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -155,10 +156,17 @@ func payloadVersion(p *waWa6.ClientPayload) store.WAVersionContainer {
 var errDefaultTransport = errors.New("stability: whatsmeow makes no client while http.DefaultTransport is not an *http.Transport: " +
 	"wrap the transport of the http.Client that needs it, not the default of the whole process")
 
-// newClient makes a client on d.
+// newClient makes a client on d, with the host's settings.
 func (m *Manager) newClient(d *store.Device) (*whatsmeow.Client, error) {
 	if _, ok := http.DefaultTransport.(*http.Transport); !ok {
 		return nil, errDefaultTransport
 	}
-	return whatsmeow.NewClient(d, m.Logger(nil)), nil
+	c := m.cfg.makeClient(d, m.Logger(nil))
+	switch {
+	case c == nil:
+		return nil, fmt.Errorf("stability: WithNewClient's function returned no client")
+	case c.Store != d:
+		return nil, fmt.Errorf("stability: WithNewClient's function made a client on another device than the one it was given: %w", ErrWrongDevice)
+	}
+	return c, nil
 }

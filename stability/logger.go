@@ -207,11 +207,13 @@ func (l *slogger) Sub(module string) waLog.Logger {
 }
 
 // Logger returns a logger for whatsmeow.NewClient. It passes everything on to
-// inner (nil: WithLogger's slog, at debug level, since whatsmeow's lines name
-// phone numbers) and lets the Manager see why the server ends a connection
+// inner (nil: WithWhatsmeowLogger's) and lets the Manager see why the server ends a connection
 // before whatsmeow says so. whatsmeow fixes its receive logger when a client
 // is made: this one cannot be installed later. Each client needs its own.
 func (m *Manager) Logger(inner waLog.Logger) waLog.Logger {
+	if inner == nil {
+		inner = m.cfg.whatsmeowLogger
+	}
 	if inner == nil {
 		inner = &slogger{log: m.cfg.logger}
 	}

@@ -95,6 +95,7 @@ func New(opts ...Option) (*Manager, error) {
 		logger:         slog.Default(),
 		connectTimeout: 30 * time.Second,
 		shutdown:       5 * time.Second,
+		makeClient:     whatsmeow.NewClient,
 		pairingRounds:  5,
 		pairingClient:  whatsmeow.PairClientChrome, pairingName: "Chrome (Linux)",
 		exit: os.Exit,
@@ -409,6 +410,15 @@ func (m *Manager) Client() *whatsmeow.Client {
 		return nil // while stepping down, handlers may still answer
 	}
 	return t.client.client
+}
+
+// Changed returns a channel that is closed at the next change of what Status
+// says, clocks and counters aside. Take it before you look at Status, and then
+// wait for it: no change is missed so, and several may come as one.
+func (m *Manager) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
 }
 
 // WaitReady waits until a client is connected and logged in, and returns it.

@@ -51,6 +51,7 @@ func methods() map[string]method {
 		"NewClient": {func(_ context.Context, m *stability.Manager) error {
 			return ignore(m.NewClient(wasim.NewMemoryDevice()))
 		}, notActive, closed, false},
+		"Changed":         {func(_ context.Context, m *stability.Manager) error { m.Changed(); return nil }, nil, nil, false},
 		"Client":          {func(_ context.Context, m *stability.Manager) error { m.Client(); return nil }, nil, nil, false},
 		"Close":           {func(ctx context.Context, m *stability.Manager) error { return m.Close(ctx) }, nil, nil, false},
 		"HandleConnected": {func(ctx context.Context, m *stability.Manager) error { return m.HandleConnected(ctx) }, notActive, closed, false},

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/store"
+	waLog "go.mau.fi/whatsmeow/util/log"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
@@ -41,13 +43,15 @@ type config struct {
 	storeOptions []authstore.Option
 	aead         authstore.AEAD
 
-	policy         reconnect.Policy
-	connectTimeout time.Duration
-	shutdown       time.Duration
-	pairingRounds  int
-	pairOnRequest  bool
-	pairingClient  whatsmeow.PairClientType
-	pairingName    string
+	policy          reconnect.Policy
+	connectTimeout  time.Duration
+	shutdown        time.Duration
+	whatsmeowLogger waLog.Logger // nil: logger's
+	makeClient      func(*store.Device, waLog.Logger) *whatsmeow.Client
+	pairingRounds   int
+	pairOnRequest   bool
+	pairingClient   whatsmeow.PairClientType
+	pairingName     string
 
 	transport *http.Transport
 
@@ -112,6 +116,34 @@ func WithLogger(l *slog.Logger) Option {
 			return
 		}
 		c.logger = l
+	}
+}
+
+// WithWhatsmeowLogger gets whatsmeow's own log lines, of clients that Run or
+// NewClient makes and of Logger(nil): for example waLog.Zerolog(logger). They
+// name phone numbers. Default: WithLogger's slog, at debug level but for errors
+// that name nobody; lines that it does not show are not rendered.
+func WithWhatsmeowLogger(l waLog.Logger) Option {
+	return func(c *config) {
+		if missing(l) {
+			c.fail("WithWhatsmeowLogger(nil): pass a logger, or leave the option out for WithLogger's")
+			return
+		}
+		c.whatsmeowLogger = l
+	}
+}
+
+// WithNewClient makes the clients of Run and NewClient, for hosts with settings
+// of their own that must be there before setup runs. f makes the client with
+// whatsmeow.NewClient, on this device and with this logger as they are given. It
+// must not connect it. Default: whatsmeow.NewClient itself.
+func WithNewClient(f func(*store.Device, waLog.Logger) *whatsmeow.Client) Option {
+	return func(c *config) {
+		if f == nil {
+			c.fail("WithNewClient(nil): pass a function that makes a client, or leave the option out")
+			return
+		}
+		c.makeClient = f
 	}
 }
 

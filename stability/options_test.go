@@ -73,6 +73,12 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 		},
 		"WithConnectTimeout":  {{opts{stability.WithBackend(backend), stability.WithConnectTimeout(-1)}, "negative"}},
 		"WithShutdownTimeout": {{opts{stability.WithBackend(backend), stability.WithShutdownTimeout(-1)}, "negative"}},
+		"WithWhatsmeowLogger": {
+			{opts{stability.WithBackend(backend), stability.WithWhatsmeowLogger(nil)}, "pass a logger"},
+		},
+		"WithNewClient": {
+			{opts{stability.WithBackend(backend), stability.WithNewClient(nil)}, "makes a client"},
+		},
 		"WithPairingClient": {
 			{opts{stability.WithBackend(backend), stability.WithPairingClient(whatsmeow.PairClientChrome, "")}, "is no name"},
 			{opts{stability.WithBackend(backend), stability.WithPairingClient(whatsmeow.PairClientChrome, "Chrome")}, "Browser"},
