@@ -82,7 +82,11 @@ func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.
 		}
 		return kind, copyOf(f.b), nil
 	}
-	return "", nil, nil
+	// An older whatsmeow, or a host with a callback of its own, may have sent it.
+	if plaintext, err = s.Sent(ctx, chat, altChat, id); err != nil || plaintext == nil {
+		return "", nil, err
+	}
+	return packedKind, plaintext, nil
 }
 
 // DeleteOldOutgoingEvents returns at once: see above.

@@ -36,6 +36,7 @@ const (
 	packedBytes  = 64 << 10 // a row with that much is full too
 	packedWait   = 10 * time.Second
 	packedFormat = "packed"
+	packedKind   = "wa"             // whatsmeow's word for the format of such a plaintext
 	packedFresh  = 10 * time.Minute // how long the rows that were read for a lookup stay in memory
 )
 
@@ -210,7 +211,7 @@ func unpackRow(out map[string][]byte, id string, v []byte) {
 	case f.err != nil:
 	case string(format) == packedFormat:
 		unpack(out, f.b)
-	case string(format) == "wa":
+	case string(format) == packedKind:
 		out[id] = append(fieldsOf(at), f.b...)
 	}
 }

@@ -70,6 +70,25 @@ func TestSentMessageIsFoundAfterHandOvers(t *testing.T) {
 	}
 }
 
+func TestKeptSendIsAnOutgoingEventForNewerVersions(t *testing.T) {
+	kv := newMapKV()
+	_, d, _ := open(t, kv)
+	sendKept(t, d, 0)
+	sendWith(t, d, 1, "1:0")
+	for _, d := range []*store.Device{d, killed(t, kv)} {
+		for n := range 2 {
+			format, text, err := storeOf(d).GetOutgoingEvent(bg, testJID(2), testJID(1), fmt.Sprint("ID", n))
+			require.NoError(t, err)
+			require.Equal(t, "wa", format)
+			require.Equal(t, fmt.Sprint("text ", n), string(text))
+		}
+		format, text, err := storeOf(d).GetOutgoingEvent(bg, testJID(2), types.EmptyJID, "ID0")
+		require.NoError(t, err)
+		require.Empty(t, format)
+		require.Nil(t, text)
+	}
+}
+
 // A quiet account writes what its client has sent with its next commit: beside a
 // session, or after a few seconds with whatever is written, and never for that alone.
 func TestQuietAccountKeepsWhatItSentWithItsNextCommit(t *testing.T) {
