@@ -47,9 +47,11 @@ type Info struct {
 	Exists   bool      // there is a paired device
 	JID      types.JID // of the paired device, or of the deleted one
 	KeyCount int       // entries in memory; -1 before Device was called
-	// Counts are the entries in memory by kind: "session", "lid" (mappings),
-	// "token", "event" (messages that no handler has finished), "seen", and
-	// others; nil before Device was called. What is read on demand is not in it.
+	// Counts are the entries by kind: "session", "lid" (contacts), "token",
+	// "event" (messages that no handler has finished), "seen", and others in
+	// memory, if there are any; "secret", "senderkey" and "outgoing" (sent
+	// messages) in the KV, about as many as there are, if they were counted yet.
+	// Nil before Device was called.
 	Counts      map[Kind]int
 	LastWriteAt time.Time // of this process; zero before the first
 	Deleted     bool      // there is a deleted device that can be restored

@@ -105,8 +105,10 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		raw.Put = append(raw.Put, r.raw.Put...)
 		raw.Delete = append(raw.Delete, r.raw.Delete...)
 	}
+	var oldKeys []string
 	if riders {
 		s.rideLocked(changes)
+		oldKeys = s.takeOldKeysLocked(changes)
 	}
 	rows := make(map[row]struct{})
 	for _, c := range changes {
@@ -166,9 +168,19 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 			}
 		}
 	}
+	for _, r := range rendered {
+		if _, ok := landed[r.row]; ok && r.ok && r.row.table == tSecret {
+			s.grewLocked(tSecret, 1)
+		}
+	}
 	if err != nil {
 		maps.Copy(s.asides, aside)
 		s.removals = append(removed, s.removals...)
+		for _, id := range oldKeys {
+			if _, ok := landed[row{tSenderKey, id}]; !ok {
+				s.keys.toRemove(id)
+			}
+		}
 		for r := range took {
 			if _, ok := landed[r]; !ok {
 				s.dirty[r] = struct{}{}
@@ -176,6 +188,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		}
 	} else {
 		s.lastWrite = time.Now()
+		s.grewLocked(tSecret, -len(removed))
 		s.forgetLazyLocked()
 	}
 	s.mu.Unlock()

@@ -113,15 +113,16 @@
 // # Age
 //
 // What grows with traffic has an age at which it goes: WithRetention. Message
-// secrets are kept for 180 days, tokens of contacts that were not renewed as
-// long, the marks of finished events for 14 days, what was sent for 7. A received
-// message that no handler has finished has no such age. What goes rides on other
-// commits. What was sent is packed, sixteen messages to a row (SentKeeper). Until
-// a row is full, its messages stand in the rows of sessions that are written
-// anyway: with WithSending in that of the send itself, so that a crash costs none;
-// without it in the next one. Finding old secrets is one look at all of them every
-// fifteen days.
-// Info.Counts says how many entries of each kind are in memory.
+// secrets are kept for 180 days, sender keys that nobody has used and tokens of
+// contacts that were not renewed as long, the marks of finished events for 14
+// days, what was sent for 7. A received message that no handler has finished has
+// no such age, and the LID map none unless Retention.LIDs gives it a bound. What
+// goes rides on other commits. What was sent is packed, sixteen messages to a row
+// (SentKeeper). Until a row is full, its messages stand in the rows of sessions
+// that are written anyway: with WithSending in that of the send itself, so that a
+// crash costs none; without it in the next one. Finding old secrets and sender
+// keys is one look at all of them every fifteen days. Info.Counts says how many
+// entries of each kind there are.
 //
 // # Sealing
 //

@@ -3,6 +3,7 @@ package authstore
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
@@ -11,6 +12,10 @@ import (
 // The LID map: LID user to phone number user, unique in both directions. It is
 // the account's, not the device's, and all in memory. The table holds both
 // directions: "l" and the LID gives the number, "p" and the number the LID.
+//
+// It has no bound unless Retention.LIDs sets one. A mapping is needed to find the
+// sessions and secrets of a contact that were stored under the other name, and of
+// the two directions only one can be asked of the service again.
 
 func (s *deviceStore) lidOf(ctx context.Context, pn string) (string, bool) {
 	v, ok := s.get(ctx, tLID, "p"+pn)
@@ -128,4 +133,42 @@ func (s *deviceStore) putLIDs(ctx context.Context, mappings []store.LIDMapping) 
 		}
 		return changes
 	})
+}
+
+// surplusLIDsLocked removes mappings beyond Retention.LIDs, and a tenth more, so
+// that the rows of the map are not written twice a day: of contacts of whom
+// nothing else is stored.
+func (s *deviceStore) surplusLIDsLocked() (changes []change) {
+	most, n := s.cfg.retention.LIDs, 0
+	if most <= 0 {
+		return nil
+	}
+	for _, bucket := range s.im.packed[tLID] {
+		n += len(bucket)
+	}
+	over := n/2 - most
+	if over <= 0 {
+		return nil
+	}
+	over += most / 10
+	used := make(map[string]struct{})
+	for _, t := range []tableID{tSession, tIdentity, tContact, tChat, tToken} {
+		s.im.each(t, func(id string, _ []byte) {
+			if i := strings.IndexAny(id, "_:.@"); i >= 0 {
+				id = id[:i]
+			}
+			used[id] = struct{}{}
+		})
+	}
+	used[s.device.GetJID().User], used[s.device.GetLID().User] = struct{}{}, struct{}{}
+	s.im.each(tLID, func(id string, v []byte) {
+		lid, isLID := strings.CutPrefix(id, "l")
+		_, one := used[lid]
+		_, other := used[string(v)]
+		if isLID && !one && !other && over > 0 {
+			over--
+			changes = append(changes, del(tLID, id), del(tLID, "p"+string(v)))
+		}
+	})
+	return changes
 }

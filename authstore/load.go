@@ -169,6 +169,7 @@ func (s *deviceStore) loadTables(ctx context.Context) error {
 			s.seenRow = name
 		}
 	}
+	s.loadSizes()
 	s.quarantine(bad)
 	s.dropOrphans(parts)
 	return nil
@@ -412,6 +413,9 @@ func (s *deviceStore) flushLast() error {
 		}
 		s.mu.Lock()
 		s.packLocked(false)
+		if c, changed := s.sizesLocked(); changed && s.gen != "" && !s.closed {
+			s.laterLocked(lazily, c)
+		}
 		s.mu.Unlock()
 		if err = s.flush("flush"); err != nil {
 			break

@@ -43,6 +43,9 @@ func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id t
 	if s.cfg.retention.Sent < 0 {
 		return s.ready(op)
 	}
+	s.mu.Lock()
+	s.grewLocked(tOutgoing, 1)
+	s.mu.Unlock()
 	return s.later(ctx, op, soon,
 		put(tOutgoing, outgoingID(chat, id), outgoingValue(time.Now().UnixMilli(), format, plaintext)))
 }
@@ -149,13 +152,16 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		return nil
 	}
 	var old []change
-	kept := 0
+	kept, left := 0, s.pack.count
 	for _, e := range events {
 		if _, newer := s.im.get(tOutgoing, e.id); !newer && (e.at < limit || kept >= s.cfg.retention.SentCount) {
 			old = append(old, del(tOutgoing, e.id))
+		} else if e.id != s.pack.id {
+			left += e.count
 		}
 		kept += e.count
 	}
+	s.sizes[tOutgoing] = size{left, true}
 	for id, v := range s.im.flat[tOutgoing] {
 		if f := (fields{b: v}); f.varint() < limit {
 			old = append(old, del(tOutgoing, id))

@@ -167,6 +167,9 @@ func (s *deviceStore) resetLocked(gen string) {
 	clear(s.loaded)
 	s.seenRow = ""
 	s.pack = sentPack{next: s.pack.next}
+	for _, t := range countedTables {
+		s.sizes[t] = size{known: true}
+	}
 }
 
 // flushBefore flushes under the old generation, if there is one.

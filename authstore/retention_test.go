@@ -48,7 +48,7 @@ func TestOldSecretsGoWithOtherCommits(t *testing.T) {
 				require.Equal(t, 2*removeAtOnce+11, kv.count("secret"))
 				scans := kv.scans.Load()
 				tend(t, d)
-				require.Equal(t, scans+1, kv.scans.Load())
+				require.Equal(t, scans+2, kv.scans.Load(), "of secrets and of sender keys")
 				commits := kv.Commits()
 				for i := range 4 {
 					require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, uint32(i))))
@@ -59,7 +59,7 @@ func TestOldSecretsGoWithOtherCommits(t *testing.T) {
 					time.Sleep(aDay / 2)
 					tend(t, d)
 				}
-				require.Equal(t, scans+1, kv.scans.Load(), "not so soon again")
+				require.Equal(t, scans+2, kv.scans.Load(), "not so soon again")
 				c, d, _ = reopen(t, kv, c, opts...)
 				c.cfg.background.Wait()
 				scans = kv.scans.Load()
@@ -80,7 +80,7 @@ func TestOldSecretsGoWithOtherCommits(t *testing.T) {
 func TestSecretsAreKeptForeverOnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
-		_, d, _ := open(t, kv, WithRetention(Retention{MessageSecrets: Forever}))
+		_, d, _ := open(t, kv, WithRetention(Retention{MessageSecrets: Forever, SenderKeys: Forever}))
 		tend(t, d)
 		putSecrets(t, d, "a", 5)
 		time.Sleep(400 * aDay)

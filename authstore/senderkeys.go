@@ -1,10 +1,14 @@
 package authstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
+	"time"
 
 	"go.mau.fi/libsignal/groups/state/record"
 	"go.mau.fi/whatsmeow/store"
@@ -15,6 +19,10 @@ import (
 // in memory, in two halves: when the younger one is full, it becomes the older
 // one, and what was in that is forgotten. So a group that is written in costs
 // no read. That a key is missing is remembered as well.
+//
+// A key is written with each message that it decrypts, so the day of its last use
+// stands in its row and costs no write of its own: as one more field of the JSON
+// object in which libsignal writes it. Whoever does not know the field ignores it.
 
 const (
 	defaultSenderKeyCache = 8 << 20
@@ -26,6 +34,67 @@ type senderKeys struct {
 	size    int                 // bytes in the younger half
 	absent  map[string]struct{} // known to be missing
 	changes int                 // how often a key was written
+	old     map[string]struct{} // not used for too long: the next commits remove them
+	during  map[string]struct{} // written while the table is being looked at; nil: it is not
+}
+
+func (k *senderKeys) toRemove(id string) {
+	if k.old == nil {
+		k.old = make(map[string]struct{})
+	}
+	k.old[id] = struct{}{}
+}
+
+const usedDay = `,"UsedDay":` // days since 1970, UTC
+
+// stampUse notes in a sender key that it was used at now. One in a form that is
+// not known stays as it is, and is kept for ever.
+func stampUse(key []byte, now time.Time) []byte {
+	n := len(key)
+	if n < 3 || key[0] != '{' || key[n-1] != '}' || key[n-2] == '{' {
+		return copyOf(key)
+	}
+	out := append(make([]byte, 0, n+len(usedDay)+6), key[:n-1]...)
+	return append(strconv.AppendInt(append(out, usedDay...), now.Unix()/(24*60*60), 10), '}')
+}
+
+// cutUse gives the sender key that stampUse was given, and its day. The key is
+// the caller's own.
+func cutUse(v []byte) (key []byte, day int64, ok bool) {
+	i := bytes.LastIndex(v, []byte(usedDay))
+	if i < 0 || v[len(v)-1] != '}' {
+		return copyOf(v), 0, false
+	}
+	day, err := strconv.ParseInt(string(v[i+len(usedDay):len(v)-1]), 10, 64)
+	if err != nil {
+		return copyOf(v), 0, false
+	}
+	return append(copyOf(v[:i]), '}'), day, true
+}
+
+// senderKeyTime is the end of the day on which a sender key was last used, Unix
+// seconds; false when that was not noted.
+func senderKeyTime(v []byte) (unix int64, ok bool) {
+	if len(v) == 0 || v[0] != '{' {
+		return math.MaxInt64, true // it cannot be noted
+	}
+	_, day, ok := cutUse(v)
+	return (day + 1) * 24 * 60 * 60, ok
+}
+
+// takeOldKeysLocked adds the removal of some old keys to the changes of a commit.
+func (s *deviceStore) takeOldKeysLocked(changes map[logicalID]change) (ids []string) {
+	for id := range s.keys.old {
+		if len(ids) == removeAtOnce {
+			break
+		}
+		delete(s.keys.old, id)
+		if _, ok := changes[logicalID{tSenderKey, id}]; !ok {
+			changes[logicalID{tSenderKey, id}] = del(tSenderKey, id)
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // senderKeyID begins with the sender, so that a user's keys share a prefix.
@@ -46,10 +115,13 @@ func (s *deviceStore) PutSenderKey(ctx context.Context, group, sender string, se
 	// libsignal has read it before it writes, so this reads nothing. Should it
 	// not have: what stands there might be of a newer format.
 	old, ok, err := s.senderKey(ctx, op, id)
-	if err != nil || same(old, ok, session) {
+	if err != nil {
 		return err
 	}
-	return s.write(ctx, op, put(tSenderKey, id, copyOf(session)))
+	if key, _, _ := cutUse(old); same(key, ok, session) {
+		return nil
+	}
+	return s.write(ctx, op, put(tSenderKey, id, stampUse(session, time.Now())))
 }
 
 // GetSenderKey reads from the KV what was not used lately.
@@ -62,7 +134,8 @@ func (s *deviceStore) GetSenderKey(ctx context.Context, group, sender string) ([
 	if err != nil || !ok {
 		return nil, err
 	}
-	return copyOf(v), nil
+	key, _, _ := cutUse(v)
+	return key, nil
 }
 
 // knownSenderKey answers without I/O, if it can: known.
@@ -186,7 +259,19 @@ func (s *deviceStore) keepSenderKeyLocked(id string, v []byte) {
 // wroteSenderKeyLocked follows a change that is durable.
 func (s *deviceStore) wroteSenderKeyLocked(c change) {
 	s.keys.changes++
+	_, younger := s.im.flat[tSenderKey][c.id]
+	_, older := s.keys.older[c.id]
 	delete(s.keys.absent, c.id)
+	delete(s.keys.old, c.id)
+	if s.keys.during != nil {
+		s.keys.during[c.id] = struct{}{}
+	}
+	switch {
+	case c.del: // of what is there: else nobody removes it
+		s.grewLocked(tSenderKey, -1)
+	case !younger && !older: // who writes it has read it before, so it was missing
+		s.grewLocked(tSenderKey, 1)
+	}
 	if !c.del {
 		s.keepSenderKeyLocked(c.id, c.value)
 		return

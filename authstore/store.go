@@ -51,7 +51,8 @@ type deviceStore struct {
 	seenNext    int
 	warned      sync.Once                    // of fields of the Device that cannot be kept
 	outgoingDue time.Time                    // when old outgoing events are next looked for
-	sweepAt     time.Time                    // when message secrets are next looked at
+	sweepAt     [len(agings)]time.Time       // when their tables are next looked at
+	sizes       [numTables]size              // of tables that are read on demand
 	pack        sentPack                     // what was sent and is not stored yet
 	removals    []Key                        // old rows that the next commits take along
 	found       []foundSplit                 // split rows met while reading

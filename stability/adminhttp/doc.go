@@ -28,7 +28,8 @@
 // field is always there, null where there is no value. Times are RFC 3339, UTC,
 // with milliseconds; durations are numbers whose names end in Ms;
 // wa.lockLeaseUntil is in milliseconds of the Unix epoch. What only the holder
-// of the lock knows (state, retries, keys) is null in standby.
+// of the lock knows (state, retries, keys) is null in standby. wa.authSizes has
+// the sizes of what grows with traffic; null where nobody has counted yet.
 //
 // Four fields of wa answer an operator's questions without any other: summary
 // (what is wrong), since (since when), reasonText (why), nextStep (what happens

@@ -3,6 +3,7 @@ package adminhttp
 import (
 	"time"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -88,6 +89,7 @@ type waDoc struct {
 	AuthStore       string  `json:"authStore"`
 	AuthStateExists *bool   `json:"authStateExists"`
 	AuthKeyCount    *int    `json:"authKeyCount"`
+	AuthSizes       *sizes  `json:"authSizes"` // of what grows with traffic
 	LastAuthWriteAt stamp   `json:"lastAuthWriteAt"`
 	Account         *string `json:"account"`
 
@@ -108,6 +110,29 @@ type waDoc struct {
 	// what of whatsmeow's inside was not found as this library knows it; null
 	// when all is well
 	Compat *compatDoc `json:"compat"`
+}
+
+// sizes are how many entries the store has; null where nobody has counted yet.
+type sizes struct {
+	Sessions       int  `json:"sessions"`
+	Contacts       int  `json:"contacts"` // whose LID and number are known
+	Tokens         int  `json:"tokens"`
+	Unfinished     int  `json:"unfinished"` // received messages that no handler has finished
+	Finished       int  `json:"finished"`   // known so that they are not handled twice
+	MessageSecrets *int `json:"messageSecrets"`
+	SenderKeys     *int `json:"senderKeys"`
+	SentMessages   *int `json:"sentMessages"`
+}
+
+func sizesOf(counts map[authstore.Kind]int) *sizes {
+	if counts == nil {
+		return nil
+	}
+	counted := func(k authstore.Kind) *int { n, ok := counts[k]; return value(n, ok) }
+	return &sizes{
+		counts["session"], counts["lid"], counts["token"], counts["event"], counts["seen"],
+		counted("secret"), counted("senderkey"), counted("outgoing"),
+	}
 }
 
 type compatDoc struct {
@@ -268,7 +293,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 	}
 	if a := st.Auth; a != nil {
 		doc.WA.AuthStateExists, doc.WA.AuthKeyCount = &a.Exists, value(a.KeyCount, a.KeyCount >= 0)
-		doc.WA.LastAuthWriteAt = stamp(a.LastWriteAt)
+		doc.WA.AuthSizes, doc.WA.LastAuthWriteAt = sizesOf(a.Counts), stamp(a.LastWriteAt)
 		if !a.JID.IsEmpty() { // also of a session that is set aside: which phone to open
 			doc.WA.Account = h.text(a.JID.String())
 		}

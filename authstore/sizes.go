@@ -1,0 +1,77 @@
+package authstore
+
+// How many entries there are of each kind. What is in memory is counted there.
+// Of what is read on demand the number is kept: a look at the table gives it,
+// and what is written and removed since changes it. It is stored twice a day and
+// at the end of a term, so a crash costs what was counted since, until the next
+// look.
+
+// size is how many entries a table has that is read on demand.
+type size struct {
+	n     int
+	known bool
+}
+
+// countedTables are those tables, in the order in which their sizes are stored.
+var countedTables = [...]tableID{tSecret, tSenderKey, tOutgoing}
+
+const sizesID = "sizes" // a single value
+
+// sizesLocked is the change that stores the sizes; changed: they are not stored.
+func (s *deviceStore) sizesLocked() (c change, changed bool) {
+	var v []byte
+	for _, t := range countedTables {
+		n := int64(-1)
+		if s.sizes[t].known {
+			n = int64(s.sizes[t].n)
+		}
+		v = append(v, fieldsOf(n)...)
+	}
+	old, ok := s.im.get(tMisc, sizesID)
+	return put(tMisc, sizesID, v), !same(old, ok, v)
+}
+
+// loadSizes takes over what was stored. What was not is unknown.
+func (s *deviceStore) loadSizes() {
+	v, _ := s.im.get(tMisc, sizesID)
+	f := fields{b: v}
+	for _, t := range countedTables {
+		if n := f.varint(); f.err == nil && n >= 0 {
+			s.sizes[t] = size{int(n), true}
+		}
+	}
+}
+
+// grewLocked counts n entries more.
+func (s *deviceStore) grewLocked(t tableID, n int) {
+	if sz := &s.sizes[t]; sz.known {
+		sz.n = max(sz.n+n, 0)
+	}
+}
+
+// countsLocked are how many entries there are of each kind, as far as is known.
+func (s *deviceStore) countsLocked() map[Kind]int {
+	out := make(map[Kind]int)
+	for t := range numTables {
+		sp := s.im.specs[t]
+		if sp.lazy {
+			continue
+		}
+		n := len(s.im.flat[t])
+		for _, bucket := range s.im.packed[t] {
+			n += len(bucket)
+		}
+		if n > 0 {
+			out[sp.kind] = n
+		}
+	}
+	if n := out["lid"]; n > 0 {
+		out["lid"] = n / 2 // each stands there in both directions
+	}
+	for _, t := range countedTables {
+		if s.sizes[t].known {
+			out[specOf(t).kind] = s.sizes[t].n
+		}
+	}
+	return out
+}
