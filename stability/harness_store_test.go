@@ -1,8 +1,10 @@
 package stability_test
 
 import (
+	"cmp"
 	"context"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/firestorebackend"
+	"github.com/wastability/wastability/stability/localbackend"
 	"github.com/wastability/wastability/stability/memorybackend"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
@@ -21,15 +24,48 @@ type server interface{ Backend() stability.Backend }
 // Firestore reached through the official client: the same scenarios, the same
 // virtual time.
 func newServer(t testing.TB) server {
-	switch name := os.Getenv("WASTABILITY_BACKEND"); name {
-	case "", "memory":
+	name := os.Getenv("WASTABILITY_BACKEND")
+	s := serverOf(t, cmp.Or(name, "memory"))
+	if s == nil || name == "local" {
+		t.Fatalf("WASTABILITY_BACKEND is %q: memory or firestore", name)
+	}
+	return s
+}
+
+func serverOf(t testing.TB, name string) server {
+	switch name {
+	case "memory":
 		return memorybackend.New()
 	case "firestore":
 		return &firestoreServer{t: t}
-	default:
-		t.Fatalf("WASTABILITY_BACKEND is %q: memory or firestore", name)
-		return nil
+	case "local":
+		return &fileServer{t: t, path: filepath.Join(t.TempDir(), "wa.db")}
 	}
+	return nil
+}
+
+// fileServer is a file, which each instance opens as a process of its own does.
+type fileServer struct {
+	t    testing.TB
+	path string
+}
+
+func (s *fileServer) Backend() stability.Backend {
+	b, err := localbackend.Open(s.path)
+	require.NoError(s.t, err)
+	return b
+}
+
+// vanish is what the system does for a process that is gone: it closes its file.
+// Elsewhere the lease must run out.
+func (n *named) vanish() {
+	if _, ok := n.w.memory.(*fileServer); !ok {
+		return
+	}
+	file := n.backend.Lock.(wiredLock).Store
+	held, err := file.Load(context.Background())
+	require.NoError(n.w.t, err)
+	require.NoError(n.w.t, file.Release(context.Background(), held))
 }
 
 // look is a Backend for who only reads, again and again.

@@ -3,6 +3,7 @@ package stability_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -53,16 +54,32 @@ func (m *moods) set(f func()) {
 }
 
 func TestBookBalancesWhateverHappens(t *testing.T) {
-	for seed := range uint64(stabilitytest.Pick(20, 10_000)) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			bubble(t, func(t *testing.T) { balancedWalk(t, seed) })
+	for _, on := range []struct {
+		backend string
+		first   uint64 // seed
+		walks   int
+	}{
+		{"memory", 0, stabilitytest.Pick(24, 7000)},
+		{"local", 10_000, stabilitytest.Pick(8, 2000)},
+		{"firestore", 20_000, stabilitytest.Pick(8, 1000)},
+	} {
+		if only := os.Getenv("WASTABILITY_BACKEND"); only != "" && only != on.backend {
+			continue
+		}
+		t.Run(on.backend, func(t *testing.T) {
+			for seed := on.first; seed < on.first+uint64(on.walks); seed++ {
+				t.Run(fmt.Sprint(seed), func(t *testing.T) {
+					bubble(t, func(t *testing.T) { balancedWalk(t, on.backend, seed) })
+				})
+			}
 		})
 	}
 }
 
-func balancedWalk(t *testing.T, seed uint64) {
+func balancedWalk(t *testing.T, backend string, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	w := newWorld(t)
+	w.memory = serverOf(t, backend)
 	m := &moods{fails: make(map[string]int), took: make(map[string]int)}
 	var labels []string
 	start := func() *named {
@@ -117,6 +134,7 @@ func balancedWalk(t *testing.T, seed uint64) {
 			twice = true
 			a.wire.hang(anyCall)
 			w.sim.Partition(labels[len(labels)-1])
+			a.vanish()
 			b := start().ready()
 			a.wire.heal()
 			a.kill()
