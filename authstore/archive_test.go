@@ -49,7 +49,9 @@ func TestARunningAccountIsExportedWithoutStopping(t *testing.T) {
 	require.NoError(t, c.Close(bg))
 	a, err := readArchive(bytes.NewReader(archive), archiveKey)
 	require.NoError(t, err)
-	require.Equal(t, tables(t, FromKV("itself", kv, f)), tables(t, archiveSource{a}))
+	want := tables(t, FromKV("itself", kv, f))
+	delete(want[specOf(tMisc).kind], sizesID) // is stored at the end
+	require.Equal(t, want, tables(t, archiveSource{a}))
 }
 
 func TestARestoreUsesNothingTwice(t *testing.T) {

@@ -3,59 +3,135 @@
 package stability_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/child"
 )
 
+// Whatever the service takes for delivered was handled, or is in the account of
+// the next process; and whatever is refused there, the service has.
 func TestKilledAtAnyMomentItLogsInWithoutACodeAndLosesNoMessage(t *testing.T) {
 	t.Parallel()
 	w := listening(t)
 	dir := t.TempDir()
-	p := part{Service: w.sim.Endpoint(), File: filepath.Join(dir, "wa.db"), Record: filepath.Join(dir, "record")}
+	p := part{Service: w.sim.Endpoint(), File: filepath.Join(dir, "wa.db"), Record: filepath.Join(dir, "record"), Moody: true}
 	c := p.start(t)
 	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
 	c.Hears("paired")
 	c.Hears("connected")
-	stop := w.stream(2*time.Millisecond, 20)
+	stop := w.stream(8*time.Millisecond, 20)
 
-	kills, connected := stabilitytest.Pick(5, 40), true
+	kills, connected := stabilitytest.Pick(20, 200), true
+	var kept, refused int
 	for range kills {
-		time.Sleep(rand.N(300 * time.Millisecond))
+		time.Sleep(rand.N(200 * time.Millisecond))
 		c.Kill()
-		// Whatever the service takes for delivered is on the disk.
-		seen := child.Recorded(t, p.Record)
-		for _, id := range w.device().AckedMessages() {
-			require.Contains(t, seen, id, "acknowledged, and lost")
-		}
 		c = p.start(t)
-		if connected = rand.N(4) > 0; connected { // else it is killed wherever it is on the way
-			c.Hears("connected")
+		if connected = rand.N(4) > 0; !connected {
+			continue // it is killed wherever it is on the way
 		}
+		c.Hears("connected")
 		require.False(t, c.SaidSince("qr"))
+		acked := w.device().AckedMessages()
+		a := accountFrom(t, c)
+		seen := child.Recorded(t, p.Record)
+		for _, id := range acked {
+			if a.Entries[id] == "" {
+				require.Contains(t, seen, id, "acknowledged, and in none of the three places")
+			}
+		}
+		pending := w.device().Pending()
+		acked = w.device().AckedMessages()
+		for id, state := range a.Entries {
+			require.True(t, slices.Contains(pending, id) || slices.Contains(acked, id), "neither at the service nor acknowledged: %s", state)
+			if state == stability.MessageRefused {
+				refused++
+			} else {
+				kept++
+			}
+		}
 	}
 	if !connected {
 		c.Hears("connected")
 	}
 	require.False(t, c.SaidSince("qr"))
 	sent := stop()
-	awaitReal(t, "everything is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
+	var seen map[string]int
+	awaitReal(t, "everything is handled and acknowledged", func() bool {
+		c.Tell("mend")
+		time.Sleep(500 * time.Millisecond)
+		c.Hears("connected")
+		a := accountFrom(t, c)
+		seen = child.Recorded(t, p.Record)
+		return len(w.device().Pending()) == 0 && a.Waiting+a.SetAside == 0
+	})
 	c.Leave()
 	require.Len(t, w.account.Devices(), 1, "paired once")
+	require.Positive(t, kept, "some were kept")
+	require.Positive(t, refused, "some were refused")
 
-	seen, twice := child.Recorded(t, p.Record), 0
+	twice := 0
 	for _, id := range sent {
 		require.Positive(t, seen[id], "lost")
 		twice += seen[id] - 1
 	}
-	require.LessOrEqual(t, twice, kills, "at most the one in flight at each kill")
-	t.Logf("%d messages, %d kills, %d handed over twice", len(sent), kills, twice)
+	require.LessOrEqual(t, twice, 2*kills, "at most the two in flight at each kill: one from the service, one that was kept")
+	t.Logf("%d messages, %d kills, %d handed over twice; %d kept and %d refused ones looked at", len(sent), kills, twice, kept, refused)
+	w.close()
+}
+
+func TestHandlerThatCallsOSExitLosesNoMessage(t *testing.T) {
+	t.Parallel()
+	w := listening(t)
+	dir := t.TempDir()
+	p := part{Service: w.sim.Endpoint(), File: filepath.Join(dir, "wa.db"), Record: filepath.Join(dir, "record"), Exits: "text 3"}
+	c := p.start(t)
+	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
+	c.Hears("paired")
+	c.Hears("connected")
+	var sent []string
+	for i := range 8 {
+		id, err := w.peer().Send(t.Context(), w.account.JID(), fmt.Sprint("text ", i))
+		require.NoError(t, err)
+		sent = append(sent, id)
+	}
+	const deaths = 4 // the first one was not careful yet
+	for range deaths {
+		require.Equal(t, exitCode, c.Ends())
+		c = p.start(t)
+	}
+	c.Hears("connected")
+	awaitReal(t, "the others are handled", func() bool {
+		a := accountFrom(t, c)
+		return len(w.device().Pending()) == 1 && a.Waiting == 1 && a.Entries[sent[3]] == stability.MessageLeftAlone
+	})
+	require.Equal(t, []string{sent[3]}, w.device().Pending(), "it is at the service")
+	c.Leave()
+
+	p.Exits = "" // the program is mended
+	c = p.start(t)
+	c.Hears("connected")
+	awaitReal(t, "it is handled too", func() bool {
+		c.Tell("mend")
+		time.Sleep(500 * time.Millisecond)
+		c.Hears("connected")
+		return len(w.device().Pending()) == 0 && accountFrom(t, c).Waiting == 0
+	})
+	c.Leave()
+	for id, n := range child.Recorded(t, p.Record) {
+		require.Contains(t, sent, id)
+		require.LessOrEqual(t, n, 1+deaths)
+	}
+	require.Len(t, child.Recorded(t, p.Record), len(sent))
 	w.close()
 }
 

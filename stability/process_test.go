@@ -5,7 +5,9 @@ package stability_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"strings"
@@ -41,6 +43,8 @@ type part struct {
 	Record  string // each handled message, synced
 	Lease   time.Duration
 	Peer    string // writes to it all the time
+	Moody   bool   // its handler refuses some messages, and panics at others
+	Exits   string // its handler calls os.Exit at this text
 }
 
 func playPart() bool { return child.Play(partEnv, part.play) || child.Play(liveEnv, live.play) }
@@ -86,6 +90,8 @@ func (p part) play() error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	var moody atomic.Bool
+	moody.Store(p.Moody)
 	go func() {
 		defer cancel()
 		in := bufio.NewScanner(os.Stdin)
@@ -94,6 +100,14 @@ func (p part) play() error {
 			case "status":
 				st := m.Status()
 				say("status", fmt.Sprintf("%s|%v", st.Mode, st.StoreUnavailable != nil))
+			case "book":
+				say("book", accountOf(m))
+			case "mend":
+				moody.Store(false)
+				for _, msg := range m.Messages() {
+					_ = m.Redeliver(ctx, msg.Entry)
+				}
+				m.Reconnect()
 			case "freeze":
 				f.armed.Store(true)
 			case "limit":
@@ -110,8 +124,15 @@ func (p part) play() error {
 		c.ManualHistorySyncDownload = true
 		c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
 			msg, ok := evt.(*events.Message)
-			if !ok {
+			switch {
+			case !ok:
 				return true
+			case p.Exits != "" && msg.Message.GetConversation() == p.Exits:
+				os.Exit(exitCode)
+			case moody.Load() && rand.N(10) == 0:
+				panic("not today")
+			case moody.Load() && rand.N(10) == 0:
+				return false
 			}
 			if _, err := fmt.Fprintln(record, msg.Info.ID); err != nil {
 				return false
@@ -124,6 +145,37 @@ func (p part) play() error {
 		err = m.Close(context.Background())
 	}
 	return err
+}
+
+const exitCode = 7
+
+// account is the book of received messages of a process.
+type account struct {
+	Total, Handled    uint64
+	Waiting, SetAside int
+	Entries           map[string]stability.MessageState // by message id
+}
+
+func accountOf(m *stability.Manager) string {
+	r := m.Status().Messages.Received
+	a := account{r.Total, r.Handled, r.Waiting.Count, r.SetAside.Count, make(map[string]stability.MessageState)}
+	for _, msg := range m.Messages() {
+		a.Entries[msg.ID] = msg.State
+	}
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// accountFrom asks a process for its account, which must balance in itself.
+func accountFrom(t *testing.T, c *child.Process) (a account) {
+	t.Helper()
+	c.Tell("book")
+	require.NoError(t, json.Unmarshal([]byte(c.Hears("book")), &a))
+	require.Equal(t, a.Total, a.Handled+uint64(a.Waiting)+uint64(a.SetAside), "%+v", a)
+	return a
 }
 
 // freezing stops this process in the middle of its next commit: what its Device

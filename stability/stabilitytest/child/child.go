@@ -164,6 +164,19 @@ func (p *Process) Leave() {
 	p.once.Do(func() {})
 }
 
+// Ends waits until the process ends by itself, and returns its exit code.
+func (p *Process) Ends() int {
+	p.t.Helper()
+	select {
+	case <-p.over:
+	case <-time.After(time.Minute):
+		require.Fail(p.t, "the process did not end")
+	}
+	_ = p.Wait()
+	p.once.Do(func() {})
+	return p.ProcessState.ExitCode()
+}
+
 // Recorded counts the words of a file in which processes have noted what they
 // did.
 func Recorded(t testing.TB, path string) map[string]int {
