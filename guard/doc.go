@@ -12,7 +12,7 @@
 //
 // What can be wrong, when it is, and when it is over, stands in one table
 // (trouble.go). Not being seen is not being cured: a loop is over when the
-// connection is back, a logout when a device is paired, a ban when an attempt
+// connection is back (so is that nobody is fit to hold the lock), a logout when a device is paired, a ban when an attempt
 // has shown that it is. A trouble that has an incident of its own (a ban, an
 // outdated client, another copy of the session, the same demand for a new
 // connection again and again, the host's own disconnect) is not reported as a

@@ -32,6 +32,12 @@ type Facts struct {
 	Loop            bool // auto-heal is about to give up
 	BudgetExhausted bool // auto-heal may not give up again
 
+	// Unfit are the holders that gave the lock up in the present trouble because
+	// they could not connect, each with the last time; UnfitText says why, without
+	// phone numbers.
+	Unfit     []time.Time
+	UnfitText string
+
 	DegradedSince time.Time
 	DegradedText  string
 
@@ -96,6 +102,7 @@ type Policy struct {
 	// that cannot reach their backend cannot agree. 6 h
 	WatchedAfter   time.Duration
 	ConflictWindow time.Duration // two replacements within it are a conflict. 1 h
+	UnfitWindow    time.Duration // two instances that gave the lock up within it: nobody is fit to hold it. 1 h
 	FlapTerms      int           // terms within FlapWindow. 4
 	FlapWindow     time.Duration // 10 min
 	WaitingAfter   time.Duration // received messages that handlers did not take wait for longer. 30 min
@@ -110,7 +117,7 @@ func (p Policy) Defaults() Policy {
 	for field, value := range map[*time.Duration]time.Duration{
 		&p.StuckAfter: 10 * time.Minute, &p.Refresh: time.Minute, &p.StoreAfter: 30 * time.Second, &p.WatchedAfter: 6 * time.Hour,
 		&p.ConflictWindow: time.Hour, &p.FlapWindow: 10 * time.Minute, &p.ClearAfter: time.Minute,
-		&p.WaitingAfter: 30 * time.Minute,
+		&p.WaitingAfter: 30 * time.Minute, &p.UnfitWindow: time.Hour,
 	} {
 		if *field == 0 {
 			*field = value
@@ -129,7 +136,7 @@ func (p Policy) Validate() error {
 		value int64
 	}{
 		{"StuckAfter", int64(p.StuckAfter)}, {"WaitingAfter", int64(p.WaitingAfter)}, {"Refresh", int64(p.Refresh)}, {"StoreAfter", int64(p.StoreAfter)}, {"WatchedAfter", int64(p.WatchedAfter)},
-		{"ConflictWindow", int64(p.ConflictWindow)}, {"FlapTerms", int64(p.FlapTerms)},
+		{"ConflictWindow", int64(p.ConflictWindow)}, {"UnfitWindow", int64(p.UnfitWindow)}, {"FlapTerms", int64(p.FlapTerms)},
 		{"FlapWindow", int64(p.FlapWindow)}, {"ClearAfter", int64(p.ClearAfter)},
 	} {
 		if f.value < 0 {

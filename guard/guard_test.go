@@ -300,3 +300,21 @@ func TestMessagesThatHandlersDoNotTakeAreAnIncident(t *testing.T) {
 	g.Resolved("wa_messages_waiting_active")
 	require.Equal(t, []string{"wa_messages_set_aside_active"}, g.Decide(up, start.Add(2*time.Hour)).Resolve)
 }
+
+func TestNobodyFitToHoldTheLockIsAnIncident(t *testing.T) {
+	g := guard.New(guard.Policy{})
+	f := guard.Facts{Holder: true, DisconnectedSince: start, Reason: "client_outdated", Unfit: []time.Time{start}, UnfitText: "a: client_outdated"}
+	require.NotContains(t, types(g.Decide(f, start).Raise), guard.TypeHolderUnfit, "one alone says nothing about the others")
+	f.Unfit = append(f.Unfit, start.Add(2*time.Hour))
+	require.NotContains(t, types(g.Decide(f, start.Add(2*time.Hour)).Raise), guard.TypeHolderUnfit, "the first one may have been mended since")
+	f.Unfit[0] = start.Add(90 * time.Minute)
+	p := g.Decide(f, start.Add(2*time.Hour))
+	require.Equal(t, []guard.Type{guard.TypeHolderUnfit}, types(p.Raise))
+	require.Equal(t, "2", p.Raise[0].Evidence["instances"])
+	require.NotEmpty(t, p.Raise[0].Instructions)
+
+	f.Unfit = nil
+	require.Empty(t, g.Decide(f, start.Add(3*time.Hour)).Resolve, "that it is long ago is no cure")
+	f.Connected, f.DisconnectedSince = true, time.Time{}
+	require.Contains(t, g.Decide(f, start.Add(4*time.Hour)).Resolve, guard.TypeHolderUnfit.ActiveID())
+}

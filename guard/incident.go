@@ -27,6 +27,7 @@ const (
 	TypeLoggedOut           Type = "wa_logged_out_requires_pairing"
 	TypeAccountBanned       Type = "wa_account_banned"
 	TypeTemporaryBan        Type = "wa_temporary_ban"
+	TypeHolderUnfit         Type = "wa_holder_unfit"
 	TypeClientOutdated      Type = "wa_client_outdated"
 	TypeConnectionConflict  Type = "wa_connection_conflict"
 	TypeInstanceIDNotUnique Type = "wa_instance_id_not_unique"

@@ -57,6 +57,14 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"The library makes one attempt when the ban is over, and none before, even if it is restarted.",
 			"The detail says what WhatsApp objected to. Send less, and only to people who expect it.",
 		}
+	case TypeHolderUnfit:
+		means = "Each instance that held the lock gave it up because it could not connect. The detail says which, and why."
+		instructions = or(f.Do, "Check what these instances share: network, proxy, clock, certificates, build.")
+		steps = []string{
+			"The instances go on in turns, and together they make no more attempts than one would.",
+			"If all of them meet the same, look at what they share. If only one does, mend that one: the other connects as soon as it can.",
+			"A new instance makes one attempt at once.",
+		}
 	case TypeClientOutdated:
 		instructions = or(f.Do, "Update whatsmeow and restart.")
 		steps = []string{

@@ -69,6 +69,9 @@ var troubles = [...]trouble{
 		// At its end the ban still stands until an attempt has shown more.
 		return f.Connected || f.Reason != "temporary_ban"
 	}},
+	{TypeHolderUnfit, true, false, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
+		return time.Time{}, !f.Connected && recent(f.Unfit, now, p.UnfitWindow) >= 2
+	}, connected},
 	{TypeClientOutdated, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, !f.Connected && f.Reason == "client_outdated"
 	}, connected},
@@ -166,6 +169,15 @@ func (g *guard) describe(inc *Incident, f *Facts) {
 		add("since", at(f.SetAsideSince))
 		add("messages", strconv.Itoa(f.SetAsideCount))
 		add("detail", f.MessagesText)
+	case TypeHolderUnfit:
+		add("reason", f.Reason)
+		if f.Code != 0 {
+			add("code", strconv.Itoa(f.Code))
+		}
+		add("since", at(f.DisconnectedSince))
+		add("instances", strconv.Itoa(len(f.Unfit)))
+		add("detail", f.UnfitText)
+		add("nextRetryAt", at(f.NextRetryAt))
 	case TypeDegraded:
 		add("since", at(f.DegradedSince))
 		add("detail", f.DegradedText)

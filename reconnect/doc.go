@@ -100,6 +100,18 @@
 // ShouldReconnect is false. Nothing is ever scheduled inside a ban, and
 // [Machine.Allowed] refuses an attempt there whoever wishes it.
 //
+// # Whose fault it may be
+//
+// Some ends may be the fault of this instance alone ([Cause.OfInstance]): its
+// network, proxy, clock, certificates or build. They are network_unreachable,
+// timed_out, untrusted_server, client_outdated, connect_rejected, and the HTTP
+// answers 403, 407 and 429 to the upgrade. A holder that meets them gives the
+// lock up, so that another instance can try; all others would be the same
+// everywhere and never move the lock. The account's counters, windows and plans
+// go on ([Machine.Yielded]). A holder that has not tried yet in this trouble
+// makes one attempt at once; whoever takes the lock back waits for what is
+// planned, however far away it is ([Machine.Began]).
+//
 // # What survives the process
 //
 // [State] is saved, fenced, by the holder of the lock and read at the start of

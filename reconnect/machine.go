@@ -33,6 +33,8 @@ type Machine struct {
 
 	end *ending // the end that is being reported; nil once the next attempt began
 
+	turn turn // what the holder of this term may do; until its first attempt
+
 	ahead *float64 // the next random number, where a Clone has looked at it
 }
 
@@ -82,6 +84,7 @@ func (m *Machine) Attempt(now time.Time) {
 	}
 	m.counted = false
 	m.end = nil
+	m.turn = turnNone
 	m.phase = phaseConnecting
 	m.s.NextRetryAt = time.Time{}
 	m.s.UpdatedAt = now
@@ -107,6 +110,7 @@ func (m *Machine) Connected(now time.Time) {
 	m.phase = phaseUp
 	m.end = nil
 	m.counted = false
+	m.turn = turnNone
 	m.upSince = now
 	m.s.Status = StatusConnected
 	m.s.ConnectedAt = now
@@ -131,6 +135,9 @@ func (m *Machine) Disconnected(c Cause, now time.Time) Decision {
 	}
 	if m.end == nil {
 		m.settle(now)
+		if m.s.FirstDisconnectReason == ReasonNone && c.Reason != ReasonIntentional {
+			m.s.Yields = nil // they were about another trouble
+		}
 		m.end = &ending{before: clone(m.s), at: now, u: m.draw()}
 		m.end.add(c)
 		return m.conclude(now)

@@ -43,6 +43,15 @@ type Policy struct {
 	// StoreRetry is how soon to look again after store_unavailable. 5 s.
 	StoreRetry time.Duration
 
+	// YieldAfter: a holder gives the lock up so long after the first attempt of
+	// its term that failed for a reason that may be its own (Cause.OfInstance),
+	// and at once where it would stop or become slow. 2 min; NoYield for never.
+	YieldAfter time.Duration
+	// YieldSpacing is how long such a holder keeps the lock at least when it got it
+	// back; twice as long each time, at most MaxYieldSpacing. 30 s and 10 min.
+	YieldSpacing    time.Duration
+	MaxYieldSpacing time.Duration
+
 	BanDefault time.Duration // a temporary ban without a time. 24 h
 	BanMax     time.Duration // the longest ban that is believed. 30 days
 
@@ -69,6 +78,9 @@ func (p Policy) Defaults() Policy {
 	def(&p.SlowRetry, 15*time.Minute)
 	def(&p.StoreRetry, 5*time.Second)
 	def(&p.StartJitter, time.Second)
+	def(&p.YieldAfter, 2*time.Minute)
+	def(&p.YieldSpacing, 30*time.Second)
+	def(&p.MaxYieldSpacing, 10*time.Minute)
 	def(&p.BanDefault, 24*time.Hour)
 	def(&p.BanMax, 30*24*time.Hour)
 	def(&p.RestartBurst, 5)
@@ -100,7 +112,7 @@ func (p Policy) Validate() error {
 		{"InitialDelay", p.InitialDelay}, {"MaxDelay", p.MaxDelay}, {"StableAfter", p.StableAfter},
 		{"ServiceFloor", p.ServiceFloor}, {"ReplacedPause", p.ReplacedPause},
 		{"ReplacedWindow", p.ReplacedWindow}, {"SlowRetry", p.SlowRetry}, {"StoreRetry", p.StoreRetry},
-		{"StartJitter", p.StartJitter}, {"BanDefault", p.BanDefault}, {"BanMax", p.BanMax}, {"LoopWindow", p.LoopWindow},
+		{"StartJitter", p.StartJitter}, {"YieldAfter", max(0, p.YieldAfter)}, {"YieldSpacing", p.YieldSpacing}, {"MaxYieldSpacing", p.MaxYieldSpacing}, {"BanDefault", p.BanDefault}, {"BanMax", p.BanMax}, {"LoopWindow", p.LoopWindow},
 		{"RestartWindow", p.RestartWindow},
 	} {
 		if f.value < 0 || f.value > maxPolicy {
@@ -118,6 +130,10 @@ func (p Policy) Validate() error {
 		}
 	}
 	switch {
+	case p.YieldAfter < 0 && p.YieldAfter != NoYield:
+		return fmt.Errorf("reconnect: Policy.YieldAfter is %v: it must be positive, or NoYield", p.YieldAfter)
+	case p.MaxYieldSpacing < p.YieldSpacing:
+		return fmt.Errorf("reconnect: Policy.MaxYieldSpacing (%v) is shorter than Policy.YieldSpacing (%v)", p.MaxYieldSpacing, p.YieldSpacing)
 	// Written so that NaN fails.
 	case !(p.Factor >= 1 && p.Factor <= 1000):
 		return fmt.Errorf("reconnect: Policy.Factor is %v: it must be between 1 and 1000", p.Factor)

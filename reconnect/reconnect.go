@@ -93,6 +93,10 @@ type State struct {
 	RestartStreak    int `json:"restartStreak,omitempty"`
 	RejectStreak     int `json:"rejectStreak,omitempty"`
 	BadSessionStreak int `json:"badSessionStreak,omitempty"`
+	// Yields says which holders gave the lock up in the present trouble because
+	// they could not connect, each with its last time, the newest last. They stay
+	// until the next trouble begins.
+	Yields []Yield `json:"yields,omitempty"`
 
 	// Unknown holds fields of the same format version that a newer library
 	// added. DecodeState fills it and EncodeState writes it back, so that old

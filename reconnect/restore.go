@@ -12,7 +12,8 @@ import (
 //
 // A restart is a person's way to say "try now": a slow retry is shortened to
 // MaxDelay, and what was stopped gets one try. A ban and the pause after a
-// replacement are not shortened, and a restart does not skip a backoff, so
+// replacement are not shortened, and neither is anything for a process that gave
+// the lock up and took it back (see Began). A restart does not skip a backoff, so
 // that a program in a crash loop does not hammer the service.
 func (m *Machine) Resume(now time.Time) Decision {
 	m.begin(now)
@@ -21,6 +22,8 @@ func (m *Machine) Resume(now time.Time) Decision {
 		Action: ActionRetry,
 	}
 	switch {
+	case m.turn == turnStopped:
+		d.Action = ActionStop
 	case m.s.Status == StatusNeedsPairing:
 		d.Action = ActionPair
 		if m.s.LastDisconnectReason.Action() == ActionStop {
@@ -28,11 +31,12 @@ func (m *Machine) Resume(now time.Time) Decision {
 		}
 	case m.s.NotBefore.After(now):
 		d.Action = ActionWait
+	case m.turn == turnFirst: // it has not tried yet
 	case m.s.NextRetryAt.After(now):
 		d.Delay = m.s.NextRetryAt.Sub(now)
 		if d.Reason == ReasonConnectionReplaced {
 			d.Action = ActionWait
-		} else {
+		} else if m.turn != turnAgain {
 			d.Delay = min(d.Delay, m.p.upper(m.p.MaxDelay))
 		}
 	}
@@ -58,6 +62,7 @@ func (m *Machine) begin(now time.Time) {
 	s.Attempts = instants(s.Attempts, now, m.p.LoopWindow)
 	s.Restarts = instants(s.Restarts, now, m.p.RestartWindow)
 	s.Replacements = instants(s.Replacements, now, m.p.ReplacedWindow)
+	s.Yields = soundYields(s.Yields, now)
 	for _, n := range []*int{&s.RetryCount, &s.Failures, &s.RestartStreak, &s.RejectStreak, &s.BadSessionStreak} {
 		*n = min(max(*n, 0), maxCount)
 	}
@@ -107,6 +112,7 @@ func clone(s State) State {
 	s.Attempts = slices.Clone(s.Attempts)
 	s.Restarts = slices.Clone(s.Restarts)
 	s.Replacements = slices.Clone(s.Replacements)
+	s.Yields = slices.Clone(s.Yields)
 	s.Unknown = maps.Clone(s.Unknown)
 	return s
 }
@@ -122,5 +128,8 @@ func eachTime(s *State, visit func(*time.Time)) {
 		for i := range list {
 			visit(&list[i])
 		}
+	}
+	for i := range s.Yields {
+		visit(&s.Yields[i].At)
 	}
 }

@@ -242,6 +242,10 @@ func (a *attachment) attempt(f core.Connect) {
 	}
 	err := ErrStopping
 	if !ending {
+		if !f.Until.IsZero() {
+			overdue := time.AfterFunc(time.Until(f.Until), func() { a.t.note(core.Overdue{Conn: f.Conn}) })
+			defer overdue.Stop() // a login that does not finish has a deadline of its own
+		}
 		a.refreshVersion()
 		err = connect(at.ctx)
 	}

@@ -140,7 +140,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 func (m *Manager) Resume() (reconnect.Decision, error) {
 	t, err := m.require()
 	if err != nil {
-		return reconnect.Decision{Status: reconnect.StatusDisconnected, Reason: reconnect.ReasonLockLost}, err
+		return m.standbyDecision(), err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -175,11 +175,13 @@ func (m *Manager) HandleConnected(ctx context.Context) error {
 // and returns what to do: pass the Decision to ScheduleReconnect. cause is a
 // whatsmeow event, an error from Connect, a reconnect.Reason, or nil when
 // nobody knows. A connection ends once: calling again for the same end returns
-// the same Decision, made better if the new cause says more. No I/O.
+// the same Decision, made better if the new cause says more. ActionStandby says
+// that this instance gives the lock up because it cannot connect and another one
+// may, or that it is not active any more (ErrNotActive): call Activate. No I/O.
 func (m *Manager) HandleDisconnected(ctx context.Context, cause any) (reconnect.Decision, error) {
 	t, err := m.require()
 	if err != nil {
-		return reconnect.Decision{Status: reconnect.StatusDisconnected, Reason: reconnect.ReasonLockLost}, err
+		return m.standbyDecision(), err
 	}
 	found, ends := reconnect.Classify(cause)
 	if found.Source == reconnect.SourceUnknown {
@@ -229,9 +231,12 @@ func (m *Manager) ScheduleReconnect(d reconnect.Decision, connect func(context.C
 
 // Reconnect ends the present connection and comes back at once. While a retry
 // is waiting it is made now, unless a temporary ban forbids it; while Run has
-// stopped offering codes it offers new ones. It returns at once.
+// stopped offering codes it offers new ones. While this instance pauses because
+// it gave the lock up, it asks for the lock at once. It returns at once.
 func (m *Manager) Reconnect() {
 	if t, err := m.require(); err == nil {
 		t.note(core.Again{Reason: reconnect.ReasonRequested, Detail: "the program asked to reconnect"})
+		return
 	}
+	m.endRest()
 }

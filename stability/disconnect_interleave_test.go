@@ -144,7 +144,7 @@ func (h *heldConn) SetWriteDeadline(time.Time) error { return nil }
 
 func newRig(t *testing.T, tapped bool) *rig {
 	r := &rig{t: t, errs: make(chan error), made: make(chan struct{})}
-	m, err := stability.New(
+	m, err := stability.New(keepsTheLock,
 		stability.WithBackend(memorybackend.New().Backend()),
 		stability.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))),
 		stability.WithExit(func(int) {}),

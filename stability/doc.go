@@ -134,6 +134,8 @@
 //	plan         the next attempt
 //	parked       nothing is done until somebody asks: WaitQR, PairPhone or Reconnect
 //	incident     trouble that people are told of: raised once, refreshed, resolved
+//	unfit        this instance cannot connect, for a reason that may be its own
+//	yield        an unfit holder gives the lock up, so that another instance can try
 //	outage       the time without a connection
 //
 // Five verbs say how something comes to its end:

@@ -55,6 +55,9 @@ func (e Event) String() string {
 		if e.Decision.ShouldReconnect {
 			return fmt.Sprintf("%s: %s; next attempt in %s", e.Kind, e.Reason, e.Decision.Delay.Round(100*time.Millisecond))
 		}
+		if e.Decision.Action == reconnect.ActionStandby && e.Reason != reconnect.ReasonLockLost {
+			return fmt.Sprintf("%s: %s; the lock is given up, so that another instance can try", e.Kind, e.Reason)
+		}
 		return fmt.Sprintf("%s: %s; no attempt is planned", e.Kind, e.Reason)
 	case EventConnected:
 		if e.Offline > 0 {

@@ -135,7 +135,7 @@ func TestAReconnectLoopIsBrokenInThisOrderAndAFreshProcessWorks(t *testing.T) {
 // healing is an instance over a given backend with an exit of its own.
 func (w *world) healing(t *testing.T, b stability.Backend, exit func(*stability.Manager) func(int), sink guard.Sink) *instance {
 	i := &instance{w: w, backend: b, codes: make(chan stability.QR, 64), result: make(chan error, 1)}
-	m, err := stability.New(stability.WithBackend(b), stability.WithTransport(w.sim.Transport()), stability.WithLogger(logger()),
+	m, err := stability.New(stability.WithBackend(b), stability.WithTransport(w.sim.Transport()), stability.WithLogger(logger()), keepsTheLock,
 		stability.WithExit(func(code int) { exit(i.m)(code) }), stability.WithSink(sink),
 		stability.WithQR(func(q stability.QR) { i.codes <- q }),
 		stability.WithObserver(func(e stability.Event) {

@@ -380,6 +380,7 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 	f.Means, f.Do = text.Means, text.Do
 	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
 	f.Replacements = st.Replacements
+	f.Unfit, f.UnfitText = unfitFacts(st)
 	f.Demands = l.demands.count(st, f.Connected, m.cfg.policy.Defaults().StableAfter, now)
 	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
 	m.received.facts(&f)

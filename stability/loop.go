@@ -72,6 +72,7 @@ func (t *term) carryOut(f core.Effect) {
 		})
 		switch f.What {
 		case core.NewsConnected:
+			m.rest = rest{}
 			m.received.wake.ring()
 		case core.NewsDisconnected:
 			m.received.hungUp()

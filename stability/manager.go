@@ -50,6 +50,7 @@ type Manager struct {
 	closed    bool
 	standby   bool            // standing by was reported
 	last      reconnect.State // of the last term, for Status between terms
+	rest      rest            // behind a term that this instance gave up
 	outage    outage          // of the backend
 	sameID    bool            // another process uses our instance id
 	terms     []time.Time     // when terms began, newest last, bounded
@@ -177,8 +178,9 @@ func (m *Manager) require() (*term, error) {
 
 // TryActivate takes the lock if it is free. true means that this instance is
 // active: it may use AuthState, Attach and Connect. While active it answers
-// true without I/O; false means that another instance holds the lock. While
-// Run is running it only reports.
+// true without I/O; false means that another instance holds the lock, or that
+// this one gave it up because it could not connect, and does not ask again yet
+// (Status.AsksAgainAt). While Run is running it only reports.
 func (m *Manager) TryActivate(ctx context.Context) (bool, error) {
 	t, err := m.current()
 	if err != nil || t != nil {
@@ -192,7 +194,8 @@ func (m *Manager) TryActivate(ctx context.Context) (bool, error) {
 }
 
 // Activate waits in standby until this instance holds the lock. It returns at
-// once while active.
+// once while active. When this instance has given the lock up because it could
+// not connect, it pauses first, so that another one can have it.
 func (m *Manager) Activate(ctx context.Context) error {
 	if m.isRunning() {
 		return m.waitFor(ctx, func() (bool, error) { return m.term != nil && !m.term.core.Ending(), nil })
@@ -224,6 +227,9 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 	m.watchIncidents()
 	if t, err := m.current(); err != nil || t != nil {
 		return t, err
+	}
+	if may, err := m.awaitRest(ctx, wait); !may {
+		return nil, err
 	}
 	for pause := m.retryPause(); ; {
 		hold, err := m.take(ctx, wait)
@@ -327,7 +333,9 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 		m.outage.watched, m.outage.since = false, time.Now()
 	}
 	m.modeSince = time.Now()
-	m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
+	if !behindYield(st) { // which is no flapping
+		m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
+	}
 	if m.outage.err != nil { // a read proves little
 		t.take(core.ProveStore{})
 	}

@@ -66,6 +66,7 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{InitialDelay: -1})}, "InitialDelay"},
 			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{MaxDelay: -1})}, "MaxDelay"},
 			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{StartJitter: -1})}, "StartJitter"},
+			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{YieldAfter: -2})}, "YieldAfter"},
 			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{InitialDelay: time.Minute, MaxDelay: time.Second})}, "MaxDelay"},
 			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{Factor: 0.5})}, "Factor"},
 			{opts{stability.WithBackend(backend), stability.WithReconnect(reconnect.Policy{Jitter: 2})}, "Jitter"},

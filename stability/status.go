@@ -17,8 +17,9 @@ type Mode string
 
 // The modes.
 const (
-	ModeActive  Mode = "active"                    // this instance holds the lock
-	ModePassive Mode = "passive_lock_not_acquired" // another one does, or nobody asked yet
+	ModeActive   Mode = "active"                    // this instance holds the lock
+	ModePassive  Mode = "passive_lock_not_acquired" // another one does, or nobody asked yet
+	ModeReleased Mode = "passive_lock_released"     // this instance could not connect, gave the lock up, and asks again at AsksAgainAt
 )
 
 // Status is the whole truth about one account as this instance knows it, at
@@ -45,6 +46,12 @@ type Status struct {
 
 	AuthStore string          // Backend.Name
 	Auth      *authstore.Info // nil when it is not known here, as in standby
+
+	// Yield is the newest time that a holder gave the lock up because it could not
+	// connect for a reason that may be its own: by whom, to whom, and why. It stays
+	// until the next trouble begins. By is empty when there was none.
+	Yield       reconnect.Yield
+	AsksAgainAt time.Time // this instance gave the lock up, and does not ask for it before; else zero
 
 	LockHolder            string
 	LockLeaseUntil        time.Time
@@ -122,6 +129,7 @@ func (m *Manager) Status() Status {
 		}
 		st.NextRetryAt = v.Planned
 	}
+	st.yieldStatus(state, m.rest)
 	st.State = state
 	st.ConnectedAt, st.LastDisconnectAt = state.ConnectedAt, state.LastDisconnectAt
 	st.LastDisconnectReason, st.LastDisconnectDetail = state.LastDisconnectReason, state.LastDisconnectDetail
@@ -188,18 +196,20 @@ func (st Status) summary() string {
 	switch {
 	case st.Closed:
 		return "Closed: this instance does nothing any more."
+	case st.Mode == ModeReleased:
+		return "Released:" + st.yieldText(ago) + " Another one can connect meanwhile. It asks for the lock again in " + keepalive.Span(st.AsksAgainAt.Sub(st.At)) + "."
 	case st.Mode == ModePassive && st.StoreUnavailable != nil:
 		return "The backend does not answer, so nobody knows who holds the lock. It is asked again until it does. The error: " + st.StoreUnavailable.Error() + "."
 	case st.Mode == ModePassive && st.LockHolder != "":
-		return "Standing by: " + st.LockHolder + " holds the lock. This instance takes over when it is released or expires."
+		return "Standing by: " + st.LockHolder + " holds the lock. This instance takes over when it is released or expires." + st.yieldText(ago)
 	case st.Mode == ModePassive:
-		return "Not active: this instance does not hold the lock."
+		return "Not active: this instance does not hold the lock." + st.yieldText(ago)
 	case st.WA == reconnect.StatusConnected && st.Heartbeats.Failures > 0 && !st.Heartbeats.TrustedUntil.IsZero():
 		return fmt.Sprintf("Connected for %s, but the backend does not answer: the lock could not be renewed for %s. Unless it can, the connection is cut in %s.",
 			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), keepalive.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
 	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
 		_, backlog, _ := strings.Cut(st.Probes.Text, ".") // if there is one
-		return "Connected for " + ago(st.ConnectedAt) + "." + backlog + st.Messages.Sent.limits()
+		return "Connected for " + ago(st.ConnectedAt) + "." + st.yieldText(ago) + backlog + st.Messages.Sent.limits()
 	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Quiet:
 		return "Connected for " + ago(st.ConnectedAt) + strings.TrimPrefix(st.Probes.Text, "Connected") + st.Messages.Sent.limits()
 	case st.WA == reconnect.StatusConnected:
@@ -255,5 +265,6 @@ func (st Status) summary() string {
 	default:
 		out += " No attempt is planned. " + text.Do
 	}
+	out += st.yieldText(ago)
 	return strings.TrimRight(out, " ")
 }

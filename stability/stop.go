@@ -70,7 +70,14 @@ func (t *term) tearDown() {
 	m.mu.Lock()
 	m.sameID = m.sameID || twin
 	m.last = t.core.State()
-	m.eventLocked(Event{Kind: EventDeactivated, Reason: deactivation(cause), Detail: cause.Error()})
+	reason := deactivation(cause)
+	if why.Unfit || why.Healing && m.healYields(t.core) {
+		m.gaveUpLocked(m.last)
+	}
+	if why.Unfit {
+		reason = m.last.LastDisconnectReason
+	}
+	m.eventLocked(Event{Kind: EventDeactivated, Reason: reason, Detail: cause.Error()})
 	if deactivation(cause) == reconnect.ReasonStoreUnavailable {
 		m.noteStoreLocked(cause)
 	}

@@ -48,6 +48,9 @@ type term struct {
 }
 
 func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
+	m.mu.Lock()
+	again := m.rest.own
+	m.mu.Unlock()
 	t := &term{
 		m:       m,
 		hold:    hold,
@@ -60,6 +63,7 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 			Reconnect: m.cfg.policy, Random: rand.Float64, Healer: m.healer,
 			ConnectTimeout: m.cfg.connectTimeout, DialTimeout: dialBudget, PairingRounds: m.cfg.pairingRounds, OnRequest: m.cfg.pairOnRequest,
 			DeletedGrace: deletedGrace, PausePoll: pausePoll,
+			Holder: hold.Record().Holder, Again: again, HealInProcess: m.cfg.autoheal.InProcess,
 		}, st, time.Now()),
 	}
 	t.patience, t.hurry = context.WithCancel(context.Background())
@@ -121,7 +125,8 @@ func (t *term) stop(cause error) { t.note(core.Stop{Why: why(cause)}) }
 func why(cause error) core.Why {
 	return core.Why{
 		Healing: errors.Is(cause, errHealing),
-		Yielded: errors.Is(cause, ErrClosed) || errors.Is(cause, ErrStopping) || errors.Is(cause, errHealing),
+		Unfit:   errors.Is(cause, errUnfit),
+		Yielded: errors.Is(cause, ErrClosed) || errors.Is(cause, ErrStopping) || errors.Is(cause, errHealing) || errors.Is(cause, errUnfit),
 		Err:     cause,
 	}
 }
@@ -264,8 +269,11 @@ func (t *term) lostStore() bool {
 
 // causeOf is the error behind the end of a term.
 func causeOf(w core.Why) error {
-	if w.Err == nil && w.Healing {
+	switch {
+	case w.Err == nil && w.Healing:
 		return errHealing
+	case w.Err == nil && w.Unfit:
+		return errUnfit
 	}
 	return w.Err
 }

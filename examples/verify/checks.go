@@ -43,7 +43,7 @@ func checkFields(r *report, d document) {
 	r.checkf("success is true", d["success"] == true, "%v", d["success"])
 	r.checkf("timestamp is the present", math.Abs(time.Since(d.time("timestamp")).Seconds()) < 60, "%v", d["timestamp"])
 	mode, status := d.at("wa", "waMode"), d.at("wa", "waStatus")
-	r.checkf("waMode is one of two words", slices.Contains([]any{"active", "passive_lock_not_acquired"}, mode), "%v", mode)
+	r.checkf("waMode is one of three words", slices.Contains([]any{"active", "passive_lock_not_acquired", "passive_lock_released"}, mode), "%v", mode)
 	r.checkf("waStatus is one of three words", slices.Contains([]any{"CONNECTED", "DISCONNECTED", "NEEDS_PAIRING"}, status), "%v", status)
 	if status == "CONNECTED" {
 		r.check("connected means: since when, and no retry planned",

@@ -89,6 +89,11 @@ func full() reconnect.State {
 			f.Set(reflect.ValueOf(at(i)))
 		case []time.Time:
 			f.Set(reflect.ValueOf([]time.Time{at(i), at(i + 1), at(i + 1)}))
+		case []reconnect.Yield:
+			f.Set(reflect.ValueOf([]reconnect.Yield{
+				{By: "a", To: "b", At: at(i), Reason: reconnect.ReasonTimedOut, Count: 2},
+				{By: "b", At: at(i + 1), Reason: reconnect.ReasonServiceUnavailable, Code: 403, Detail: "é", Count: 1, Stopped: true},
+			}))
 		case map[string]json.RawMessage:
 			f.Set(reflect.ValueOf(map[string]json.RawMessage{"aFieldOfTheFuture": json.RawMessage(`{"a":[1,"é"]}`)}))
 		default:
@@ -123,6 +128,12 @@ func rounded(s reconnect.State) reconnect.State {
 			x = slices.Clone(x)
 			for i := range x {
 				x[i] = ms(x[i])
+			}
+			v.Field(i).Set(reflect.ValueOf(x))
+		case []reconnect.Yield:
+			x = slices.Clone(x)
+			for i := range x {
+				x[i].At = ms(x[i].At)
 			}
 			v.Field(i).Set(reflect.ValueOf(x))
 		}

@@ -158,7 +158,7 @@ func (h *Handler) reconnect(w http.ResponseWriter, r *http.Request) {
 	case st.Closed:
 		h.refuse(w, stability.ErrClosed)
 		return
-	case st.Mode != stability.ModeActive:
+	case st.Mode == stability.ModePassive:
 		h.refuse(w, stability.ErrNotActive)
 		return
 	case st.State.NotBefore.After(st.At):

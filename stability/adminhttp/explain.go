@@ -51,6 +51,13 @@ func explain(st stability.Status) explanation {
 	case st.Closed:
 		return explanation{since: st.ModeSince, why: "The program ended its use of the account (it closed the Manager).", next: "Nothing: this instance is over, and its lock was given back.", do: "If that was not meant to be, start the program again."}
 
+	case st.Mode == stability.ModeReleased:
+		return explanation{
+			since: st.Yield.At, why: join(text.Means, "This may be the fault of this instance, so it gave the lock up, and another one can try."),
+			next: "This instance asks for the lock again at " + clock(st.AsksAgainAt) + ", unless another one has taken it.",
+			do:   needed(text.Do),
+		}
+
 	case st.Mode == stability.ModePassive:
 		return explainStandby(st)
 

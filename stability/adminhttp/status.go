@@ -93,6 +93,11 @@ type waDoc struct {
 	LastAuthWriteAt stamp   `json:"lastAuthWriteAt"`
 	Account         *string `json:"account"`
 
+	// the newest time that a holder gave the lock up because it could not connect;
+	// absent when there was none
+	Yield       *yieldDoc `json:"yield,omitempty"`
+	AsksAgainAt *stamp    `json:"asksAgainAt,omitempty"` // this instance gave it up, and does not ask for it before
+
 	InstanceID            *string `json:"instanceId"`
 	LockHolder            *string `json:"lockHolder"`
 	LockLeaseUntil        *int64  `json:"lockLeaseUntil"`
@@ -238,7 +243,7 @@ type probesDoc struct {
 
 // health is null in standby: how the connection is, only the holder knows.
 func health(st stability.Status) *string {
-	if st.Mode == stability.ModePassive {
+	if st.Mode != stability.ModeActive {
 		return nil
 	}
 	return filled(string(st.Probes.Health))
@@ -284,6 +289,12 @@ func (h *Handler) document(st stability.Status) statusDoc {
 	if st.StoreUnavailable != nil && st.NextRetryAt.Before(st.At) {
 		doc.WA.NextRetryAt = stamp{} // its time has come, but nobody knows when the backend answers
 	}
+	if y := st.Yield; y.By != "" {
+		doc.WA.Yield = &yieldDoc{By: y.By, To: filled(y.To), At: stamp(y.At), Reason: string(y.Reason), Code: filled(y.Code), Detail: h.text(y.Detail)}
+	}
+	if at := stamp(st.AsksAgainAt); !st.AsksAgainAt.IsZero() {
+		doc.WA.AsksAgainAt = &at
+	}
 	if holder {
 		s := h.state(st.State)
 		doc.State = &s
@@ -299,6 +310,15 @@ func (h *Handler) document(st stability.Status) statusDoc {
 		}
 	}
 	return doc
+}
+
+type yieldDoc struct {
+	By     string  `json:"by"`
+	To     *string `json:"to"` // null while nobody has taken it
+	At     stamp   `json:"at"`
+	Reason string  `json:"reason"`
+	Code   *int    `json:"code"`
+	Detail *string `json:"detail"`
 }
 
 // text is a masked text, null where there is none.

@@ -95,7 +95,7 @@ func (p *place) make(opts ...stability.Option) {
 	m, err := stability.New(append([]stability.Option{
 		stability.WithBackend(b), stability.WithTransport(p.sim.Transport()), stability.WithInstanceID("wa-1"),
 		stability.WithLogger(silent()),
-		stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond}),
+		stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond, YieldAfter: reconnect.NoYield}),
 		stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
 		stability.WithQR(func(q stability.QR) { p.codes <- q }),
 	}, opts...)...)

@@ -140,6 +140,21 @@ func plain(v reflect.Value) any {
 		return out
 	}
 	switch v.Kind() {
+	case reflect.Slice:
+		out := make([]any, v.Len())
+		for i := range out {
+			out[i] = plain(v.Index(i))
+		}
+		return out
+	case reflect.Struct:
+		out := map[string]any{}
+		for _, f := range reflect.VisibleFields(v.Type()) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if x := v.FieldByIndex(f.Index); !x.IsZero() {
+				out[name] = plain(x)
+			}
+		}
+		return out
 	case reflect.String:
 		return strings.ToValidUTF8(v.String(), "\uFFFD")
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:

@@ -20,6 +20,9 @@ type Config struct {
 	PairingRounds  int           // sets of codes that are offered before somebody must ask
 	OnRequest      bool          // none is offered before somebody asks
 	DeletedGrace   time.Duration // how long a connection may go on whose device was deleted
+	Holder         string        // who holds the lock in this term
+	Again          bool          // and gave it up before, in this very process
+	HealInProcess  bool          // a heal begins a new term in the same process
 	PausePoll      time.Duration // how often a paused term is looked at before an attempt
 }
 
@@ -46,6 +49,12 @@ type Core struct {
 	verdict  autoheal.Verdict // of the last failed attempt
 	slow     time.Time        // no attempt before: the budget of restarts is spent
 	crashed  bool             // the term before this one was not handed over
+
+	began   time.Time       // when this term did
+	yields  int             // how often its holder gave the lock up before in this trouble
+	unfitAt time.Time       // the first attempt of this term that failed for a reason that may be its own; zero: none
+	unfit   reconnect.Yield // the newest such reason
+	yieldAt time.Time       // when to give the lock up; zero: not
 
 	device Device
 	parked bool      // nothing is offered until somebody asks
@@ -116,6 +125,7 @@ const (
 	hostKnows                    // the host reported its end
 	ofNoUse                      // it ended because its client is of no more use
 	typed                        // a code to type into the phone was given out
+	wasUp                        // it was logged in
 )
 
 func (s seen) has(x seen) bool { return s&x != 0 }
@@ -132,6 +142,7 @@ func New(cfg Config, st reconnect.State, now time.Time) *Core {
 	}
 	c.pause = c.policy.InitialDelay
 	c.crashed = st.Status == reconnect.StatusConnected || len(st.Restarts) > 0 && now.Sub(st.Restarts[len(st.Restarts)-1]) < time.Minute
+	c.resumeUnfit(st, now)
 	// After a ban nobody wants to be asked for a scan by every new process.
 	c.parked = c.machine.Resume(now).Action == reconnect.ActionStop
 	return c

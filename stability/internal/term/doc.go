@@ -30,12 +30,32 @@
 //	Working ──────────────────▶ Breaking ─────▶ Broken
 //	   ▲                           │               │ people were told
 //	   └────── not recorded ───────┘               ▼
-//	any of the three ── Stop ────────────────▶ Leaving ──┐
-//	any of the three ── CutTerm ─────────────▶ Dropped ──┴─▶ Finished
-//	                    (lock lost, store unusable)
+//	   │ the lock is to be given up
+//	   └──────▶ Yielding ── people were told ──▶ Leaving
+//	any of the four ── Stop ─────────────────▶ Leaving ──┐
+//	any of the four ── CutTerm ──────────────▶ Dropped ──┴─▶ Finished
+//	                   (lock lost, store unusable)
 //
 // In Leaving the lock is held until everything is written down. In Dropped
 // nothing is written any more. A term ends once: the first cause stays.
+//
+// # Giving the lock up
+//
+// A lease says that a process lives, not that it can connect. Some ends may be
+// this instance's own fault (reconnect.Cause.OfInstance), and another instance may
+// well connect. So the term is given up:
+//
+//	YieldAfter from its first attempt that failed for such a reason,
+//	at once when such an end would stop the attempts, or make them rare,
+//	never for another reason, nor while a connection is up or being made,
+//	never before the term has lasted YieldPause(n), n being how often its
+//	holder gave up before in this trouble.
+//
+// An attempt that is under way then is overdue: it has ten seconds more, and
+// ends as timed_out. A holder that gave up before, in this process, keeps to what
+// is planned for the account, and gives up again also without an attempt, where
+// none is due for long. A holder that has not tried in this trouble makes one
+// attempt at once. Whoever asks for an attempt gets it first.
 //
 // # The connection
 //
@@ -96,6 +116,9 @@
 //	AnEndIsAnEnd              what ended does not come back
 //	ToldOnce                  each end is told to observers, and once
 //	NoHealUnrecorded          a loop is broken only when the restart is written down
+//	NoYieldUnrecorded         the lock is given up only when the state says by whom and why
+//	OnlyTheUnfitYield         it is given up for reasons of this instance alone, and not as soon as it was got back
+//	NoHealthyOneWaits         a term in which attempts go on failing for such a reason is given up
 //	NoCodeForALinkedDevice    codes to scan are shown only while no device is linked
 //	WhoAsksIsHeard            nothing stays parked when somebody has asked
 //	NeverAtRest               there is a deadline, an effect under way, or somebody who was told what is asked of them

@@ -67,7 +67,10 @@ type (
 // and gives back what came of them before it ticks again.
 type (
 	// Connect makes an attempt: CallReturned.
-	Connect struct{ Conn int }
+	Connect struct {
+		Conn  int
+		Until time.Time // bring Overdue if it has come to nothing by then; zero: not
+	}
 	// CleanUp brings a connection to its very end: CleanedUp.
 	CleanUp struct {
 		Conn int
@@ -83,7 +86,8 @@ type (
 		State reconnect.State
 		At    time.Time
 	}
-	// TellLoop lets everybody know of a loop before the term ends: LoopTold.
+	// TellLoop lets everybody know of a loop, or of why this instance gives up,
+	// before the term ends: LoopTold.
 	TellLoop struct{}
 	// TearDown ends everything that is left of the term: TornDown.
 	TearDown struct {

@@ -20,7 +20,7 @@ func (c *Core) end(cause reconnect.Cause) {
 		cause.Reason = reconnect.ReasonConnectRejected // no code is shown that a phone could scan
 	}
 	if k.phase&live != 0 {
-		c.endNow(cause, func() reconnect.Decision { return c.slowed(c.machine.Disconnected(cause, c.now)) })
+		c.endNow(cause, func() reconnect.Decision { return c.weighed(cause) })
 		c.changed()
 		c.abort()
 		return
@@ -31,7 +31,7 @@ func (c *Core) end(cause reconnect.Cause) {
 	if same {
 		return
 	}
-	k.decision = c.slowed(c.machine.Disconnected(best, c.now))
+	k.decision = c.weighed(best)
 	c.changed()
 	if k.seen.has(toldEnd) {
 		c.log(slog.LevelInfo, "a better reason became known", "reason", best.Reason, "code", best.Code, "detail", best.Detail)
@@ -166,6 +166,8 @@ func (c *Core) follow() {
 		}
 	case d.ShouldReconnect && a.plan != NoPlan && a.at.Before(d.NextRetryAt):
 		c.planAt(d.NextRetryAt) // a better reason moves an attempt that is planned
+	case d.Action == reconnect.ActionStandby && !c.yieldAt.IsZero(): // the lock is given up
+		c.planTo(NoPlan)
 	case !d.ShouldReconnect:
 		c.planTo(NoPlan) // a terminal cause beats a queued attempt
 		if a.auto {

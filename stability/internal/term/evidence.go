@@ -37,7 +37,8 @@ type (
 		Err error
 		At  time.Time // as RecordRestart had it
 	}
-	// LoopTold says that people were told of the loop, as far as they could be.
+	// LoopTold says that people were told of the loop, or of what this instance
+	// gives up for, as far as they could be.
 	LoopTold struct{}
 )
 
@@ -148,6 +149,8 @@ type (
 		Conn   int
 		Detail string
 	}
+	// Overdue says that an attempt has taken until Connect.Until.
+	Overdue struct{ Conn int }
 	// HostEnd says why the host believes that a connection or an attempt ended.
 	HostEnd struct{ Cause reconnect.Cause }
 	// LoggedOut says that the service removed the device because we asked for it.
@@ -191,6 +194,7 @@ const (
 // Why says why a term ends.
 type Why struct {
 	Healing bool  // to break a reconnect loop
+	Unfit   bool  // because this instance cannot connect, and another one may
 	Yielded bool  // because this instance is asked to: Close, the end of Run, a heal
 	Err     error // as it is shown
 }
@@ -229,6 +233,7 @@ const (
 	onToldLogin
 	onSocketGone
 	onDead
+	onOverdue
 	onHostEnd
 	onLoggedOut
 	onCodes
@@ -271,6 +276,7 @@ func (ToldEnd) on() kind         { return onToldEnd }
 func (ToldLogin) on() kind       { return onToldLogin }
 func (SocketGone) on() kind      { return onSocketGone }
 func (Dead) on() kind            { return onDead }
+func (Overdue) on() kind         { return onOverdue }
 func (HostEnd) on() kind         { return onHostEnd }
 func (LoggedOut) on() kind       { return onLoggedOut }
 func (Codes) on() kind           { return onCodes }
@@ -317,6 +323,8 @@ func from(e Evidence) (client, conn int) {
 	case SocketGone:
 		return 0, e.Conn
 	case Dead:
+		return 0, e.Conn
+	case Overdue:
 		return 0, e.Conn
 	case LoggedOut:
 		return 0, e.Conn

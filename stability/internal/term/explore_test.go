@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
@@ -78,6 +79,9 @@ func number(name string) int {
 func natural(w *world, r *rand.Rand) int {
 	pick := func(names ...string) int { return number(names[r.IntN(len(names))]) }
 	c := w.c
+	if w.pristine() && r.IntN(6) == 0 {
+		return pick("behind a yield of its own", "behind a stop of its own", "behind another's yield")
+	}
 	_, recording := w.long.(RecordRestart)
 	switch {
 	case w.long != nil && !(recording && r.IntN(4) > 0): // Run does not wait for the record of a restart
@@ -129,7 +133,7 @@ func randomWalk(rules []rule, duties []duty, seed uint64, n int) (walk []int, br
 func (w *world) key() string {
 	c := w.c
 	due := c.Next(w.now)
-	return fmt.Sprint(c.phase, c.device, c.parked, c.cfg.OnRequest, c.asked, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
+	return fmt.Sprint(c.phase, c.device, c.parked, c.yieldAt.IsZero(), c.yieldAt.After(w.now), c.unfitAt.IsZero(), c.cfg.OnRequest, c.asked, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
 		c.conn.phase, c.conn.call, c.conn.socket, c.conn.seen, c.conn.cause.Reason, len(c.conn.codes), c.machine.State().Status,
 		w.ready == w.client, w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
 		due.IsZero(), due.After(w.now))
@@ -227,7 +231,7 @@ var defects = []struct {
 	{"an operator's wish breaks a ban", rewrite(onAgain, Working, Over, func(c *Core, e Evidence) {
 		c.client.can = true
 		c.begin(Opening, Running)
-		c.do(Connect{c.conn.number})
+		c.do(Connect{Conn: c.conn.number})
 	})},
 	{"a device is used by a client that let go of it", rewrite(onGivenUp, Working, anyConn, func(c *Core, e Evidence) {
 		if e.(GivenUp).Shut {
@@ -239,6 +243,25 @@ var defects = []struct {
 		c.conn.codes, c.conn.until = []string{"a"}, c.now
 	})},
 	{"a restart that was not recorded breaks the loop", rewrite(onRestartRecorded, Breaking, anyConn, func(c *Core, e Evidence) { c.phase = Broken; c.do(TellLoop{}) })},
+	{"an attempt that takes too long keeps the lock", rewrite(onOverdue, Working, Dialed, nil)},
+	{"what the lock is given up for was told, and it is kept", rewrite(onLoopTold, Yielding, anyConn, nil)},
+	{"a holder that cannot connect keeps the lock", func(_ []rule, d []duty) {
+		dutyNamed(d, "give the lock up to an instance that may be fit").at = func(*Core) (time.Time, bool) { return time.Time{}, false }
+	}},
+	{"the lock is given up, and nobody learns by whom", func(_ []rule, d []duty) {
+		dutyNamed(d, "give the lock up to an instance that may be fit").do = func(c *Core) { c.phase = Yielding; c.do(TellLoop{}) }
+	}},
+	{"the lock is given up for a trouble that everybody would have", func(_ []rule, d []duty) {
+		dutyNamed(d, "give the lock up to an instance that may be fit").at = func(c *Core) (time.Time, bool) {
+			return c.now, c.conn.phase == Over && c.save == Saved && c.conn.cause.Reason == reconnect.ReasonServiceUnavailable
+		}
+	}},
+	{"the lock is given up again as soon as it was got back", func(_ []rule, d []duty) {
+		dutyNamed(d, "give the lock up to an instance that may be fit").at = func(c *Core) (time.Time, bool) {
+			_, due := yieldDue(c)
+			return c.now, due
+		}
+	}},
 	{"an attempt is made before it is written down", func(_ []rule, d []duty) {
 		duties := dutyNamed(d, "make the attempt")
 		duties.at = func(c *Core) (time.Time, bool) {
@@ -284,7 +307,7 @@ func TestEveryDefectInTheTablesIsFound(t *testing.T) {
 		t.Run(d.name, func(t *testing.T) {
 			rules, duties := withRoom()
 			d.make(rules, duties)
-			for seed := uint64(1); seed < 4000; seed++ {
+			for seed := uint64(1); seed < 8000; seed++ {
 				if walk, broken := randomWalk(rules, duties, seed, 300); broken != "" {
 					walk = shrink(rules, duties, walk, broken)
 					t.Logf("after %d walks, in %d moves: %s", seed, len(walk), broken)

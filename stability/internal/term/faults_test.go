@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -145,4 +146,101 @@ func TestClientGivenUpBehindABanParksTheAccountAtOnce(t *testing.T) {
 	bring(t, c, origin, DeviceRead{}, Attach{Client: 2, Auto: true}, CleanedUp{Conn: 1}, Ready{Client: 2})
 	require.True(t, c.Parked())
 	require.Zero(t, c.View(origin, Sight{}).Planned)
+}
+
+// fails plays attempts of Run's client that fail for a reason at once, until the
+// lock is given up or the time is over. It returns when each of them began.
+func fails(t *testing.T, c *Core, r reconnect.Reason, from time.Time, atMost time.Duration) (attempts []time.Time, until []time.Time, end time.Time) {
+	t.Helper()
+	for now := from; now.Before(from.Add(atMost)); now = now.Add(100 * time.Millisecond) {
+		for again := true; again; {
+			again = false
+			for _, f := range c.Handle(Tick{Held: true}, now) {
+				again = true
+				switch f := f.(type) {
+				case SaveState:
+					bring(t, c, now, SaveDone{})
+				case Connect:
+					attempts, until = append(attempts, now), append(until, f.Until)
+					bring(t, c, now, CallReturned{Conn: f.Conn, Failed: true, Ends: true, Cause: cause(r)})
+				case CleanUp:
+					bring(t, c, now, CleanedUp{Conn: f.Conn})
+				}
+			}
+			require.NoError(t, c.Fault())
+			if c.phase == Yielding {
+				return attempts, until, now
+			}
+			if next := c.Next(now); next.IsZero() || next.After(now) {
+				break
+			}
+			again = true
+		}
+	}
+	return attempts, until, from.Add(atMost)
+}
+
+func begun(t *testing.T, st reconnect.State, again bool) *Core {
+	cfg := config()
+	cfg.Healer = autoheal.New(autoheal.Policy{Disabled: true})
+	cfg.Again = again
+	c := New(cfg, st, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Ready{Client: 1})
+	return c
+}
+
+func TestLockIsGivenUpTwoMinutesAfterTheFirstFailure(t *testing.T) {
+	c := begun(t, reconnect.State{}, false)
+	attempts, until, end := fails(t, c, reconnect.ReasonNetworkUnreachable, origin, time.Hour)
+	require.Equal(t, attempts[0].Add(2*time.Minute), end)
+	require.Zero(t, until[0], "nothing has failed yet")
+	for i, at := range attempts[1:] {
+		require.False(t, until[i+1].Before(at.Add(leastTry)))
+		require.False(t, until[i+1].Before(end))
+	}
+	y, _ := c.State().LastYield()
+	require.Equal(t, []any{"a", reconnect.ReasonNetworkUnreachable, 1, false}, []any{y.By, y.Reason, y.Count, y.Stopped})
+	bring(t, c, end, LoopTold{})
+	why, graceful := c.Why()
+	require.True(t, why.Unfit && graceful)
+}
+
+func TestLockIsGivenUpAtOnceWhereAttemptsWouldStop(t *testing.T) {
+	for _, r := range []reconnect.Reason{reconnect.ReasonUntrustedServer, reconnect.ReasonClientOutdated, reconnect.ReasonConnectRejected} {
+		c := begun(t, reconnect.State{}, false)
+		attempts, _, end := fails(t, c, r, origin, time.Hour)
+		require.Equal(t, attempts[0], end)
+		d, _, _ := c.End()
+		require.Equal(t, reconnect.ActionStandby, d.Action)
+		y, _ := c.State().LastYield()
+		require.Equal(t, r == reconnect.ReasonUntrustedServer, y.Stopped)
+	}
+}
+
+func TestAttemptUnderWayIsOverdueAndItsBackoffGoesOn(t *testing.T) {
+	c := begun(t, reconnect.State{}, false)
+	fails(t, c, reconnect.ReasonNetworkUnreachable, origin, time.Minute)
+	now := origin.Add(time.Minute)
+	for c.conn.phase&live == 0 {
+		now = now.Add(time.Second)
+		for _, f := range c.Handle(Tick{Held: true}, now) {
+			if _, ok := f.(SaveState); ok {
+				bring(t, c, now, SaveDone{})
+			}
+		}
+	}
+	bring(t, c, now, Overdue{Conn: c.conn.number})
+	d, cause, ended := c.End()
+	require.True(t, ended)
+	require.Equal(t, reconnect.ReasonTimedOut, cause.Reason)
+	require.True(t, d.NextRetryAt.After(now), "whoever takes the lock back waits")
+}
+
+func TestReasonsOfTheServiceKeepTheLock(t *testing.T) {
+	for _, r := range []reconnect.Reason{
+		reconnect.ReasonServiceUnavailable, reconnect.ReasonConnectionClosed, reconnect.ReasonBadSession, reconnect.ReasonConnectionReplaced,
+	} {
+		_, _, end := fails(t, begun(t, reconnect.State{}, false), r, origin, time.Hour)
+		require.Equal(t, origin.Add(time.Hour), end, r)
+	}
 }

@@ -189,6 +189,7 @@ var moves = func() (all []move) {
 	add("phone code", func(w *world) { w.bring(PhoneCode{Conn: w.c.conn.number}) })
 	add("ask", func(w *world) {
 		w.asked, w.wanted = true, true
+		w.unfit = time.Time{}
 		if w.bring(Ask{}); w.c.phase&holding != 0 && w.c.parked {
 			w.violated("WhoAsksIsHeard", "it is parked all the same")
 		}
@@ -197,12 +198,23 @@ var moves = func() (all []move) {
 		n := w.c.conn.number
 		live := w.c.conn.phase&live != 0
 		w.wanted = true
+		w.unfit = time.Time{}
 		w.bring(Again{Reason: reconnect.ReasonRequested})
 		if live && w.c.conn.number == n && w.c.conn.phase&down != 0 {
 			w.note(n, func(k *fact) { k.ended = true })
 		}
 		w.asked = true
 	})
+	add("overdue", func(w *world) {
+		if w.c.conn.phase&(Opening|Dialed|Foreign|Waiting) != 0 {
+			w.ended(w.c.conn.number)
+		}
+		w.bring(Overdue{Conn: w.c.conn.number})
+	})
+	for name, r := range map[string]reconnect.Reason{"yield": reconnect.ReasonConnectRejected, "stop": reconnect.ReasonUntrustedServer} {
+		add("behind a "+name+" of its own", func(w *world) { w.behind("a", r) })
+	}
+	add("behind another's yield", func(w *world) { w.behind("b", reconnect.ReasonNetworkUnreachable) })
 	add("logged out", func(w *world) {
 		if w.c.conn.phase == Up {
 			w.ended(w.c.conn.number)
@@ -223,6 +235,31 @@ var moves = func() (all []move) {
 	return all
 }()
 
+// behind begins a term behind one that was given up for a reason.
+func (w *world) behind(by string, r reconnect.Reason) {
+	if !w.pristine() {
+		return
+	}
+	cfg := config()
+	m := reconnect.NewMachine(cfg.Reconnect, reconnect.State{}, cfg.Random)
+	m.Attempt(w.now)
+	d := m.Disconnected(cause(r), w.now)
+	m.Yielded(by, cause(r), !d.ShouldReconnect, w.now)
+	cfg.Again, cfg.OnRequest = by == cfg.Holder, w.c.cfg.OnRequest
+	rules, duties := w.c.rules, w.c.duties
+	w.now = w.now.Add(time.Second)
+	w.c = New(cfg, m.State(), w.now)
+	w.c.rules, w.c.duties = rules, duties
+	w.saved, w.begun, w.again = m.State(), w.now, cfg.Again
+	w.last = d
+	w.asked = !cfg.Again
+}
+
+// pristine reports that nothing has happened in this term.
+func (w *world) pristine() bool {
+	return w.devices == 0 && w.c.conns == 0 && w.c.phase == Working && w.long == nil && w.clients == 0 && w.begun.IsZero()
+}
+
 // attach is what Attach does, all at once; what comes between its steps is in
 // the moves that fall between two of them otherwise.
 func (w *world) attach(auto, hangs bool) {
@@ -242,6 +279,7 @@ func (w *world) attach(auto, hangs bool) {
 			return
 		}
 	}
+	w.unfit = time.Time{} // another client tells
 	w.clients++
 	w.client, w.on, w.live = w.clients, device, w.live+1
 	w.bring(Attach{Client: w.client, Auto: auto, Tapped: true})

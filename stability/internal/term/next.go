@@ -24,6 +24,7 @@ var duties = []duty{
 	{Working, "show the next code, or give up showing them", codeOver, nextCode},
 	{Working, "forget a trouble behind a connection that has proved stable", stableAt, settle},
 	{Working, "write the state down", saveDue, saveState},
+	{Working, "give the lock up to an instance that may be fit", yieldDue, yield},
 	{Working, "record the attempt that is due", recordDue, recordAttempt},
 	{Working, "make the attempt", attemptDue, connect},
 }
@@ -165,5 +166,11 @@ func connect(c *Core) {
 	a.tries++
 	c.begin(Opening, Running)
 	c.do(Announce{What: NewsConnecting, Attempt: a.tries})
-	c.do(Connect{c.conn.number})
+	f := Connect{Conn: c.conn.number}
+	if !c.unfitAt.IsZero() && c.yielding() {
+		if f.Until = c.now.Add(leastTry); f.Until.Before(c.yieldBy()) {
+			f.Until = c.yieldBy()
+		}
+	}
+	c.do(f)
 }

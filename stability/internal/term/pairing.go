@@ -71,6 +71,7 @@ func (c *Core) followDeletion() {
 		return
 	}
 	c.machine.NeedsPairing(reconnect.ReasonLoggedOut, c.now)
+	c.fit() // that is so for everybody
 	c.changed()
 	c.dropDevice(Gone)
 	c.retireClient()
@@ -280,9 +281,13 @@ func (c *Core) parkOrOffer(why reconnect.Reason, vain bool) {
 // ask notes that somebody wants the account to go on.
 func ask(c *Core, e Evidence) {
 	c.parked, c.asked, c.rounds, c.offer = false, true, 0, time.Time{}
-	if a := &c.client; a.auto && a.phase == Attached && c.conn.phase&between != 0 && a.plan == NoPlan {
+	switch a := &c.client; {
+	case a.phase&(NoClient|Retired) != 0:
+		c.yieldAt = time.Time{} // the next client tells
+	case a.auto && a.phase == Attached && c.conn.phase&between != 0 && a.plan == NoPlan:
 		at, _ := c.machine.Allowed(c.now)
 		c.planAt(at)
+		c.yieldAt = time.Time{} // that attempt tells
 	}
 }
 
@@ -298,6 +303,7 @@ func againNow(c *Core, e Evidence) {
 	ask(c, e)
 	if a := &c.client; a.phase&(NoClient|Retired) == 0 && !c.banned() && a.can {
 		c.planAt(c.now)
+		c.yieldAt = time.Time{} // that attempt tells
 	}
 }
 

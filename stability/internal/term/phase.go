@@ -15,13 +15,14 @@ const (
 	Working  Phase = 1 << iota // connects and stays connected
 	Breaking                   // a reconnect loop is to be broken: the restart is being recorded
 	Broken                     // the restart is recorded: people are told, then the term ends
+	Yielding                   // the lock is given up to an instance that may be fit: people are told, then the term ends
 	Leaving                    // the term ends in good order: handlers finish, everything is written down
 	Dropped                    // the term ends at once: the lock is lost, or the store cannot be used
 	Finished                   // everything is torn down
 
-	anyTerm = Working | Breaking | Broken | Leaving | Dropped | Finished
-	holding = Working | Breaking | Broken  // this instance may use the connection
-	ending  = Leaving | Dropped | Finished // nothing is begun any more
+	anyTerm = holding | ending
+	holding = Working | Breaking | Broken | Yielding // this instance may use the connection
+	ending  = Leaving | Dropped | Finished           // nothing is begun any more
 )
 
 // Conn is where the newest connection stands. There is one at most.
@@ -112,7 +113,7 @@ const (
 var names = struct {
 	phase, conn, device, save, plan, client []string
 }{
-	phase:  []string{"Working", "Breaking", "Broken", "Leaving", "Dropped", "Finished"},
+	phase:  []string{"Working", "Breaking", "Broken", "Yielding", "Leaving", "Dropped", "Finished"},
 	conn:   []string{"NoConn", "Opening", "Dialed", "Foreign", "Waiting", "Offering", "Passkey", "Accepted", "Up", "Ended", "Drained", "Over"},
 	device: []string{"Unread", "Unpaired", "Paired", "Deleted", "Gone", "Spoilt", "Shut"},
 	save:   []string{"Saved", "Unsaved", "Saving", "Stale"},

@@ -79,7 +79,7 @@ func (c *Core) state() reconnect.State {
 
 // judgeLoop asks, after an attempt failed, whether to give this process up.
 func (c *Core) judgeLoop(counted bool) {
-	if c.phase&(Breaking|Broken) != 0 {
+	if c.phase&(Breaking|Broken|Yielding) != 0 {
 		return // the verdict that decided stays
 	}
 	c.verdict = c.askHealer(counted)
@@ -114,6 +114,7 @@ func (c *Core) slowed(d reconnect.Decision) reconnect.Decision {
 func record(c *Core) {
 	healed := c.machine.Clone()
 	healed.Healed(c.now)
+	c.healYields(healed)
 	was := c.machine
 	c.machine = healed
 	st := c.state()
@@ -162,6 +163,7 @@ func (c *Core) restarted(r RestartRecorded) {
 		c.saveTo(Saved)
 	}
 	c.machine.Healed(r.At)
+	c.healYields(c.machine)
 	c.do(Announce{What: NewsHealing, Detail: v.Text})
 }
 

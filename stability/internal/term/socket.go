@@ -212,6 +212,8 @@ func (c *Core) believe(up bool) {
 func (c *Core) loggedIn() {
 	k, before := &c.conn, c.machine.State()
 	c.to(Up)
+	k.seen |= wasUp
+	c.fit()
 	if c.device != Deleted { // else its time is short
 		k.deadline = time.Time{}
 	}

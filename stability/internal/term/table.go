@@ -32,8 +32,9 @@ var table = []rule{
 	{onProveStore, holding, anyConn, proveStore, 0, 0, "a save tells whether the backend answers"},
 	{onProveStore, ending, anyConn, nil, 0, 0, "the end of the term saves anyway"},
 	{onRestartRecorded, Breaking, anyConn, restartRecorded, 0, Broken | Working, "without the record nothing is broken"},
-	{onRestartRecorded, Working | Broken | ending, anyConn, restartLate, 0, 0, "the term ends for another reason: it is remembered"},
+	{onRestartRecorded, Working | Broken | Yielding | ending, anyConn, restartLate, 0, 0, "the term ends for another reason: it is remembered"},
 	{onLoopTold, Broken, anyConn, loopTold, 0, Leaving, "now the term ends"},
+	{onLoopTold, Yielding, anyConn, yieldTold, 0, Leaving, "now the lock is given up"},
 	{onLoopTold, Working | Breaking | ending, anyConn, nil, 0, 0, "the term ends for another reason"},
 
 	// The device.
@@ -102,6 +103,8 @@ var table = []rule{
 	{onToldEnd, anyTerm, NoConn, nil, 0, 0, "of no connection"},
 	{onDead, anyTerm, live, dead, Ended, 0, "silence ends it"},
 	{onDead, anyTerm, down | NoConn, nil, 0, 0, "it has ended already"},
+	{onOverdue, anyTerm, live &^ (Up | Offering | Passkey | Accepted), overdue, Ended, 0, "the lock is to be given up, and nothing has come of it"},
+	{onOverdue, anyTerm, Up | Offering | Passkey | Accepted | down | NoConn, nil, 0, 0, "something has"},
 	{onHostEnd, anyTerm, NoConn, hostEndUnseen, Ended, 0, "an attempt that the dialer never saw"},
 	{onHostEnd, anyTerm, live | down, hostEnd, Ended, Breaking, "what the host knows counts like any other evidence"},
 	{onLoggedOut, anyTerm, live | down, loggedOut, Ended, Breaking, "the service removed the device"},

@@ -34,6 +34,9 @@ type world struct {
 	saved   reconnect.State
 	known   map[int]fact       // by connection
 	last    reconnect.Decision // about the last end
+	begun   time.Time          // when a term behind a yield did; zero for another
+	again   bool               // and its holder had been the one
+	unfit   time.Time          // since when attempts fail for a reason of this instance
 	broken  string
 }
 
@@ -48,7 +51,7 @@ func config() Config {
 	u := uint64(1)
 	return Config{
 		Random: func() float64 { u = u*6364136223846793005 + 1442695040888963407; return float64(u>>11) / (1 << 53) },
-		Healer: autoheal.New(autoheal.Policy{Attempts: 3, Failures: 3, Budget: 1}), ConnectTimeout: 30 * time.Second, DialTimeout: time.Minute,
+		Healer: autoheal.New(autoheal.Policy{Attempts: 3, Failures: 3, Budget: 1}), Holder: "a", ConnectTimeout: 30 * time.Second, DialTimeout: time.Minute,
 		PairingRounds: 3, DeletedGrace: time.Second, PausePoll: 100 * time.Millisecond,
 	}
 }
@@ -86,7 +89,7 @@ func (w *world) note(conn int, f func(*fact)) {
 
 // bring gives evidence and looks at what the Core makes of it.
 func (w *world) bring(e Evidence) {
-	before := w.c.conn
+	before, phase := w.c.conn, w.c.phase
 	effects := w.c.Handle(e, w.now)
 	for _, f := range effects {
 		w.carryOut(f, before.number)
@@ -96,6 +99,9 @@ func (w *world) bring(e Evidence) {
 	}
 	if err := w.c.Fault(); err != nil {
 		w.violated("NoFault", "%v", err)
+	}
+	if phase == Working && w.c.phase == Yielding {
+		w.judgeYield(before)
 	}
 	w.check()
 }
@@ -162,14 +168,38 @@ func (w *world) carryOut(f Effect, before int) {
 			w.note(n, func(k *fact) { k.told = true })
 		}
 	case TellLoop:
-		if len(w.saved.Restarts) == 0 {
+		if w.c.phase == Broken && len(w.saved.Restarts) == 0 {
 			w.violated("NoHealUnrecorded", "no restart is written down")
 		}
 	case TearDown:
-		if !w.leaving && !w.c.why.Healing {
+		if !w.leaving && !w.c.why.Healing && !w.c.why.Unfit {
 			w.violated("NothingEndsByItself", "the term is torn down, and nobody asked for it")
 		}
 	}
+}
+
+// judgeYield looks at whether the lock may be given up now.
+func (w *world) judgeYield(k connection) {
+	keep := w.c.began.Add(w.c.policy.YieldPause(w.c.yields))
+	if y, _ := w.c.State().LastYield(); y.By != w.c.cfg.Holder || y.To != "" || !w.c.Unsaved() {
+		w.violated("NoYieldUnrecorded", "the lock is given up, and the state that will be saved does not say so")
+	}
+	switch last := w.lastEnd(); {
+	case !last.OfInstance():
+		w.violated("OnlyTheUnfitYield", "the last end was for %v", last.Reason)
+	case k.phase&between == 0:
+		w.violated("OnlyTheUnfitYield", "the connection is %v", k.phase)
+	case !w.again && w.c.conns == 0:
+		w.violated("OnlyTheUnfitYield", "this term has made no attempt")
+	case w.now.Before(keep):
+		w.violated("OnlyTheUnfitYield", "it was got back only just")
+	}
+}
+
+// lastEnd is the newest end as the state has it.
+func (w *world) lastEnd() reconnect.Cause {
+	st := w.c.State()
+	return reconnect.Cause{Reason: st.LastDisconnectReason, Code: st.LastDisconnectCode}
 }
 
 // judgePlan looks at whether an attempt may begin after the last end.
@@ -185,6 +215,14 @@ func (w *world) check() {
 	c, k := w.c, &w.c.conn
 	if k.phase&down != 0 {
 		w.last = k.decision
+	}
+	switch {
+	case k.phase&down != 0 && w.lastEnd().OfInstance() && !k.seen.has(wasUp):
+		if w.unfit.IsZero() {
+			w.unfit = w.now
+		}
+	case k.phase&(down|Up) != 0:
+		w.unfit = time.Time{}
 	}
 	v := c.View(w.now, Sight{Up: w.open == k.number && k.number != 0})
 	w.wanted = w.wanted && !v.Parked && !v.Ready
@@ -226,6 +264,10 @@ func (w *world) rest() {
 	c, k, a := w.c, &w.c.conn, &w.c.client
 	if w.deleted && w.device == w.on && k.phase&live != 0 && k.deadline.IsZero() {
 		w.violated("NeverAtRest", "the device is deleted, and the connection goes on")
+	}
+	if c.phase == Working && k.phase&between != 0 && c.save == Saved && a.phase == Attached && !w.unfit.IsZero() &&
+		!w.now.Before(w.unfit.Add(c.policy.YieldAfter)) && !w.now.Before(c.keepUntil()) {
+		w.violated("NoHealthyOneWaits", "attempts fail since %v, and the lock is kept", w.unfit)
 	}
 	if !c.Next(w.now).IsZero() {
 		return

@@ -1,0 +1,161 @@
+package stability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/wastability/wastability/reconnect"
+	core "github.com/wastability/wastability/stability/internal/term"
+)
+
+// Giving the lock up: what is done around a term that ends because this
+// instance cannot connect, and another one may. When it is due is decided in
+// internal/term.
+
+// errUnfit is the cause of a term's end when the lock is given up.
+var errUnfit = errors.New("stability: this instance cannot connect: it gave the lock up, so that another one can try")
+
+// yieldPause is how long this instance asks for the lock no more when it has
+// given it up. Whoever waits for the lock has taken it by then. It is never
+// away for longer than until the next attempt is due.
+const yieldPause = 30 * time.Second
+
+// rest is what an instance remembers of a lock that it gave up.
+type rest struct {
+	own   bool      // this process gave it up, and nobody has connected here since
+	until time.Time // it does not ask for the lock before
+}
+
+// gaveUpLocked begins the pause behind a term that was given up.
+func (m *Manager) gaveUpLocked(st reconnect.State) {
+	m.rest.own = true
+	pause := yieldPause
+	if at := st.NextRetryAt; !at.IsZero() {
+		pause = min(pause, time.Until(at))
+	}
+	m.rest.until = time.Now().Add(pause)
+}
+
+// healYields reports whether the lock is given to others behind a heal: not
+// for what they would meet as well.
+func (m *Manager) healYields(t *core.Core) bool {
+	if m.cfg.policy.YieldAfter == reconnect.NoYield {
+		return false
+	}
+	_, cause, ended := t.End()
+	return ended && (cause.OfInstance() || cause.Reason.Class() == reconnect.ClassTransient && cause.Reason != reconnect.ReasonServiceUnavailable)
+}
+
+// restLeft is how much of the pause is left.
+func (m *Manager) restLeft() (left time.Duration, changed chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Until(m.rest.until), m.changed
+}
+
+// awaitRest waits until this instance may ask for the lock again. False: it may
+// not, and it does not wait.
+func (m *Manager) awaitRest(ctx context.Context, wait bool) (bool, error) {
+	for {
+		left, changed := m.restLeft()
+		switch {
+		case left <= 0:
+			return true, nil
+		case !wait:
+			return false, nil
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-changed: // perhaps somebody asked
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return false, m.ended(ctx)
+		}
+	}
+}
+
+// endRest lets this instance ask for the lock at once, as one that has not
+// tried yet: a person wants it.
+func (m *Manager) endRest() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rest.until.After(time.Now()) {
+		m.rest = rest{}
+		m.broadcastLocked()
+	}
+}
+
+// standbyDecision is what a host by hand hears while this instance is not
+// active.
+func (m *Manager) standbyDecision() reconnect.Decision {
+	d := reconnect.Decision{Status: reconnect.StatusDisconnected, Reason: reconnect.ReasonLockLost, Action: reconnect.ActionStandby}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if y, ok := m.last.LastYield(); ok && m.term == nil && m.rest.own {
+		d.Reason, d.Code, d.Detail = y.Reason, y.Code, y.Detail
+	}
+	return d
+}
+
+// behindYield reports whether a term begins because another one was given up.
+func behindYield(st reconnect.State) bool {
+	y, ok := st.LastYield()
+	return ok && y.To == ""
+}
+
+// yieldStatus fills in what is known of a lock that was given up.
+func (st *Status) yieldStatus(state reconnect.State, r rest) {
+	y, _ := state.LastYield()
+	if st.Mode != ModeActive {
+		if y.By == st.InstanceID && y.To == "" && st.LockHolder != st.InstanceID {
+			y.To = st.LockHolder
+		}
+		if r.until.After(st.At) {
+			st.Mode, st.AsksAgainAt = ModeReleased, r.until
+		}
+	}
+	st.Yield = y
+}
+
+func yieldReason(y reconnect.Yield) string {
+	if y.Code != 0 {
+		return fmt.Sprintf("%s, code %d", y.Reason, y.Code)
+	}
+	return string(y.Reason)
+}
+
+// yieldText says who gave the lock up, and why.
+func (st Status) yieldText(ago func(time.Time) string) string {
+	y := st.Yield
+	why := yieldReason(y)
+	switch {
+	case y.By == "":
+		return ""
+	case y.By == st.InstanceID && st.Mode == ModeActive:
+		return fmt.Sprintf(" This instance gave the lock up %s ago (%s), and got it back.", ago(y.At), why)
+	case y.By == st.InstanceID:
+		return fmt.Sprintf(" This instance gave the lock up %s ago, because it could not connect (%s).", ago(y.At), why)
+	case y.To == st.InstanceID && (st.WA != reconnect.StatusConnected || st.At.Sub(y.At) < time.Hour):
+		return fmt.Sprintf(" It took over from %s, which could not connect (%s).", y.By, why)
+	}
+	return ""
+}
+
+// unfitFacts are the holders that gave the lock up in the present trouble.
+func unfitFacts(st reconnect.State) (at []time.Time, text string) {
+	if st.FirstDisconnectReason == reconnect.ReasonNone {
+		return nil, ""
+	}
+	var lines []string
+	for _, y := range st.Yields {
+		at = append(at, y.At)
+		lines = append(lines, y.By+": "+yieldReason(y))
+	}
+	return at, strings.Join(lines, "; ")
+}

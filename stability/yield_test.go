@@ -1,0 +1,347 @@
+package stability_test
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+// illness is what only one instance meets, and the reason it sees.
+type illness struct {
+	name   string
+	fault  wasim.Fault
+	reason reconnect.Reason
+	within time.Duration // of the fault, until the other one is connected; at the median
+}
+
+const yieldAfter = 2 * time.Minute
+
+// illnesses are one of each reason that may be an instance's own.
+var illnesses = []illness{
+	{"refused", wasim.Refused(), reconnect.ReasonNetworkUnreachable, yieldAfter},
+	{"unknown certificate", wasim.WrongTLSCertificate(), reconnect.ReasonNetworkUnreachable, yieldAfter},
+	{"hanging", wasim.DialHang(), reconnect.ReasonTimedOut, yieldAfter + 30*time.Second}, // the first attempt fails so late
+	{"forbidden", wasim.UpgradeStatus(403), reconnect.ReasonServiceUnavailable, yieldAfter},
+	{"too many", wasim.UpgradeStatus(429), reconnect.ReasonServiceUnavailable, yieldAfter},
+	{"forged", wasim.WrongCertificate(), reconnect.ReasonUntrustedServer, 0},
+	{"outdated", wasim.Failure(405), reconnect.ReasonClientOutdated, 0},
+	{"rejected", wasim.Failure(400), reconnect.ReasonConnectRejected, 0},
+}
+
+// few are one of each way to yield; all of them at full size.
+func few(all []illness) []illness {
+	return stabilitytest.Pick([]illness{all[0], all[3], all[5], all[7]}, all)
+}
+
+// from is an instance whose network can be told from the others'.
+func (w *world) from(label string, opts ...stability.Option) *tended {
+	return w.tended(label, append([]stability.Option{stability.WithInstanceID(label), stability.WithReconnect(reconnect.Policy{})}, opts...)...)
+}
+
+// sickens ends an instance's connection, and lets its attempts fail until heal.
+func (w *world) sickens(label string, f wasim.Fault) (heal func()) {
+	fault := w.sim.Fault(f).From(label).Always().Now()
+	w.sim.Fault(wasim.Reset()).From(label).Now()
+	return fault.Stop
+}
+
+// localServer is one file on this disk.
+type localServer struct {
+	t    testing.TB
+	path string
+}
+
+func newLocal(t testing.TB) server {
+	return localServer{t, filepath.Join(t.TempDir(), "wa.db")}
+}
+
+func (s localServer) Backend() stability.Backend {
+	b, err := localbackend.Open(s.path)
+	require.NoError(s.t, err)
+	return b
+}
+
+// takeOver is how long it takes until a healthy standby is connected in place of
+// a holder that falls ill.
+func takeOver(t *testing.T, on func(testing.TB) server, ill illness, after time.Duration, opts ...stability.Option) (took time.Duration) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.memory = on(t)
+		a := w.from("a", opts...).run().pair()
+		b := w.from("b", opts...).run()
+		b.reached(1, stability.EventStandby)
+		time.Sleep(after)
+		start := time.Now()
+		heal := w.sickens("a", ill.fault)
+		b.ready()
+		took = time.Since(start)
+		y := b.status().Yield
+		require.Equal(t, []any{"a", "b", ill.reason, 1}, []any{y.By, y.To, y.Reason, y.Count}, "status says who yielded to whom and why")
+		require.Contains(t, b.status().Summary, "took over from a")
+		a.reached(1, stability.EventStandby)
+		require.Contains(t, a.status().Summary, "could not connect ("+string(ill.reason))
+		if _, local := w.memory.(localServer); !local { // which cannot tell who it is
+			require.Equal(t, "b", a.status().Yield.To)
+		}
+		if len(opts) == 0 { // else it was a heal
+			require.Equal(t, ill.reason, a.history(stability.EventDeactivated)[0].Reason)
+		}
+		heal()
+		b.stop()
+		a.ready()
+		a.stop()
+		w.close()
+	})
+	return took
+}
+
+func TestHealthyInstanceTakesOverFromASickOne(t *testing.T) {
+	for _, on := range []struct {
+		name string
+		make func(testing.TB) server
+		n    int // of each illness
+	}{
+		{"memory", newServer, stabilitytest.Pick(3, 125)},
+		{"local", newLocal, stabilitytest.Pick(1, 25)},
+		{"firestore", func(t testing.TB) server { return &firestoreServer{t: t} }, stabilitytest.Pick(1, 12)},
+	} {
+		for _, ill := range illnesses {
+			t.Run(on.name+", "+ill.name, func(t *testing.T) {
+				var took []time.Duration
+				for k := range on.n {
+					took = append(took, takeOver(t, on.make, ill, time.Duration(k)*1371*time.Millisecond))
+				}
+				slices.Sort(took)
+				t.Logf("median %v, longest %v", took[on.n/2], took[on.n-1])
+				require.LessOrEqual(t, took[on.n/2], ill.within+5*time.Second)
+			})
+		}
+	}
+}
+
+func TestHealInProcessGivesTheLockAway(t *testing.T) {
+	// By attempts alone, so that the heal comes before the yield would.
+	heals := stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})
+	took := takeOver(t, newServer, illnesses[0], 0, heals)
+	require.Less(t, took, 30*time.Second)
+}
+
+func TestReasonsOfTheAccountNeverMoveTheLock(t *testing.T) {
+	for name, f := range map[string]wasim.Fault{
+		"service unavailable": wasim.UpgradeStatus(503), "logged out": wasim.Failure(401), "locked": wasim.Failure(403), "banned": wasim.Failure(406),
+		"temporary ban": wasim.TemporaryBan(101, time.Hour), "replaced": wasim.Replaced(), "dropped": wasim.HandshakeDrop(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				noLoop := stability.WithAutoHeal(noHeal)
+				a := w.from("a", noLoop).run().pair()
+				b := w.from("b", noLoop).run()
+				b.reached(1, stability.EventStandby)
+				time.Sleep(2 * time.Minute)
+				w.sim.Fault(f).Always().OnNextLogin()
+				w.sim.Fault(wasim.Reset()).From("a").Now()
+				time.Sleep(stabilitytest.Pick(40*time.Minute, 3*time.Hour))
+				require.Equal(t, stability.ModeActive, a.status().Mode)
+				require.Empty(t, a.history(stability.EventDeactivated))
+				require.Empty(t, a.status().Yield.By)
+				w.sim.Heal()
+				a.stop()
+				b.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+// dialsWithin are how many attempts are made, when instances fall ill together,
+// and what is written down of the account then.
+func dialsWithin(t *testing.T, f wasim.Fault, span time.Duration, labels ...string) (dials int, st reconnect.State) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		opts := []stability.Option{stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter})}
+		all := []*tended{w.from(labels[0], opts...).run().pair()}
+		for _, label := range labels[1:] {
+			b := w.from(label, opts...).run()
+			b.reached(1, stability.EventStandby)
+			all = append(all, b)
+		}
+		time.Sleep(2 * time.Minute)
+		before := w.sim.Dials()
+		for _, label := range labels {
+			w.sim.Fault(f).From(label).Always().Now()
+		}
+		w.sim.Fault(wasim.Reset()).From(labels[0]).Now()
+		time.Sleep(span)
+		dials = w.sim.Dials() - before
+		var err error
+		st, err = w.look().State.Load(t.Context())
+		require.NoError(t, err)
+		w.sim.Heal()
+		for _, i := range all {
+			i.m.Reconnect() // it may be hours away
+		}
+		for _, i := range all {
+			i.stop()
+		}
+		w.close()
+	})
+	return dials, st
+}
+
+func TestTwoSickInstancesAttemptAsOneAlonePlusOneEach(t *testing.T) {
+	for _, ill := range few(illnesses) {
+		t.Run(ill.name, func(t *testing.T) {
+			alone, one := dialsWithin(t, ill.fault, time.Hour, "a")
+			both, two := dialsWithin(t, ill.fault, time.Hour, "a", "b")
+			require.LessOrEqual(t, both, alone+2)
+			require.LessOrEqual(t, len(two.Restarts), len(one.Restarts), "a heal budget is not doubled")
+			require.LessOrEqual(t, one.DisconnectedSince.Sub(two.DisconnectedSince).Abs(), time.Minute, "the clock of the outage goes on")
+			t.Logf("alone %d, both %d attempts; restarts %d, %d", alone, both, len(one.Restarts), len(two.Restarts))
+		})
+	}
+}
+
+func TestNobodyFitIsOneIncidentUntilSomebodyConnects(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.from("a").run().pair()
+		b := w.from("b").run()
+		b.reached(1, stability.EventStandby)
+		healA := w.sickens("a", wasim.Failure(405))
+		healB := w.sickens("b", wasim.WrongCertificate())
+		id := guard.TypeHolderUnfit.ActiveID()
+		w.await("people are told", func() bool { return w.incident(id).Active })
+		require.Contains(t, w.incident(id).Evidence["detail"], "a: client_outdated")
+		time.Sleep(3 * time.Hour)
+		require.Equal(t, 1, len(a.book.of(id))+len(b.book.of(id)), "told once")
+		for _, i := range []*tended{a, b} {
+			require.Empty(t, i.book.of(guard.TypeLockFlapping.ActiveID()), "turns are no flapping")
+			require.NotEmpty(t, i.status().Yield.By)
+		}
+		healB()
+		healA()
+		for _, i := range []*tended{a, b} {
+			i.m.Reconnect()
+		}
+		w.await("somebody connects", func() bool { return !w.incident(id).Active })
+		require.Equal(t, 2, len(a.book.of(id))+len(b.book.of(id)))
+		a.stop()
+		b.stop()
+		w.close()
+	})
+}
+
+func TestLateHealthyInstanceNeedsNobodysHelp(t *testing.T) {
+	for _, ill := range few(illnesses) {
+		t.Run(ill.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.from("a", stability.WithAutoHeal(noHeal)).run().pair()
+				heal := w.sickens("a", ill.fault)
+				time.Sleep(stabilitytest.Pick(25*time.Minute, 3*time.Hour) + 17*time.Second)
+				b := w.from("b").run()
+				start := time.Now()
+				w.await("b connects", func() bool { return b.status().WA == reconnect.StatusConnected })
+				require.LessOrEqual(t, time.Since(start), 13*time.Minute, "the longest time between two yields, and one attempt")
+				heal()
+				a.stop()
+				b.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+func TestSingleInstanceIsNeverAwayPastItsNextAttempt(t *testing.T) {
+	for _, ill := range few(illnesses) {
+		t.Run(ill.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.from("a", stability.WithAutoHeal(noHeal)).run().pair()
+				heal := w.sickens("a", ill.fault)
+				gone := 0
+				for end := time.Now().Add(stabilitytest.Pick(20*time.Minute, 6*time.Hour)); time.Now().Before(end); time.Sleep(time.Second) {
+					st := a.status()
+					if st.Mode != stability.ModeReleased {
+						continue
+					}
+					gone++
+					require.Contains(t, st.Summary, "Released: This instance gave the lock up")
+					require.Empty(t, st.LockHolder, "not another instance")
+					require.LessOrEqual(t, st.AsksAgainAt.Sub(st.At), 30*time.Second)
+					if at := st.State.NextRetryAt; !at.IsZero() {
+						require.False(t, st.AsksAgainAt.After(at.Add(time.Second)))
+						require.False(t, st.At.After(at.Add(time.Second)))
+					}
+				}
+				require.Positive(t, gone)
+				require.Empty(t, a.book.of(guard.TypeLockFlapping.ActiveID()))
+				require.Empty(t, a.book.of(guard.TypeHolderUnfit.ActiveID()), "one instance alone does not say that nobody is fit")
+				heal()
+				a.m.Reconnect()
+				a.ready()
+				a.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+func TestYieldByHandSaysStandBy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := w.byHand(stability.WithReconnect(reconnect.Policy{})).activate()
+		h.pair()
+		h.self = true // it decides what follows
+		w.sim.Fault(wasim.Failure(405)).From("byhand").Always().Now()
+		w.sim.Fault(wasim.Reset()).From("byhand").Now()
+		w.await("it is released", func() bool { return h.m.Status().Mode == stability.ModeReleased })
+		ends := h.history(stability.EventDisconnected, stability.EventReasonKnown)
+		require.Equal(t, reconnect.ActionStandby, ends[len(ends)-1].Decision.Action)
+		require.False(t, ends[len(ends)-1].Decision.ShouldReconnect)
+		ok, err := h.m.TryActivate(t.Context())
+		require.NoError(t, err)
+		require.False(t, ok)
+		d, err := h.m.HandleDisconnected(t.Context(), nil)
+		require.ErrorIs(t, err, stability.ErrNotActive)
+		require.Equal(t, []any{reconnect.ActionStandby, reconnect.ReasonClientOutdated}, []any{d.Action, d.Reason})
+
+		start := time.Now()
+		require.NoError(t, h.m.Activate(t.Context()), "it waits, and takes the lock back where nobody wants it")
+		require.InDelta(t, 30, time.Since(start).Seconds(), 5)
+		d, err = h.m.Resume()
+		require.NoError(t, err)
+		require.Greater(t, time.Until(d.NextRetryAt), 10*time.Minute, "the account's plan goes on")
+		w.sim.Heal()
+		h.finish()
+	})
+}
+
+func TestReconnectEndsThePause(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.from("a").run().pair()
+		heal := w.sickens("a", wasim.WrongCertificate())
+		w.await("it is released", func() bool { return a.status().Mode == stability.ModeReleased })
+		heal()
+		start := time.Now()
+		a.m.Reconnect()
+		a.ready()
+		require.Less(t, time.Since(start), 5*time.Second)
+		require.Zero(t, a.status().AsksAgainAt)
+		a.stop()
+		w.close()
+	})
+}
