@@ -22,7 +22,49 @@ import (
 	"github.com/wastability/wastability/stability/internal/link"
 )
 
-// Option configures New. Zero values mean the documented default.
+// Option configures New. All are optional but WithBackend. A zero value means the
+// default. A value that makes no sense is an error of New that names the option.
+//
+//   - WithBackend (required): where the account lives.
+//   - WithQR (none): is called with each code to scan.
+//   - WithObserver (none): is called with every transition, in order.
+//   - WithLogger (slog.Default()): phone numbers appear at debug level only,
+//     contents and keys never.
+//   - WithInstanceID (unique per Manager): one that is stable across restarts
+//     takes over at once.
+//   - WithLockOptions (lease 90 s, refresh 30 s, margin 10 s): how long the lock
+//     outlives a crashed holder; between renewals; how long before the lease can
+//     end trust in it does.
+//   - WithLock (built over the backend): a lock of your own.
+//   - WithAuthStoreOptions (none): further options of package authstore: call
+//     timeout 10 s, outage patience 30 s, window wait 3 s.
+//   - WithAuthStore (built over the backend): a store of your own.
+//   - WithAEAD (none: not sealed): seals all that is stored; authstore.NewAESGCM,
+//     Tink and Cloud KMS fit.
+//   - WithReconnect (1 s doubling to 60 s, ±20 %): when to come back: also 30 s
+//     after a 503, 2 min after a replacement, 15 min slow, at most 1 s of random
+//     pause after a crash.
+//   - WithConnectTimeout (30 s): from the handshake to being logged in.
+//   - WithShutdownTimeout (5 s): for each step of a hand-over.
+//   - WithPairingRounds (5): sets of codes that nobody scans, about 160 s each.
+//   - WithNewClient (whatsmeow.NewClient): makes the clients of Run, for settings
+//     of your own.
+//   - WithWhatsmeowLogger (WithLogger's): whatsmeow's own lines, for example
+//     waLog.Zerolog(log).
+//   - WithPairingOnRequest (off): no code and no connection for one before
+//     somebody asks: WaitQR, PairPhone, Reconnect.
+//   - WithPairingClient (Chrome (Linux)): what PairPhone calls this device.
+//   - WithTransport (a clone of http.DefaultTransport): proxy, TLS roots, dialer.
+//   - WithKeepalive (two pings unanswered, or 5 min of silence): when a live
+//     connection is given up.
+//   - WithAutoHeal (10 attempts in 10 min, 3 times an hour): when a loop is
+//     broken; InProcess begins a new term instead of an exit.
+//   - WithExit (os.Exit): how the process ends when a loop is broken.
+//   - WithGuard (an outage of 10 min, refreshed every 60 s): what becomes an
+//     incident, and when it is over.
+//   - WithSink (none): somebody to tell of incidents.
+//   - WithVersionRefresh (off): looks up the current version when ours is
+//     outdated.
 type Option func(*config)
 
 // QR is a code to scan with the phone: Linked devices, Link a device.
@@ -260,6 +302,16 @@ func WithAuthStoreOptions(opts ...authstore.Option) Option {
 
 // WithQR is called with each code to scan, one after the other as they expire,
 // from a goroutine of the Manager's. It may call any method of the Manager.
+//
+// WhatsApp may ask for a passkey after a code was scanned; newer versions of
+// whatsmeow know that. The program answers, in a goroutine of its own, since a
+// handler holds up what comes after it: events.PairPasskeyRequest with
+// client.SendPasskeyResponse, and events.PairPasskeyConfirmation with
+// client.SendPasskeyConfirmation. It confirms at once if SkipHandoffUX is set,
+// else when the user has found the event's Code on the phone. The Manager does
+// none of this for you, and of whatsmeow only GetQRChannel confirms by itself,
+// when SkipHandoffUX is set. Status.PasskeyAsked says that an answer is awaited.
+// After five minutes, or when a step fails, a new code is offered.
 func WithQR(f func(QR)) Option {
 	return func(c *config) {
 		if f == nil {
