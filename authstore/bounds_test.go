@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,15 +72,17 @@ func TestUnusedSenderKeysGoWithOtherCommits(t *testing.T) {
 // afterScan calls during when a look at the sender keys has read all of them.
 type afterScan struct {
 	*mapKV
-	during func()
+	during atomic.Pointer[func()]
 }
 
 func (k *afterScan) Scan(ctx context.Context, kind Kind, prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		k.mapKV.Scan(ctx, kind, prefix)(yield)
-		if f := k.during; f != nil && kind == specOf(tSenderKey).kind {
-			k.during = nil
-			f()
+		if kind != specOf(tSenderKey).kind {
+			return
+		}
+		if f := k.during.Swap(nil); f != nil {
+			(*f)()
 		}
 	}
 }
@@ -94,11 +97,12 @@ func TestSenderKeyThatIsUsedDuringTheLookStays(t *testing.T) {
 		tend(t, d)
 		putKeys(t, d, "g@g.us", 2, 1)
 		time.Sleep(182 * aDay)
-		kv.during = func() {
+		use := func() {
 			require.NoError(t, d.SenderKeys.PutSenderKey(bg, "g@g.us", "0:0", validSenderKey([]byte{2})))
 		}
+		kv.during.Store(&use)
 		tend(t, d)
-		require.Nil(t, kv.during, "it was looked at")
+		require.Nil(t, kv.during.Load(), "it was looked at")
 		goOn(t, kv.mapKV, d, 2)
 		key, err := d.SenderKeys.GetSenderKey(bg, "g@g.us", "0:0")
 		require.NoError(t, err)
