@@ -44,8 +44,10 @@ type Manager struct {
 	end  context.CancelFunc
 	shut chan struct{} // closed when Close has finished
 
-	mu        mutex // guards what follows; never held across I/O, a callback or the host's log
-	term      *term // the present one; nil in standby
+	mu        mutex     // guards what follows; never held across I/O, a callback or the host's log
+	term      *term     // the present one; nil in standby
+	runEnded  time.Time // when Run returned last, unless the account went on by hand
+	runError  error
 	runs      bool
 	closed    bool
 	standby   bool            // standing by was reported
@@ -189,6 +191,7 @@ func (m *Manager) TryActivate(ctx context.Context) (bool, error) {
 	if m.isRunning() {
 		return false, nil
 	}
+	m.byHand()
 	t, err = m.activate(ctx, false)
 	return t != nil, err
 }
@@ -200,8 +203,16 @@ func (m *Manager) Activate(ctx context.Context) error {
 	if m.isRunning() {
 		return m.waitFor(ctx, func() (bool, error) { return m.term != nil && !m.term.core.Ending(), nil })
 	}
+	m.byHand()
 	_, err := m.activate(ctx, true)
 	return err
+}
+
+// byHand notes that the account goes on by hand, whatever became of Run.
+func (m *Manager) byHand() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.runEnded, m.runError = time.Time{}, nil
 }
 
 func (m *Manager) isRunning() bool {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/autoheal"
@@ -83,6 +84,9 @@ func methods() map[string]method {
 			m.ScheduleReconnect(reconnect.Decision{ShouldReconnect: true, NextRetryAt: time.Now()}, noConnect)
 			return nil
 		}, nil, nil, false},
+		"Send": {func(ctx context.Context, m *stability.Manager) error {
+			return ignore(m.Send(ctx, types.NewJID("491520000009", types.DefaultUserServer), text("from inside")))
+		}, notActive, closed, false},
 		"Status":    {func(_ context.Context, m *stability.Manager) error { _ = m.Status().Summary; return nil }, nil, nil, false},
 		"WaitQR":    {func(ctx context.Context, m *stability.Manager) error { return ignore(m.WaitQR(ctx)) }, notActive, closed, true},
 		"WaitReady": {func(ctx context.Context, m *stability.Manager) error { return ignore(m.WaitReady(ctx)) }, context.DeadlineExceeded, closed, true},
@@ -106,6 +110,7 @@ func nilCalls() map[string]func(ctx context.Context, m *stability.Manager) error
 				ignore(m.HandleDisconnected(ctx, error(nil))))
 		},
 		"PairPhone":   func(ctx context.Context, m *stability.Manager) error { return ignore(m.PairPhone(ctx, "")) },
+		"Send":        func(ctx context.Context, m *stability.Manager) error { return ignore(m.Send(ctx, types.JID{}, nil)) },
 		"RecordEvent": func(_ context.Context, m *stability.Manager) error { m.RecordEvent(nil); return nil },
 		"ScheduleReconnect": func(_ context.Context, m *stability.Manager) error {
 			m.ScheduleReconnect(reconnect.Decision{}, nil)

@@ -30,7 +30,7 @@ var errReplacedClient = errors.New("stability: a newer client took its place")
 // connect the client. Run uses the same parts as the calls by hand, and only
 // one of the two can be in charge: while it runs, Attach and NewClient return
 // ErrRunning.
-func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) error {
+func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) (err error) {
 	m.mu.Lock()
 	switch {
 	case m.closed:
@@ -40,13 +40,25 @@ func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeo
 		m.mu.Unlock()
 		return ErrRunning
 	}
-	m.runs = true
+	m.runs, m.runEnded, m.runError = true, time.Time{}, nil
 	m.mu.Unlock()
+	err = errRunPanicked
 	defer func() {
 		m.mu.Lock()
-		m.runs = false
+		m.runs, m.runEnded = false, time.Now()
+		if !errors.Is(err, ErrClosed) {
+			m.runError = err
+		}
+		m.broadcastLocked()
 		m.mu.Unlock()
 	}()
+	return m.run(ctx, setup)
+}
+
+// errRunPanicked is what status says of a Run that a panic of setup ended.
+var errRunPanicked = errors.New("stability: setup panicked")
+
+func (m *Manager) run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) error {
 
 	policy := m.cfg.policy.Defaults()
 	for pause := time.Duration(0); ; {

@@ -1,10 +1,13 @@
 package stability_test
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -43,5 +46,43 @@ func TestAHostPairsChatsIsCutOffAndComesBackWithoutPairingAgain(t *testing.T) {
 		peer.Close()
 		w.sim.Close()
 		time.Sleep(time.Second)
+	})
+}
+
+func TestRunThatFailedIsInTheStatusUntilTheAccountGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		require.False(t, a.status().Running)
+		broken := errors.New("no plugins found")
+		failing := func(context.Context, *whatsmeow.Client) error { return broken }
+		require.ErrorIs(t, a.m.Run(t.Context(), failing), broken)
+		st := a.status()
+		require.False(t, st.Running)
+		require.Equal(t, time.Now(), st.RunEndedAt)
+		require.ErrorIs(t, st.RunError, broken)
+		require.Contains(t, st.Summary, "Run has ended with an error")
+		require.Contains(t, st.Summary, "no plugins found")
+
+		require.Panics(t, func() {
+			_ = a.m.Run(t.Context(), func(context.Context, *whatsmeow.Client) error { panic("a bug") })
+		})
+		require.ErrorContains(t, a.status().RunError, "setup panicked")
+
+		a.run().pair()
+		st = a.status()
+		require.True(t, st.Running)
+		require.Zero(t, st.RunEndedAt)
+		require.NoError(t, st.RunError)
+		a.cancel()
+		require.NoError(t, <-a.result)
+		require.NoError(t, a.status().RunError, "the host ended it")
+		require.NotZero(t, a.status().RunEndedAt)
+		ok, err := a.m.TryActivate(t.Context())
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Zero(t, a.status().RunEndedAt, "it goes on by hand")
+		a.cancel = nil
+		a.stop()
 	})
 }

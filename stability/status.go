@@ -30,6 +30,10 @@ type Status struct {
 	ModeSince time.Time // when the present term began, or the last one ended; in the first standby, when New was called
 	Closed    bool      // Close was called: nothing happens any more
 
+	Running    bool      // Run looks after the account
+	RunEndedAt time.Time // when Run returned; zero while it runs, before the first, and when the account goes on by hand
+	RunError   error     // and with what; nil where the host ended it
+
 	WA                   reconnect.Status
 	ConnectedAt          time.Time // of the present connection, or the last one
 	LastDisconnectAt     time.Time
@@ -93,6 +97,7 @@ func (m *Manager) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	st.ModeSince, st.Closed = m.modeSince, m.closed
+	st.Running, st.RunEndedAt, st.RunError = m.runs, m.runEnded, m.runError
 	st.Compat = m.compatLocked()
 	st.Messages.Sent, st.Messages.Resends = m.sentLocked(now), m.resends.view()
 	if m.outage.err != nil {
@@ -196,6 +201,8 @@ func (st Status) summary() string {
 	switch {
 	case st.Closed:
 		return "Closed: this instance does nothing any more."
+	case st.Mode != ModeActive && st.RunError != nil:
+		return "Run has ended with an error, and nobody looks after this account here until it is called again. The error: " + st.RunError.Error() + "."
 	case st.Mode == ModeReleased:
 		return "Released:" + st.yieldText(ago) + " Another one can connect meanwhile. It asks for the lock again in " + keepalive.Span(st.AsksAgainAt.Sub(st.At)) + "."
 	case st.Mode == ModePassive && st.StoreUnavailable != nil:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image/png"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -517,3 +519,19 @@ type discard struct {
 func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) WriteHeader(int)             {}
 func (d *discard) Write(p []byte) (int, error) { d.n += len(p); return len(p), nil }
+
+func TestBehindARunThatFailedNothingIsReady(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPlace(t)
+		p.answer(p.get("/ready?standby=ok"), 200)
+		broken := errors.New("no plugins found")
+		require.ErrorIs(t, p.m.Run(t.Context(), func(context.Context, *whatsmeow.Client) error { return broken }), broken)
+		doc := p.answer(p.get("/ready?standby=ok"), 503)
+		require.Contains(t, doc["message"], "Run has ended")
+		require.NotContains(t, fmt.Sprint(doc), "plugins", "it is open to everybody")
+		wa := p.answer(p.get("/api/longrun/status-now"), 200)["wa"].(map[string]any)
+		require.Contains(t, wa["runError"], "no plugins found")
+		require.Contains(t, wa["reasonText"], "no plugins found")
+		require.Contains(t, wa["whatToDo"], "start the program again")
+	})
+}

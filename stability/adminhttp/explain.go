@@ -51,6 +51,13 @@ func explain(st stability.Status) explanation {
 	case st.Closed:
 		return explanation{since: st.ModeSince, why: "The program ended its use of the account (it closed the Manager).", next: "Nothing: this instance is over, and its lock was given back.", do: "If that was not meant to be, start the program again."}
 
+	case st.Mode != stability.ModeActive && st.RunError != nil:
+		return explanation{
+			since: st.RunEndedAt, why: "The part of the program that looks after the account (Run) has ended with an error: " + st.RunError.Error() + ".",
+			next: "Nothing: this instance does not take the lock before Run is called again. Another one that stands by takes over.",
+			do:   "Deal with the error, then start the program again.",
+		}
+
 	case st.Mode == stability.ModeReleased:
 		return explanation{
 			since: st.Yield.At, why: join(text.Means, "This may be the fault of this instance, so it gave the lock up, and another one can try."),

@@ -45,6 +45,8 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case st.Closed:
 		doc.Message = "Closed: this instance does nothing any more."
+	case !active && !st.RunEndedAt.IsZero(): // whatever is asked for: it never takes over
+		doc.Message = "Run has ended: this instance looks after nothing until it is called again."
 	case active && st.WA == reconnect.StatusConnected:
 		doc.Ready = true
 	case st.StoreUnavailable != nil:

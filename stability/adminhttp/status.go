@@ -65,6 +65,7 @@ type waDoc struct {
 
 	Mode      stability.Mode   `json:"waMode"`
 	ModeSince stamp            `json:"waModeSince"`
+	RunError  *string          `json:"runError"` // null unless Run has ended with one
 	Status    reconnect.Status `json:"waStatus"`
 	Health    *string          `json:"health"`
 
@@ -257,7 +258,7 @@ func (h *Handler) document(st stability.Status) statusDoc {
 		Success: true, Timestamp: stamp(st.At), Summary: h.mask(st.Summary),
 		WA: waDoc{
 			Summary: h.mask(st.Summary), Since: stamp(x.since), ReasonText: h.text(x.why), NextStep: h.mask(x.next), WhatToDo: h.text(x.do),
-			Mode: st.Mode, ModeSince: stamp(st.ModeSince), Status: st.WA, Health: health(st),
+			Mode: st.Mode, ModeSince: stamp(st.ModeSince), RunError: h.errorText(st.RunError), Status: st.WA, Health: health(st),
 			ConnectedAt: stamp(st.ConnectedAt), DisconnectedSince: stamp(st.DisconnectedSince), LastDisconnectAt: stamp(st.LastDisconnectAt),
 			LastDisconnectReason: filled(string(st.LastDisconnectReason)), LastDisconnectCode: filled(st.State.LastDisconnectCode),
 			LastDisconnectDetail: h.text(st.LastDisconnectDetail), RetryCount: value(st.RetryCount, holder),

@@ -222,7 +222,7 @@ func (c *Core) loggedIn() {
 	if c.device == Unpaired {
 		c.deviceTo(Paired)
 	}
-	c.rounds, c.asked = 0, false
+	c.rounds, c.asked, c.parked = 0, false, false
 	c.changed()
 	k.codes, k.code, k.until = nil, "", time.Time{}
 	a := Announce{What: NewsConnected, Attempt: c.client.tries}
