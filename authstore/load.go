@@ -413,7 +413,8 @@ func (s *deviceStore) flushLast() error {
 		}
 		s.mu.Lock()
 		s.packLocked(false)
-		if c, changed := s.sizesLocked(); changed && s.gen != "" && !s.closed {
+		// Nothing waits for a lock that is not held only to store numbers.
+		if c, changed := s.sizesLocked(); changed && s.gen != "" && !s.closed && s.gate.fence.Held() {
 			s.laterLocked(lazily, c)
 		}
 		s.mu.Unlock()

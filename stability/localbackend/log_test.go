@@ -157,7 +157,7 @@ func dirtyAt(t *testing.T, path string) bool {
 // torn is a run of commits, with an image of the file after each.
 func torn(t *testing.T, r *rand.Rand, commits int) (images [][]byte, models []map[authstore.Key]string, off int64) {
 	path := newPath(t)
-	b, err := Open(path, smallLog)
+	b, err := Open(path, func(b *backend) { b.log = 40 << 10 }) // nothing is folded meanwhile
 	require.NoError(t, err)
 	defer b.Close()
 	rec := hold(t, b)
