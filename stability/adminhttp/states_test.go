@@ -129,6 +129,7 @@ var states = []struct {
 	}, nil},
 	{"new_chats_refused", false, func(p *place) {
 		p.run().pair()
+		time.Sleep(2 * time.Minute) // the trouble of a pairing is forgotten
 		for i := range 2 {
 			c, err := p.sim.NewContact(p.t.Context(), "49152000000"+strconv.Itoa(2+i))
 			require.NoError(p.t, err)
