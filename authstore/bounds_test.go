@@ -232,24 +232,24 @@ func TestTablesThatWereNeverCountedAreLookedAtOnce(t *testing.T) {
 	for _, r := range []Retention{{}, {MessageSecrets: Forever, SenderKeys: Forever}} {
 		synctest.Test(t, func(t *testing.T) {
 			kv := newMapKV()
-			c, d, _ := open(t, kv, WithRetention(r))
+			_, d, _ := open(t, kv, WithRetention(r))
 			keepAll(t, d, 3)
 			require.NoError(t, storeOf(d).flush("test"))
 			require.NoError(t, storeOf(d).write(bg, "put", del(tMisc, sizesID), del(tMisc, agings[0].note), del(tMisc, agings[1].note)))
 			storeOf(d).retire(ErrSuperseded) // as a process that is killed
 			kv.setEpoch(2)
-			c, d, _ = open(t, kv, WithRetention(r))
+			c, e, _ := open(t, kv, WithRetention(r))
 			require.Equal(t, [3]int{}, sizesOf(t, c))
 			scans := kv.scans.Load()
 			for range 3 {
-				tend(t, d)
+				tend(t, e)
 				time.Sleep(aDay)
 			}
 			require.Equal(t, scans+2, kv.scans.Load())
 			require.Equal(t, [3]int{3, 2, 0}, sizesOf(t, c))
-			c, d, _ = reopen(t, kv, c, WithRetention(r))
+			c, e, _ = reopen(t, kv, c, WithRetention(r))
 			scans = kv.scans.Load()
-			tend(t, d)
+			tend(t, e)
 			require.Equal(t, scans, kv.scans.Load())
 			require.Equal(t, [3]int{3, 2, 0}, sizesOf(t, c))
 			require.NoError(t, c.Close(bg))
