@@ -44,6 +44,10 @@ func TestWalksThatOnceBrokeAnInvariant(t *testing.T) {
 			"device paired=true", "attach auto=true", "ready", "socket", "again", "socket", "host says intentional", "wait 1s", "finish",
 			"wait 1s", "finish", "wait 1m0s", "finish", "wait 20s",
 		},
+		"the lock is given up behind a loop that could not be recorded": {
+			"device paired=true", "attach auto=false", "schedule", "loop", "finish", "wait 1s", "finish", "wait 1m0s", "socket", "socket",
+			"wait 1m0s", "finish", "wait 1m0s", "finish", "host says connect_rejected", "loop", "fail", "wait 1s", "finish", "wait 1s",
+		},
 	} {
 		t.Run(name, func(t *testing.T) { require.Empty(t, playNamed(walk...)) })
 	}

@@ -57,7 +57,7 @@ func (c *Core) weighed(cause reconnect.Cause) reconnect.Decision {
 	c.yieldAt = time.Time{}
 	cause = reconnect.Cause{Reason: d.Reason, Code: d.Code, Detail: d.Detail} // the best that is known of this end
 	switch {
-	case !c.yielding() || c.phase != Working:
+	case !c.yielding() || c.phase&(Working|Breaking|Broken) == 0: // a loop that is being broken may not be recorded
 		return d
 	case !cause.OfInstance():
 		if cause.Reason.Class() != reconnect.ClassTransient || cause.Reason == reconnect.ReasonServiceUnavailable {
