@@ -32,19 +32,14 @@ const maxFirst = 8
 // OfInstance reports whether an end for this cause may be the fault of this
 // instance: of its network, proxy, clock, certificates or build. Another
 // instance may well connect. All other ends would be the same everywhere.
-func (c Cause) OfInstance() bool { return ofInstance(c.Reason, c.Code) }
-
-// OfInstance reports the same about the end that a Yield was for.
-func (y Yield) OfInstance() bool { return ofInstance(y.Reason, y.Code) }
-
-func ofInstance(r Reason, code int) bool {
-	switch r {
+func (c Cause) OfInstance() bool {
+	switch c.Reason {
 	case ReasonNetworkUnreachable, ReasonTimedOut, ReasonUntrustedServer, ReasonClientOutdated, ReasonConnectRejected:
 		return true
 	case ReasonServiceUnavailable:
 		// Answers of HTTP to the upgrade that are about whoever asked: forbidden
 		// for this address, too many from it, its proxy wants a password.
-		return code == 403 || code == 407 || code == 429
+		return c.Code == 403 || c.Code == 407 || c.Code == 429
 	}
 	return false
 }
@@ -74,7 +69,7 @@ func (m *Machine) Began(holder string, again bool, now time.Time) (changed bool)
 	last := &m.s.Yields[i]
 	last.To = holder
 	switch {
-	case !again || m.s.yieldsOf(holder) == 0:
+	case !again || m.s.YieldsOf(holder) == 0:
 		if len(m.s.Yields) <= maxFirst { // processes that die one after the other are not hurried
 			m.turn = turnFirst
 		}
@@ -91,7 +86,7 @@ func (m *Machine) Began(holder string, again bool, now time.Time) (changed bool)
 // is planned any more. Save the State before the lock is released.
 func (m *Machine) Yielded(holder string, c Cause, stopped bool, now time.Time) {
 	m.begin(now)
-	count := m.s.yieldsOf(holder) + 1
+	count := m.s.YieldsOf(holder) + 1
 	list := slices.DeleteFunc(m.s.Yields, func(y Yield) bool { return y.By == holder })
 	list = append(list, Yield{
 		By: holder, At: now, Reason: c.Reason, Code: c.Code, Detail: c.Detail, Count: min(count, maxCount), Stopped: stopped,
@@ -104,9 +99,7 @@ func (m *Machine) Yielded(holder string, c Cause, stopped bool, now time.Time) {
 }
 
 // YieldsOf is how often a holder gave the lock up in the present trouble.
-func (s State) YieldsOf(holder string) int { return s.yieldsOf(holder) }
-
-func (s *State) yieldsOf(holder string) int {
+func (s State) YieldsOf(holder string) int {
 	if s.FirstDisconnectReason == ReasonNone {
 		return 0
 	}

@@ -68,6 +68,16 @@ func (h *Handler) confirmed(w http.ResponseWriter, said, word, example string) b
 	return true
 }
 
+// holds requires that this instance holds the lock: what is asked would wait
+// for it else. A Manager that is closed says so itself.
+func (h *Handler) holds(w http.ResponseWriter) bool {
+	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive {
+		h.refuse(w, stability.ErrNotActive)
+		return false
+	}
+	return true
+}
+
 type pairDoc struct {
 	Success bool   `json:"success"`
 	Code    string `json:"code"`
@@ -94,8 +104,7 @@ func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, http.StatusBadRequest, "bad_phone", "That is no phone number: send it in the international form, with the country code, 7 to 15 digits.")
 		return
 	}
-	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive { // else it would wait for the lock
-		h.refuse(w, stability.ErrNotActive)
+	if !h.holds(w) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), h.pairFor)
@@ -133,8 +142,7 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
 	if _, ok := h.body(w, r); !ok {
 		return
 	}
-	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive { // else it would wait for the lock
-		h.refuse(w, stability.ErrNotActive)
+	if !h.holds(w) {
 		return
 	}
 	// Half a logout helps nobody: it goes on when the caller has gone.
