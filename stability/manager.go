@@ -75,19 +75,23 @@ type outage struct {
 	fails   int       // calls of the lock that failed in a row
 }
 
-// clocks are the instants of the last events, in nanoseconds since base: the
-// monotonic reading alone is the cheapest there is.
+// clocks are the instants of the last message and of the last other event, in
+// nanoseconds since base: the monotonic reading alone is the cheapest there is,
+// and each event writes one of them only.
 type clocks struct {
-	base        time.Time
-	lastEvent   atomic.Int64
-	lastMessage atomic.Int64
+	base           time.Time
+	message, other atomic.Int64
 }
 
-func (c *clocks) at(v *atomic.Int64) time.Time {
-	if n := v.Load(); n != 0 {
-		return c.base.Add(time.Duration(n))
+func (c *clocks) lastMessageAt() time.Time { return c.at(c.message.Load()) }
+
+func (c *clocks) lastEventAt() time.Time { return c.at(max(c.message.Load(), c.other.Load())) }
+
+func (c *clocks) at(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
 	}
-	return time.Time{}
+	return c.base.Add(time.Duration(n))
 }
 
 // New makes a Manager. It does no I/O. The error names every option that is
@@ -413,9 +417,10 @@ func (m *Manager) RecordEvent(evt any) {
 		return // whatsmeow's own words for silence: nothing came from the server
 	}
 	now := int64(time.Since(m.clocks.base)) | 1 // never zero: zero is never
-	m.clocks.lastEvent.Store(now)
 	if _, ok := evt.(*events.Message); ok {
-		m.clocks.lastMessage.Store(now)
+		m.clocks.message.Store(now)
+	} else {
+		m.clocks.other.Store(now)
 	}
 }
 

@@ -88,7 +88,7 @@ func (m *Manager) Status() Status {
 	now := time.Now()
 	st := Status{
 		At: now, Mode: ModePassive, AuthStore: m.cfg.backend.Name,
-		LastEventAt: m.clocks.at(&m.clocks.lastEvent), LastMessageAt: m.clocks.at(&m.clocks.lastMessage),
+		LastEventAt: m.clocks.lastEventAt(), LastMessageAt: m.clocks.lastMessageAt(),
 	}
 	m.lockStatus(&st)
 	st.Settings, st.Heartbeats = m.settings(), m.heartbeats()

@@ -150,8 +150,8 @@ func (a *attachment) observe(now time.Time, st reconnect.State, up bool) keepali
 	l := a.at.link
 	o.Connected, o.ConnectedAt, o.DownBecause = true, st.ConnectedAt, ""
 	o.LastReadAt = l.LastRead()
-	o.LastEventAt = a.m.clocks.at(&a.m.clocks.lastEvent)
-	o.LastMessageAt = a.m.clocks.at(&a.m.clocks.lastMessage)
+	o.LastEventAt = a.m.clocks.lastEventAt()
+	o.LastMessageAt = a.m.clocks.lastMessageAt()
 	o.LastProbeAt, o.ProbeSentAt, o.ProbesFailed = a.vitals.lastProbe, a.vitals.probeSent, a.vitals.failed
 	switch w := l.Work(); {
 	case w.Seen:
