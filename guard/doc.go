@@ -32,4 +32,9 @@
 //
 // A raise that got lost is repeated by the next refresh; a resolve is planned
 // again until [Guard.Resolved] confirms it.
+//
+// A [Sink] tells people: [NewSlogSink] a log, [NewWebhook] a program,
+// [NewSlack], [NewDiscord], [NewTelegram], [NewPagerDuty] and [NewAlertmanager]
+// the service of that name. E-mail is a few lines of the host's own; see the
+// example of Sink.
 package guard

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,94 +57,8 @@ type parcel struct {
 	changed bool // a newer state came while an older one was being sent
 }
 
-type webhookConfig struct {
-	url              *url.URL
-	secret           []byte
-	header           http.Header
-	transport        http.RoundTripper
-	logger           *slog.Logger
-	timeout          time.Duration
-	initial, longest time.Duration
-	errs             []error
-}
-
 // maxParcels bounds the queue, whoever makes up the ids.
 const maxParcels = 256
-
-// WebhookOption configures NewWebhook.
-type WebhookOption func(*webhookConfig)
-
-func (c *webhookConfig) fail(format string, args ...any) {
-	c.errs = append(c.errs, fmt.Errorf("guard: webhook: "+format, args...))
-}
-
-func (c *webhookConfig) duration(option string, into *time.Duration, d time.Duration) {
-	if d < 0 {
-		c.fail("%s(%s) is negative: pass a duration above zero, or zero for the default", option, d)
-		return
-	}
-	*into = cmp.Or(d, *into)
-}
-
-// WithWebhookSecret signs every request; VerifyWebhook is the other side. At
-// least 16 bytes. Without it requests are not signed, and anybody who knows the
-// receiver's URL can make up incidents.
-func WithWebhookSecret(secret string) WebhookOption {
-	return func(c *webhookConfig) {
-		if len(secret) < minSecret {
-			c.fail("WithWebhookSecret: the secret has fewer than %d bytes: make one with a random generator, for example openssl rand -hex 32", minSecret)
-			return
-		}
-		c.secret = []byte(secret)
-	}
-}
-
-const minSecret = 16
-
-// WithWebhookHeader adds a header to every request, for example Authorization.
-func WithWebhookHeader(name, value string) WebhookOption {
-	return func(c *webhookConfig) { c.header.Set(name, value) }
-}
-
-// WithWebhookTransport sets how the receiver is reached: proxy, TLS roots.
-// Default: http.DefaultTransport's settings, one connection per request; or
-// http.DefaultTransport itself where that is no *http.Transport.
-func WithWebhookTransport(t http.RoundTripper) WebhookOption {
-	return func(c *webhookConfig) {
-		if t == nil {
-			c.fail("WithWebhookTransport(nil): pass a transport, or leave the option out")
-			return
-		}
-		c.transport = t
-	}
-}
-
-// WithWebhookLogger gets a line when deliveries begin to fail, when they work
-// again and when one is given up. Default: slog.Default().
-func WithWebhookLogger(l *slog.Logger) WebhookOption {
-	return func(c *webhookConfig) {
-		if l == nil {
-			c.fail("WithWebhookLogger(nil): pass a logger, or leave the option out for slog.Default()")
-			return
-		}
-		c.logger = l
-	}
-}
-
-// WithWebhookTimeout bounds each attempt, from dial to the end of the answer.
-// Default 10 s.
-func WithWebhookTimeout(d time.Duration) WebhookOption {
-	return func(c *webhookConfig) { c.duration("WithWebhookTimeout", &c.timeout, d) }
-}
-
-// WithWebhookBackoff sets the pause after a first failure and the longest one;
-// between them it doubles, each varied by ±20 %. Default 1 s and 60 s.
-func WithWebhookBackoff(initial, longest time.Duration) WebhookOption {
-	return func(c *webhookConfig) {
-		c.duration("WithWebhookBackoff", &c.initial, initial)
-		c.duration("WithWebhookBackoff", &c.longest, longest)
-	}
-}
 
 // NewWebhook returns a Sink that posts a WebhookBody to target, an http or
 // https URL; credentials in it are sent as basic authentication. It does no
@@ -158,16 +73,36 @@ func WithWebhookBackoff(initial, longest time.Duration) WebhookOption {
 //
 // An attempt fails when there is no answer within the timeout, or the answer is
 // 408, 425, 429 or 5xx: it is repeated, with growing pauses (a Retry-After of
-// up to the longest pause is respected), until it works, a newer state takes
+// up to the longest pause is respected, as header or as Discord's and
+// Telegram's retry_after in the answer), until it works, a newer state takes
 // its place, or Close. Any other 3xx or 4xx is permanent: it is logged once and
 // the delivery is given up. Redirects are not followed. A delivery may arrive
 // twice if its answer was lost: WebhookBody.Delivery tells.
 //
 // One goroutine runs while there is something to deliver.
 func NewWebhook(target string, opts ...WebhookOption) (*Webhook, error) {
+	return newWebhook(preset{target: target, encode: encodePlain}, opts)
+}
+
+// newWebhook makes a Webhook that posts to p what p's encoder makes of a change.
+func newWebhook(p preset, opts []WebhookOption) (*Webhook, error) {
 	c := webhookConfig{
-		header: http.Header{}, logger: slog.Default(),
+		header: http.Header{}, logger: slog.Default(), encode: p.encode, errs: p.errs,
 		timeout: 10 * time.Second, initial: time.Second, longest: time.Minute,
+	}
+	for _, o := range opts {
+		if o == nil {
+			c.fail("a nil WebhookOption: leave it out")
+			continue
+		}
+		o(&c)
+	}
+	target := p.target
+	switch {
+	case p.server != "":
+		target = strings.TrimSuffix(cmp.Or(c.server, p.server), "/") + p.path
+	case c.server != "":
+		c.fail("WithWebhookServer is for PagerDuty and Telegram: pass the whole URL as the target here")
 	}
 	u, err := url.Parse(target)
 	switch {
@@ -177,13 +112,6 @@ func NewWebhook(target string, opts ...WebhookOption) (*Webhook, error) {
 		c.fail("the URL is not an absolute http or https one: pass for example https://example.com/hook")
 	}
 	c.url = u
-	for _, o := range opts {
-		if o == nil {
-			c.fail("a nil WebhookOption: leave it out")
-			continue
-		}
-		o(&c)
-	}
 	if c.longest < c.initial {
 		c.fail("WithWebhookBackoff(%s, %s): the longest pause is shorter than the first", c.initial, c.longest)
 	}

@@ -38,15 +38,17 @@ const (
 // WebhookBody is what a Webhook posts, as JSON. Times are RFC 3339, UTC, with
 // milliseconds; null where there is none.
 type WebhookBody struct {
-	Version      int             `json:"version"`      // WebhookVersion
-	Delivery     string          `json:"delivery"`     // one per change: the same when an attempt is repeated
-	Change       Change          `json:"change"`       // "opened" or "resolved"
-	At           *string         `json:"at"`           // when the change happened
-	Instance     string          `json:"instance"`     // who saw it
-	Summary      string          `json:"summary"`      // one line for people
-	Incident     WebhookIncident `json:"incident"`     // its state at that time
-	Instructions string          `json:"instructions"` // one sentence: what to do now
-	Runbook      string          `json:"runbook"`      // the longer text
+	Version      int             `json:"version"`           // WebhookVersion
+	Delivery     string          `json:"delivery"`          // one per change: the same when an attempt is repeated
+	Change       Change          `json:"change"`            // "opened" or "resolved"
+	At           *string         `json:"at"`                // when the change happened
+	Account      string          `json:"account,omitempty"` // see WithWebhookAccount
+	Link         string          `json:"link,omitempty"`    // see WithWebhookLink
+	Instance     string          `json:"instance"`          // who saw it
+	Summary      string          `json:"summary"`           // one line for people
+	Incident     WebhookIncident `json:"incident"`          // its state at that time
+	Instructions string          `json:"instructions"`      // one sentence: what to do now
+	Runbook      string          `json:"runbook"`           // the longer text
 }
 
 // WebhookIncident is the incident in a WebhookBody.
@@ -59,6 +61,13 @@ type WebhookIncident struct {
 	LastCheckedAt   *string           `json:"lastCheckedAt"`
 	ResolvedAt      *string           `json:"resolvedAt"`
 	Evidence        map[string]string `json:"evidence"` // what was seen; never null
+}
+
+// encodePlain is the format of NewWebhook.
+func encodePlain(m message) any {
+	b := newWebhookBody(m.n, m.delivery)
+	b.Account, b.Link = m.account, m.link
+	return b
 }
 
 func newWebhookBody(n Notification, delivery string) WebhookBody {
@@ -100,7 +109,7 @@ type outcome struct {
 
 // post makes one attempt.
 func (w *Webhook) post(n Notification, delivery string) outcome {
-	body, err := json.Marshal(newWebhookBody(n, delivery))
+	body, err := json.Marshal(w.cfg.encode(w.message(n, delivery)))
 	if err != nil {
 		return outcome{err: err}
 	}
@@ -126,16 +135,40 @@ func (w *Webhook) post(n Notification, delivery string) outcome {
 		return outcome{err: plain(err), again: true, arrived: !unsent(err)}
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	switch code := resp.StatusCode; {
 	case code >= 200 && code < 300:
 		return outcome{arrived: true}
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-		return outcome{err: fmt.Errorf("the receiver answered %d", code), again: true, after: time.Duration(min(max(seconds, 0), 3600)) * time.Second}
+		return outcome{err: fmt.Errorf("the receiver answered %d", code), again: true, after: retryAfter(resp.Header, answer)}
 	default:
 		return outcome{err: fmt.Errorf("the receiver answered %d", code)}
 	}
+}
+
+// retryAfter is how long the receiver asks to be left alone: a header in
+// seconds or as a date, Discord's retry_after, or Telegram's parameters.
+func retryAfter(header http.Header, answer []byte) time.Duration {
+	var seconds float64
+	if h := header.Get("Retry-After"); h != "" {
+		if s, err := strconv.ParseFloat(h, 64); err == nil {
+			seconds = s
+		} else if at, err := http.ParseTime(h); err == nil {
+			seconds = time.Until(at).Seconds()
+		}
+	}
+	var body struct {
+		RetryAfter float64 `json:"retry_after"`
+		Parameters struct {
+			RetryAfter float64 `json:"retry_after"`
+		} `json:"parameters"`
+	}
+	_ = json.Unmarshal(answer, &body) // most answers are no JSON
+	seconds = max(seconds, body.RetryAfter, body.Parameters.RetryAfter)
+	if !(seconds > 0) { // NaN too
+		return 0
+	}
+	return time.Duration(min(seconds, 3600) * float64(time.Second))
 }
 
 // plain takes the URL out of an error of the client: it may hold credentials.
