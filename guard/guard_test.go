@@ -318,3 +318,16 @@ func TestNobodyFitToHoldTheLockIsAnIncident(t *testing.T) {
 	f.Connected, f.DisconnectedSince = true, time.Time{}
 	require.Contains(t, g.Decide(f, start.Add(4*time.Hour)).Resolve, guard.TypeHolderUnfit.ActiveID())
 }
+
+func TestEveryTypeHasARunbook(t *testing.T) {
+	seen := map[guard.Type]bool{}
+	for _, kind := range guard.Types() {
+		require.False(t, seen[kind])
+		seen[kind] = true
+		do, text := kind.Runbook()
+		require.NotEmpty(t, do, kind)
+		require.NotEmpty(t, text, kind)
+	}
+	do, text := guard.Type("wa_unknown").Runbook()
+	require.Empty(t, do+text)
+}

@@ -152,3 +152,18 @@ func or(s, otherwise string) string {
 	}
 	return otherwise
 }
+
+// Types returns all incident types that the library raises.
+func Types() []Type {
+	types := make([]Type, len(troubles))
+	for i := range troubles {
+		types[i] = troubles[i].kind
+	}
+	return types
+}
+
+// Runbook returns what an incident of this type says where nothing more is
+// known: one sentence (what to do now), and the longer text. An incident itself
+// may fit both to its reason. Both are empty for a type that the library does
+// not raise.
+func (t Type) Runbook() (instructions, text string) { return runbook(t, &Facts{}) }

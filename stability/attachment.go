@@ -90,6 +90,9 @@ func (a *attachment) received(st stanza, arg any) {
 	if st.limit != "" {
 		a.m.sends.restricted(st.limit)
 	}
+	if st.typ == "result" {
+		a.m.counts.ponged(st.id)
+	}
 	if st.ack.id != "" && a.m.sends.answered(st.ack) {
 		a.t.wake.ring()
 	}

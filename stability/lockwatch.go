@@ -36,14 +36,33 @@ func watchLock(s lock.Store, m *Manager) lock.Store {
 }
 
 func (l watchedLock) Acquire(ctx context.Context, holder, nonce string, lease time.Duration) (lock.Record, bool, error) {
+	began := time.Now()
 	rec, granted, err := l.Store.Acquire(ctx, holder, nonce, lease)
+	l.m.counts.of(StoreLock).note(began, err)
 	l.m.noteLock(err)
 	return rec, granted, err
 }
 
 func (l watchedLock) Renew(ctx context.Context, held lock.Record) (lock.Record, error) {
+	began := time.Now()
 	rec, err := l.Store.Renew(ctx, held)
+	l.m.counts.of(StoreLock).note(began, err)
+	l.m.counts.renewed(err)
 	l.m.noteLock(err)
+	return rec, err
+}
+
+func (l watchedLock) Release(ctx context.Context, held lock.Record) error {
+	began := time.Now()
+	err := l.Store.Release(ctx, held)
+	l.m.counts.of(StoreLock).note(began, err)
+	return err
+}
+
+func (l watchedLock) Load(ctx context.Context) (lock.Record, error) {
+	began := time.Now()
+	rec, err := l.Store.Load(ctx)
+	l.m.counts.of(StoreLock).note(began, err)
 	return rec, err
 }
 

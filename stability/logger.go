@@ -47,6 +47,8 @@ func (t *tap) Debugf(msg string, args ...any) {
 			if s, ok := lookSent(args[0]); ok {
 				a.m.sends.sent(s)
 				a.sent(s)
+			} else if id := lookPing(args[0]); id != "" {
+				a.m.counts.pinged(id)
 			}
 		}
 	}
@@ -57,6 +59,7 @@ func (t *tap) Debugf(msg string, args ...any) {
 type stanza struct {
 	tag   string
 	typ   string          // attribute type, of an iq
+	id    string          // attribute id, of an iq
 	ack   answer          // of an ack to a message
 	limit string          // of a notification about a restriction of the account: what it says
 	cause reconnect.Cause // if it ends the connection
@@ -77,6 +80,7 @@ func look(arg any) (stanza, bool) {
 		st := stanza{tag: v.Tag}
 		if v.Tag == "iq" {
 			st.typ, _ = v.Attrs["type"].(string)
+			st.id, _ = v.Attrs["id"].(string)
 		}
 		if v.Tag == "ack" {
 			st.ack = ackIn(v)
@@ -147,8 +151,7 @@ func lookText(text string) (stanza, bool) {
 	st := stanza{tag: text[1:end]}
 	if st.tag == "iq" {
 		head, _, _ := strings.Cut(text, ">")
-		_, typ, _ := strings.Cut(head, ` type="`)
-		st.typ, _, _ = strings.Cut(typ, `"`)
+		st.typ, st.id = attribute(head, "type"), attribute(head, "id")
 	}
 	if st.tag == "ack" {
 		st.ack = ackInText(text)

@@ -36,6 +36,7 @@ type Manager struct {
 	clocks    clocks
 	received  received
 	sends     *sendBook
+	counts    counts
 
 	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
 
@@ -127,6 +128,7 @@ func New(opts ...Option) (*Manager, error) {
 		changed: make(chan struct{}),
 		shut:    make(chan struct{}),
 	}
+	m.cfg.backend = m.counts.metered(cfg.backend)
 	m.clocks.base = time.Now()
 	m.modeSince = m.clocks.base
 	m.life, m.end = context.WithCancel(context.Background())
@@ -138,11 +140,11 @@ func New(opts ...Option) (*Manager, error) {
 		m.lock, m.lease = lease, lease
 	}
 	if m.store == nil {
-		m.store = authstore.New(cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
+		m.store = authstore.New(m.cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
 	m.received.m, m.received.wake = m, newBell()
 	m.healer = autoheal.New(cfg.autoheal)
-	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base)
+	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base, &m.counts.sends)
 	m.incidents = newIncidentLoop(m)
 	return m, nil
 }
@@ -504,6 +506,7 @@ func (m *Manager) eventLocked(e Event) {
 		e.Epoch = m.term.hold.Epoch()
 	}
 	e.Status = m.waStatus()
+	m.counts.event(&e)
 	m.notify.post(e)
 	m.broadcastLocked()
 }

@@ -22,10 +22,11 @@ type sendBook struct {
 	since time.Time
 	mutes bool // as it was last seen by expire
 	limit *Restriction
+	took  *meter
 }
 
-func newSendBook(p keepalive.Policy, now time.Time) *sendBook {
-	return &sendBook{since: now, book: sends.New(sends.Policy{
+func newSendBook(p keepalive.Policy, now time.Time, took *meter) *sendBook {
+	return &sendBook{since: now, took: took, book: sends.New(sends.Policy{
 		AnswerAfter: p.AnswerAfter, Row: p.MuteAfter, Recipients: p.MuteRecipients,
 	})}
 }
@@ -55,7 +56,11 @@ func (b *sendBook) sent(s outgoing) {
 func (b *sendBook) answered(ack answer) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.book.Answered(ack.id, ack.code, time.Now()) && (ack.code != 0 || b.mutes)
+	now := time.Now()
+	if at, ok := b.book.SentAt(ack.id); ok {
+		b.took.took(now.Sub(at), nil)
+	}
+	return b.book.Answered(ack.id, ack.code, now) && (ack.code != 0 || b.mutes)
 }
 
 // expire gives up what has waited for too long. turned reports that the
@@ -224,6 +229,36 @@ func lookSentText(text string) (o outgoing, ok bool) {
 	}
 	o.id, o.to = attribute(head, "id"), attribute(head, "to")
 	return o, o.id != "" && o.to != ""
+}
+
+// lookPing takes the id of a ping from what whatsmeow gives its send logger; ""
+// for all other stanzas.
+func lookPing(arg any) string {
+	switch v := arg.(type) {
+	case string:
+		return lookPingText(v)
+	case *waBinary.Node:
+		if v != nil && v.Tag == "iq" && v.Attrs["xmlns"] == "w:p" {
+			id, _ := v.Attrs["id"].(string)
+			return id
+		}
+	case waBinary.Node:
+		return lookPing(&v)
+	case fmt.Stringer:
+		return lookPingText(printed(v))
+	}
+	return ""
+}
+
+func lookPingText(text string) string {
+	if !strings.HasPrefix(text, "<iq ") {
+		return ""
+	}
+	head, _, _ := strings.Cut(text, ">")
+	if attribute(head, "xmlns") != "w:p" {
+		return ""
+	}
+	return attribute(head, "id")
 }
 
 // ackIn takes the answer to a message from an ack. One that names a

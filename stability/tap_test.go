@@ -131,7 +131,7 @@ func BenchmarkTapOfASend(b *testing.B) {
 	head := `id="3EB0C0FFEE" phash="2:x" to="491520000002@s.whatsapp.net" type="text">`
 	message := any(`<message ` + head + strings.Repeat(`<to jid="1@lid"><enc/></to>`, 100) + `</message>`)
 	ack := any(`<ack class="message" from="491520000002@s.whatsapp.net" id="3EB0C0FFEE" t="1785600000"/>`)
-	book := newSendBook(keepalive.Policy{}.Defaults(), time.Now())
+	book := newSendBook(keepalive.Policy{}.Defaults(), time.Now(), new(meter))
 	book.up()
 	b.ReportAllocs()
 	for b.Loop() {

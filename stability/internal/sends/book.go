@@ -113,6 +113,15 @@ func (b *Book) Sent(id, to string, now time.Time) {
 	}
 }
 
+// SentAt is when the message with this id went out; false when it is not
+// remembered.
+func (b *Book) SentAt(id string) (at time.Time, ok bool) {
+	if s := b.byID[id]; s != nil {
+		return s.at, true
+	}
+	return time.Time{}, false
+}
+
 // Answered notes the answer to a send: code is the error, 0 for none. It
 // reports whether it belongs to a send that is remembered.
 func (b *Book) Answered(id string, code int, now time.Time) bool {
