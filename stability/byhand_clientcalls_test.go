@@ -148,7 +148,7 @@ func TestNoCallOfAHostMakesItsClientDeaf(t *testing.T) {
 	t.Parallel()
 	// Not every query is known to the simulated service, and none has to be.
 	newWorld := func(t *testing.T) *world {
-		w := &world{t: t, sim: wasim.New(), memory: newServer(t)}
+		w := &world{t: t, sim: wasim.New(wasim.WithFewKeys()), memory: newServer(t)}
 		w.account = w.sim.NewAccount("491520000001")
 		return w
 	}

@@ -166,7 +166,7 @@ func TestABanIsWaitedOutAndIsNoLogout(t *testing.T) {
 
 // hasty is a service that closes right behind its last word.
 func hasty(t *testing.T) *world {
-	sim := wasim.New(wasim.WithTB(t), wasim.WithCloseDelay(0))
+	sim := wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithCloseDelay(0))
 	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: newServer(t)}
 }
 

@@ -67,7 +67,7 @@ func TestAStanzaLeftOverFromOneConnectionDoesNotEndTheNext(t *testing.T) {
 		for _, plain := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,plain=%v", f, plain), func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					w := &world{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithCloseDelay(0)), memory: newWorld(t).memory}
+					w := &world{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithCloseDelay(0)), memory: newWorld(t).memory}
 					w.account = w.sim.NewAccount("491520000001")
 					h := w.byHand()
 					h.plain = plain
@@ -115,7 +115,7 @@ func TestAStanzaLeftOverFromOneConnectionDoesNotEndTheNext(t *testing.T) {
 
 func TestTheReasonIsKnownEvenIfTheLinkDropsAtOnceBehindIt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := &world{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithCloseDelay(0)), memory: newWorld(t).memory}
+		w := &world{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithCloseDelay(0)), memory: newWorld(t).memory}
 		w.account = w.sim.NewAccount("491520000001")
 		a := w.named("a").run().pair()
 		for range stabilitytest.Pick(20, 60) {

@@ -90,6 +90,9 @@ type world struct {
 func newWorld(t *testing.T) *world { return newWorldOn(t) }
 
 func newWorldOn(t *testing.T, opts ...wasim.Option) *world {
+	if !stabilitytest.Full() {
+		opts = append(opts, wasim.WithFewKeys())
+	}
 	sim := wasim.New(append([]wasim.Option{wasim.WithTB(t)}, opts...)...)
 	return &world{t: t, sim: sim, account: sim.NewAccount("491520000001"), memory: newServer(t)}
 }

@@ -131,7 +131,7 @@ func TestManyAccountsLiveInOneProcess(t *testing.T) {
 		"postgres": inPostgres,
 	} {
 		t.Run(name, func(t *testing.T) {
-			service := wasim.New()
+			service := wasim.New(wasim.WithFewKeys())
 			defer service.Close()
 			dir := open(t)
 			r := start(t, service, dir, "one")
@@ -194,7 +194,7 @@ func TestRequestsAreRefusedWithAReason(t *testing.T) {
 		require.ErrorContains(t, err, "WASTABILITY_ADMIN_TOKEN")
 	}
 
-	service := wasim.New()
+	service := wasim.New(wasim.WithFewKeys())
 	defer service.Close()
 	r := start(t, service, folder(filepath.Join(t.TempDir(), "not there yet")), "one")
 	for _, c := range []struct {
@@ -244,7 +244,7 @@ func inPostgres(t *testing.T) directory {
 // Two replicas share a database: one holds each account, a request to the other
 // one says who, and when it ends the other one holds all.
 func TestReplicasHoldEachAccountOnce(t *testing.T) {
-	service := wasim.New()
+	service := wasim.New(wasim.WithFewKeys())
 	defer service.Close()
 	dir := inPostgres(t)
 	one := start(t, service, dir, "one")

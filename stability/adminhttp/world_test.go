@@ -78,7 +78,7 @@ type place struct {
 // newPlace makes an instance that does not run yet. Delays have no jitter.
 func newPlace(t *testing.T, opts ...stability.Option) *place {
 	// A little longer than the Manager offers a code, so that it is first.
-	sim := wasim.New(wasim.WithTB(t), wasim.WithQRLifetime(61*time.Second, 21*time.Second))
+	sim := wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithQRLifetime(61*time.Second, 21*time.Second))
 	p := &place{t: t, sim: sim, memory: memorybackend.New()}
 	p.open = p.memory.Backend
 	p.account = p.sim.NewAccount("491520000001")

@@ -38,7 +38,7 @@ type service struct {
 }
 
 func newService(t *testing.T) *service {
-	s := &service{t: t, sim: wasim.New(wasim.WithTB(t))}
+	s := &service{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithFewKeys())}
 	require.NoError(t, s.sim.Listen())
 	var err error
 	s.peer, err = s.sim.NewContact(t.Context(), "491520000009")

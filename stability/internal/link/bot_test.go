@@ -214,7 +214,7 @@ func (b *bot) staleEvents() []string {
 // newBot pairs a new account; the bot is offline afterwards. In a bubble.
 func newBot(t *testing.T) *bot {
 	t.Helper()
-	return newBotOn(t, wasim.New(wasim.WithTB(t)))
+	return newBotOn(t, wasim.New(wasim.WithTB(t), wasim.WithFewKeys()))
 }
 
 func newBotOn(t *testing.T, s *wasim.Service, without ...Reliance) *bot {

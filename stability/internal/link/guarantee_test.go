@@ -457,7 +457,7 @@ func TestTheSameOverRealTCP(t *testing.T) {
 	if stabilitytest.Race {
 		t.Skip("whatsmeow's sends race with its own closing of the socket outside of a bubble's order")
 	}
-	s := wasim.New(wasim.WithTB(t))
+	s := wasim.New(wasim.WithTB(t), wasim.WithFewKeys())
 	require.NoError(t, s.Listen())
 	b := newBotOn(t, s)
 	for range stabilitytest.Pick(5, 50) {

@@ -222,7 +222,7 @@ func TestCompressedConnectionsEndAsAllOthersDo(t *testing.T) {
 	for _, st := range situations() {
 		t.Run(st.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				s := wasim.New(wasim.WithTB(t), wasim.WithCompression())
+				s := wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithCompression())
 				b := newBotOn(t, s)
 				if offered, negotiated := s.Compression(); offered == 0 {
 					b.close()

@@ -17,7 +17,7 @@ func withBotWithout(t *testing.T, f func(t *testing.T, b *bot), without ...Relia
 	t.Helper()
 	t.Run(fmt.Sprint(without), func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			b := newBotOn(t, wasim.New(wasim.WithTB(t)), without...)
+			b := newBotOn(t, wasim.New(wasim.WithTB(t), wasim.WithFewKeys()), without...)
 			f(t, b)
 			b.close()
 		})
@@ -108,7 +108,7 @@ func TestUnknownHelloIsPassedOnFromTheSecondAttempt(t *testing.T) {
 	for _, form := range []Reliance{helloShort, helloLong} {
 		t.Run(string(form), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				b := newBotOn(t, wasim.New(wasim.WithTB(t)))
+				b := newBotOn(t, wasim.New(wasim.WithTB(t), wasim.WithFewKeys()))
 				b.l.cfg.Without = []Reliance{form}
 				_, err := b.l.Connect(t.Context())
 				require.Error(t, err)
@@ -129,7 +129,7 @@ func TestUnknownHelloIsPassedOnFromTheSecondAttempt(t *testing.T) {
 // the form is the one that is known.
 func TestTrialOfABrokenLinkEndsIt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		b := newBotOn(t, wasim.New(wasim.WithTB(t)))
+		b := newBotOn(t, wasim.New(wasim.WithTB(t), wasim.WithFewKeys()))
 		b.l.suspectFrames()
 		b.fault(wasim.HandshakeDrop()).OnNextLogin()
 		_, err := b.l.Connect(t.Context())

@@ -39,7 +39,7 @@ func TestHostsDisconnectUnderTrafficLeavesNoPump(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				b := newBotOn(t, wasim.New(wasim.WithTB(t)))
+				b := newBotOn(t, wasim.New(wasim.WithTB(t), wasim.WithFewKeys()))
 				before := pumpsRunning()
 				for range stabilitytest.Pick(12, 200) {
 					disconnect := connect(b)

@@ -274,6 +274,15 @@ func TestAClientMayMakeAGroup(t *testing.T) {
 	})
 }
 
+func TestFewKeysAreMadeWhereOneIsSaidToBeLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := wasim.New(wasim.WithTB(t), wasim.WithFewKeys())
+		bob := newContact(t, s, "491700000002")
+		d := bob.Account().Devices()[0]
+		eventually(t, "uploaded", func() bool { return d.PreKeys() == whatsmeow.WantedPreKeyCount })
+	})
+}
+
 func TestOneTimePrekeysAreHandedOutOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *wasim.Service) {
 		bob := newContact(t, s, "491700000002")

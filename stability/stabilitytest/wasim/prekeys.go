@@ -21,7 +21,11 @@ func (c *conn) encrypt(n *node) {
 		}
 		c.result(n)
 	case str(n, "type") == "get" && child(n, "count") != nil:
-		c.result(n, node{Tag: "count", Attrs: attrs{"value": len(c.dev.prekeys)}})
+		left := len(c.dev.prekeys)
+		if c.s.opt.fewKeys {
+			left = max(left, 1)
+		}
+		c.result(n, node{Tag: "count", Attrs: attrs{"value": left}})
 	case str(n, "type") == "get" && child(n, "key") != nil:
 		var users []node
 		for _, u := range child(n, "key").GetChildren() {

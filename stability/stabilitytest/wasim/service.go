@@ -64,6 +64,7 @@ type options struct {
 	http       http.Handler
 	compress   bool
 	lidFirst   bool
+	fewKeys    bool
 	// saved keys, set by Load
 	static *keys.KeyPair
 }
@@ -124,6 +125,12 @@ func WithCompression() Option { return func(o *options) { o.compress = true } }
 // whatever address they are given, as newer clients always do: a host then sees
 // chats and senders by LID. Default: an older client addresses as it is told.
 func WithLIDFirst() Option { return func(o *options) { o.lidFirst = true } }
+
+// WithFewKeys tells a device that has no prekey at the service that one is
+// left. whatsmeow then makes 50 at its first login, and not 812: a pairing takes
+// a small part of its time. For tests that pair much and are not about keys.
+// Default: the service says what it has.
+func WithFewKeys() Option { return func(o *options) { o.fewKeys = true } }
 
 // WithHTTP answers HTTPS requests that are not the websocket (media, version
 // checks). Default: 404. Handlers must not hijack.
