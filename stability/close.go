@@ -17,8 +17,7 @@ import (
 // waits for running handlers.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
-	first := !m.closed
-	m.closed = true
+	first := m.seat.take(closing, time.Now())
 	t, watched := m.term, m.watched
 	if first {
 		m.end()

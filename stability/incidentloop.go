@@ -356,8 +356,8 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f.InstanceID = m.instanceID()
-	f.SameID = m.sameID
-	f.Terms = append([]time.Time(nil), m.terms...)
+	f.SameID = m.seat.twin
+	f.Terms = append([]time.Time(nil), m.seat.terms...)
 	f.DamagedAt, f.DamagedRows, f.DamagedText = m.damage.at, m.damage.rows, m.damage.text
 	if m.outage.err != nil {
 		f.StoreDownSince, f.StoreWatched = m.outage.since, m.outage.watched

@@ -73,7 +73,7 @@ func (m *Manager) noteLock(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case m.closed:
+	case m.seat.at == shut:
 	case err == nil, errors.Is(err, lock.ErrLost):
 		m.outage.fails = 0
 		if m.outage.byLock {

@@ -72,7 +72,7 @@ func (t *term) carryOut(f core.Effect) {
 		})
 		switch f.What {
 		case core.NewsConnected:
-			m.rest = rest{}
+			m.seat.rest = rest{}
 			m.received.wake.ring()
 		case core.NewsDisconnected:
 			m.received.hungUp()
@@ -131,7 +131,7 @@ func (t *term) carryOut(f core.Effect) {
 		}
 	case core.TermEnds:
 		m.sends.down()
-		m.modeSince = time.Now() // nobody may use it from now on, however long the tear-down takes
+		m.seat.take(ended, time.Now())
 	case core.LoginWithoutTap:
 		text := "the logger given to the client shows received stanzas, but not the login: a login is believed a little later"
 		if f.Blind {

@@ -45,26 +45,25 @@ type Manager struct {
 	end  context.CancelFunc
 	shut chan struct{} // closed when Close has finished
 
-	mu        mutex     // guards what follows; never held across I/O, a callback or the host's log
-	term      *term     // the present one; nil in standby
-	runEnded  time.Time // when Run returned last, unless the account went on by hand
-	runError  error
-	runs      bool
-	closed    bool
-	standby   bool            // standing by was reported
-	last      reconnect.State // of the last term, for Status between terms
-	rest      rest            // behind a term that this instance gave up
-	outage    outage          // of the backend
-	sameID    bool            // another process uses our instance id
-	terms     []time.Time     // when terms began, newest last, bounded
-	watched   bool            // the incident loop runs
-	modeSince time.Time       // when the present term began, or the last one ended
-	exiting   chan struct{}   // closed when the exit function came back; nil while none was called
-	changed   chan struct{}   // closed and replaced at every transition
-	damage    damage
-	compat    compat
-
+	mu      mutex // guards what follows; never held across I/O, a callback or the host's log
+	term    *term // the present one; nil in standby
+	seat    seat
+	runs    running
+	last    reconnect.State // of the last term, for Status between terms
+	outage  outage          // of the backend
+	watched bool            // the incident loop runs
+	exiting chan struct{}   // closed when the exit function came back; nil while none was called
+	changed chan struct{}   // closed and replaced at every transition
+	damage  damage
+	compat  compat
 	resends resends
+}
+
+// running is what is known of Run.
+type running struct {
+	on    bool
+	ended time.Time // when it returned last, unless the account went on by hand
+	err   error     // of the last one
 }
 
 // outage is what is known of a backend that does not answer.
@@ -130,7 +129,7 @@ func New(opts ...Option) (*Manager, error) {
 	}
 	m.cfg.backend = m.counts.metered(cfg.backend)
 	m.clocks.base = time.Now()
-	m.modeSince = m.clocks.base
+	m.seat = seat{at: passive, since: m.clocks.base}
 	m.life, m.end = context.WithCancel(context.Background())
 	if m.lock == nil {
 		lease, err := newLease(cfg, watchLock(cfg.backend.Lock, m))
@@ -167,7 +166,7 @@ func (m *Manager) current() (*term, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case m.closed:
+	case m.seat.at == shut:
 		return nil, ErrClosed
 	case m.term == nil || m.term.core.Ending():
 		return nil, nil
@@ -218,13 +217,13 @@ func (m *Manager) Activate(ctx context.Context) error {
 func (m *Manager) byHand() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.runEnded, m.runError = time.Time{}, nil
+	m.runs.ended, m.runs.err = time.Time{}, nil
 }
 
 func (m *Manager) isRunning() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.runs
+	return m.runs.on
 }
 
 // activate begins a term, or returns the present one. With wait it stands by
@@ -340,18 +339,16 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 	}
 	t := newTerm(m, hold, st)
 	m.mu.Lock()
-	if m.closed {
+	now := time.Now()
+	if !m.seat.take(granted, now) { // closed meanwhile
 		m.mu.Unlock()
 		m.release(hold)
 		return nil, ErrClosed
 	}
-	m.term, m.standby, m.sameID = t, false, false
+	m.term = t
+	m.seat.began(now, behindYield(st))
 	if m.outage.watched { // it answered just now; if it cannot be written, this instance tells
-		m.outage.watched, m.outage.since = false, time.Now()
-	}
-	m.modeSince = time.Now()
-	if !behindYield(st) { // which is no flapping
-		m.terms = append(m.terms[max(0, len(m.terms)-maxTerms):], time.Now())
+		m.outage.watched, m.outage.since = false, now
 	}
 	if m.outage.err != nil { // a read proves little
 		t.take(core.ProveStore{})
@@ -365,14 +362,11 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 	return t, nil
 }
 
-// maxTerms bounds the list of beginnings that is kept.
-const maxTerms = 32
-
 // watchIncidents lets the incidents be looked after, from the first activation on.
 func (m *Manager) watchIncidents() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.watched && !m.closed {
+	if !m.watched && m.seat.at != shut {
 		m.watched = true
 		go m.incidents.run()
 	}
@@ -464,7 +458,7 @@ func (m *Manager) WaitReady(ctx context.Context) (*whatsmeow.Client, error) {
 func (m *Manager) waitFor(ctx context.Context, cond func() (bool, error)) error {
 	for {
 		m.mu.Lock()
-		if m.closed {
+		if m.seat.at == shut {
 			m.mu.Unlock()
 			return ErrClosed
 		}
@@ -519,10 +513,9 @@ func (m *Manager) broadcastLocked() {
 func (m *Manager) noteStandby() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.standby || m.closed {
+	if !m.seat.take(refused, time.Now()) {
 		return
 	}
-	m.standby = true
 	m.logLocked(slog.LevelInfo, "standing by: another instance holds the lock")
 	m.eventLocked(Event{Kind: EventStandby})
 }
@@ -539,7 +532,7 @@ func (m *Manager) noteStoreLocked(err error) {
 	m.outage.err, m.outage.byLock, m.outage.watched = err, m.outage.byLock && err != nil, m.outage.watched && err != nil
 	switch {
 	case was == nil && err != nil:
-		m.outage.since, m.outage.watched = time.Now(), m.term == nil && m.standby
+		m.outage.since, m.outage.watched = time.Now(), m.seat.at == standby
 		m.logLocked(slog.LevelWarn, "the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
 	case was != nil && err == nil:

@@ -136,7 +136,7 @@ func (m *Manager) offered(ctx context.Context, doing string, ok func(*term) bool
 				return false, nil
 			case t.core.Linked():
 				return false, ErrAlreadyPaired
-			case t.client == nil && !m.runs:
+			case t.client == nil && !m.runs.on:
 				return false, ErrNotAttached
 			}
 			return t != asked || ok(t), nil

@@ -33,21 +33,21 @@ var errReplacedClient = errors.New("stability: a newer client took its place")
 func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) (err error) {
 	m.mu.Lock()
 	switch {
-	case m.closed:
+	case m.seat.at == shut:
 		m.mu.Unlock()
 		return ErrClosed
-	case m.runs:
+	case m.runs.on:
 		m.mu.Unlock()
 		return ErrRunning
 	}
-	m.runs, m.runEnded, m.runError = true, time.Time{}, nil
+	m.runs = running{on: true}
 	m.mu.Unlock()
 	err = errRunPanicked
 	defer func() {
 		m.mu.Lock()
-		m.runs, m.runEnded = false, time.Now()
+		m.runs.on, m.runs.ended = false, time.Now()
 		if !errors.Is(err, ErrClosed) {
-			m.runError = err
+			m.runs.err = err
 		}
 		m.broadcastLocked()
 		m.mu.Unlock()

@@ -102,7 +102,7 @@ func (m *Manager) sender() (*attachment, error) {
 	switch {
 	case a != nil && a.ready(): // also while stepping down: handlers may still answer
 		return a, nil
-	case m.closed:
+	case m.seat.at == shut:
 		return nil, ErrClosed
 	case t == nil || t.core.Ending():
 		return nil, ErrNotActive

@@ -96,8 +96,8 @@ func (m *Manager) Status() Status {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	st.ModeSince, st.Closed = m.modeSince, m.closed
-	st.Running, st.RunEndedAt, st.RunError = m.runs, m.runEnded, m.runError
+	st.ModeSince, st.Closed = m.seat.since, m.seat.at == shut
+	st.Running, st.RunEndedAt, st.RunError = m.runs.on, m.runs.ended, m.runs.err
 	st.Compat = m.compatLocked()
 	st.Messages.Sent, st.Messages.Resends = m.sentLocked(now), m.resends.view()
 	if m.outage.err != nil {
@@ -134,7 +134,7 @@ func (m *Manager) Status() Status {
 		}
 		st.NextRetryAt = v.Planned
 	}
-	st.yieldStatus(state, m.rest)
+	st.yieldStatus(state, m.seat.rest)
 	st.State = state
 	st.ConnectedAt, st.LastDisconnectAt = state.ConnectedAt, state.LastDisconnectAt
 	st.LastDisconnectReason, st.LastDisconnectDetail = state.LastDisconnectReason, state.LastDisconnectDetail
@@ -186,7 +186,7 @@ func (m *Manager) waStatus() reconnect.Status {
 	switch {
 	case m.term != nil:
 		return m.term.core.Status(m.term.up())
-	case m.last.Status == reconnect.StatusNeedsPairing && !m.standby: // else the holder knows
+	case m.last.Status == reconnect.StatusNeedsPairing && m.seat.at == passive: // else the holder knows
 		return reconnect.StatusNeedsPairing
 	}
 	return reconnect.StatusDisconnected

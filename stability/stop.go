@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
@@ -68,7 +69,7 @@ func (t *term) tearDown() {
 	m.release(t.hold)
 
 	m.mu.Lock()
-	m.sameID = m.sameID || twin
+	m.seat.twin = m.seat.twin || twin
 	m.last = t.core.State()
 	reason := deactivation(cause)
 	if why.Unfit || why.Healing && m.healYields(t.core) {
@@ -83,6 +84,7 @@ func (t *term) tearDown() {
 	}
 	t.take(core.TornDown{})
 	m.term = nil
+	m.seat.take(gone, time.Now())
 	m.received.leave()
 	if why.Healing && !m.cfg.autoheal.InProcess {
 		m.exiting = make(chan struct{})

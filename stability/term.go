@@ -49,7 +49,7 @@ type term struct {
 
 func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 	m.mu.Lock()
-	again := m.rest.own
+	again := m.seat.rest.own
 	m.mu.Unlock()
 	t := &term{
 		m:       m,

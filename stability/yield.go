@@ -23,20 +23,14 @@ var errUnfit = errors.New("stability: this instance cannot connect: it gave the 
 // away for longer than until the next attempt is due.
 const yieldPause = 30 * time.Second
 
-// rest is what an instance remembers of a lock that it gave up.
-type rest struct {
-	own   bool      // this process gave it up, and nobody has connected here since
-	until time.Time // it does not ask for the lock before
-}
-
 // gaveUpLocked begins the pause behind a term that was given up.
 func (m *Manager) gaveUpLocked(st reconnect.State) {
-	m.rest.own = true
+	m.seat.rest.own = true
 	pause := yieldPause
 	if at := st.NextRetryAt; !at.IsZero() {
 		pause = min(pause, time.Until(at))
 	}
-	m.rest.until = time.Now().Add(pause)
+	m.seat.rest.until = time.Now().Add(pause)
 }
 
 // healYields reports whether the lock is given to others behind a heal: not
@@ -53,7 +47,7 @@ func (m *Manager) healYields(t *core.Core) bool {
 func (m *Manager) restLeft() (left time.Duration, changed chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return time.Until(m.rest.until), m.changed
+	return time.Until(m.seat.rest.until), m.changed
 }
 
 // awaitRest waits until this instance may ask for the lock again. False: it may
@@ -85,8 +79,8 @@ func (m *Manager) awaitRest(ctx context.Context, wait bool) (bool, error) {
 func (m *Manager) endRest() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.rest.until.After(time.Now()) {
-		m.rest = rest{}
+	if m.seat.rest.until.After(time.Now()) {
+		m.seat.rest = rest{}
 		m.broadcastLocked()
 	}
 }
@@ -97,7 +91,7 @@ func (m *Manager) standbyDecision() reconnect.Decision {
 	d := reconnect.Decision{Status: reconnect.StatusDisconnected, Reason: reconnect.ReasonLockLost, Action: reconnect.ActionStandby}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if y, ok := m.last.LastYield(); ok && m.term == nil && m.rest.own {
+	if y, ok := m.last.LastYield(); ok && m.term == nil && m.seat.rest.own {
 		d.Reason, d.Code, d.Detail = y.Reason, y.Code, y.Detail
 	}
 	return d
