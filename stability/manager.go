@@ -501,8 +501,28 @@ func (m *Manager) eventLocked(e Event) {
 	}
 	e.Status = m.waStatus()
 	m.counts.event(&e)
+	m.logTransitionLocked(e)
 	m.notify.post(e)
 	m.broadcastLocked()
+}
+
+// logTransitionLocked writes the lines of those transitions that are not
+// written where they happen, with more. docs/LOGS.md has the line of each.
+func (m *Manager) logTransitionLocked(e Event) {
+	switch e.Kind {
+	case EventConnecting:
+		m.logLocked(slog.LevelDebug, "connecting", "attempt", e.Attempt)
+	case EventQR:
+		m.logLocked(slog.LevelDebug, "a code to scan is ready")
+	case EventNeedsPairing:
+		m.logLocked(slog.LevelInfo, "the account is not paired", "reason", e.Reason)
+	case EventIncidentOpened:
+		m.logLocked(slog.LevelDebug, "incident begins", "incident", e.Incident)
+	case EventIncidentResolved:
+		m.logLocked(slog.LevelDebug, "incident is over", "incident", e.Incident)
+	case EventClosed:
+		m.logLocked(slog.LevelDebug, "closed")
+	}
 }
 
 func (m *Manager) broadcastLocked() {
