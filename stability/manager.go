@@ -54,6 +54,7 @@ type Manager struct {
 	watched bool            // the incident loop runs
 	exiting chan struct{}   // closed when the exit function came back; nil while none was called
 	changed chan struct{}   // closed and replaced at every transition
+	heard   []*notifier     // of Observe
 	damage  damage
 	compat  compat
 	resends resends
@@ -503,6 +504,9 @@ func (m *Manager) eventLocked(e Event) {
 	m.counts.event(&e)
 	m.logTransitionLocked(e)
 	m.notify.post(e)
+	for _, n := range m.heard {
+		n.post(e)
+	}
 	m.broadcastLocked()
 }
 

@@ -53,6 +53,7 @@ func methods() map[string]method {
 			return ignore(m.NewClient(wasim.NewMemoryDevice()))
 		}, notActive, closed, false},
 		"Changed":         {func(_ context.Context, m *stability.Manager) error { m.Changed(); return nil }, nil, nil, false},
+		"Counts":          {func(_ context.Context, m *stability.Manager) error { m.Counts(); return nil }, nil, nil, false},
 		"Client":          {func(_ context.Context, m *stability.Manager) error { m.Client(); return nil }, nil, nil, false},
 		"Close":           {func(ctx context.Context, m *stability.Manager) error { return m.Close(ctx) }, nil, nil, false},
 		"HandleConnected": {func(ctx context.Context, m *stability.Manager) error { return m.HandleConnected(ctx) }, notActive, closed, false},
@@ -62,6 +63,7 @@ func methods() map[string]method {
 		"Incidents":   {func(_ context.Context, m *stability.Manager) error { m.Incidents(); return nil }, nil, nil, false},
 		"Logger":      {func(_ context.Context, m *stability.Manager) error { m.Logger(nil).Sub("x").Debugf("x"); return nil }, nil, nil, false},
 		"Logout":      {func(ctx context.Context, m *stability.Manager) error { return m.Logout(ctx) }, notActive, closed, true},
+		"Observe":     {func(_ context.Context, m *stability.Manager) error { m.Observe(func(stability.Event) {})(); return nil }, nil, nil, false},
 		"PairPhone":   {func(ctx context.Context, m *stability.Manager) error { return ignore(m.PairPhone(ctx, "491520000001")) }, notActive, closed, true},
 		"PurgeDevice": {func(ctx context.Context, m *stability.Manager) error { return m.PurgeDevice(ctx) }, notActive, closed, false},
 		"Messages":    {func(_ context.Context, m *stability.Manager) error { _ = m.Messages(); return nil }, nil, nil, false},
@@ -109,6 +111,7 @@ func nilCalls() map[string]func(ctx context.Context, m *stability.Manager) error
 				ignore(m.HandleDisconnected(ctx, reconnect.Reason(""))),
 				ignore(m.HandleDisconnected(ctx, error(nil))))
 		},
+		"Observe":     func(_ context.Context, m *stability.Manager) error { m.Observe(nil)(); return nil },
 		"PairPhone":   func(ctx context.Context, m *stability.Manager) error { return ignore(m.PairPhone(ctx, "")) },
 		"Send":        func(ctx context.Context, m *stability.Manager) error { return ignore(m.Send(ctx, types.JID{}, nil)) },
 		"RecordEvent": func(_ context.Context, m *stability.Manager) error { m.RecordEvent(nil); return nil },

@@ -68,14 +68,13 @@ func (h *Handler) confirmed(w http.ResponseWriter, said, word, example string) b
 	return true
 }
 
-// holds requires that this instance holds the lock: what is asked would wait
+// holder requires that this instance holds the lock: what is asked would wait
 // for it else. A Manager that is closed says so itself.
-func (h *Handler) holds(w http.ResponseWriter) bool {
+func (h *Handler) holder() *refusal {
 	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive {
-		h.refuse(w, stability.ErrNotActive)
-		return false
+		return h.problem(stability.ErrNotActive)
 	}
-	return true
+	return nil
 }
 
 type pairDoc struct {
@@ -101,21 +100,34 @@ func (h *Handler) pair(w http.ResponseWriter, r *http.Request) {
 	}
 	phone, ok := number(*in.Phone)
 	if !ok {
-		h.fail(w, http.StatusBadRequest, "bad_phone", "That is no phone number: send it in the international form, with the country code, 7 to 15 digits.")
+		h.told(w, badPhone)
 		return
 	}
-	if !h.holds(w) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), h.pairFor)
-	defer cancel()
-	code, err := h.m.PairPhone(ctx, phone)
-	if err != nil {
-		h.refuse(w, err)
+	code, no := h.askPhoneCode(r.Context(), phone)
+	if no != nil {
+		h.told(w, no)
 		return
 	}
 	h.json(w, http.StatusOK, pairDoc{Success: true, Code: code.Code, ExpiresAt: stamp(code.ExpiresAt), ExpiresInMs: max(0, time.Until(code.ExpiresAt).Milliseconds()),
 		Message: "On the phone: Settings, Linked devices, Link a device, Link with phone number instead; then enter the code."})
+}
+
+var badPhone = &refusal{code: http.StatusBadRequest, word: "bad_phone", message: "That is no phone number: send it in the international form, with the country code, 7 to 15 digits."}
+
+// askPhoneCode asks for a code to type into the phone, and remembers it for the
+// page.
+func (h *Handler) askPhoneCode(ctx context.Context, phone string) (stability.PhoneCode, *refusal) {
+	if no := h.holder(); no != nil {
+		return stability.PhoneCode{}, no
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.pairFor)
+	defer cancel()
+	code, err := h.m.PairPhone(ctx, phone)
+	if err != nil {
+		return code, h.problem(err)
+	}
+	h.typed.Store(&code)
+	return code, nil
 }
 
 // number takes the punctuation out of a phone number.
@@ -142,43 +154,64 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
 	if _, ok := h.body(w, r); !ok {
 		return
 	}
-	if !h.holds(w) {
-		return
+	word, no := h.askLogout(r.Context())
+	h.done(w, http.StatusOK, word, no)
+}
+
+func (h *Handler) askLogout(ctx context.Context) (word string, no *refusal) {
+	if no := h.holder(); no != nil {
+		return "", no
 	}
 	// Half a logout helps nobody: it goes on when the caller has gone.
-	switch err := h.m.Logout(context.WithoutCancel(r.Context())); {
+	switch err := h.m.Logout(context.WithoutCancel(ctx)); {
 	case errors.Is(err, stability.ErrStillListed):
-		h.json(w, http.StatusOK, doneDoc{true, "The device was removed here. There was no connection, so the phone still lists it: remove it there by hand, under Linked devices."})
-		return
+		return "logout-listed", nil
 	case err != nil:
-		h.refuse(w, err)
-		return
+		return "", h.problem(err)
 	}
-	h.json(w, http.StatusOK, doneDoc{true, "This device was removed from the account. If the program runs the Manager, a new code to scan follows."})
+	return "logout", nil
 }
 
 func (h *Handler) reconnect(w http.ResponseWriter, r *http.Request) {
 	if _, ok := h.body(w, r); !ok {
 		return
 	}
+	h.done(w, http.StatusAccepted, "reconnect", h.askReconnect())
+}
+
+func (h *Handler) askReconnect() *refusal {
 	st := h.m.Status()
 	switch {
 	case st.Closed:
-		h.refuse(w, stability.ErrClosed)
-		return
+		return h.problem(stability.ErrClosed)
 	case st.Mode == stability.ModePassive:
-		h.refuse(w, stability.ErrNotActive)
-		return
+		return h.problem(stability.ErrNotActive)
 	case st.State.NotBefore.After(st.At):
-		h.fail(w, http.StatusConflict, "banned_for_now", "The account is banned until "+clock(st.State.NotBefore)+". One attempt is made then, and none before: trying would make it worse.")
-		return
+		return &refusal{code: http.StatusConflict, word: "banned_for_now", message: "The account is banned until " + clock(st.State.NotBefore) + ". One attempt is made then, and none before: trying would make it worse."}
 	}
 	h.m.Reconnect()
-	h.json(w, http.StatusAccepted, doneDoc{true, "Asked for. The status says what becomes of it."})
+	return nil
 }
 
-// refuse turns an error of the Manager into an answer.
-func (h *Handler) refuse(w http.ResponseWriter, err error) {
+// done answers a call that changes something.
+func (h *Handler) done(w http.ResponseWriter, code int, word string, no *refusal) {
+	if no != nil {
+		h.told(w, no)
+		return
+	}
+	h.json(w, code, doneDoc{true, said[word]})
+}
+
+// told is the answer to who was refused.
+func (h *Handler) told(w http.ResponseWriter, no *refusal) {
+	no.retryAfter(w)
+	h.fail(w, no.code, no.word, no.message)
+}
+
+const tryAgainAfter = 10 * time.Second
+
+// problem turns an error of the Manager into an answer.
+func (h *Handler) problem(err error) *refusal {
 	for _, c := range []struct {
 		is            error
 		code          int
@@ -196,12 +229,12 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 		{context.Canceled, http.StatusServiceUnavailable, "not_in_time", "The request ended before there was an answer: try again."},
 	} {
 		if errors.Is(err, c.is) {
+			no := &refusal{code: c.code, word: c.word, message: c.message}
 			if c.code == http.StatusServiceUnavailable {
-				w.Header().Set("Retry-After", "10")
+				no.wait = tryAgainAfter
 			}
-			h.fail(w, c.code, c.word, c.message)
-			return
+			return no
 		}
 	}
-	h.fail(w, http.StatusBadGateway, "refused", "WhatsApp did not do it: "+err.Error())
+	return &refusal{code: http.StatusBadGateway, word: "refused", message: "WhatsApp did not do it: " + err.Error()}
 }

@@ -1,29 +1,37 @@
 package adminhttp
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wastability/wastability/stability"
 )
 
-// Handler serves one Manager. Make it with New. Safe for concurrent use; it
-// has nothing to close.
+// Handler serves one Manager. Make it with New. Safe for concurrent use.
 type Handler struct {
 	m       *stability.Manager
-	tokens  [][sha256.Size]byte
-	allow   func(*http.Request) error // nil: the token decides
+	door    *door
 	numbers bool
 	pairFor time.Duration
-	limit   *limiter
 	store   chan struct{} // held by the call that reads or writes the backend
 	routes  map[string]route
+	history *history
+	streams *streams
+	typed   atomic.Pointer[stability.PhoneCode] // the last code to type that was asked for here
+
+	name string // of the account in a Fleet
+	up   string // from the page to where one signs in
+
+	once   sync.Once
+	closed chan struct{}
+	stop   func() // the observer
 }
 
 // route is what one path does.
@@ -31,14 +39,20 @@ type route struct {
 	open bool // served to everybody
 	get  func(http.ResponseWriter, *http.Request)
 	post func(http.ResponseWriter, *http.Request)
+
+	// The same for people, who may be signed in.
+	look  func(http.ResponseWriter, *http.Request, *caller)
+	press func(http.ResponseWriter, *http.Request, *caller)
 }
 
 func (r route) allow() string {
-	if r.post != nil {
+	if r.post != nil || r.press != nil {
 		return http.MethodPost
 	}
 	return http.MethodGet + ", " + http.MethodHead
 }
+
+func reads(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
 
 type config struct {
 	tokens  []string
@@ -105,18 +119,27 @@ func WithPairTimeout(d time.Duration) Option {
 	}
 }
 
-// New returns a handler for m. The error names every option that is wrong.
+// New returns a handler for m, and begins to note what happens to m, for the
+// page. The error names every option that is wrong.
 func New(m *stability.Manager, opts ...Option) (*Handler, error) {
-	c := config{pairFor: 30 * time.Second}
+	c := configure(opts)
 	if m == nil {
 		c.errs = append(c.errs, errors.New("adminhttp: the Manager is nil: pass what stability.New returned"))
 	}
+	if len(c.errs) > 0 {
+		return nil, errors.Join(c.errs...)
+	}
+	return newHandler(m, c, newDoor(c), newStreams(), ""), nil
+}
+
+func configure(opts []Option) *config {
+	c := &config{pairFor: 30 * time.Second}
 	for _, o := range opts {
 		if o == nil {
 			c.errs = append(c.errs, errors.New("adminhttp: a nil Option: leave it out"))
 			continue
 		}
-		o(&c)
+		o(c)
 	}
 	if len(c.tokens) == 0 && c.allow == nil && len(c.errs) == 0 {
 		c.errs = append(c.errs, errors.New("adminhttp: no token: pass WithToken, for example with the value of an environment variable, or WithAuthorizer"))
@@ -124,15 +147,23 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 	if len(c.tokens) > 0 && c.allow != nil {
 		c.errs = append(c.errs, errors.New("adminhttp: WithToken and WithAuthorizer: pass one of the two, since only one can decide"))
 	}
-	if len(c.errs) > 0 {
-		return nil, errors.Join(c.errs...)
+	return c
+}
+
+// newHandler makes a handler, of an account of a Fleet if it has a name.
+func newHandler(m *stability.Manager, c *config, d *door, s *streams, name string) *Handler {
+	h := &Handler{
+		m: m, door: d, numbers: c.numbers, pairFor: c.pairFor, store: make(chan struct{}, 1), streams: s,
+		history: &history{}, name: name, closed: make(chan struct{}),
 	}
-	h := &Handler{m: m, allow: c.allow, numbers: c.numbers, pairFor: c.pairFor, limit: newLimiter(), store: make(chan struct{}, 1)}
-	for _, t := range c.tokens {
-		h.tokens = append(h.tokens, sha256.Sum256([]byte(t)))
-	}
+	h.stop = m.Observe(h.history.note)
+	h.history.begin(m.Status())
 	h.routes = map[string]route{
-		"/":                       {open: c.allow == nil, get: h.page}, // without data: it asks for the token
+		"/":          {look: h.page},
+		"/set-aside": {look: h.setAsidePage},
+		"/do":        {press: h.act},
+		"/events":    {look: h.events},
+
 		"/health":                 {open: true, get: h.health},
 		"/ready":                  {open: true, get: h.ready},
 		"/api/longrun/status-now": {get: h.statusNow},
@@ -151,11 +182,38 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 		"/api/whatsapp/messages/redeliver": {post: h.redeliver},
 		"/api/whatsapp/messages/purge":     {post: h.purgeMessage},
 	}
-	return h, nil
+	switch {
+	case name != "":
+		h.up = "../"
+	case d.allow == nil:
+		d.routes(h.routes, h.signInPage)
+	}
+	return h
+}
+
+// Close ends the streams of open pages, and notes no more of what happens. Call
+// it when the server shuts down, which waits for streams. Requests are still
+// answered.
+func (h *Handler) Close() error {
+	h.once.Do(func() {
+		h.stop()
+		close(h.closed)
+	})
+	return nil
 }
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	secure(w)
+	if r.URL.Path == "" { // of http.StripPrefix, without the slash that relative links need
+		addSlash(w, r)
+		return
+	}
+	h.door.serve(w, r, h.routes, r.URL.Path, h.signInPage)
+}
+
+// secure sets the headers of every answer.
+func secure(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
@@ -163,29 +221,57 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+}
 
-	path := r.URL.Path
-	if path == "" { // of http.StripPrefix
-		path = "/"
+// addSlash sends the reader of /admin to /admin/.
+func addSlash(w http.ResponseWriter, r *http.Request) {
+	at, query, _ := strings.Cut(r.RequestURI, "?")
+	to := "./" + at[strings.LastIndex(at, "/")+1:] + "/"
+	if query != "" {
+		to += "?" + query
 	}
-	// A table and no ServeMux: that would redirect before it asks who is there.
-	rt, known := h.routes[path]
-	if !rt.open && !h.admit(w, r) {
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusTemporaryRedirect)
+}
+
+// asker shows the page that asks for the token, and why it asks again.
+type asker func(w http.ResponseWriter, r *http.Request, code int, no *refusal)
+
+// serve finds the route and asks who is there. It is a table and no ServeMux, which would redirect before it asks.
+func (d *door) serve(w http.ResponseWriter, r *http.Request, routes map[string]route, path string, ask asker) {
+	rt, known := routes[path]
+	var c *caller
+	if rt.look != nil || rt.press != nil {
+		var no *refusal
+		if c, no = d.person(r); no != nil {
+			switch {
+			case d.allow != nil || path == "/events":
+				no.tell(w)
+			case path == "/" && reads(r) && no.word == "token_missing":
+				ask(w, r, http.StatusOK, nil)
+			default:
+				ask(w, r, no.code, no)
+			}
+			return
+		}
+	} else if !rt.open && !d.admit(w, r) {
 		return
 	}
-	if !known {
-		h.fail(w, http.StatusNotFound, "not_found", "There is nothing here.")
-		return
+	switch {
+	case !known:
+		writeJSON(w, http.StatusNotFound, failure{Error: "not_found", Message: "There is nothing here."})
+	case reads(r) && rt.look != nil:
+		rt.look(w, r, c)
+	case reads(r) && rt.get != nil:
+		rt.get(w, r)
+	case r.Method == http.MethodPost && rt.press != nil:
+		rt.press(w, r, c)
+	case r.Method == http.MethodPost && rt.post != nil:
+		rt.post(w, r)
+	default:
+		w.Header().Set("Allow", rt.allow())
+		writeJSON(w, http.StatusMethodNotAllowed, failure{Error: "method_not_allowed", Message: "This path takes " + rt.allow() + "."})
 	}
-	serve := rt.post
-	if rt.get != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		serve = rt.get
-	} else if rt.post == nil || r.Method != http.MethodPost {
-		header.Set("Allow", rt.allow())
-		h.fail(w, http.StatusMethodNotAllowed, "method_not_allowed", "This path takes "+rt.allow()+".")
-		return
-	}
-	serve(w, r)
 }
 
 // failure is every answer that is no success.
@@ -199,7 +285,9 @@ func (h *Handler) fail(w http.ResponseWriter, code int, word, message string) {
 	h.json(w, code, failure{Error: word, Message: h.mask(message)})
 }
 
-func (h *Handler) json(w http.ResponseWriter, code int, v any) {
+func (h *Handler) json(w http.ResponseWriter, code int, v any) { writeJSON(w, code, v) }
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
 	data, err := json.Marshal(v)
 	if err != nil { // a value of ours that JSON cannot carry
 		code, data = http.StatusInternalServerError, []byte(`{"success":false,"error":"internal","message":"The answer could not be written as JSON."}`)

@@ -13,41 +13,113 @@ import (
 // TokenHeader carries the token of WithToken.
 const TokenHeader = "X-Admin-Token"
 
-// admit lets the request pass or answers it. The token is looked at first: who
-// has the right one is let in whatever others have tried.
-func (h *Handler) admit(w http.ResponseWriter, r *http.Request) bool {
-	if h.allow != nil {
-		err := h.allow(r)
-		if err != nil {
-			h.fail(w, http.StatusForbidden, "not_allowed", err.Error())
-			return false
-		}
-		if err = new(http.CrossOriginProtection).Check(r); err != nil {
-			h.fail(w, http.StatusForbidden, "other_site", "This request came from another site: use the page here.")
-			return false
-		}
-		return true
+// door decides who gets in. A Handler has one; the handlers of a Fleet share
+// one.
+type door struct {
+	tokens   [][sha256.Size]byte
+	allow    func(*http.Request) error // nil: the token decides
+	limit    *limiter
+	sessions *sessions
+	csrf     string // for who is let in without a session of ours
+}
+
+func newDoor(c *config) *door {
+	d := &door{allow: c.allow, limit: newLimiter(), sessions: newSessions(), csrf: random()}
+	for _, t := range c.tokens {
+		d.tokens = append(d.tokens, sha256.Sum256([]byte(t)))
 	}
-	given := r.Header.Get(TokenHeader)
+	return d
+}
+
+// caller is somebody who was let in.
+type caller struct {
+	csrf      string // what a form must carry
+	byHeader  bool   // no browser sends the header by itself: no form needs to carry anything
+	signedIn  bool   // by a session of ours, which can be ended
+	stillGood func() bool
+}
+
+// refusal is why somebody was not let in.
+type refusal struct {
+	code          int
+	word, message string
+	wait          time.Duration // before the next try
+}
+
+func always() bool { return true }
+
+// isToken compares in constant time.
+func (d *door) isToken(given string) bool {
 	sum := sha256.Sum256([]byte(given))
 	match := 0
-	for i := range h.tokens {
-		match |= subtle.ConstantTimeCompare(sum[:], h.tokens[i][:])
+	for i := range d.tokens {
+		match |= subtle.ConstantTimeCompare(sum[:], d.tokens[i][:])
 	}
-	if match == 1 {
-		return true
+	return match == 1
+}
+
+// authorized asks the host.
+func (d *door) authorized(r *http.Request) *refusal {
+	if err := d.allow(r); err != nil {
+		return &refusal{code: http.StatusForbidden, word: "not_allowed", message: err.Error()}
 	}
-	if given == "" { // nobody guesses
-		h.fail(w, http.StatusUnauthorized, "token_missing", "Send the admin token in the header "+TokenHeader+".")
-		return false
+	if err := new(http.CrossOriginProtection).Check(r); err != nil {
+		return &refusal{code: http.StatusForbidden, word: "other_site", message: "This request came from another site: use the page here."}
 	}
-	if wait := h.limit.wrong(r.RemoteAddr, time.Now()); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
-		h.fail(w, http.StatusTooManyRequests, "too_many_wrong_tokens", "Too many wrong tokens. Wait before the next try; the right token is accepted at any time.")
-		return false
+	return nil
+}
+
+// tool lets in who brings the token in its header, or whom the host lets in. The
+// token is looked at first: who has the right one is let in whatever others have
+// tried.
+func (d *door) tool(r *http.Request) *refusal {
+	if d.allow != nil {
+		return d.authorized(r)
 	}
-	h.fail(w, http.StatusUnauthorized, "token_wrong", "The value of "+TokenHeader+" is not the admin token.")
-	return false
+	given := r.Header.Get(TokenHeader)
+	switch {
+	case d.isToken(given):
+		return nil
+	case given == "": // nobody guesses
+		return &refusal{code: http.StatusUnauthorized, word: "token_missing", message: "Send the admin token in the header " + TokenHeader + "."}
+	}
+	if wait := d.limit.wrong(r.RemoteAddr, time.Now()); wait > 0 {
+		return &refusal{http.StatusTooManyRequests, "too_many_wrong_tokens", "Too many wrong tokens. Wait before the next try; the right token is accepted at any time.", wait}
+	}
+	return &refusal{code: http.StatusUnauthorized, word: "token_wrong", message: "The value of " + TokenHeader + " is not the admin token."}
+}
+
+// person lets in who is signed in on the page, and whom tool lets in.
+func (d *door) person(r *http.Request) (*caller, *refusal) {
+	if d.allow == nil && r.Header.Get(TokenHeader) == "" {
+		if s := d.sessions.of(r, time.Now()); s != nil {
+			return &caller{csrf: s.csrf, signedIn: true, stillGood: func() bool { return d.sessions.alive(s, time.Now()) }}, nil
+		}
+	}
+	if no := d.tool(r); no != nil {
+		return nil, no
+	}
+	return &caller{csrf: d.csrf, byHeader: d.allow == nil, stillGood: always}, nil
+}
+
+// admit lets the request pass or answers it.
+func (d *door) admit(w http.ResponseWriter, r *http.Request) bool {
+	no := d.tool(r)
+	if no != nil {
+		no.tell(w)
+	}
+	return no == nil
+}
+
+func (n *refusal) tell(w http.ResponseWriter) {
+	n.retryAfter(w)
+	writeJSON(w, n.code, failure{Error: n.word, Message: n.message})
+}
+
+func (n *refusal) retryAfter(w http.ResponseWriter) {
+	if n.wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((n.wait+time.Second-1)/time.Second)))
+	}
 }
 
 // bucket is a token bucket: left of burst, refilled evenly.

@@ -33,7 +33,7 @@ func TestTheHostsOwnAuthenticationDecides(t *testing.T) {
 			h.ServeHTTP(w, r)
 			return w
 		}
-		for _, path := range []string{"/", "/api/longrun/status-now", "/api/longrun/incidents", "/api/whatsapp/qr", "/nothing"} {
+		for _, path := range []string{"/", "/set-aside", "/events", "/do", "/sign-in", "/api/longrun/status-now", "/api/longrun/incidents", "/api/whatsapp/qr", "/nothing"} {
 			w := ask("GET", path, "eve", adminhttp.TokenHeader, token)
 			require.Equal(t, 403, w.Code, path)
 			require.Contains(t, w.Body.String(), "Sign in at /login.")
@@ -47,8 +47,11 @@ func TestTheHostsOwnAuthenticationDecides(t *testing.T) {
 		require.Contains(t, ask("GET", "/api/longrun/status-now", "ada").Body.String(), "waStatus")
 		page := ask("GET", "/", "ada")
 		require.Equal(t, 200, page.Code)
-		require.Contains(t, page.Body.String(), `<body data-signed-in="yes">`)
-		require.NotContains(t, p.get("/").Body.String(), "<body data-signed-in", "with a token it asks for it")
+		require.Contains(t, page.Body.String(), `data-state="not_active"`)
+		require.NotContains(t, page.Body.String(), `id="sign-out"`, "the host signs people out")
+		for _, path := range []string{"/sign-in", "/sign-out"} {
+			require.Equal(t, 404, ask("POST", path, "ada").Code, path)
+		}
 
 		const reconnect = "/api/whatsapp/reconnect"
 		for _, other := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example.net"}} {

@@ -5,7 +5,7 @@
 //
 // # Endpoints
 //
-//	GET  /                          a page for people; it asks for the token
+//	GET  /                          the page for people; without a session it asks for the token
 //	GET  /health                    200 while the process is fit, in standby too; 503 once the Manager is closed
 //	GET  /ready                     200 while connected; with ?standby=ok also in standby, for rolling deploys; else 503
 //	GET  /api/longrun/status-now    everything that is known, and what it means
@@ -21,6 +21,30 @@
 //	GET  /api/whatsapp/messages                    received messages that no handler has taken yet
 //	POST /api/whatsapp/messages/redeliver          {"entry": …}: hands one over to the program again
 //	POST /api/whatsapp/messages/purge              {"entry": …, "confirm": "purge-message"}: removes one for good
+//
+// # The page
+//
+// It says what is wrong, since when, why, what happens next and what to do, and
+// has the code to scan, a form for a code to type, health, messages, the lock,
+// incidents, and the last day: as a band, and as the last 50 transitions. It
+// needs no script: its buttons are forms, and it loads itself anew. With a
+// script it hears of changes at once (server-sent events) and counts down. It
+// loads nothing from elsewhere, and has less than 60 KB. A handler notes the day
+// in memory, from New on; the page says from when on it knows.
+//
+// A link to one incident is /?incident=ID. It survives signing in, and is what an
+// alert should carry.
+//
+// # Signing in
+//
+// The page asks for the token once, and gives the browser a cookie: a random id,
+// new with each sign-in, that only this process knows. It is HttpOnly and
+// SameSite=Strict, goes to this handler's path only, and is Secure when the
+// request came by TLS or carries X-Forwarded-Proto: https. A session ends after
+// an hour without a request, after twelve hours, by the button, and with the
+// process; of more than 100, the least used one ends. Each form carries a token
+// of its session, and one that another site sent is refused. The API takes the
+// token in its header only: a cookie opens nothing but the page.
 //
 // # The answer of status-now
 //
@@ -54,15 +78,16 @@
 // # Guarantees
 //
 //   - GET does no I/O: it reads what the Manager knows, and never waits. Except
-//     /api/whatsapp/quarantine, which reads the backend, for 10 s at most.
+//     /api/whatsapp/quarantine and the page about it, which read the backend,
+//     for 10 s at most.
 //     What is set aside is read and changed by one request at a time. A
 //     change goes on when its caller has gone, for a minute at most, and may
 //     be repeated.
-//   - Without the token there is nothing but the empty page, /health and
+//   - Without the token there is nothing but the page that asks for it, /health and
 //     /ready, and these name a status and a reason, nothing more. Tokens are
 //     compared in constant time. Who sends wrong ones is slowed down, by
-//     address and all together; whoever has the right one is never locked out
-//     by that. With WithAuthorizer the host's function decides instead, for
+//     address and all together, at the form too; whoever has the right one is
+//     never locked out by that. With WithAuthorizer the host's function decides instead, for
 //     the page too, and a POST from another site is refused.
 //   - No key material. Phone numbers are masked, except with WithPhoneNumbers.
 //     The code to scan is a secret for as long as it is valid: who has it can
@@ -71,10 +96,14 @@
 //     word, and what to do. Bad input is a 4xx.
 //   - Nothing may be cached, framed or sniffed; the page loads nothing from
 //     elsewhere.
+//   - A page that is open costs little: 1,024 streams at most, each with a
+//     deadline for every write, so that a client that takes nothing is dropped.
+//     Streams end with Close, and with the Manager.
 //
 // # What can go wrong
 //
 // Addresses are those of the TCP connection: behind a proxy all share one, and
-// so share the budget for wrong tokens. TLS and what else keeps the token
+// so share the budget for wrong tokens. http.Server.Shutdown waits for streams:
+// call Close first, for example by RegisterOnShutdown. TLS and what else keeps the token
 // secret on its way are the host's. A HEAD is answered as its GET.
 package adminhttp

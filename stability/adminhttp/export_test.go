@@ -1,11 +1,29 @@
 package adminhttp
 
+import "github.com/wastability/wastability/stability"
+
 // Remembered is how many addresses the limiter keeps.
 func (h *Handler) Remembered() int {
-	h.limit.mu.Lock()
-	defer h.limit.mu.Unlock()
-	return len(h.limit.by)
+	h.door.limit.mu.Lock()
+	defer h.door.limit.mu.Unlock()
+	return len(h.door.limit.by)
 }
 
 // Compatibility is the part wa.compat of status-now.
 var Compatibility = compatibility
+
+// Note lets the page's history see a transition.
+func (h *Handler) Note(e stability.Event) { h.history.note(e) }
+
+// History is how much of it is kept.
+func (h *Handler) History() (marks, events int) {
+	_, m, e := h.history.view()
+	return len(m), len(e)
+}
+
+// Sessions is how many there are.
+func (h *Handler) Sessions() int {
+	h.door.sessions.mu.Lock()
+	defer h.door.sessions.mu.Unlock()
+	return len(h.door.sessions.by)
+}

@@ -69,6 +69,11 @@ type messageDoc struct {
 }
 
 func (h *Handler) messages(w http.ResponseWriter, _ *http.Request) {
+	h.json(w, http.StatusOK, h.held(maxRows))
+}
+
+// held lists the oldest n.
+func (h *Handler) held(n int) heldDoc {
 	list, text := h.m.Messages(), h.m.Status().Messages.Received.Text
 	if text == "" {
 		text = "Every received message was handled."
@@ -77,14 +82,14 @@ func (h *Handler) messages(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	doc := heldDoc{Success: true, Timestamp: stamp(time.Now()), Summary: h.mask(text), Messages: []messageDoc{}, Count: len(list)}
-	for _, m := range list[:min(len(list), maxRows)] {
+	for _, m := range list[:min(len(list), n)] {
 		doc.Messages = append(doc.Messages, messageDoc{
 			Entry: m.Entry, State: m.State, ID: m.ID, Chat: h.peer(m.Chat.String()), Sender: h.peer(m.Sender.String()),
 			Sent: stamp(m.Sent), Received: stamp(m.ReceivedAt), Since: stamp(m.Since), LastTry: stamp(m.LastTry),
 			Tries: m.Tries, Why: h.mask(m.Why), HasContent: m.HasContent,
 		})
 	}
-	h.json(w, http.StatusOK, doc)
+	return doc
 }
 
 func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request) {
@@ -93,9 +98,7 @@ func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	redeliver := func(ctx context.Context) error { return h.m.Redeliver(ctx, entry) }
-	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, redeliver) {
-		h.json(w, http.StatusOK, doneDoc{true, "It is handed over to the program again. The list says what becomes of it."})
-	}
+	h.done(w, http.StatusOK, "redeliver", h.change(r.Context(), redeliver))
 }
 
 func (h *Handler) purgeMessage(w http.ResponseWriter, r *http.Request) {
@@ -104,9 +107,7 @@ func (h *Handler) purgeMessage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	purge := func(ctx context.Context) error { return h.m.PurgeMessage(ctx, entry) }
-	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, purge) {
-		h.json(w, http.StatusOK, doneDoc{true, "The message was removed for good."})
-	}
+	h.done(w, http.StatusOK, "purge-message", h.change(r.Context(), purge))
 }
 
 // entry reads which message is meant; with confirm that it is.

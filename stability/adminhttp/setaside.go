@@ -53,13 +53,22 @@ type rowDoc struct {
 const maxRows = 200
 
 func (h *Handler) quarantine(w http.ResponseWriter, r *http.Request) {
+	doc, no := h.setAside(r.Context())
+	if no != nil {
+		h.told(w, no)
+		return
+	}
+	h.json(w, http.StatusOK, doc)
+}
+
+func (h *Handler) setAside(ctx context.Context) (setAsideDoc, *refusal) {
 	var q authstore.Quarantine
-	ok := h.onStore(w, r.Context(), listFor, func(ctx context.Context) (err error) {
+	no := h.withStore(ctx, listFor, func(ctx context.Context) (err error) {
 		q, err = h.m.Quarantine(ctx)
 		return err
 	})
-	if !ok {
-		return
+	if no != nil {
+		return setAsideDoc{}, no
 	}
 	doc := setAsideDoc{
 		Success: true, Timestamp: stamp(time.Now()), Summary: "Nothing is set aside.",
@@ -92,34 +101,28 @@ func (h *Handler) quarantine(w http.ResponseWriter, r *http.Request) {
 			Kind: string(row.Kind), What: what(row.Kind), Peer: filled(h.peer(peerOf(row))), Since: stamp(row.At), Why: h.mask(row.Cause), Bytes: row.Size,
 		})
 	}
-	h.json(w, http.StatusOK, doc)
+	return doc, nil
 }
 
 func (h *Handler) restoreDevice(w http.ResponseWriter, r *http.Request) {
 	if _, ok := h.body(w, r); !ok {
 		return
 	}
-	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.RestoreDevice) {
-		h.json(w, http.StatusOK, doneDoc{true, "The session that was set aside is the account's again. If the program runs the Manager, it connects with it now."})
-	}
+	h.done(w, http.StatusOK, "restore-device", h.change(r.Context(), h.m.RestoreDevice))
 }
 
 func (h *Handler) purgeDevice(w http.ResponseWriter, r *http.Request) {
 	if !h.purges(w, r, "purge-device") {
 		return
 	}
-	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.PurgeDevice) {
-		h.json(w, http.StatusOK, doneDoc{true, "The deleted session was removed for good. To use the account, link the phone again."})
-	}
+	h.done(w, http.StatusOK, "purge-device", h.change(r.Context(), h.m.PurgeDevice))
 }
 
 func (h *Handler) purgeRows(w http.ResponseWriter, r *http.Request) {
 	if !h.purges(w, r, "purge-rows") {
 		return
 	}
-	if h.onStore(w, context.WithoutCancel(r.Context()), writeFor, h.m.PurgeRows) {
-		h.json(w, http.StatusOK, doneDoc{true, "The damaged rows were removed for good."})
-	}
+	h.done(w, http.StatusOK, "purge-rows", h.change(r.Context(), h.m.PurgeRows))
 }
 
 // purges asks for {"confirm": word}.
@@ -131,17 +134,14 @@ func (h *Handler) purges(w http.ResponseWriter, r *http.Request, word string) bo
 	return h.asked(w, r, &in, example, "; this cannot be undone") && h.confirmed(w, in.Confirm, word, example)
 }
 
-// onStore runs f when nobody else's is running, or answers with what went
-// wrong.
-func (h *Handler) onStore(w http.ResponseWriter, ctx context.Context, limit time.Duration, f func(context.Context) error) bool {
+// withStore runs f when nobody else's is running, or says what went wrong.
+func (h *Handler) withStore(ctx context.Context, limit time.Duration, f func(context.Context) error) *refusal {
 	// What needs no store is said at once.
 	switch st := h.m.Status(); {
 	case st.Closed:
-		h.refuse(w, stability.ErrClosed)
-		return false
+		return h.problem(stability.ErrClosed)
 	case st.Mode != stability.ModeActive:
-		h.refuse(w, stability.ErrNotActive)
-		return false
+		return h.problem(stability.ErrNotActive)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -149,41 +149,36 @@ func (h *Handler) onStore(w http.ResponseWriter, ctx context.Context, limit time
 	case h.store <- struct{}{}:
 		defer func() { <-h.store }()
 	case <-ctx.Done():
-		h.refuseStore(w, context.Cause(ctx))
-		return false
+		return h.storeProblem(context.Cause(ctx))
 	}
 	if err := f(ctx); err != nil {
-		h.refuseStore(w, err)
-		return false
+		return h.storeProblem(err)
 	}
-	return true
+	return nil
 }
 
-// refuseStore turns an error of the store into an answer.
-func (h *Handler) refuseStore(w http.ResponseWriter, err error) {
+// storeProblem turns an error of the store into an answer.
+func (h *Handler) storeProblem(err error) *refusal {
 	is := func(target error) bool { return errors.Is(err, target) }
 	switch {
 	case is(stability.ErrClosed), is(stability.ErrNotActive):
-		h.refuse(w, err)
+		return h.problem(err)
 	case is(authstore.ErrFenced):
-		h.refuse(w, stability.ErrNotActive)
+		return h.problem(stability.ErrNotActive)
 	case is(stability.ErrAlreadyPaired):
-		h.fail(w, http.StatusConflict, "already_paired", "The account has a session: there is nothing to restore in its place.")
+		return &refusal{code: http.StatusConflict, word: "already_paired", message: "The account has a session: there is nothing to restore in its place."}
 	case is(stability.ErrNoMessage):
-		h.fail(w, http.StatusNotFound, "no_message", "There is no such message any more, or nothing of it that could be handed over: look at the list again.")
+		return &refusal{code: http.StatusNotFound, word: "no_message", message: "There is no such message any more, or nothing of it that could be handed over: look at the list again."}
 	case is(authstore.ErrNothingDeleted):
-		h.fail(w, http.StatusConflict, "nothing_deleted", "There is no deleted session: it was restored or removed, another phone was linked since, or there never was one.")
+		return &refusal{code: http.StatusConflict, word: "nothing_deleted", message: "There is no deleted session: it was restored or removed, another phone was linked since, or there never was one."}
 	case is(errors.ErrUnsupported):
-		h.fail(w, http.StatusNotImplemented, "not_supported", "The store of this program cannot do that: it is one of the program's own.")
+		return &refusal{code: http.StatusNotImplemented, word: "not_supported", message: "The store of this program cannot do that: it is one of the program's own."}
 	case is(authstore.ErrWrongKey), is(authstore.ErrSealed), is(authstore.ErrNotSealed), is(authstore.ErrNewerFormat), is(authstore.ErrCorrupt), is(authstore.ErrTooLarge):
-		h.fail(w, http.StatusBadGateway, "store_refused", "The store cannot do it, and trying again will not help: "+err.Error())
+		return &refusal{code: http.StatusBadGateway, word: "store_refused", message: "The store cannot do it, and trying again will not help: " + err.Error()}
 	case is(context.DeadlineExceeded), is(context.Canceled):
-		w.Header().Set("Retry-After", "10")
-		h.fail(w, http.StatusServiceUnavailable, "not_in_time", "The backend did not answer in time. What was begun may be repeated and goes on where it stopped.")
-	default:
-		w.Header().Set("Retry-After", "10")
-		h.fail(w, http.StatusServiceUnavailable, string(reconnect.ReasonStoreUnavailable), "The backend does not answer. What was begun may be repeated: "+err.Error())
+		return &refusal{http.StatusServiceUnavailable, "not_in_time", "The backend did not answer in time. What was begun may be repeated and goes on where it stopped.", tryAgainAfter}
 	}
+	return &refusal{http.StatusServiceUnavailable, string(reconnect.ReasonStoreUnavailable), "The backend does not answer. What was begun may be repeated: " + err.Error(), tryAgainAfter}
 }
 
 // what says in plain words what a row was, and what its loss means.

@@ -1,0 +1,189 @@
+package adminhttp
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Who signs in on the page gets a cookie with a random id, and this process
+// remembers the id's hash. Nothing of the token is in the cookie, and a restart
+// signs everybody out.
+
+const (
+	cookieName  = "wastability_admin"
+	sessionIdle = time.Hour      // without a request
+	sessionLife = 12 * time.Hour // whatever happens
+	maxSessions = 100            // the one that was used least recently makes room
+)
+
+type session struct {
+	csrf        string
+	began, used time.Time // used is guarded by sessions.mu
+	key         [sha256.Size]byte
+}
+
+type sessions struct {
+	mu sync.Mutex
+	by map[[sha256.Size]byte]*session
+}
+
+func newSessions() *sessions { return &sessions{by: map[[sha256.Size]byte]*session{}} }
+
+func random() string { return rand.Text() + rand.Text() }
+
+// begin makes a session, whatever the browser brought along.
+func (s *sessions) begin(now time.Time) (id string) {
+	id = random()
+	n := &session{csrf: random(), began: now, used: now, key: sha256.Sum256([]byte(id))}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest *session
+	for k, have := range s.by {
+		if have.over(now) {
+			delete(s.by, k)
+		} else if oldest == nil || have.used.Before(oldest.used) {
+			oldest = have
+		}
+	}
+	if len(s.by) >= maxSessions {
+		delete(s.by, oldest.key)
+	}
+	s.by[n.key] = n
+	return id
+}
+
+func (s *session) over(now time.Time) bool {
+	return now.Sub(s.used) > sessionIdle || now.Sub(s.began) > sessionLife
+}
+
+// of returns the session of a request, and notes that it is in use; nil when
+// there is none. Two handlers on one host can both have set a cookie.
+func (s *sessions) of(r *http.Request, now time.Time) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range r.CookiesNamed(cookieName) {
+		key := sha256.Sum256([]byte(c.Value)) // looking a hash up tells nothing about the id
+		if have := s.by[key]; have != nil {
+			if !have.over(now) {
+				have.used = now
+				return have
+			}
+			delete(s.by, key)
+		}
+	}
+	return nil
+}
+
+func (s *sessions) alive(have *session, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[have.key] == have && !have.over(now)
+}
+
+// end ends the sessions that a request brings.
+func (s *sessions) end(r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range r.CookiesNamed(cookieName) {
+		delete(s.by, sha256.Sum256([]byte(c.Value)))
+	}
+}
+
+// cookie has no Path: a browser then sends it to where it got it, and below.
+// That is the handler's own place, also behind a proxy that changes paths.
+func cookie(r *http.Request, id string) *http.Cookie {
+	c := &http.Cookie{
+		Name: cookieName, Value: id, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		// A client that lies about its scheme only keeps its own cookie away.
+		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https",
+	}
+	if id == "" {
+		c.MaxAge = -1
+	}
+	return c
+}
+
+// signIn takes the token from the form. The right one is always accepted; wrong
+// ones are slowed down as those in a header are.
+func (d *door) signIn(w http.ResponseWriter, r *http.Request) *refusal {
+	if err := new(http.CrossOriginProtection).Check(r); err != nil {
+		return &refusal{code: http.StatusForbidden, word: "other_site", message: "This came from another site. Type the token here."}
+	}
+	form, no := readForm(w, r)
+	if no != nil {
+		return no
+	}
+	if !d.isToken(strings.TrimSpace(form.Get("token"))) { // pasted, perhaps with a line's end
+		if wait := d.limit.wrong(r.RemoteAddr, time.Now()); wait > 0 {
+			return &refusal{http.StatusTooManyRequests, "too_many_wrong_tokens", "Too many wrong tokens. Wait before the next try; the right token is accepted at any time.", wait}
+		}
+		return &refusal{code: http.StatusUnauthorized, word: "token_wrong", message: "This is not the admin token."}
+	}
+	d.sessions.end(r) // what the browser had, whoever gave it that
+	http.SetCookie(w, cookie(r, d.sessions.begin(time.Now())))
+	seeOther(w, whereTo(form.Get("account"), form.Get("incident")))
+	return nil
+}
+
+func (d *door) signOut(w http.ResponseWriter, r *http.Request, c *caller) {
+	form, no := readForm(w, r)
+	if no == nil {
+		no = c.genuine(r, form.Get("csrf"))
+	}
+	if no != nil {
+		no.tell(w)
+		return
+	}
+	d.sessions.end(r)
+	http.SetCookie(w, cookie(r, ""))
+	seeOther(w, "./")
+}
+
+// routes adds where one signs in and out.
+func (d *door) routes(to map[string]route, ask asker) {
+	to["/sign-in"] = route{open: true, post: func(w http.ResponseWriter, r *http.Request) {
+		if no := d.signIn(w, r); no != nil {
+			ask(w, r, no.code, no)
+		}
+	}}
+	to["/sign-out"] = route{press: d.signOut}
+}
+
+// whereTo is the way from where one signs in to an account, and to an incident.
+func whereTo(account, incident string) string {
+	to := "./"
+	if account != "" {
+		to += "~" + url.PathEscape(account) + "/"
+	}
+	if incident != "" {
+		to += "?incident=" + url.QueryEscape(incident) + "#incident-" + url.PathEscape(incident)
+	}
+	return to
+}
+
+// genuine reports whether a form was sent from a page of ours.
+func (c *caller) genuine(r *http.Request, csrf string) *refusal {
+	if c.byHeader {
+		return nil
+	}
+	if new(http.CrossOriginProtection).Check(r) != nil {
+		return &refusal{code: http.StatusForbidden, word: "other_site", message: "This came from another site: nothing was done."}
+	}
+	if subtle.ConstantTimeCompare([]byte(csrf), []byte(c.csrf)) != 1 {
+		return &refusal{code: http.StatusForbidden, word: "old_page", message: "The page was too old: nothing was done. Look at it again, then press the button again."}
+	}
+	return nil
+}
+
+// seeOther sends the browser on to a place beside the one that was asked for.
+// http.Redirect would make it absolute, without what http.StripPrefix took away.
+func seeOther(w http.ResponseWriter, to string) {
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusSeeOther)
+}

@@ -1,0 +1,335 @@
+package adminhttp
+
+import (
+	"cmp"
+	"html/template"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/keepalive"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+)
+
+// view is what the page shows. Every text in it is masked and bounded.
+type view struct {
+	frame
+	headline
+	Since         moment
+	Why, Next, Do string
+	NextAt        moment // zero: nothing to count down to
+	NextIs        string // what happens then
+
+	Code      template.HTML
+	CodeUntil moment
+	Typed     string // the code to type into the phone
+	TypedEnds moment
+	MayPair   bool // a phone can be linked: the form for its number
+	MayTry    bool
+	MayRenew  bool // there is a connection to make anew
+	MayLogOut bool
+	Asked     *incidentView // the incident of the link that was followed
+	Incidents []incidentView
+	Past      []incidentView
+	NoteInc   string
+
+	Clocks, Lock, Sent, Received []fact
+	Held                         heldDoc
+	More                         int // held messages that are not shown
+
+	Band        template.HTML
+	BandText    string
+	Transitions []transition
+}
+
+// frame is what every page has.
+type frame struct {
+	Style     template.CSS
+	Script    template.JS
+	Title     string
+	CSRF      string
+	SignedIn  bool
+	Up        string
+	Account   string
+	Note      string
+	NoteIsBad bool
+	Still     bool // it does not load itself anew
+	At        time.Time
+}
+
+// moment is a time as people read it.
+type moment struct{ at, now time.Time }
+
+func (m moment) IsZero() bool { return m.at.IsZero() }
+
+// ISO is for the script, which shows the reader's own clock.
+func (m moment) ISO() string { return m.at.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+func (m moment) Clock() string {
+	if m.at.UTC().Format(time.DateOnly) != m.now.UTC().Format(time.DateOnly) {
+		return m.at.UTC().Format("2 Jan 15:04 UTC")
+	}
+	return m.at.UTC().Format("15:04:05 UTC")
+}
+
+// Rel is how far away it is.
+func (m moment) Rel() string {
+	if d := m.at.Sub(m.now); d > 0 {
+		return "in " + keepalive.Span(d.Round(time.Second))
+	}
+	return keepalive.Span(m.now.Sub(m.at).Round(time.Second)) + " ago"
+}
+
+type fact struct {
+	Name, Text string
+	At         moment
+}
+
+type incidentView struct {
+	ID, Name             string
+	Active, Full         bool
+	From, To             moment
+	Instructions         string
+	Runbook              string
+	Evidence             []fact
+	InstanceID, LinkedAs string
+}
+
+type transition struct {
+	At   moment
+	Text string
+}
+
+const (
+	heldShown    = 8
+	runbookBytes = 12_000 // of all runbooks together; beyond, there is a link to each
+	pastShown    = 10
+)
+
+func (h *Handler) view(st stability.Status) *view {
+	doc, x := h.document(st), explain(st)
+	at := func(t time.Time) moment { return moment{t, st.At} }
+	v := &view{
+		headline: headlineOf(st), Since: at(x.since),
+		Why: short(h.mask(x.why), 1500), Next: short(h.mask(x.next), 1000), Do: short(h.mask(x.do), 1000),
+		Held: h.held(heldShown),
+	}
+	v.At = st.At
+	for i := range v.Held.Messages {
+		m := &v.Held.Messages[i]
+		m.Why, m.Sender, m.ID = short(m.Why, 300), short(m.Sender, 80), short(m.ID, 80)
+	}
+	v.Held.Summary = short(v.Held.Summary, 600)
+	v.More = v.Held.Count - len(v.Held.Messages)
+	v.countdown(st)
+	h.pairing(v, st)
+	h.incidentsView(v, st)
+	v.facts(h, st, doc)
+	since, marks, events := h.history.view()
+	v.Band, v.BandText = band(marks, st.At), dayText(marks, since, st.At)
+	for _, e := range slices.Backward(events) {
+		v.Transitions = append(v.Transitions, transition{at(e.Time), short(h.mask(sentence(e)), 300)})
+	}
+	return v
+}
+
+// countdown names what comes next.
+func (v *view) countdown(st stability.Status) {
+	set := func(t time.Time, what string) {
+		if t.After(st.At) && v.NextAt.IsZero() {
+			v.NextAt, v.NextIs = moment{t, st.At}, what
+		}
+	}
+	switch {
+	case st.Closed:
+	case st.Mode == stability.ModeReleased:
+		set(st.AsksAgainAt, "This instance asks for the lock again")
+	case st.Mode != stability.ModeActive:
+	case st.StoreUnavailable != nil:
+		set(st.Heartbeats.TrustedUntil, "Without an answer of the backend, this instance gives up")
+	case st.WA == reconnect.StatusConnected:
+	case !st.PhoneCodeUntil.IsZero():
+		set(st.PhoneCodeUntil, "The code to type expires")
+	case !st.Connecting:
+		set(st.NextRetryAt, "Next attempt")
+	}
+}
+
+// pairing is what one needs to link a phone.
+func (h *Handler) pairing(v *view, st stability.Status) {
+	active := !st.Closed && st.Mode == stability.ModeActive
+	paired := st.WA != reconnect.StatusNeedsPairing
+	banned := st.State.NotBefore.After(st.At)
+	v.MayTry = active && st.WA != reconnect.StatusConnected && !banned && !st.QRAvailable && st.PhoneCodeUntil.IsZero()
+	v.MayRenew = active && st.WA == reconnect.StatusConnected
+	v.MayLogOut = active && paired
+	v.MayPair = active && !paired && !st.PasskeyAsked
+	if !active || paired {
+		return
+	}
+	if q, ok := h.m.QR(); ok {
+		if svg, err := qrSVG(q.Code); err == nil {
+			v.Code, v.CodeUntil = svg, moment{q.ExpiresAt, st.At}
+		}
+	}
+	// The last code that was asked for is the only one that is good.
+	if c := h.typed.Load(); c != nil && c.ExpiresAt.Equal(st.PhoneCodeUntil) && c.ExpiresAt.After(st.At) {
+		v.Typed, v.TypedEnds = c.Code, moment{c.ExpiresAt, st.At}
+	}
+}
+
+func (h *Handler) incidentsView(v *view, st stability.Status) {
+	if st.Mode != stability.ModeActive {
+		v.NoteInc = "This instance stands by: these are the incidents that it knew when it was last active, and what it has seen itself."
+	}
+	left := runbookBytes
+	for _, inc := range h.m.Incidents() {
+		if !inc.Active && len(v.Past) >= pastShown {
+			continue
+		}
+		i := h.incident(inc, st.At)
+		if i.Full = inc.Active && len(i.Runbook) <= left; i.Full {
+			left -= len(i.Runbook)
+		}
+		if inc.Active {
+			v.Incidents = append(v.Incidents, i)
+		} else {
+			v.Past = append(v.Past, i)
+		}
+	}
+}
+
+func (h *Handler) incident(inc guard.Incident, now time.Time) incidentView {
+	i := incidentView{
+		ID: short(inc.ID, 100), Name: short(string(inc.Type), 100), Active: inc.Active, From: moment{inc.DetectedAt, now}, To: moment{inc.ResolvedAt, now},
+		Instructions: short(h.mask(inc.Instructions), 600), Runbook: short(h.mask(inc.Runbook), 3000), InstanceID: short(inc.InstanceID, 100),
+	}
+	for _, k := range slices.Sorted(maps.Keys(inc.Evidence)) {
+		if len(i.Evidence) == 8 {
+			break
+		}
+		i.Evidence = append(i.Evidence, fact{Name: short(k, 40), Text: short(h.mask(inc.Evidence[k]), 200)})
+	}
+	return i
+}
+
+// facts are the small print.
+func (v *view) facts(h *Handler, st stability.Status, doc statusDoc) {
+	to := &v.Clocks
+	add := func(name, text string) {
+		if text != "" {
+			*to = append(*to, fact{Name: name, Text: short(text, 300)})
+		}
+	}
+	at := func(name string, t time.Time) {
+		if !t.IsZero() {
+			*to = append(*to, fact{Name: name, At: moment{t, st.At}})
+		}
+	}
+	text := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	add("Account", text(doc.WA.Account))
+	if hp := text(doc.Probes.Health); hp != "" {
+		add("Health", hp+": "+doc.Probes.Text)
+	}
+	if st.WA == reconnect.StatusConnected {
+		at("Connected since", st.ConnectedAt)
+	}
+	at("Last bytes from WhatsApp", st.Probes.LastReadAt)
+	at("Last event", st.LastEventAt)
+	at("Last message", st.LastMessageAt)
+	at("Last answered ping", st.Probes.LastProbeAt)
+	if n := st.Probes.ProbesFailed; n > 0 {
+		add("Pings without an answer", strconv.Itoa(n))
+	}
+	if st.RetryCount > 0 {
+		add("Attempts in this trouble", strconv.Itoa(st.RetryCount))
+	}
+	if r := st.LastDisconnectReason; r != reconnect.ReasonNone {
+		name := "Last reason"
+		if st.WA == reconnect.StatusConnected {
+			name = "Last outage, now over"
+		}
+		reason := string(r)
+		if c := st.State.LastDisconnectCode; c != 0 {
+			reason += ", code " + strconv.Itoa(c)
+		}
+		add(name, reason)
+		at(name+": when", st.LastDisconnectAt)
+	}
+
+	to = &v.Lock
+	add("This instance", st.InstanceID)
+	switch {
+	case st.LockHolder == "":
+		add("Holder of the lock", "nobody that is known here")
+	case st.LockHolder == st.InstanceID:
+		add("Holder of the lock", st.LockHolder+" (this instance)")
+	default:
+		add("Holder of the lock", st.LockHolder)
+	}
+	if st.LeaseEpoch > 0 {
+		add("Term", strconv.FormatInt(st.LeaseEpoch, 10))
+	}
+	at("Lease until", st.LockLeaseUntil)
+	if st.Mode == stability.ModeActive {
+		at("Last renewal", st.Heartbeats.LastRenewalAt)
+		at("Trusted until", st.Heartbeats.TrustedUntil)
+		if n := st.Heartbeats.Failures; n > 0 {
+			add("Failed renewals in a row", strconv.Itoa(n))
+		}
+	}
+	add("Backend", cmp.Or(st.AuthStore, "one of the program's own"))
+	add("Backend does not answer", text(doc.WA.StoreUnavailable))
+	at("Last change of the stored account", lastWrite(st))
+	if y := st.Yield; y.By != "" {
+		what := y.By + " gave the lock up (" + string(y.Reason) + ")"
+		if y.To != "" {
+			what += ", and " + y.To + " took it"
+		}
+		add("Yielded", what+".")
+		at("Yielded: when", y.At)
+	}
+
+	to = &v.Received
+	r := st.Messages.Received
+	add("Received", count(r.Total)+": "+count(r.Handled)+" handled, "+count(uint64(r.Waiting.Count))+" waiting, "+count(uint64(r.SetAside.Count))+" set aside")
+	at("Oldest that waits", r.Waiting.Oldest)
+	at("Oldest that is set aside", r.SetAside.Oldest)
+	add("What is known of them", h.mask(r.Text))
+
+	to = &v.Sent
+	s := doc.WA.Messages.Sent
+	add("Accepted by WhatsApp", count(s.Acknowledged.Count))
+	at("Last accepted", st.Messages.Sent.LastAcknowledgedAt)
+	if s.Waiting.Count > 0 {
+		add("Waiting for an answer", count(s.Waiting.Count))
+	}
+	if s.Unanswered.Count > 0 {
+		add("Left without an answer", count(s.Unanswered.Count))
+	}
+	for i, f := range s.Refused {
+		if i == 6 {
+			break
+		}
+		add("Refused with code "+strconv.Itoa(f.Code), count(f.Count)+": "+f.Text)
+	}
+	add("What is known of sends", h.mask(s.Text))
+	add("Sent again", resends(st.Messages.Resends).Text)
+}
+
+func lastWrite(st stability.Status) time.Time {
+	if st.Auth == nil {
+		return time.Time{}
+	}
+	return st.Auth.LastWriteAt
+}
+
+func count(n uint64) string { return strconv.FormatUint(n, 10) }
