@@ -14,7 +14,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// Backups. A backup is a copy of ratchets, and ratchets go on. What was
+// Backups. A backup is a copy of ratchets, and ratchets go on. A message
 // encrypted since the backup used counters that the backup would use again,
 // with the same keys: peers drop such messages without a word. So Restore
 // takes over what stays true and lets the rest be made anew:

@@ -219,8 +219,8 @@ func writeRecord(w io.Writer, kind, id string, value []byte) error {
 	return err
 }
 
-// readPiece reads a length and as many bytes. What is allocated follows what
-// is there, not what the length says.
+// readPiece reads a length and as many bytes. It allocates for the bytes
+// that are there, not for the length that is claimed.
 func readPiece(r *bufio.Reader, limit uint64) ([]byte, error) {
 	var n uint64
 	for shift := 0; ; shift += 7 {

@@ -17,8 +17,8 @@ import (
 // passes over fields that it does not know: the messages are one more field at
 // its end, which is taken off when the row is read.
 //
-// What stands beside a session stays there until the row of sixteen is written.
-// Whatever an earlier term has left there is taken into the present row when that
+// A message beside a session stays there until the row of sixteen is written.
+// One that an earlier term has left there is taken into the present row when that
 // session is written again, and goes when it is too old.
 
 const (

@@ -13,8 +13,8 @@ import (
 
 // The commit pipeline of one device. Commits are serial, so memory is always
 // what the disk is, plus what is marked dirty. A write is durable before it is
-// applied to memory and before its caller goes on. What waits at the same
-// moment shares a round trip; what may wait rides along.
+// applied to memory and before its caller goes on. Writes that wait at the same
+// moment share a round trip; writes that may wait ride along.
 
 // request is one write that waits for its durability.
 type request struct {
@@ -196,7 +196,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 }
 
 // flushAlone writes the dirty rows one by one after a batch was refused for
-// good: one poisonous row must not hold up the others. What is refused alone
+// good: one poisonous row must not hold up the others. A row that is refused alone
 // too stays in memory until the term ends.
 func (s *deviceStore) flushAlone() {
 	s.mu.Lock()

@@ -2,7 +2,7 @@ package authstore
 
 import "time"
 
-// What need not be durable at once is applied to memory at once and marked
+// A write that need not be durable at once is applied to memory at once and marked
 // dirty. It rides on the next commit, or is flushed when the first of it is
 // old enough. Close flushes.
 

@@ -5,7 +5,7 @@
 // # Who is authoritative
 //
 // The KV is. Memory is a copy of it that is sound because there is one writer:
-// the term. What was read or written stays true until the term ends, so after
+// the term. Every row that was read or written stays true until the term ends, so after
 // a device is loaded the steady state reads nothing. A Device, its memory and
 // the client on it belong to one term and never to another: a ratchet that is
 // read in one term and written in the next undoes what happened between.
@@ -33,7 +33,7 @@
 // context: it reads its own writes, is rolled back by an error, and is
 // committed as one batch. Memory changes only after the commit.
 //
-// What may be lost or repeated rides: it is applied to memory at once, taken
+// A write that may be lost or repeated rides: it is applied to memory at once, taken
 // along by the next commit, and flushed after at most one second (identities,
 // LID mappings, tokens, secrets, the mark that an event is finished, app
 // state) or five (names, chat settings), and by Close. If a crash comes first:
@@ -49,7 +49,7 @@
 // does not end with its caller's context: the same batch is repeated until its
 // outcome is known or the term ends, else memory and disk would part.
 //
-// What exceeds the KV's Limits is split. A value goes into parts, written
+// Values and batches beyond the KV's Limits are split. A value goes into parts, written
 // first, and a manifest that takes its place last. A batch goes into several,
 // in an order that stays right if only the first of them land: an event before
 // the session that decrypted it, a counter before what it counts, a prekey's
@@ -79,7 +79,7 @@
 // send that begins later with an address that has moved fails too: two first
 // messages that cross would else leave one session where no answer finds it.
 //
-// Inside one's own window nothing blocks. Who waits holds nothing another can
+// Inside one's own window nothing blocks. A waiting caller holds nothing that another can
 // wait for, except while a transaction touches a second address; every such
 // wait is bounded or ends with the commit of the other.
 //
@@ -112,12 +112,12 @@
 //
 // # Age
 //
-// What grows with traffic has an age at which it goes: WithRetention. Message
+// Rows that grow with traffic go at some age: WithRetention. Message
 // secrets are kept for 180 days, sender keys that nobody has used and tokens of
 // contacts that were not renewed as long, the marks of finished events for 14
 // days, what was sent for 7. A received message that no handler has finished has
-// no such age, and the LID map none unless Retention.LIDs gives it a bound. What
-// goes rides on other commits. What was sent is packed, sixteen messages to a row
+// no such age, and the LID map none unless Retention.LIDs gives it a bound. Removals
+// ride on other commits. Sent messages are packed, sixteen messages to a row
 // (SentKeeper). Until a row is full, its messages stand in the rows of sessions
 // that are written anyway: with WithSending in that of the send itself, so that a
 // crash costs none; without it in the next one. Finding old secrets and sender
@@ -141,7 +141,7 @@
 // way. Reseal may be broken off anywhere and repeated.
 //
 // Where values are sealed, names are too: the KV is given keyed hashes instead
-// of addresses, groups and message ids. What it still sees is how many rows of
+// of addresses, groups and message ids. It still sees how many rows of
 // which kind there are, and when they change. An account that begins sealed has
 // such names from the beginning; one that began without is moved when
 // WithSealedNames is given, in the background and by Reseal, and the steady

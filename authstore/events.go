@@ -141,7 +141,7 @@ func (s *deviceStore) seenBucketLocked(ctx context.Context) string {
 	return s.seenRow
 }
 
-// DeleteOldBufferedHashes forgets what the service cannot deliver again. What no
+// DeleteOldBufferedHashes forgets what the service cannot deliver again. A message that no
 // handler has finished stays, however old it is: without its plaintext the
 // service's next delivery of it would be taken for one that was handled.
 // whatsmeow asks for it with its first message and then twice a day.

@@ -160,7 +160,7 @@ func settled(t tableID, im *image) (*image, error) {
 type liveSource struct{ c *Container }
 
 // FromContainer is the device that c has loaded, for Export: a backup of an
-// account while it runs. What memory holds is taken at one moment; message
+// account while it runs. The rows in memory are taken at one moment; message
 // secrets and other things that are read on demand are what stands in the KV
 // then.
 func FromContainer(c *Container) Source { return liveSource{c} }

@@ -21,7 +21,7 @@ const (
 	sqlOldest = 11
 	sqlSchema = 15
 
-	// What came with which version.
+	// Tables and columns that came with a version.
 	sqlSenderTimestamp = 12
 	sqlRetryBuffer     = 13
 	sqlNCTSalt         = 14

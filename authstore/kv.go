@@ -19,7 +19,7 @@ var (
 	ErrTooLarge = errors.New("authstore: too large for this backend")
 
 	// ErrCorrupt reports stored bytes that do not parse. It is permanent: the
-	// same read fails again. What was read is left untouched.
+	// same read fails again. The stored bytes are left untouched.
 	ErrCorrupt = errors.New("authstore: stored data is damaged")
 
 	// ErrNewerFormat reports data that a newer library wrote. It is never

@@ -55,7 +55,7 @@ func (s *deviceStore) GetPNForLID(ctx context.Context, lid types.JID) (types.JID
 	return types.JID{User: pn, Device: lid.Device, Server: types.DefaultUserServer}, nil
 }
 
-// GetManyLIDsForPNs keeps the device of each JID. What is unknown is absent.
+// GetManyLIDsForPNs keeps the device of each JID. A JID that is unknown is absent.
 func (s *deviceStore) GetManyLIDsForPNs(ctx context.Context, pns []types.JID) (map[types.JID]types.JID, error) {
 	if err := s.gate.check("get LIDs"); err != nil {
 		return nil, err

@@ -9,7 +9,7 @@ const (
 )
 
 // fits reports whether a batch with nothing else in it can take value under k.
-// What does not fit has to be cut into parts: see codec.cut.
+// A value that does not fit has to be cut into parts: see codec.cut.
 func (l Limits) fits(k Key, value []byte) bool {
 	return (l.MaxValue <= 0 || len(value) <= l.MaxValue) &&
 		(l.MaxBatch <= 0 || len(k.Kind)+len(k.ID)+len(value) <= l.MaxBatch)

@@ -16,8 +16,8 @@ import (
 // hashes instead, HMAC-SHA-256 under a random key that stands in the record of
 // the account's device, sealed like everything. The id itself is in the row,
 // sealed, so a row says what it is, and the hash is part of the path to which
-// its seal is bound. What is scanned for by the front of its id has a hash of
-// the front and one of the whole.
+// its seal is bound. A row that is scanned for by the front of its id has a hash
+// of the front and one of the whole.
 //
 // The record that has the key is marked (flagNames). A library that does not
 // know sealed names finds a newer format there, and leaves the account alone.

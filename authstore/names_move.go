@@ -30,7 +30,7 @@ func (s *deviceStore) sealNames() error {
 }
 
 // moveInBackground gives sealed names to the rows that have none, if there may
-// be such. What stops it is taken up again in an hour, or when the device is
+// be such. A move that was stopped is taken up again in an hour, or when the device is
 // next loaded.
 func (s *deviceStore) moveInBackground() {
 	if n := s.names.Load(); n == nil || !n.moving.Load() {
@@ -113,7 +113,7 @@ func privateTables() (out []tableID) {
 	return out
 }
 
-// genAndID takes a stored id apart. What was set aside belongs to no generation.
+// genAndID takes a stored id apart. A row in quarantine belongs to no generation.
 func genAndID(k Key) (gen, id string) {
 	if k.Kind == kindQuarantine {
 		return "", k.ID

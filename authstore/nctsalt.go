@@ -2,7 +2,7 @@ package authstore
 
 import "context"
 
-// What newer versions of whatsmeow ask of a store, so that a host on one of
+// Methods that newer versions of whatsmeow ask of a store, so that a host on one of
 // them compiles and works. See also tokens.go, outgoing.go and appstate.go.
 
 const nctSalt = "nct_salt"

@@ -72,8 +72,8 @@ func WithPlaintextAllowed() Option { return func(c *config) { c.codec.allowPlain
 // all of them, once.
 //
 // Pass it when every instance runs a version that knows it: an older one finds
-// ErrNewerFormat from then on, and leaves the account as it is. What has moved
-// stays so without the option. The way back is Export and Restore.
+// ErrNewerFormat from then on, and leaves the account as it is. Moved rows
+// stay so without the option. The way back is Export and Restore.
 func WithSealedNames() Option { return func(c *config) { c.sealNames = true } }
 
 // WithOnIncident is told of damage that was found and contained. It is called

@@ -12,8 +12,8 @@ const resealChunk = 64
 
 // Reseal rewrites every stored value that is not sealed as it would be if it
 // were written now: with the first key of NewAESGCM, sealed for the first time
-// (WithPlaintextAllowed), or plain (WithSealingRemoved). Then it moves what does
-// not stand under its sealed name yet (WithSealedNames). What is so already is
+// (WithPlaintextAllowed), or plain (WithSealingRemoved). Then it moves the rows that
+// do not stand under their sealed names yet (WithSealedNames). Rows that do are
 // left alone, so it may be repeated, and goes on where it was broken off. It
 // may run beside the device of f's term, whose commits wait for a step of it
 // at most. An error that is not about single rows breaks it off.
@@ -182,8 +182,8 @@ type resealed struct {
 	data  []byte
 }
 
-// openForReseal opens raw, through its parts if it stands in some. What it
-// gives is complete: flags and body, as they go into wrap.
+// openForReseal opens raw, through its parts if it stands in some. The
+// result is complete: flags and body, as they go into wrap.
 func (c codec) openForReseal(kv KV, call caller, k Key, raw []byte) (rec opened, body resealed, err error) {
 	if rec, err = c.decode(k, k.ID, raw); err != nil {
 		return rec, body, err

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// What grows with traffic has an age at which it goes. Ages are looked at in
+// Rows that grow with traffic go at some age. Ages are looked at in
 // three ways, and none costs a commit:
 //
 //   - What is in memory (tokens, finished events, the LID map) is looked at when
@@ -15,7 +15,7 @@ import (
 //     look at their whole table: see sweep.go.
 //   - What was sent: see outgoing.go and sent.go.
 //
-// What is to go rides with commits that happen anyway, some at a time.
+// Removals ride with commits that happen anyway, some at a time.
 
 // Forever is a retention without an end.
 const Forever = time.Duration(math.MaxInt64)
@@ -31,8 +31,8 @@ type Retention struct {
 	// the time count from the first look of one that does.
 	MessageSecrets time.Duration
 
-	// SenderKeys decrypt the messages of one member of one group. What counts is
-	// the day of their last use. Default 180 days. A member who writes again later
+	// SenderKeys decrypt the messages of one member of one group. Their age counts
+	// from the day of their last use. Default 180 days. A member who writes again later
 	// is asked for the key, as after any message that could not be decrypted, and
 	// sends it with the message again. Keys that were stored by a version that did
 	// not note the day count from the first look of one that does.

@@ -22,7 +22,7 @@ import (
 //
 // A key is written with each message that it decrypts, so the day of its last use
 // stands in its row and costs no write of its own: as one more field of the JSON
-// object in which libsignal writes it. Whoever does not know the field ignores it.
+// object in which libsignal writes it. A reader that does not know the field ignores it.
 
 const (
 	defaultSenderKeyCache = 8 << 20
@@ -292,7 +292,7 @@ func (s *deviceStore) senderKeysOf(ctx context.Context, op, prefix string) (map[
 	}
 	out := make(map[string][]byte)
 	for _, r := range rows {
-		// What was written meanwhile, or in the transaction, is newer.
+		// A row written meanwhile, or in the transaction, is newer.
 		v, ok, known := s.knownSenderKey(ctx, r.row.bucket)
 		if !known {
 			v, ok = r.data, true

@@ -8,7 +8,7 @@ import (
 // A session is parsed when it is first asked for, and libsignal takes its time:
 // 256 of them are what a start waits for most. So a session is first compared
 // with the one form in which libsignal writes them: JSON without blanks, fields
-// in the order of its structures. Whatever has that form, with keys where keys
+// in the order of its structures. A record of that form, with keys where keys
 // belong, is one that libsignal parses. Anything else, also a form of another
 // version of libsignal, is given to libsignal itself, whose word counts.
 

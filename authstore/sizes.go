@@ -1,8 +1,8 @@
 package authstore
 
-// How many entries there are of each kind. What is in memory is counted there.
-// Of what is read on demand the number is kept: a look at the table gives it,
-// and what is written and removed since changes it. It is stored twice a day and
+// How many entries there are of each kind. Rows in memory are counted there.
+// For rows that are read on demand the number is kept: a look at the table gives
+// it, and each write and removal since changes it. It is stored twice a day and
 // at the end of a term, so a crash costs what was counted since, until the next
 // look.
 
@@ -31,7 +31,7 @@ func (s *deviceStore) sizesLocked() (c change, changed bool) {
 	return put(tMisc, sizesID, v), !same(old, ok, v)
 }
 
-// loadSizes takes over what was stored. What was not is unknown.
+// loadSizes takes over the stored numbers. A number that was not stored is unknown.
 func (s *deviceStore) loadSizes() {
 	v, _ := s.im.get(tMisc, sizesID)
 	f := fields{b: v}

@@ -53,8 +53,8 @@ func (w *windows) open(ctx context.Context, c *claim, addrs []string) error {
 	if len(missing) == 0 && c.match == nil {
 		return nil
 	}
-	// Who holds nothing waits behind those who came earlier, so that a send
-	// to a large group is not starved by a stream of receives. Who holds
+	// A transaction that holds nothing waits behind earlier ones, so that a send
+	// to a large group is not starved by a stream of receives. One that holds
 	// something must not, or the two would wait for each other.
 	queued := len(c.addrs) == 0
 	want := &claim{kind: c.kind, addrs: toSet(missing), match: c.match}

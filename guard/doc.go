@@ -10,7 +10,7 @@
 //	                     +----+  every Refresh: LastCheckedAt     |
 //	                       ^-------------- it is so again --------+
 //
-// What can be wrong, when it is, and when it is over, stands in one table
+// One table says what can be wrong, when it is, and when it is over
 // (trouble.go). Not being seen is not being cured: a loop is over when the
 // connection is back (so is that nobody is fit to hold the lock), a logout when a device is paired, a ban when an attempt
 // has shown that it is. A trouble that has an incident of its own (a ban, an
@@ -25,7 +25,7 @@
 //
 // A backend that does not answer cannot say who has told of it. So the instance
 // that held the lock when the outage began tells, and one that stood by leaves
-// it to that one for Policy.WatchedAfter. What that costs: when the holder dies
+// it to that one for Policy.WatchedAfter. The cost: when the holder dies
 // with its backend, a standby says so in its log and status at once, and tells
 // after that time only. Processes that begin during an outage know of no holder
 // and tell each.

@@ -64,7 +64,7 @@ const maxParcels = 256
 // https URL; credentials in it are sent as basic authentication. It does no
 // I/O. Close it when done; a Manager closes the sinks it was given.
 //
-// Notify never blocks. What is to be delivered is kept in one slot per
+// Notify never blocks. News to be delivered is kept in one slot per
 // incident, which holds its newest state only: a receiver that is down for an
 // hour costs nothing and is then told the present state, once. An incident that
 // was opened and resolved before its opening could have arrived is not

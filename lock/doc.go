@@ -12,7 +12,7 @@
 // A [Lease] decides when this process stops believing. It may be wrong only
 // in one direction: it may stop too early, never too late.
 //
-// The epoch decides what a late write is worth. Whoever stores something for
+// The epoch decides what a late write is worth. Each writer of something for
 // the connection passes the term's epoch along and gets [ErrFenced] when a
 // newer one exists. That fence needs no clock at all.
 //
@@ -59,7 +59,7 @@
 // neither loses the term nor extends it. The check is part of Held. Besides,
 // the clocks are read every second (or margin/2, if that is less) and an account
 // is kept of what the wall clock has gained, from which steps back are not taken
-// off, lest they hide a suspend. What is left is a suspend and a step back
+// off, lest they hide a suspend. One case is left: a suspend and a step back
 // within the same second, while the store cannot be reached; then the epoch is
 // the only fence.
 //

@@ -288,7 +288,7 @@ func (l *Lease) load(ctx context.Context) (Record, error) {
 }
 
 // Close gives the lock up and waits until nothing of the Lease runs any more.
-// Who waits in Acquire gets ErrClosed. When ctx ends first, what is left is
+// Callers that wait in Acquire get ErrClosed. When ctx ends first, what is left is
 // aborted and an error returned; call Close again to wait on. Close can be
 // called any number of times.
 func (l *Lease) Close(ctx context.Context) error {

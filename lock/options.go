@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// Defaults. What is not set is derived from the lease in the same proportions.
+// Defaults. A setting that is not given is derived from the lease in the same proportions.
 const (
 	DefaultLease  = 90 * time.Second
 	maxHolderID   = 256 // bytes

@@ -66,7 +66,7 @@ func (c Cause) Unwrap() error { return c.Err }
 //
 // It understands a whatsmeow event, an error from Connect, a received stanza
 // (a Stanza or a *binary.Node), a Reason, a Cause and an error that wraps one. nil means that the connection
-// ended and nobody knows why: connection_closed. What it does not know is no
+// ended and nobody knows why: connection_closed. Evidence that it does not know is no
 // end: ends is false. It is pure and never panics.
 //
 // Where ends is false, c still says what was seen if that is worth telling:

@@ -18,7 +18,7 @@ type Yield struct {
 	Code   int       `json:"code,omitempty"`
 	Detail string    `json:"detail,omitempty"`
 	Count  int       `json:"count,omitempty"` // how often By has done so in this trouble
-	// Stopped says that no attempt was planned any more. Whoever takes the lock
+	// Stopped says that no attempt was planned any more. An instance that takes the lock
 	// back without having been away from this process makes none either.
 	Stopped bool `json:"stopped,omitempty"`
 }

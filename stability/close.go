@@ -63,7 +63,7 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 	}
 	cancel()
-	// What waited in vain above must not cost the flush its time.
+	// A wait in vain above must not cost the flush its time.
 	bounded, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
 	defer cancel()
 	errs = append(errs, m.closeSinks(bounded)...)
@@ -96,7 +96,7 @@ func (m *Manager) closeSinks(ctx context.Context) []error {
 	return closeAll(ctx, "a sink", closers)
 }
 
-// closeAll calls code of others beside each other. Whatever does not come back
+// closeAll calls code of others beside each other. A call that does not come back
 // before ctx ends is left to itself.
 func closeAll(ctx context.Context, what string, closers []func() error) (errs []error) {
 	results := make(chan error, len(closers))

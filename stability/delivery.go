@@ -95,8 +95,8 @@ func (d *delivery) Failed(ctx context.Context, err error) error {
 	return err
 }
 
-// Finish implements authstore.Delivery. What a handler panicked at, and what no
-// handler was there for, is kept before the event is finished and the message
+// Finish implements authstore.Delivery. A message at which a handler panicked,
+// or for which there was none, is kept before the event is finished and the message
 // acknowledged.
 func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	d.mu.Lock()
@@ -113,7 +113,7 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 		case ours: // whatsmeow deals with some of these by itself, and gives no event
 			d.taken = true
 		case ok:
-			// Whoever removed all handlers has removed the Manager's too, for a moment.
+			// A host that removed all handlers has removed the Manager's too, for a moment.
 			d.contents, d.panicked, keep = append(d.contents, raw), "there was no event handler for it", true
 		}
 	}

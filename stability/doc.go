@@ -32,11 +32,11 @@
 //
 // # One core, one loop
 //
-// What is done in a term is decided in one place, internal/term, which is pure:
+// All decisions within a term are made in one place, internal/term, which is pure:
 // a table says what follows from which evidence. Everything that is seen (by the
 // receive tap, in whatsmeow's events, on the raw connection, in the host's
 // calls) is given to it as evidence, under a lock that is never held across I/O.
-// What may take long is done by one loop in each term, which alone connects,
+// Work that may take long is done by one loop in each term, which alone connects,
 // ends connections and saves the state. So every method may be called from any
 // goroutine, also from inside a whatsmeow event handler.
 //
@@ -86,7 +86,7 @@
 // A message that handlers did not take in 20 tries over a day, while they took
 // others between these, is set aside with its content and holds up nothing any
 // more. Messages lists what waits and what is set aside; Redeliver and PurgeMessage
-// deal with one of them. What is kept stands in the store, sealed as everything
+// deal with one of them. A kept message stands in the store, sealed as everything
 // there is, and the next holder of the lock goes on with it.
 //
 // # Sent messages

@@ -137,9 +137,9 @@ func (l *incidentLoop) pass() time.Time {
 	return plan.CheckAt
 }
 
-// adoptAgain is when the holder looks once more for what is open. What others
-// could only tell during an outage they write down behind its end, and they may
-// be gone before it is resolved.
+// adoptAgain is when the holder looks once more for what is open. Other
+// instances write down behind an outage what they could only tell during it, and
+// they may be gone before it is resolved.
 const adoptAgain = 3 * time.Minute
 
 // catchUp writes down what was told while the store did not answer, so that
@@ -364,7 +364,7 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 	}
 	t := m.term
 	if t == nil || t.core.Ending() {
-		// What a hand-over does to the connection is neither trouble nor its
+		// The end of a connection by a hand-over is neither trouble nor its
 		// cure: the next holder judges.
 		return f, 0
 	}

@@ -163,8 +163,8 @@ var newsKinds = map[core.News]EventKind{
 }
 
 // loop is the one place that acts: it connects, ends connections, saves the
-// state, and tears the term down. Whatever may take long in it is cut short by
-// who ends the connection or the term, so a new cause never waits for it.
+// state, and tears the term down. Calls in it that may take long are cut short
+// by the end of the connection or the term, so a new cause never waits for them.
 func (t *term) loop() {
 	defer t.leave()
 	timer := time.NewTimer(time.Hour)

@@ -36,8 +36,8 @@ type MessageGroup struct {
 
 // ReceivedMessages is the account of the messages that the service delivered to
 // this instance: Total = Handled + Waiting + SetAside, at every moment. Total,
-// Handled and Repeated count since New and know this process alone. What waits or
-// is set aside stands in the store too, except for what the service has: a new
+// Handled and Repeated count since New and know this process alone. Messages that wait
+// or are set aside stand in the store too, except for those that the service has: a new
 // holder of the lock goes on with it.
 type ReceivedMessages struct {
 	Total    uint64

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// mutex is the Manager's. What is left to its unlock runs when nobody holds it
-// any more: the host's log may ask for the status, and a cut may wait for a
+// mutex is the Manager's. Work that is left to its unlock runs when nobody
+// holds it any more: the host's log may ask for the status, and a cut may wait for a
 // write.
 type mutex struct {
 	sync.Mutex

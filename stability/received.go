@@ -173,7 +173,7 @@ func (r *received) ended(d *delivery) {
 	case gone && write:
 		r.store(context.Background(), d.key, nil, false)
 	case write:
-		// What is kept or undecrypted is in the store by now, where it can be:
+		// A kept or undecrypted message is in the store by now, where it can be:
 		// this tells it more. A refused message is at the service.
 		r.store(context.Background(), e.Key, &rec, o == book.Saved)
 	}
@@ -416,8 +416,8 @@ func (r *received) refused(id string) {
 }
 
 // undecryptable is told that the message of that id is about to be acknowledged
-// although no handler was given it. What failed in decryption itself was noted
-// by then; this is for what did not come that far.
+// although no handler was given it. A failure in decryption itself was noted
+// by then; this is for those that did not come that far.
 func (r *received) undecryptable(id string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // it stays at the service

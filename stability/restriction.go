@@ -44,7 +44,7 @@ func limitInText(text string) string {
 	return ""
 }
 
-// restricted takes in what a notification says. What does not parse says
+// restricted takes in what a notification says. One that does not parse says
 // nothing.
 func (b *sendBook) restricted(content string) {
 	var doc struct {

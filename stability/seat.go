@@ -6,7 +6,7 @@ import (
 )
 
 // seat is where this instance stands with the lock: activation, standby and
-// closing. What happens within a term is decided in internal/term. Guarded by
+// closing. Decisions within a term are made in internal/term. Guarded by
 // Manager.mu; it does no I/O and tells nobody.
 type seat struct {
 	at    place

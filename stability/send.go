@@ -18,7 +18,7 @@ import (
 // anyway: a recipient who could not decrypt it and asks again is answered, also
 // by the next process. SendMessage of the client itself keeps it a moment later,
 // and only while this whatsmeow lets the Manager see what goes out
-// (Status.Compat). What goes to the account's own devices or to a newsletter is
+// (Status.Compat). A message to the account's own devices or to a newsletter is
 // not kept.
 //
 // It sends once: an error does not say that the message was not delivered, and

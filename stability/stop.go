@@ -53,7 +53,7 @@ func (t *term) tearDown() {
 	}
 	cancel()
 	// Behind this point the socket is closed; only now other work may be late.
-	// What the store has deferred may still be written: the term is held.
+	// Writes that the store has deferred may still be made: the term is held.
 	t.flushing.Store(graceful)
 	t.severed.CompareAndSwap(nil, &cause)
 

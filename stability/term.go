@@ -19,8 +19,8 @@ import (
 )
 
 // term is one possession of the lock and everything that must not outlive it:
-// the device, the client on it, and the loop that acts. What is to be done is
-// decided by its core (internal/term), which is given evidence by note.
+// the device, the client on it, and the loop that acts. Its core
+// (internal/term), which is given evidence by note, decides what is to be done.
 type term struct {
 	m        *Manager
 	hold     lock.Term

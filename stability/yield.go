@@ -19,7 +19,7 @@ import (
 var errUnfit = errors.New("stability: this instance cannot connect: it gave the lock up, so that another one can try")
 
 // yieldPause is how long this instance asks for the lock no more when it has
-// given it up. Whoever waits for the lock has taken it by then. It is never
+// given it up. Another instance that waits for the lock has taken it by then. It is never
 // away for longer than until the next attempt is due.
 const yieldPause = 30 * time.Second
 

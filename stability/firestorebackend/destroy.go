@@ -56,7 +56,7 @@ func (b *backend) destroy(ctx context.Context, page int) error {
 					}
 				}, nil
 			}, func(*session) {})
-			// What is removed may be removed again, so a lost reply is no trouble.
+			// A document may be removed twice, so a lost reply is no trouble.
 			if err == nil || hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
 				return err
 			}

@@ -207,8 +207,8 @@
 //	gcloud firestore fields ttls update expireAt --collection-group=incidents --enable-ttl
 //	gcloud firestore fields ttls update expireAt --collection-group=keys --enable-ttl
 //
-// What one document sustains depends on the workload; Firestore states no fixed
-// limit. Commits of an account are sent one after the other, so they do not
+// The rate that one document sustains depends on the workload; Firestore states no
+// fixed limit. Commits of an account are sent one after the other, so they do not
 // contend, and there are about as many in a second as round trips fit into it:
 // about 1/latency. Each changes the fence, and each message its bucket of
 // events, so these two documents change as often as messages come.

@@ -14,7 +14,7 @@ import (
 
 var (
 	// ErrUnavailable reports that Firestore did not answer, or not in time. A
-	// repetition may help. What became of a write is settled by the next one. In
+	// repetition may help. The next write settles what became of this one. In
 	// a long outage Firestore is asked every 10 s at most; calls return it
 	// without a request meanwhile.
 	ErrUnavailable = errors.New("firestorebackend: Firestore cannot be reached or does not answer")

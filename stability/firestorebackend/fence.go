@@ -15,8 +15,8 @@ import (
 
 // session is one term as this backend writes in it. Its token is the update
 // time of the fence document, which moves with each commit of the term, and when
-// a term begins or ends. Whoever knows the token is the only writer: that is
-// what makes it safe to remember how full a bucket is. Fields are guarded by
+// a term begins or ends. The one who knows the token is the only writer, which
+// makes it safe to remember how full a bucket is. Fields are guarded by
 // backend.mu.
 type session struct {
 	term
@@ -345,7 +345,7 @@ func fenceOf(s *firestore.DocumentSnapshot) (fence, error) {
 	fs := fieldsOf(s)
 	f := fence{term: term{fs.number("epoch"), fs.text("nonce")}, released: fs.flag("released")}
 	fs.want(possibleEpoch(f.epoch), "epoch is %d", f.epoch)
-	// What follows is never needed.
+	// The rest is never needed.
 	f.lastWrite, _ = fs.m["lastWrite"].(string)
 	f.holder, _ = fs.m["holderInstanceId"].(string)
 	if ms, _ := fs.m["leaseMs"].(int64); possibleLease(ms) {

@@ -80,8 +80,8 @@ func (s incidentStore) Resolve(ctx context.Context, id string, at time.Time) (cl
 // change replaces an incident on condition that it is as it was read. turned
 // says that it is opened or closed by that: then a nonce stays in the document
 // until it turns again, which tells afterwards that a write whose reply was
-// lost has landed, even if others have refreshed the incident since. Who opened
-// an incident is told so once.
+// lost has landed, even if others have refreshed the incident since. The writer that
+// opened an incident is told so once.
 func (s incidentStore) change(ctx context.Context, op, id string, f func(prev guard.Incident) (next guard.Incident, write, turned bool)) error {
 	b := s.b
 	ref := s.doc(id)

@@ -95,7 +95,7 @@ func (r *request) read(ctx context.Context, op string) (map[string]*firestore.Do
 }
 
 // Get reads buckets, and documents of their own beside the buckets that say
-// that there are such. What counts is what one request found: between two a key
+// that there are such. Only the finds of one request count: between two a key
 // might move.
 func (s keyValues) Get(ctx context.Context, keys ...authstore.Key) (map[authstore.Key][]byte, error) {
 	const op = "get"

@@ -15,7 +15,7 @@ const layoutVersion = 1
 
 // rule is how the keys of a kind stand in documents. Firestore bills documents,
 // so small values share one: a bucket, in whose field "data" each has a field
-// of its own. A commit writes only the fields that change. What is large, or
+// of its own. A commit writes only the fields that change. A value that is large, or
 // finds its bucket full, has a document of its own.
 type rule struct {
 	buckets int                     // 0: every key has a document of its own

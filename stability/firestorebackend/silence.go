@@ -17,8 +17,8 @@ var ErrSilent = errors.New("firestorebackend: Firestore has not answered twice i
 	"the connection has fallen silent, and a client without gRPC keepalives keeps it: make the client with firestorebackend.NewClient, " +
 	"or give its connection firestorebackend.DialOptions")
 
-// attentive is the lock, and counts the renewals that had no answer. What it
-// adds to the error is in the warnings of the lease and in the status.
+// attentive is the lock, and counts the renewals that had no answer. The words
+// that it adds to the error are in the warnings of the lease and in the status.
 type attentive struct {
 	lockStore
 	unanswered *atomic.Int32

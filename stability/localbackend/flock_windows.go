@@ -32,7 +32,7 @@ func unflock(f *os.File) error {
 }
 
 // handOver prepares a locked file for bbolt's own locking: here a handle
-// conflicts with itself, so the lock is given back for a moment. Whoever takes
+// conflicts with itself, so the lock is given back for a moment. A process that takes
 // it then leaves a sound file, or keeps it, and bbolt's attempt fails.
 func handOver(f *os.File) error { return unflock(f) }
 

@@ -36,7 +36,7 @@ func (f *file) judge(err error) {
 	}
 }
 
-// view runs fn in a reading transaction. What was committed before it is seen,
+// view runs fn in a reading transaction. Every commit before it is seen,
 // what is committed meanwhile is not.
 func (f *file) view(fn func(*reader) error) error {
 	if err := f.whole(); err != nil {

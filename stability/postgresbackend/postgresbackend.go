@@ -54,7 +54,7 @@ func WithSchema(name string) Option {
 }
 
 // WithTimeout bounds each request, the wait for a free connection included.
-// Default 5 s. What a caller's context allows less counts.
+// Default 5 s. A shorter deadline of the caller's context counts.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) {
 		if d != 0 {

@@ -13,8 +13,8 @@
 // it waits is the same message. One that comes again after it was handled is
 // counted as repeated and as nothing else.
 //
-// What must not be forgotten with the process is an [Entry] that stands in the
-// store: refused, kept, undecrypted and set-aside messages. The others are still
+// Messages that must not be forgotten with the process are Entries ([Entry]) that
+// stand in the store: refused, kept, undecrypted and set-aside messages. The others are still
 // at the service, which delivers them again to whoever logs in next.
 package book
 
@@ -260,8 +260,8 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 	return *at, was != "", true
 }
 
-// failed counts a try. Whoever takes nothing at all is down, and says nothing
-// about a message.
+// failed counts a try. A host that takes nothing at all is down, which says
+// nothing about a message.
 func (b *Book) failed(e *Entry) {
 	e.Tries++
 	if !e.Last.IsZero() && !b.lastHandled.Before(e.Last) {
@@ -373,7 +373,7 @@ func (b *Book) Remove(k Key) {
 	}
 }
 
-// HungUp notes that the connection is over. What it had not begun is at the service.
+// HungUp notes that the connection is over. Messages that it had not begun are at the service.
 func (b *Book) HungUp() {
 	b.queue = nil
 	for _, e := range b.entries {
@@ -395,8 +395,8 @@ func (b *Book) Load(entries []Entry) {
 	}
 }
 
-// Leave ends a term: what waits is the next holder's. What is still with a
-// handler stays.
+// Leave ends a term: waiting messages are the next holder's. Those still with a
+// handler stay.
 func (b *Book) Leave() {
 	for k, e := range b.entries {
 		if e.State != InHand {

@@ -13,7 +13,7 @@ import (
 	"go.mau.fi/whatsmeow/socket"
 )
 
-// What the read pump may see of the websocket, see "The handshake" in the
+// phase is how much the read pump may see of the websocket, see "The handshake" in the
 // package documentation.
 type phase int
 

@@ -180,8 +180,8 @@ func attrText(n *waBinary.Node, name string) string {
 }
 
 // Received notes a stanza that was just read, in the goroutine that reads,
-// before whatsmeow queues it: its tag and the attribute type. Whoever sees all
-// received stanzas calls it, so that Quiesce knows what it waits for. It never
+// before whatsmeow queues it: its tag and the attribute type. The one that sees
+// all received stanzas calls it, so that Quiesce knows what it waits for. It never
 // blocks.
 func (l *Link) Received(tag, typ string) {
 	if !l.inside.tags[tag] || !queued(tag, typ) {

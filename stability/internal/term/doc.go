@@ -55,7 +55,7 @@
 // ends as timed_out. A holder that gave up before, in this process, keeps to what
 // is planned for the account, and gives up again also without an attempt, where
 // none is due for long. A holder that has not tried in this trouble makes one
-// attempt at once. Whoever asks for an attempt gets it first.
+// attempt at once. A person who asks for an attempt gets it first.
 //
 // # The connection
 //

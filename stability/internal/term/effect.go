@@ -11,7 +11,7 @@ import (
 // their order. None of them is carried out twice.
 type Effect interface{ effect() }
 
-// Effects that never block. Whoever brought the evidence carries them out.
+// Effects that never block. The bringer of the evidence carries them out.
 type (
 	// Announce tells the observers of a transition.
 	Announce struct {

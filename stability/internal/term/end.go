@@ -186,7 +186,7 @@ func (c *Core) followDevice() {
 		}
 		c.retireClient()
 	case reconnect.ReasonPairingFailed:
-		// Whatever the pairing left in the device makes it useless.
+		// The leftovers of the pairing in the device make it useless.
 		if c.device&present != 0 {
 			c.dropDevice(Spoilt)
 		}

@@ -7,7 +7,7 @@ import (
 )
 
 // duty is something that falls due. The first that is due is done at a tick.
-// What is known is acted upon first; the state is written down before anything
+// Known facts are acted upon first; the state is written down before anything
 // is begun that it should know of.
 type duty struct {
 	term Phase

@@ -84,7 +84,7 @@ func deviceRestored(c *Core, e Evidence) {
 	c.retireClient() // the device it offered to pair is over
 }
 
-// dropDevice lets the device go. What is in the store is read again.
+// dropDevice lets the device go. The store is read again.
 func (c *Core) dropDevice(p Device) {
 	c.deviceTo(p)
 	c.do(ForgetDevice{})

@@ -13,8 +13,7 @@ import (
 
 func stop(c *Core, e Evidence) { c.leave(Leaving, e.(Stop).Why) }
 
-// leave begins the end of the term. Whatever the loop is waiting for is cut
-// short.
+// leave begins the end of the term. Any wait of the loop is cut short.
 func (c *Core) leave(p Phase, why Why) {
 	c.phase, c.why, c.graceful = p, why, p == Leaving
 	c.do(TermEnds{})

@@ -24,7 +24,7 @@ func (c *Core) begin(p Conn, call Call) {
 }
 
 // abort cuts an attempt that is under way, so that nothing waits for dial and
-// handshake. What was not dialed yet is cut when it is.
+// handshake. An attempt that has not dialed yet is cut when it does.
 func (c *Core) abort() {
 	if k := &c.conn; k.call == Running && k.socket {
 		c.do(Cut{k.number, ErrEndedBefore})
@@ -141,7 +141,7 @@ func callReturned(c *Core, e Evidence) {
 	case Dialed:
 		c.to(Waiting)
 	}
-	// What comes next may have come already.
+	// The next word may have come already.
 	if k.seen.has(toldEarly) && r.Up && k.phase == Waiting {
 		c.loggedIn()
 	}

@@ -55,7 +55,7 @@
 //
 // # Where the two differ
 //
-// What the suite says holds for both. Beyond it:
+// The suite holds for both. Beyond it:
 //
 //   - The texts of errors.
 //   - The emulator applies a commit document by document while others read.
@@ -86,6 +86,6 @@
 //
 // Both differ from production: a request may have 10 MiB there
 // (WithRequestLimit), locks are waited for longer (WithLockWait), and composite
-// indexes are needed. What is billed is counted by the public rules and has not
-// been compared with a bill.
+// indexes are needed. Billed operations are counted by the public rules and have
+// not been compared with a bill.
 package firestoresim

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// listenStream is one Listen RPC. What is not otherwise said is guarded by
+// listenStream is one Listen RPC. Fields without another word are guarded by
 // Server.mu. Commits only mark targets; the stream's own goroutine compares
 // what was sent with what is there, so that a slow client delays nobody and
 // sees several commits as one.

@@ -278,7 +278,7 @@ func unimplemented(what string) error {
 	return status.Error(codes.Unimplemented, "firestoresim: "+what+" is not implemented")
 }
 
-// service is the gRPC face of a Server. What it does not have answers
+// service is the gRPC face of a Server. A method that it does not have answers
 // UNIMPLEMENTED with the method's name.
 type service struct {
 	pb.UnimplementedFirestoreServer

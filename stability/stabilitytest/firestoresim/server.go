@@ -255,7 +255,7 @@ func (s *Server) readTime() time.Time {
 }
 
 // readTimes are the times of n documents of an answer; the caller holds s.mu.
-// What rises counts as given out: a commit is behind it.
+// A time that rises counts as given out: a commit is behind it.
 func (s *Server) readTimes(at time.Time, n int) []*timestamppb.Timestamp {
 	out := make([]*timestamppb.Timestamp, n)
 	for i := range out {

@@ -100,7 +100,7 @@ func (a *Account) addGhost() {
 }
 
 // Ghosts registers n accounts that have a device with keys and nobody behind
-// it: cheap members for large groups. What is encrypted for them is counted
+// it: cheap members for large groups. Messages for them are counted
 // and dropped.
 func (s *Service) Ghosts(n int) []*Account {
 	s.mu.Lock()

@@ -73,7 +73,7 @@ type Injection struct {
 func (s *Service) Fault(f Fault) *Injection { return &Injection{s: s, fault: f, left: 1} }
 
 // For limits the fault to a device, by PN or LID, or with a JID that has no
-// device number to all devices of an account. Who is connecting is known from
+// device number to all devices of an account. The device that connects is known from
 // the login on: faults before it need From.
 func (i *Injection) For(j types.JID) *Injection {
 	switch i.fault.stage {

@@ -102,7 +102,7 @@ func (a *Account) TellIdentityChanged() {
 }
 
 // Reinstall closes the contact and pairs it anew under the same address: with
-// another identity key, no sessions and no messages. Who wrote to it before is
+// another identity key, no sessions and no messages. Those who wrote to it before are
 // not told; Account.TellIdentityChanged does that. The contact that it returns
 // replaces this one.
 func (c *Contact) Reinstall(ctx context.Context) (*Contact, error) {

@@ -6,7 +6,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// handleIQ answers a query. What is not listed here is unknown, on purpose:
+// handleIQ answers a query. A query that is not listed here is unknown, on purpose:
 // a client that asks for more than the service knows must be noticed.
 func (c *conn) handleIQ(n *node) {
 	typ := str(n, "type")

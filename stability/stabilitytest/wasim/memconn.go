@@ -57,7 +57,7 @@ func (h *half) set(d *deadline, t time.Time) {
 		d.timer = nil
 	}
 	d.at = t
-	// What has passed needs no timer. (One of no length runs in a bubble at once,
+	// A time that has passed needs no timer. (One of no length runs in a bubble at once,
 	// beside the bubble's others, and crashes the race detector.)
 	if left := time.Until(t); !t.IsZero() && left > 0 {
 		d.timer = time.AfterFunc(left, func() {

@@ -106,7 +106,7 @@ func WithQRLifetime(first, rest time.Duration) Option {
 
 // WithPhones puts device 0, the phone, into every account's device list, with
 // keys of its own. Senders then encrypt to it too, as with the real service.
-// What is sent to it is counted and dropped, the requests of the account's own
+// Messages to it are counted and dropped, the requests of the account's own
 // devices to a phone that is on excepted. Default: the list holds the linked
 // devices only.
 func WithPhones() Option { return func(o *options) { o.phones = true } }
