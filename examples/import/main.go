@@ -5,6 +5,7 @@
 //
 //	import -from sqlite:wa.db -to local:account.db -stopped
 //	import -from postgres:"host=/run/postgresql dbname=wa" -to postgres:"host=/run/postgresql dbname=wa" -all -stopped
+//	import -from sqlite:wa.db -to local:accounts -all -stopped
 //	import -from postgres:$DSN -device 15550001:1@s.whatsapp.net -to postgres:$DSN -account 15550001 -stopped
 //	import -from local:old.db -to local:new.db
 //	import -from postgresbackend:$DSN -account 15550001 -to local:account.db
@@ -15,7 +16,11 @@
 // own tables, as a target the schema of ours (-schema), which is made if it is
 // not there; the two may be in one database. -account names the account, for
 // example by its phone number. With -all every device of the source becomes an
-// account of its own, under its phone number; call it again if one fails.
+// account of its own, under its phone number: in a schema, in a folder of its own
+// (-to local:FOLDER, as examples/gateway keeps them), or under a collection (-to
+// firestore:PROJECT/COLLECTION). The source is marked when its last device has
+// moved, so the old program cannot be started on it by mistake; if one fails, the
+// source is not marked, and calling it again moves what is left.
 // postgresbackend: as a source means our schema. There is no way back into
 // whatsmeow's tables.
 //
@@ -106,16 +111,16 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 			return fmt.Errorf("-device: %w", err)
 		}
 	}
-	if kind, dsn, _ := strings.Cut(*to, ":"); *all {
-		if *device != "" || *id != "" || kind != "postgres" || dsn == "" {
-			return errors.New("-all moves every device into -to postgres:DSN, without -device and -account")
+	if *all {
+		if *device != "" || *id != "" {
+			return errors.New("-all moves every device: leave -device and -account out")
 		}
 		db, err := openDatabase(ctx, *from, o.dryRun || o.keep)
 		if err != nil {
 			return fmt.Errorf("-from %s: %w", scheme(*from), err)
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
-		return everyDevice(ctx, db, place{dsn, *schema}, o, out)
+		return everyDevice(ctx, db, *to, *schema, o, out)
 	}
 	source, closeSource, err := openSource(ctx, *from, jid, *schema, *id, o.dryRun || o.keep)
 	if err != nil {
