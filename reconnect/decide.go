@@ -22,7 +22,7 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 	if m.s.DisconnectedSince.IsZero() {
 		m.s.DisconnectedSince = e.at
 	}
-	if m.s.FirstDisconnectReason == ReasonNone && c.Reason != ReasonIntentional {
+	if m.s.FirstDisconnectReason == ReasonNone && m.begins(c.Reason) {
 		m.s.FirstDisconnectAt, m.s.FirstDisconnectReason = e.at, c.Reason
 		m.s.FirstDisconnectCode, m.s.FirstDisconnectDetail = c.Code, c.Detail
 	}
@@ -101,6 +101,18 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 	}
 	m.schedule(&d, now)
 	return d
+}
+
+// begins reports whether an end for r may begin a trouble. One that somebody
+// wished for does not, nor does the new connection that belongs to a pairing.
+func (m *Machine) begins(r Reason) bool {
+	switch r {
+	case ReasonIntentional, ReasonHandedOver:
+		return false
+	case ReasonRestartRequired:
+		return !m.paired
+	}
+	return true
 }
 
 // rejected counts one more refusal and says whether it was one too many.

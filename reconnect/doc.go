@@ -21,6 +21,7 @@
 //	reason                class       what follows                              counts
 //	intentional           host        nothing                                   no
 //	lock_lost             host        this term is over: stand by               no
+//	handed_over           own         nothing here: the next holder connects    no
 //	- - -
 //	logged_out            permanent   NEEDS_PAIRING; a new code may be offered  no
 //	account_banned        permanent   NEEDS_PAIRING; stop, no code              no
@@ -41,6 +42,7 @@
 //	restart_required      expected    at once                                   no
 //	requested             own         at once                                   no
 //	redelivery            own         at once                                   no
+//	holder_lost           host        at once                                   no
 //	- - -
 //	service_unavailable   transient   backoff, at least 30 s                    yes
 //	bad_session           suspicious  backoff; repair after every third         yes
@@ -121,7 +123,7 @@
 // clock, so they are clamped: nothing in the future but waits, and no wait
 // longer than the policy can have meant (a ban: Policy.BanMax). A state that
 // says CONNECTED was left by a process that died: its outage begins when it is
-// first seen. A restart is also how a person says "try now": it shortens a slow
+// first seen, and its reason is holder_lost. A restart is also how a person says "try now": it shortens a slow
 // retry to the longest backoff, and gives one try after a stop; it shortens no
 // ban and no pause after a replacement.
 //

@@ -30,6 +30,7 @@ type Machine struct {
 
 	upSince time.Time // monotonic where the caller's clock is
 	counted bool      // the end that the next attempt answers was a failure
+	paired  bool      // a device was paired, and the attempt to log in with it is still to come
 
 	end *ending // the end that is being reported; nil once the next attempt began
 
@@ -84,6 +85,7 @@ func (m *Machine) Attempt(now time.Time) {
 	}
 	m.counted = false
 	m.end = nil
+	m.paired = false
 	m.turn = turnNone
 	m.phase = phaseConnecting
 	m.s.NextRetryAt = time.Time{}
@@ -109,7 +111,11 @@ func (m *Machine) Connected(now time.Time) {
 	}
 	m.phase = phaseUp
 	m.end = nil
+	m.paired = false
 	m.counted = false
+	if c := m.s.FirstDisconnectReason.Class(); m.s.RetryCount == 0 && (c == ClassOwn || c == ClassExpected || m.s.FirstDisconnectReason == ReasonHolderLost) {
+		m.s.troubleOver() // a new connection was all that was wanted, and here it is
+	}
 	m.turn = turnNone
 	m.upSince = now
 	m.s.Status = StatusConnected
@@ -135,7 +141,7 @@ func (m *Machine) Disconnected(c Cause, now time.Time) Decision {
 	}
 	if m.end == nil {
 		m.settle(now)
-		if m.s.FirstDisconnectReason == ReasonNone && c.Reason != ReasonIntentional {
+		if m.s.FirstDisconnectReason == ReasonNone && m.begins(c.Reason) {
 			m.s.Yields = nil // they were about another trouble
 		}
 		m.end = &ending{before: clone(m.s), at: now, u: m.draw()}
@@ -230,8 +236,10 @@ func (m *Machine) Paired(now time.Time) {
 	m.s.NotBefore = time.Time{}
 	m.s.troubleOver()
 	m.counted = false
+	m.paired = true
 	if m.end != nil { // a cause that is still to come must not bring the old session back
 		m.end.before = clone(m.s)
+		m.end.verdict.Status = m.s.Status
 	}
 	m.s.UpdatedAt = now
 }

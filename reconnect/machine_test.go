@@ -110,6 +110,8 @@ func TestDecisionForEachReason(t *testing.T) {
 		{cause(reconnect.ReasonQRExpired), pair, reconnect.ActionPair, 0, 0, false},
 		{cause(reconnect.ReasonLockLost), down, reconnect.ActionStandby, 0, 0, false},
 		{cause(reconnect.ReasonIntentional), down, reconnect.ActionNone, 0, 0, false},
+		{cause(reconnect.ReasonHandedOver), down, reconnect.ActionNone, 0, 0, false},
+		{cause(reconnect.ReasonHolderLost), down, reconnect.ActionRestart, 0, 0, false},
 	} {
 		t.Run(string(want.cause.Reason), func(t *testing.T) {
 			m := machine()
@@ -390,7 +392,7 @@ func TestTheBeginningOfATroubleIsKeptUntilAConnectionIsStable(t *testing.T) {
 	}{
 		{0, reconnect.ReasonNetworkUnreachable}, {0, reconnect.ReasonTimedOut},
 		{20 * time.Second, reconnect.ReasonConnectionClosed}, // up, but not for long
-		{0, reconnect.ReasonIntentional},                     // a hand-over in between
+		{0, reconnect.ReasonHandedOver},
 		{0, reconnect.ReasonBadSession},
 	} {
 		_, now = drop(m, now, c.life, cause(c.reason))
@@ -508,5 +510,54 @@ func TestStateHoldsWallTimesInUTC(t *testing.T) {
 	s := m.State()
 	for _, at := range []time.Time{s.ConnectedAt, s.LastDisconnectAt, s.FirstDisconnectAt, s.DisconnectedSince, s.NextRetryAt, s.UpdatedAt, s.Restarts[0]} {
 		require.Equal(t, at.Round(0).UTC(), at)
+	}
+}
+
+func TestNewConnectionOfAPairingBeginsNoTrouble(t *testing.T) {
+	for name, first := range map[string]bool{"told first": true, "told behind the end": false} {
+		t.Run(name, func(t *testing.T) {
+			m := machine()
+			m.NeedsPairing(reconnect.ReasonNone, start)
+			m.Attempt(start)
+			if first {
+				m.Paired(start)
+			}
+			d := m.Disconnected(reconnect.Cause{Reason: reconnect.ReasonRestartRequired, Code: 515}, start)
+			if !first {
+				m.Paired(start)
+				d = m.Disconnected(reconnect.Cause{Reason: reconnect.ReasonRestartRequired, Code: 515, Detail: "again"}, start)
+			}
+			require.Equal(t, reconnect.StatusDisconnected, d.Status)
+			require.Zero(t, m.State().FirstDisconnectReason)
+			_, now := drop(m, start, 0, cause(reconnect.ReasonNetworkUnreachable))
+			require.Equal(t, reconnect.ReasonNetworkUnreachable, m.State().FirstDisconnectReason)
+			m.Attempt(now)
+			m.Connected(now)
+			m.Settle(now.Add(time.Hour))
+			m.Disconnected(cause(reconnect.ReasonRestartRequired), now.Add(time.Hour))
+			require.Equal(t, reconnect.ReasonRestartRequired, m.State().FirstDisconnectReason, "any other does")
+		})
+	}
+}
+
+func TestWishForANewConnectionIsNoTroubleOnceItIsThere(t *testing.T) {
+	for reason, over := range map[reconnect.Reason]bool{
+		reconnect.ReasonRequested: true, reconnect.ReasonRedelivery: true, reconnect.ReasonRestartRequired: true,
+		reconnect.ReasonConnectionClosed: false,
+	} {
+		m := machine()
+		_, now := drop(m, start, time.Hour, cause(reason))
+		require.Equal(t, reason, m.State().FirstDisconnectReason)
+		m.Attempt(now)
+		m.Connected(now)
+		require.Equal(t, over, m.State().FirstDisconnectReason == reconnect.ReasonNone, reason)
+
+		// With a failure in between there is one, which may be flapping.
+		m = machine()
+		_, now = drop(m, start, time.Hour, cause(reason))
+		_, now = drop(m, now, 0, cause(reconnect.ReasonTimedOut))
+		m.Attempt(now)
+		m.Connected(now)
+		require.Equal(t, reason, m.State().FirstDisconnectReason)
 	}
 }

@@ -18,6 +18,8 @@ const (
 	ReasonRestartRequired     Reason = "restart_required"
 	ReasonRequested           Reason = "requested"
 	ReasonRedelivery          Reason = "redelivery"
+	ReasonHandedOver          Reason = "handed_over"
+	ReasonHolderLost          Reason = "holder_lost"
 	ReasonConnectionReplaced  Reason = "connection_replaced"
 	ReasonLoggedOut           Reason = "logged_out"
 	ReasonAccountLocked       Reason = "account_locked"

@@ -87,6 +87,13 @@ func (m *Machine) begin(now time.Time) {
 	default:
 		// The process died while connected, or there has never been one:
 		// nobody has seen this outage begin before now.
+		if s.Status == StatusConnected {
+			s.LastDisconnectAt, s.LastDisconnectReason = now, ReasonHolderLost
+			s.LastDisconnectCode, s.LastDisconnectDetail = 0, ""
+			if s.FirstDisconnectReason == ReasonNone {
+				s.FirstDisconnectAt, s.FirstDisconnectReason, s.Yields = now, ReasonHolderLost, nil
+			}
+		}
 		s.Status = StatusDisconnected
 		s.DisconnectedSince = time.Time{}
 		s.NextRetryAt = time.Time{}

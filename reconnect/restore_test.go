@@ -79,7 +79,11 @@ func TestAnOutageOfAProcessThatDiedWhileConnectedBeginsNow(t *testing.T) {
 		st := m.State()
 		require.Equal(t, reconnect.StatusDisconnected, st.Status)
 		require.Equal(t, now, st.DisconnectedSince)
-		require.Equal(t, start.Add(-time.Hour), st.LastDisconnectAt, "the last end that was seen stays on record")
+		if status == reconnect.StatusConnected {
+			require.Equal(t, now, st.LastDisconnectAt)
+			require.Equal(t, reconnect.ReasonHolderLost, st.LastDisconnectReason, "not an older outage's")
+			require.Equal(t, reconnect.ReasonHolderLost, st.FirstDisconnectReason)
+		}
 		require.Equal(t, 3, st.RetryCount, "it changes no counter")
 		require.Equal(t, 2, st.Failures)
 

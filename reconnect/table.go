@@ -52,6 +52,7 @@ type row struct {
 var table = [...]row{
 	{ReasonIntentional, ClassHost, ActionNone, false, textIntentional},
 	{ReasonLockLost, ClassHost, ActionStandby, false, textLockLost},
+	{ReasonHandedOver, ClassOwn, ActionNone, false, textHandedOver},
 
 	{ReasonLoggedOut, ClassPermanent, ActionPair, false, textLoggedOut},
 	{ReasonAccountBanned, ClassPermanent, ActionStop, false, textAccountBanned},
@@ -71,6 +72,7 @@ var table = [...]row{
 	{ReasonRestartRequired, ClassExpected, ActionRestart, false, textRestartRequired},
 	{ReasonRequested, ClassOwn, ActionRestart, false, textRequested},
 	{ReasonRedelivery, ClassOwn, ActionRestart, false, textRedelivery},
+	{ReasonHolderLost, ClassHost, ActionRestart, false, textHolderLost},
 
 	{ReasonServiceUnavailable, ClassTransient, ActionRetry, true, textServiceUnavailable},
 	{ReasonBadSession, ClassSuspicious, ActionRetry, true, textBadSession},

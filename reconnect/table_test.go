@@ -67,12 +67,12 @@ func TestUnknownReasonRetriesAndRanksLowest(t *testing.T) {
 
 func TestPrecedenceFollowsTheTiers(t *testing.T) {
 	tiers := [][]reconnect.Reason{
-		{reconnect.ReasonIntentional, reconnect.ReasonLockLost},
+		{reconnect.ReasonIntentional, reconnect.ReasonLockLost, reconnect.ReasonHandedOver},
 		{reconnect.ReasonLoggedOut, reconnect.ReasonAccountBanned, reconnect.ReasonAccountLocked},
 		{reconnect.ReasonTemporaryBan, reconnect.ReasonClientOutdated, reconnect.ReasonUntrustedServer},
 		{reconnect.ReasonConnectionReplaced},
 		{reconnect.ReasonPairingFailed, reconnect.ReasonMultideviceMismatch, reconnect.ReasonQRExpired, reconnect.ReasonStoreUnavailable},
-		{reconnect.ReasonRestartRequired, reconnect.ReasonRequested, reconnect.ReasonRedelivery},
+		{reconnect.ReasonRestartRequired, reconnect.ReasonRequested, reconnect.ReasonRedelivery, reconnect.ReasonHolderLost},
 		{reconnect.ReasonServiceUnavailable, reconnect.ReasonBadSession, reconnect.ReasonConnectRejected},
 		{reconnect.ReasonConnectionLost, reconnect.ReasonTimedOut, reconnect.ReasonNetworkUnreachable},
 		{reconnect.ReasonConnectionClosed},

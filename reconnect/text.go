@@ -89,6 +89,16 @@ var (
 		Does:  "It reconnects at once, and WhatsApp delivers them again; this is not counted as a failure.",
 		Do:    "Nothing, unless it goes on: then see which messages wait and why the handlers refuse them.",
 	}
+	textHandedOver = Text{
+		Means: "The instance that had the connection handed the account over: it was stopped, restarted or updated, or gave the lock up.",
+		Does:  "The instance that takes the lock connects.",
+		Do:    "Nothing.",
+	}
+	textHolderLost = Text{
+		Means: "The instance that had the connection is gone without handing it over: its process was killed or froze, its machine stopped, or the backend did not hear of it any more.",
+		Does:  "The instance that has taken the lock connects at once; this is not counted as a failure.",
+		Do:    "Nothing. If it happens often, find out why the process ends: its log, memory limits, deadlines of its supervisor.",
+	}
 	textServiceUnavailable = Text{
 		Means: "WhatsApp is overloaded or restarting, or refused the connection at its edge.",
 		Does:  "It retries with growing pauses, the first of half a minute.",

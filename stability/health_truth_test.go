@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -30,6 +34,11 @@ const (
 	liePairing  lie = "NEEDS_PAIRING, and the session is valid"
 	lieHealth   lie = "health says otherwise than the status"
 	lieNoReason lie = "an outage without a reason or without a beginning"
+	lieOld      lie = "the reason or the beginning of an outage that is over"
+	lieDemand   lie = "restart_required, and WhatsApp asked for nothing"
+	lieHere     lie = "a holder of this process is not named as one"
+	lieStuck    lie = "an incident of an outage while a scan is waited for"
+	lieRoute    lie = "a text for people names an HTTP route"
 )
 
 // bounds is for how long each may be told at a stretch.
@@ -45,8 +54,12 @@ var bounds = map[lie]time.Duration{
 	// It is written down first: for so long a store may take to answer before it
 	// counts as out of reach.
 	lieOverdue: 11 * time.Second,
-	liePairing: 0,
+	liePairing: time.Second, // until whatsmeow tells of the phone
 	lieHealth:  0, lieNoReason: 0,
+	// Status may know of an end before the service does, and the other way round.
+	lieOld: time.Second, lieDemand: 0,
+	// It takes a look at the lock to know who has it now.
+	lieHere: time.Minute, lieStuck: 0, lieRoute: 0,
 }
 
 // checker compares what instances say with what the service knows.
@@ -61,7 +74,37 @@ type checker struct {
 	all      []*tended
 	deadAt   time.Time // the link was struck dead; zero while it lives
 	deadFrom int       // logins until then
+
+	// What the service saw.
+	online   time.Time // last
+	began    time.Time // when the present connection did
+	trouble  time.Time // the end of the last connection that was stable
+	demanded time.Time // a new connection, last
 }
+
+// sees notes what the service knows at this moment.
+func (c *checker) sees(online bool, now time.Time) {
+	switch {
+	case !online:
+		if !c.began.IsZero() && now.Sub(c.began) > time.Minute {
+			c.trouble = c.online
+		}
+		c.began = time.Time{}
+		return
+	case c.began.IsZero():
+		c.began = now
+	}
+	c.online = now
+}
+
+// demands notes that the service asks for a new connection.
+func (c *checker) demands() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.demanded = time.Now()
+}
+
+var route = regexp.MustCompile(`\b(GET|POST|PUT|DELETE) /|/api/|/health\b|/ready\b`)
 
 func newChecker(w *world) *checker {
 	return &checker{w: w, since: map[string]time.Time{}, longest: map[lie]time.Duration{}}
@@ -109,13 +152,23 @@ func (c *checker) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	device := c.w.device()
-	online, logins := device.Online(), device.Stats().Logins
+	devices := c.w.account.Devices()
+	paired := len(devices) > 0
+	var online bool
+	var logins int
+	if paired {
+		online, logins = c.w.device().Online(), c.w.logins()
+		if c.online.IsZero() {
+			c.demanded = now // that belongs to a pairing
+		}
+	}
 	if !c.deadAt.IsZero() && logins > c.deadFrom {
 		c.deadAt = time.Time{} // it is another link by now
 	}
 	rec, err := c.w.look().Lock.Load(context.Background())
 	require.NoError(c.w.t, err)
+	c.sees(online && c.deadAt.IsZero(), now)
+	stuck := c.w.incident("wa_disconnect_stuck_active").Active
 	held := rec.Holder != "" && now.Before(rec.LeaseUntil)
 	connected := 0
 	for _, i := range c.all {
@@ -152,13 +205,29 @@ func (c *checker) look() {
 		tell(liePassive, !active && held && rec.Holder == st.InstanceID && st.StoreUnavailable == nil)
 		tell(lieOverdue, active && !says && !st.Connecting && st.StoreUnavailable == nil && !st.Heartbeats.Paused &&
 			!st.NextRetryAt.IsZero() && now.After(st.NextRetryAt))
-		tell(liePairing, st.WA == reconnect.StatusNeedsPairing)
+		tell(liePairing, st.WA == reconnect.StatusNeedsPairing && paired)
+		tell(lieOld, active && !says && paired && !online && c.deadAt.IsZero() && !c.online.IsZero() &&
+			(st.LastDisconnectAt.Before(c.online.Add(-time.Second)) ||
+				!st.State.FirstDisconnectAt.IsZero() && st.State.FirstDisconnectAt.Before(c.trouble.Add(-time.Second))))
+		tell(lieDemand, st.LastDisconnectReason == reconnect.ReasonRestartRequired && (c.demanded.IsZero() || st.LastDisconnectAt.After(c.demanded.Add(5*time.Second))) ||
+			strings.Contains(st.Summary, "It began with restart_required") && c.demanded.Before(c.trouble.Add(-time.Second)))
+		tell(lieHere, !active && !st.LockHolderHere && st.LockHolder != "" && st.Mode == stability.ModePassive && c.holds(st.LockHolder))
+		tell(lieStuck, !paired && stuck)
+		tell(lieRoute, route.MatchString(st.Summary))
 		tell(lieHealth, says == (st.Probes.Health == "down"))
 		tell(lieNoReason, active && !says && (st.DisconnectedSince.IsZero() || st.DisconnectedSince.After(now) || st.Summary == ""))
 	}
 	if connected > 1 {
 		c.wrong = append(c.wrong, string(lieTwice))
 	}
+}
+
+// holds reports whether one of the instances holds the lock under an id.
+func (c *checker) holds(id string) bool {
+	return slices.ContainsFunc(c.all, func(i *tended) bool {
+		st := i.status()
+		return st.Mode == stability.ModeActive && st.InstanceID == id
+	})
 }
 
 func (n *instance) lastEvents() []string {
@@ -235,16 +304,24 @@ func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
 		names++
 		return w.tended(fmt.Sprint("i", names)).run()
 	}
-	a := c.add(start().pair())
+	a := c.add(start())
+	stop := c.poll()
+	time.Sleep(time.Duration(rnd.IntN(15)) * time.Minute) // longer than an outage that is an incident
+	a.m.Reconnect()                                       // perhaps no code is offered any more
+	synctest.Wait()
+	for len(a.codes) > 0 {
+		<-a.codes
+	}
+	a.pair()
 	b := c.add(start())
 	both := []*tended{a, b}
 	time.Sleep(time.Duration(rnd.IntN(120)) * time.Second)
-	stop := c.poll()
 	pause := func(most time.Duration) { time.Sleep(time.Duration(rnd.Int64N(int64(most)))) }
+	var crashed []*tended
 	strike := func(f wasim.Fault) { w.sim.Fault(f).For(w.account.JID()).Now() }
 	for range stabilitytest.Pick(10, 16) {
 		one := both[rnd.IntN(2)]
-		switch rnd.IntN(12) {
+		switch rnd.IntN(13) {
 		case 0:
 			strike(wasim.Reset())
 		case 1:
@@ -252,7 +329,11 @@ func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
 		case 2:
 			strike(wasim.WebsocketClose(1001))
 		case 3:
-			strike([]wasim.Fault{wasim.StreamError("503"), wasim.StreamError("500"), wasim.StreamError("515"), wasim.Replaced(), wasim.StreamEnd()}[rnd.IntN(5)])
+			n := rnd.IntN(5)
+			if n == 2 {
+				c.demands()
+			}
+			strike([]wasim.Fault{wasim.StreamError("503"), wasim.StreamError("500"), wasim.StreamError("515"), wasim.Replaced(), wasim.StreamEnd()}[n])
 		case 4:
 			if w.device().Online() {
 				c.struck()
@@ -292,6 +373,16 @@ func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
 			c.remove(old)
 			inOrder(t, old.instance)
 			both[k] = c.add(start())
+		case 12:
+			k := rnd.IntN(2)
+			gone := both[k]
+			if gone.status().Mode == stability.ModeActive && w.device().Online() {
+				c.struck()
+			}
+			c.remove(gone)
+			gone.crash()
+			crashed = append(crashed, gone)
+			both[k] = c.add(start())
 		}
 		pause(90 * time.Second)
 	}
@@ -306,6 +397,10 @@ func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
 	for _, i := range both {
 		i.kill()
 		inOrder(t, i.instance)
+	}
+	for _, i := range crashed {
+		i.wire.heal()
+		i.kill()
 	}
 	require.Empty(t, c.wrong)
 	for l, d := range c.longest {

@@ -348,6 +348,7 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 	}
 	m.term = t
 	m.seat.began(now, behindYield(st))
+	t.possession().begins()
 	if m.outage.watched { // it answered just now; if it cannot be written, this instance tells
 		m.outage.watched, m.outage.since = false, now
 	}

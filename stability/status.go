@@ -58,6 +58,7 @@ type Status struct {
 	AsksAgainAt time.Time // this instance gave the lock up, and does not ask for it before; else zero
 
 	LockHolder            string
+	LockHolderHere        bool // the holder is another Manager of this very process
 	LockLeaseUntil        time.Time
 	LeaseEpoch            int64
 	TrustedUntil          time.Time // this instance's own term; zero without one
@@ -119,6 +120,7 @@ func (m *Manager) Status() Status {
 		}
 		r := t.hold.Record()
 		st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch, st.InstanceID = r.Holder, r.LeaseUntil, r.Epoch, r.Holder
+		st.LockHolderHere = false
 		st.TrustedUntil = t.hold.TrustedUntil()
 		st.Parked = v.Parked
 		if v.Device != core.Unread && !v.Ending { // else the store would have to look
@@ -161,6 +163,7 @@ func (m *Manager) lockStatus(st *Status) {
 	st.LeaseEpoch = stats.Seen.Epoch
 	if stats.Seen.Holder != stats.Holder { // its own it has given back; else it is a term's, below
 		st.LockHolder, st.LockLeaseUntil = stats.Seen.Holder, stats.Seen.LeaseUntil
+		st.LockHolderHere = heldHere(stats.Seen)
 	}
 }
 
@@ -208,7 +211,11 @@ func (st Status) summary() string {
 	case st.Mode == ModePassive && st.StoreUnavailable != nil:
 		return "The backend does not answer, so nobody knows who holds the lock. It is asked again until it does. The error: " + st.StoreUnavailable.Error() + "."
 	case st.Mode == ModePassive && st.LockHolder != "":
-		return "Standing by: " + st.LockHolder + " holds the lock. This instance takes over when it is released or expires." + st.yieldText(ago)
+		who, does := st.LockHolder, " holds the lock. This instance takes over when it is released or expires."
+		if st.LockHolderHere {
+			who = "another Manager of this process (" + who + ")"
+		}
+		return "Standing by: " + who + does + st.yieldText(ago)
 	case st.Mode == ModePassive:
 		return "Not active: this instance does not hold the lock." + st.yieldText(ago)
 	case st.WA == reconnect.StatusConnected && st.Heartbeats.Failures > 0 && !st.Heartbeats.TrustedUntil.IsZero():
@@ -244,6 +251,9 @@ func (st Status) summary() string {
 	}
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		out += fmt.Sprintf(" (%s). %s", st.LastDisconnectReason, text.Means)
+		if strings.HasPrefix(st.LastDisconnectDetail, "the proxy ") { // the host's own, which it should know
+			out += " What was reported: " + st.LastDisconnectDetail + "."
+		}
 		if first := st.State.FirstDisconnectReason; first != reconnect.ReasonNone && first != st.LastDisconnectReason {
 			out += fmt.Sprintf(" It began with %s.", first)
 		}

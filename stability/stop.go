@@ -67,6 +67,7 @@ func (t *term) tearDown() {
 	t.awaitTwin(cause)
 	twin := isClosed(t.hold.Lost()) && errors.Is(lock.Cause(t.hold), lock.ErrInstanceIDNotUnique)
 	m.release(t.hold)
+	t.possession().ends()
 
 	m.mu.Lock()
 	m.seat.twin = m.seat.twin || twin

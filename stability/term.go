@@ -50,6 +50,8 @@ type term struct {
 func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 	m.mu.Lock()
 	again := m.seat.rest.own
+	crashed := st.Status == reconnect.StatusConnected
+	st = m.knownEnd(st)
 	m.mu.Unlock()
 	t := &term{
 		m:       m,
@@ -63,11 +65,22 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 			Reconnect: m.cfg.policy, Random: rand.Float64, Healer: m.healer,
 			ConnectTimeout: m.cfg.connectTimeout, DialTimeout: dialBudget, PairingRounds: m.cfg.pairingRounds, OnRequest: m.cfg.pairOnRequest,
 			DeletedGrace: deletedGrace, PausePoll: pausePoll,
-			Holder: hold.Record().Holder, Again: again, HealInProcess: m.cfg.autoheal.InProcess,
+			Holder: hold.Record().Holder, Again: again, Crashed: crashed, HealInProcess: m.cfg.autoheal.InProcess,
 		}, st, time.Now()),
 	}
 	t.patience, t.hurry = context.WithCancel(context.Background())
 	return t
+}
+
+// knownEnd is a state as it would have been saved, where the end of the connection
+// in it was seen by this very Manager, which could not save it.
+func (m *Manager) knownEnd(st reconnect.State) reconnect.State {
+	own := m.last
+	if st.Status != reconnect.StatusConnected || own.Status != reconnect.StatusDisconnected || !own.ConnectedAt.Equal(st.ConnectedAt) {
+		return st
+	}
+	own.NextRetryAt = time.Time{} // it was for the term that is over
+	return own
 }
 
 const (
@@ -145,7 +158,7 @@ func cutCause(cause error) reconnect.Cause {
 
 func deactivation(cause error) reconnect.Reason {
 	if why(cause).Yielded {
-		return reconnect.ReasonIntentional
+		return reconnect.ReasonHandedOver
 	}
 	return cutCause(cause).Reason
 }

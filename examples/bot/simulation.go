@@ -235,7 +235,7 @@ func (s *simulation) off(e stability.Event) {
 	was, o := s.connected, s.outage()
 	s.connected = false
 	switch {
-	case e.Reason == reconnect.ReasonIntentional:
+	case e.Reason == reconnect.ReasonHandedOver:
 		s.tell(plain, "bot", "closes the connection")
 		return
 	case e.Reason == reconnect.ReasonRestartRequired:

@@ -144,6 +144,11 @@ func explainStandby(st stability.Status) explanation {
 			next: "The backend is asked again every few seconds; this instance then stands by or becomes active.",
 			do:   bringBack(st),
 		}
+	case st.LockHolderHere:
+		return explanation{
+			since: st.ModeSince, why: "Another Manager of this very process holds the lock and looks after the connection. That is how it should be, if the program is meant to make two for one account.",
+			next: "This one takes over when the lock is released.",
+		}
 	case st.LockHolder != "" && st.LockHolder != st.InstanceID:
 		return explanation{
 			since: st.ModeSince, why: "Another instance holds the lock and looks after the connection. That is how it should be.",

@@ -24,7 +24,7 @@ import (
 // route.
 func TestNoTextForPeopleNamesAnHTTPRoute(t *testing.T) {
 	route := regexp.MustCompile(`\b(GET|POST|PUT|DELETE) /|/api/|/health\b|/ready\b`)
-	for _, dir := range []string{".", "..", "../../guard", "../../reconnect", "../../keepalive", "../../autoheal"} {
+	for _, dir := range []string{".", "..", "../internal/sends", "../internal/term", "../../guard", "../../reconnect", "../../keepalive", "../../autoheal", "../../lock", "../../authstore"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		require.NoError(t, err)
 		require.NotEmpty(t, files)

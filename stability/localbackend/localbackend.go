@@ -86,6 +86,7 @@ type backend struct {
 	shut   atomic.Bool // closed, for those without sem
 
 	cur atomic.Pointer[term] // changed with sem held
+	by  atomic.Value         // string: who asked for the lock last
 }
 
 // term is one possession of the lock. It is never changed but for its record.
@@ -132,6 +133,7 @@ func (b *backend) leave() {
 // end ends the term and gives the file up. sem is held.
 func (b *backend) end(t *term) error {
 	b.cur.Store(nil) // first: who finds the file closed finds no term either
+	defer t.delist()
 	return t.close()
 }
 

@@ -37,6 +37,7 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 		return lock.Record{}, false, err
 	}
 	defer b.leave()
+	b.by.Store(holder)
 
 	t := b.cur.Load()
 	if t != nil && (t.gone.Load() || !t.named()) {
@@ -58,7 +59,7 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 
 	f, err := openFile(ctx, b.path, b.log)
 	if errors.Is(err, errHeld) {
-		return lock.Record{Holder: AnotherProcess}, false, nil
+		return b.holder(), false, nil
 	}
 	if err != nil {
 		return lock.Record{}, false, hopeless(err)
@@ -117,6 +118,7 @@ func (b *backend) begin(f *file, want lockRecord) (lock.Record, bool, error) {
 		Holder: want.Holder, Epoch: want.Epoch, AcquiredAt: want.AcquiredAt,
 	}}
 	b.cur.Store(t)
+	t.enlist()
 	return t.renewed(want.Lease), true, nil
 }
 
@@ -180,7 +182,7 @@ func (s lockStore) Release(ctx context.Context, held lock.Record) error {
 
 // Load tells this instance's own term in full. Of a file that nobody has open
 // it reads the last epoch; of one that another process has open it knows only
-// that.
+// that, and of one that another backend of this process has, whose it is.
 func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	b := s.b
 	if err := ctx.Err(); err != nil {
@@ -194,7 +196,7 @@ func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	}
 	f, info, err := openLocked(ctx, b.path, false, 0)
 	if errors.Is(err, errHeld) {
-		return lock.Record{Holder: AnotherProcess}, nil
+		return b.holder(), nil
 	}
 	if err != nil || f == nil {
 		return lock.Record{}, err
@@ -230,7 +232,7 @@ func (s lockStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error] {
 			}
 			now, err := s.b.look()
 			if first || err != nil || now.differs(last) {
-				rec := lock.Record{Holder: now.holder}
+				rec := now.Record
 				if t := s.b.cur.Load(); t != nil && err == nil {
 					rec = t.record()
 				}
@@ -249,17 +251,17 @@ func (s lockStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error] {
 }
 
 type lookout struct {
-	holder string
-	info   fs.FileInfo // nil when there is no file
+	lock.Record             // Holder and Epoch, as far as they can be known
+	info        fs.FileInfo // nil when there is no file
 }
 
 func (l lookout) differs(m lookout) bool {
-	return l.holder != m.holder || (l.info == nil) != (m.info == nil) || l.info != nil && !os.SameFile(l.info, m.info)
+	return l.Holder != m.Holder || l.Epoch != m.Epoch || (l.info == nil) != (m.info == nil) || l.info != nil && !os.SameFile(l.info, m.info)
 }
 
 func (b *backend) look() (lookout, error) {
 	if t := b.cur.Load(); t != nil && !t.gone.Load() {
-		return lookout{t.record().Holder, t.info}, nil
+		return lookout{lock.Record{Holder: t.record().Holder, Epoch: t.epoch}, t.info}, nil
 	}
 	f, info, err := tryOpenLocked(b.path, false)
 	if errors.Is(err, errHeld) {
@@ -267,10 +269,10 @@ func (b *backend) look() (lookout, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return lookout{}, nil
 		}
-		return lookout{AnotherProcess, info}, err
+		return lookout{b.holder(), info}, err
 	}
 	if err != nil || f == nil {
 		return lookout{}, err
 	}
-	return lookout{"", info}, f.Close()
+	return lookout{info: info}, f.Close()
 }

@@ -30,6 +30,7 @@ type Conn struct {
 	upgraded atomic.Bool
 	ended    atomic.Bool
 	work     work
+	proxy    proxied
 
 	mu          sync.Mutex // never held across I/O or a callback
 	dialed      bool       // a RoundTrip was seen

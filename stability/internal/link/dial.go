@@ -75,6 +75,7 @@ func (c *Conn) attemptTransport() *http.Transport {
 		// A transport that was used before it was cloned offers h2 here.
 		t.TLSClientConfig.NextProtos = nil
 	}
+	c.watchProxy(t)
 	t.DialContext = c.dialer(t.DialContext, c.l.cfg.DialTimeout)
 	if t.DialTLSContext != nil {
 		t.DialTLSContext = c.dialer(t.DialTLSContext, c.l.cfg.DialTimeout+t.TLSHandshakeTimeout)
@@ -167,13 +168,13 @@ func (c *Conn) upgrade(req *http.Request) (*http.Response, error) {
 	defer cancel(nil)
 	defer context.AfterFunc(c.dialCtx, func() { cancel(context.Cause(c.dialCtx)) })()
 	limit := c.l.cfg.UpgradeTimeout
-	defer time.AfterFunc(limit, func() { c.Cut(&timeoutError{"websocket upgrade", limit}) }).Stop()
+	defer time.AfterFunc(limit, func() { c.limit(limit) }).Stop()
 
 	t := c.attemptTransport()
 	defer t.CloseIdleConnections()
 	resp, err := t.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		return nil, err
+		return nil, c.blame(err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		// Nobody needs the text, and reading it could block.

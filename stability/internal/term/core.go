@@ -22,6 +22,7 @@ type Config struct {
 	DeletedGrace   time.Duration // how long a connection may go on whose device was deleted
 	Holder         string        // who holds the lock in this term
 	Again          bool          // and gave it up before, in this very process
+	Crashed        bool          // the last connection was not handed over
 	HealInProcess  bool          // a heal begins a new term in the same process
 	PausePoll      time.Duration // how often a paused term is looked at before an attempt
 }
@@ -141,7 +142,7 @@ func New(cfg Config, st reconnect.State, now time.Time) *Core {
 		now:    now,
 	}
 	c.pause = c.policy.InitialDelay
-	c.crashed = st.Status == reconnect.StatusConnected || len(st.Restarts) > 0 && now.Sub(st.Restarts[len(st.Restarts)-1]) < time.Minute
+	c.crashed = cfg.Crashed || st.Status == reconnect.StatusConnected || len(st.Restarts) > 0 && now.Sub(st.Restarts[len(st.Restarts)-1]) < time.Minute
 	c.resumeUnfit(st, now)
 	// After a ban nobody wants to be asked for a scan by every new process.
 	c.parked = c.machine.Resume(now).Action == reconnect.ActionStop

@@ -101,9 +101,16 @@ func (c *Core) tell() {
 	c.log(slog.LevelInfo, "disconnected", "reason", k.cause.Reason, "code", k.cause.Code, "detail", k.cause.Detail,
 		"attempt", k.decision.RetryCount, "delay", k.decision.Delay, "reconnect", k.decision.ShouldReconnect)
 	c.do(Announce{What: NewsDisconnected, Reason: k.cause.Reason, Detail: k.cause.Detail, Decision: k.decision})
-	if k.decision.Status == reconnect.StatusNeedsPairing && k.cause.Reason != reconnect.ReasonQRExpired && !k.seen.has(ofNoUse) {
+	if c.Unpaired() && asksForPairing(k.cause.Reason) && !k.seen.has(ofNoUse) {
 		c.do(Announce{What: NewsNeedsPairing, Reason: k.cause.Reason, Detail: k.cause.Detail})
 	}
+}
+
+// asksForPairing reports whether a person has to pair because of an end. Without
+// a device all other ends are of attempts to offer a code: they were told already
+// that there is none. So is a code that nobody scanned.
+func asksForPairing(r reconnect.Reason) bool {
+	return r.Class() == reconnect.ClassPermanent || r.Class() == reconnect.ClassUser && r != reconnect.ReasonQRExpired
 }
 
 func late(c *Core, e Evidence) { c.tell() }
@@ -226,16 +233,13 @@ func (c *Core) retireClient() {
 	}
 }
 
-// steppingDown is what an operator reads about an end of our own making.
-const steppingDown = "this instance steps down"
-
 func stepDown(c *Core, e Evidence) {
 	s := e.(StepDown)
 	if !s.Why.Yielded {
 		c.end(s.Cause)
 		return
 	}
-	c.stepDown(reconnect.Cause{Reason: reconnect.ReasonIntentional, Source: reconnect.SourceHost, Err: s.Why.Err, Detail: steppingDown})
+	c.stepDown(reconnect.Cause{Reason: reconnect.ReasonHandedOver, Source: reconnect.SourceHost, Err: s.Why.Err})
 }
 
 // stepDown ends a connection because this instance hands over, or its client is

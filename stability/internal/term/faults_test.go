@@ -71,7 +71,7 @@ func TestStreamError515DuringAHandOver(t *testing.T) {
 	v := c.View(now, Sight{})
 	require.Equal(t, []any{Over, Leaving}, []any{v.Conn, v.Phase})
 	require.Zero(t, v.Planned)
-	require.Equal(t, reconnect.ReasonIntentional, v.State.LastDisconnectReason)
+	require.Equal(t, reconnect.ReasonHandedOver, v.State.LastDisconnectReason)
 	require.IsType(t, TearDown{}, c.Handle(Tick{Held: true}, now)[0], "the hand-over goes on")
 }
 

@@ -109,6 +109,9 @@ func phoneAcceptedLate(c *Core, e Evidence) {
 	}
 	c.rounds, c.asked = 0, false
 	c.machine.Paired(c.now)
+	if k := &c.conn; k.phase&down != 0 { // the service asked for a new connection before whatsmeow told of the pairing
+		k.decision.Status = c.machine.State().Status
+	}
 	c.changed()
 	c.log(slog.LevelInfo, "paired")
 	c.do(Announce{What: NewsPaired})

@@ -125,7 +125,7 @@ func callReturnedLeaving(c *Core, e Evidence) {
 		callReturned(c, e)
 		return
 	}
-	c.stepDown(reconnect.Cause{Reason: reconnect.ReasonIntentional, Source: reconnect.SourceHost, Err: c.why.Err, Detail: steppingDown})
+	c.stepDown(reconnect.Cause{Reason: reconnect.ReasonHandedOver, Source: reconnect.SourceHost, Err: c.why.Err})
 }
 
 func callReturned(c *Core, e Evidence) {

@@ -1,0 +1,143 @@
+package stability_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
+)
+
+func TestPairingBeginsNoTroubleAndAsksNobodyAgain(t *testing.T) {
+	for range stabilitytest.Pick(20, 200) { // which of its two ends is told first is for chance to say
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.instance(stability.WithAutoHeal(noHeal)).run()
+			w.sim.Fault(wasim.Refused()).Times(3).OnNextLogin()
+			q := <-a.codes
+			w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
+			require.NoError(t, w.account.Phone().Scan(q.Code))
+			a.reached(1, stability.EventPaired)
+			w.await("an attempt failed", func() bool { return a.status().RetryCount > 0 })
+			require.NotContains(t, a.status().Summary, "It began with", a.status().Summary)
+			w.sim.Heal()
+			a.ready()
+			require.Len(t, a.history(stability.EventNeedsPairing), 1, "before the pairing")
+			for _, e := range a.history(stability.EventDisconnected) {
+				if e.Reason == reconnect.ReasonRestartRequired && e.Status == reconnect.StatusDisconnected {
+					require.Equal(t, reconnect.StatusDisconnected, e.Decision.Status)
+				}
+			}
+			a.stop()
+		})
+	}
+}
+
+func TestFirstStatusBehindAKillNamesThatOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		time.Sleep(5 * time.Minute)
+		w.sim.Fault(wasim.StreamError("503")).For(w.account.JID()).Now()
+		a.reached(2, stability.EventConnected)
+		time.Sleep(5 * time.Minute)
+		b := w.tended("b").run()
+		time.Sleep(time.Minute)
+		a.crash()
+		e := b.reached(1, stability.EventActivated)
+		st := b.status()
+		require.Equal(t, reconnect.ReasonHolderLost, st.LastDisconnectReason, st.Summary)
+		require.WithinDuration(t, e.Time, st.LastDisconnectAt, time.Second)
+		require.NotContains(t, st.Summary, "service_unavailable")
+		require.NotContains(t, st.Summary, "It began with")
+		b.ready()
+		require.Zero(t, b.status().State.FirstDisconnectReason, "it was no more than that")
+		b.stop()
+		a.wire.heal()
+		a.kill()
+		w.close()
+	})
+}
+
+func TestHandOverIsNamedAsSuch(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		time.Sleep(5 * time.Minute)
+		w.sim.Fault(wasim.UpgradeHang()).OnNextLogin()
+		b := w.instance().run()
+		time.Sleep(time.Minute)
+		a.stop()
+		require.Equal(t, reconnect.ReasonHandedOver, a.reached(1, stability.EventDeactivated).Reason)
+		w.await("it tries", func() bool { return b.status().Connecting })
+		require.Equal(t, reconnect.ReasonHandedOver, b.status().LastDisconnectReason)
+		require.Contains(t, b.status().Summary, "handed the account over")
+		b.ready()
+		b.stop()
+	})
+}
+
+func TestHolderOfThisProcessIsNamedAsOne(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithInstanceID("first")).run().pair()
+		b := w.instance(stability.WithInstanceID("second")).run()
+		time.Sleep(time.Minute)
+		st := b.status()
+		require.True(t, st.LockHolderHere)
+		require.Contains(t, st.Summary, "another Manager of this process (first) holds the lock")
+		require.False(t, a.status().LockHolderHere)
+		a.stop()
+		b.ready()
+		require.False(t, b.status().LockHolderHere)
+		b.stop()
+		require.NotContains(t, a.status().Summary, "this process")
+	})
+}
+
+// A store that is away keeps the end of a connection from being saved. The Manager
+// that saw it knows it nevertheless.
+func TestOwnEndIsKnownAlsoUnsaved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		time.Sleep(5 * time.Minute)
+		a.wire.fail(anyCall)
+		a.reached(1, stability.EventDeactivated)
+		why := a.status().LastDisconnectReason
+		require.NotEqual(t, reconnect.ReasonHolderLost, why)
+		w.sim.Fault(wasim.UpgradeHang()).OnNextLogin()
+		a.forget()
+		a.wire.heal()
+		a.reached(1, stability.EventConnecting)
+		require.Equal(t, why, a.status().LastDisconnectReason)
+		a.ready()
+		a.stop()
+	})
+}
+
+func TestSummaryNamesTheProxyAndItsAnswer(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusProxyAuthRequired)
+	}))
+	defer proxy.Close()
+	at, err := url.Parse(proxy.URL)
+	require.NoError(t, err)
+	host := at.Host
+	at.User = url.UserPassword("somebody", "hunter2")
+	w := newWorld(t)
+	a := w.instance(stability.WithTransport(&http.Transport{Proxy: http.ProxyURL(at)})).run()
+	awaitReal(t, "an attempt failed", func() bool { return a.status().LastDisconnectReason == reconnect.ReasonNetworkUnreachable })
+	st := a.status()
+	require.Contains(t, st.Summary, "the proxy "+host+" answered 407 Proxy Authentication Required.")
+	require.NotContains(t, st.Summary, "hunter2")
+	require.Equal(t, 407, st.State.LastDisconnectCode)
+	a.stop()
+}
