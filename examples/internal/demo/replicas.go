@@ -127,7 +127,11 @@ func (r *Replicas) follow(lines io.Reader) {
 }
 
 // Terminate sends SIGTERM, as a platform does, and waits for a clean end.
-func (p *Replica) Terminate() error {
+func (p *Replica) Terminate() error { return p.TerminateWithin(30 * time.Second) }
+
+// TerminateWithin is Terminate on a platform that kills after grace. A replica
+// that has to be killed is an error.
+func (p *Replica) TerminateWithin(grace time.Duration) error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-p.ended:
@@ -136,9 +140,9 @@ func (p *Replica) Terminate() error {
 			return fmt.Errorf("%s did not end cleanly: %w", p.Name, err)
 		}
 		return nil
-	case <-time.After(30 * time.Second):
+	case <-time.After(grace):
 		p.Kill()
-		return fmt.Errorf("%s did not end within 30 s of SIGTERM", p.Name)
+		return fmt.Errorf("%s did not end within %s of SIGTERM", p.Name, grace)
 	}
 }
 
