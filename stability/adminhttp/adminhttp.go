@@ -129,7 +129,7 @@ func New(m *stability.Manager, opts ...Option) (*Handler, error) {
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
-	return newHandler(m, c, newDoor(c), newStreams(), ""), nil
+	return newHandler(m, c, newDoor(c), newStreams(), "", nil), nil
 }
 
 func configure(opts []Option) *config {
@@ -150,22 +150,41 @@ func configure(opts []Option) *config {
 	return c
 }
 
-// newHandler makes a handler, of an account of a Fleet if it has a name.
-func newHandler(m *stability.Manager, c *config, d *door, s *streams, name string) *Handler {
+// newHandler makes a handler; in a Fleet the account has a name, and ring is
+// called with each transition.
+func newHandler(m *stability.Manager, c *config, d *door, s *streams, name string, ring func()) *Handler {
 	h := &Handler{
 		m: m, door: d, numbers: c.numbers, pairFor: c.pairFor, store: make(chan struct{}, 1), streams: s,
 		history: &history{}, name: name, closed: make(chan struct{}),
 	}
-	h.stop = m.Observe(h.history.note)
+	h.stop = m.Observe(func(e stability.Event) {
+		h.history.note(e)
+		if ring != nil {
+			ring()
+		}
+	})
 	h.history.begin(m.Status())
-	h.routes = map[string]route{
+	h.routes = h.table(name == "")
+	switch {
+	case name != "":
+		h.up = "../"
+	case d.allow == nil:
+		d.routes(h.routes, h.signInPage)
+	}
+	return h
+}
+
+// table is what there is. The probes of one account of many are not open: they
+// would tell which names there are.
+func (h *Handler) table(open bool) map[string]route {
+	return map[string]route{
 		"/":          {look: h.page},
 		"/set-aside": {look: h.setAsidePage},
 		"/do":        {press: h.act},
 		"/events":    {look: h.events},
 
-		"/health":                 {open: true, get: h.health},
-		"/ready":                  {open: true, get: h.ready},
+		"/health":                 {open: open, get: h.health},
+		"/ready":                  {open: open, get: h.ready},
 		"/api/longrun/status-now": {get: h.statusNow},
 		"/api/longrun/incidents":  {get: h.incidents},
 		"/api/whatsapp/qr":        {get: h.qr},
@@ -182,13 +201,6 @@ func newHandler(m *stability.Manager, c *config, d *door, s *streams, name strin
 		"/api/whatsapp/messages/redeliver": {post: h.redeliver},
 		"/api/whatsapp/messages/purge":     {post: h.purgeMessage},
 	}
-	switch {
-	case name != "":
-		h.up = "../"
-	case d.allow == nil:
-		d.routes(h.routes, h.signInPage)
-	}
-	return h
 }
 
 // Close ends the streams of open pages, and notes no more of what happens. Call

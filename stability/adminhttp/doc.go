@@ -6,6 +6,9 @@
 // # Endpoints
 //
 //	GET  /                          the page for people; without a session it asks for the token
+//	GET  /set-aside                 the page about what the store has set aside
+//	POST /do, /sign-in, /sign-out   the page's own forms
+//	GET  /events                    tells the page of changes: server-sent events, without data
 //	GET  /health                    200 while the process is fit, in standby too; 503 once the Manager is closed
 //	GET  /ready                     200 while connected; with ?standby=ok also in standby, for rolling deploys; else 503
 //	GET  /api/longrun/status-now    everything that is known, and what it means
@@ -34,6 +37,11 @@
 //
 // A link to one incident is /?incident=ID. It survives signing in, and is what an
 // alert should carry.
+//
+// # Many accounts
+//
+// NewFleet serves many Managers: an overview with the worst first, each account
+// under ~NAME/, and the probes of all together. One signs in once.
 //
 // # Signing in
 //

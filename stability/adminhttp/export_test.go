@@ -27,3 +27,6 @@ func (h *Handler) Sessions() int {
 	defer h.door.sessions.mu.Unlock()
 	return len(h.door.sessions.by)
 }
+
+// Streams is how many pages hear of changes.
+func (h *Handler) Streams() int { return int(h.streams.n.Load()) }

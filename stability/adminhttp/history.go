@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
@@ -182,10 +183,21 @@ func sentence(e seen) string {
 	return out
 }
 
-// short cuts a text to about n bytes, at a character.
+// short cuts a text to about n bytes, at a character, and takes out what is not
+// seen but turns the direction of what is.
 func short(s string, n int) string {
-	if len(s) <= n {
-		return s
+	cut := len(s) > n
+	if cut {
+		s = s[:n]
 	}
-	return strings.ToValidUTF8(s[:n], "") + "…"
+	s = strings.Map(func(r rune) rune {
+		if r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	if cut {
+		s += "…"
+	}
+	return s
 }

@@ -66,12 +66,24 @@ func button(csrf, do, label, entry, confirm, id string) form {
 	return form{csrf, do, label, entry, confirm, id}
 }
 
+// maxPage is how many bytes a page has at most: it is read on phones.
+const maxPage = 58_000
+
+// shortens is what leaves out the least important, as long as there is some.
+type shortens interface{ shorten() bool }
+
 // write shows a page.
 func write(w http.ResponseWriter, code int, name string, data any) {
 	var b bytes.Buffer
-	if err := pages.ExecuteTemplate(&b, name, data); err != nil { // a fault of ours
-		writeJSON(w, http.StatusInternalServerError, failure{Error: "internal", Message: "The page could not be written."})
-		return
+	for {
+		b.Reset()
+		if err := pages.ExecuteTemplate(&b, name, data); err != nil { // a fault of ours
+			writeJSON(w, http.StatusInternalServerError, failure{Error: "internal", Message: "The page could not be written."})
+			return
+		}
+		if v, ok := data.(shortens); b.Len() < maxPage || !ok || !v.shorten() {
+			break
+		}
 	}
 	header := w.Header()
 	header.Set("Content-Security-Policy", pagePolicy)
@@ -128,14 +140,14 @@ func (h *Handler) frame(title string, c *caller) frame {
 // linked shows the incident of a link in full, and first.
 func (h *Handler) linked(v *view, id string, st stability.Status) {
 	list := h.m.Incidents()
-	if i := slices.IndexFunc(list, func(inc guard.Incident) bool { return inc.ID == id }); i >= 0 {
+	if i := slices.IndexFunc(list, func(inc guard.Incident) bool { return inc.ID == id || linkID(inc.ID) == id }); i >= 0 {
 		found := h.incident(list[i], st.At)
 		found.Full = true
 		v.Asked = &found
 	} else if v.Note == "" {
 		v.Note = "The incident of this link is not known here any more. This is how it is now."
 	}
-	same := func(i incidentView) bool { return i.ID == id }
+	same := func(i incidentView) bool { return v.Asked != nil && i.ID == v.Asked.ID }
 	v.Incidents, v.Past = slices.DeleteFunc(v.Incidents, same), slices.DeleteFunc(v.Past, same)
 }
 
@@ -191,5 +203,12 @@ func (h *Handler) setAsidePage(w http.ResponseWriter, r *http.Request, c *caller
 		doc.Devices[i].Why = short(doc.Devices[i].Why, 600)
 	}
 	v.Doc = doc
-	write(w, code, "set-aside", v)
+	write(w, code, "set-aside", &v)
+}
+
+func (v *asideView) shorten() bool {
+	n := len(v.Doc.Rows) / 2
+	v.More += len(v.Doc.Rows) - n
+	v.Doc.Rows = v.Doc.Rows[:n]
+	return n > 0
 }

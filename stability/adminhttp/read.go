@@ -39,7 +39,16 @@ type readyDoc struct {
 }
 
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
-	st := h.m.Status()
+	doc := readiness(h.m.Status(), r.URL.Query().Get("standby") == "ok")
+	code := http.StatusOK
+	if !doc.Ready {
+		code = http.StatusServiceUnavailable
+	}
+	h.json(w, code, doc)
+}
+
+// readiness is pure. With standby, to stand by is ready enough.
+func readiness(st stability.Status, standby bool) readyDoc {
 	doc := readyDoc{Mode: st.Mode, Status: st.WA, Message: "Connected."}
 	active := st.Mode == stability.ModeActive
 	switch {
@@ -53,7 +62,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 		doc.Reason = filled(string(reconnect.ReasonStoreUnavailable))
 		doc.Message = reconnect.ReasonStoreUnavailable.Text().Means
 	case !active:
-		doc.Ready = r.URL.Query().Get("standby") == "ok"
+		doc.Ready = standby
 		doc.Message = "Standing by: this instance does not hold the lock."
 		if !doc.Ready {
 			doc.Message += " If that is ready enough, ask with the parameter standby=ok."
@@ -65,11 +74,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 		doc.Message = "Not connected. " + x.why + " " + x.next
 	}
 	doc.Success = doc.Ready
-	code := http.StatusOK
-	if !doc.Ready {
-		code = http.StatusServiceUnavailable
-	}
-	h.json(w, code, doc)
+	return doc
 }
 
 type incidentsDoc struct {

@@ -2,11 +2,15 @@ package adminhttp
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"html/template"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
@@ -43,6 +47,8 @@ type view struct {
 	Band        template.HTML
 	BandText    string
 	Transitions []transition
+
+	shortened int
 }
 
 // frame is what every page has.
@@ -204,7 +210,7 @@ func (h *Handler) incidentsView(v *view, st stability.Status) {
 
 func (h *Handler) incident(inc guard.Incident, now time.Time) incidentView {
 	i := incidentView{
-		ID: short(inc.ID, 100), Name: short(string(inc.Type), 100), Active: inc.Active, From: moment{inc.DetectedAt, now}, To: moment{inc.ResolvedAt, now},
+		ID: linkID(inc.ID), Name: short(string(inc.Type), 100), Active: inc.Active, From: moment{inc.DetectedAt, now}, To: moment{inc.ResolvedAt, now},
 		Instructions: short(h.mask(inc.Instructions), 600), Runbook: short(h.mask(inc.Runbook), 3000), InstanceID: short(inc.InstanceID, 100),
 	}
 	for _, k := range slices.Sorted(maps.Keys(inc.Evidence)) {
@@ -214,6 +220,19 @@ func (h *Handler) incident(inc guard.Incident, now time.Time) incidentView {
 		i.Evidence = append(i.Evidence, fact{Name: short(k, 40), Text: short(h.mask(inc.Evidence[k]), 200)})
 	}
 	return i
+}
+
+// linkID is the id in a link and on the page: short, and of plain characters, as
+// the library's own ids are already.
+func linkID(id string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (r == '_' || r == '-' || r == '.' || unicode.IsLetter(r) || unicode.IsDigit(r))
+	}
+	if id != "" && len(id) <= 100 && !strings.ContainsFunc(id, func(r rune) bool { return !plain(r) }) {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:8])
 }
 
 // facts are the small print.
@@ -333,3 +352,44 @@ func lastWrite(st stability.Status) time.Time {
 }
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// shorten leaves out what is far down on the page, then what is long.
+func (v *view) shorten() bool {
+	v.shortened++
+	switch v.shortened {
+	case 1:
+		v.Transitions = v.Transitions[:min(15, len(v.Transitions))]
+		v.Held.Messages = v.Held.Messages[:min(3, len(v.Held.Messages))]
+		v.More = v.Held.Count - len(v.Held.Messages)
+		v.Past = nil
+		for i := range v.Incidents {
+			v.Incidents[i].Full = false // its link shows it in full
+		}
+		v.NoteInc = strings.TrimSpace(v.NoteInc + " Some texts are left out here, so that the page stays small: the link to an incident shows all of it.")
+	case 2:
+		v.Why, v.Next, v.Do = short(v.Why, 300), short(v.Next, 300), short(v.Do, 300)
+		for i := range v.Incidents {
+			v.Incidents[i].Instructions = short(v.Incidents[i].Instructions, 120)
+		}
+		for _, list := range [][]fact{v.Clocks, v.Lock, v.Sent, v.Received} {
+			for i := range list {
+				list[i].Text = short(list[i].Text, 80)
+			}
+		}
+		for i := range v.Transitions {
+			v.Transitions[i].Text = short(v.Transitions[i].Text, 100)
+		}
+	case 3:
+		if n := len(v.Incidents); n > 8 {
+			v.NoteInc += " " + strconv.Itoa(n-8) + " more are active."
+			v.Incidents = v.Incidents[:8]
+		}
+		v.Transitions, v.Held.Messages, v.More = nil, nil, v.Held.Count
+		if v.Asked != nil {
+			v.Asked.Runbook, v.Asked.Evidence = short(v.Asked.Runbook, 1000), nil
+		}
+	default:
+		return false
+	}
+	return true
+}
