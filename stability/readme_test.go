@@ -2,8 +2,10 @@ package stability_test
 
 import (
 	"fmt"
+	"image/png"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -82,4 +84,24 @@ func hasTest(t *testing.T, dir, name string) bool {
 		}
 	}
 	return false
+}
+
+// The pictures in README are there, small, and described for who cannot see them.
+func TestReadmePicturesAreThere(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	found := regexp.MustCompile(`<img [^>]*>|!\[[^\]]*\]\([^)]*\)`).FindAllString(string(text), -1)
+	require.NotEmpty(t, found)
+	for _, tag := range found {
+		parts := regexp.MustCompile(`^<img src="(docs/images/[\w-]+\.png)" [^>]*alt="([^"]{20,})">$`).FindStringSubmatch(tag)
+		require.NotNil(t, parts, "%s: a picture of this repository, with a text of 20 letters at least", tag)
+		file, err := os.Open(filepath.Join("..", parts[1]))
+		require.NoError(t, err)
+		defer file.Close()
+		_, err = png.DecodeConfig(file)
+		require.NoError(t, err, parts[1])
+		info, err := file.Stat()
+		require.NoError(t, err)
+		require.Less(t, info.Size(), int64(100_000), "%s is too large for a repository", parts[1])
+	}
 }
