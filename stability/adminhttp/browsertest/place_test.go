@@ -1,6 +1,7 @@
 package browsertest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,7 +40,7 @@ type place struct {
 	m       *stability.Manager
 	url     string // of the page, with a slash at its end
 	server  *httptest.Server
-	gate    atomic.Pointer[chan struct{}] // streams of events begin when it is closed
+	gate    atomic.Pointer[chan struct{}] // streams of events begin when it is closed, and tell of no change
 	codes   chan stability.QR
 	broken  *atomic.Bool  // the backend does not answer this instance
 	refuse  atomic.Bool   // the program refuses messages
@@ -87,6 +88,7 @@ func (p *place) make(opts ...stability.Option) *place {
 		if gate := p.gate.Load(); gate != nil {
 			select {
 			case <-*gate:
+				w = deaf{w}
 			case <-r.Context().Done():
 				return
 			}
@@ -202,6 +204,18 @@ func (p *place) signIn(b *tab) {
 	b.give(token)
 	b.await("that one is signed in", func() bool { return b.signedIn() })
 }
+
+// deaf swallows what a stream tells of changes.
+type deaf struct{ http.ResponseWriter }
+
+func (d deaf) Write(data []byte) (int, error) {
+	if bytes.Contains(data, []byte("event: changed")) {
+		return len(data), nil
+	}
+	return d.ResponseWriter.Write(data)
+}
+
+func (d deaf) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
 var errGone = errors.New("no route to the backend")
 
