@@ -82,7 +82,9 @@ if (document.getElementById("state")) {
   setInterval(() => { if (!document.hidden) refresh(); }, 15000);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
   const stream = new EventSource("events");
+  stream.addEventListener("hello", refresh); // what has changed while there was no stream
   stream.addEventListener("changed", refresh);
+  stream.addEventListener("error", refresh);
   stream.addEventListener("over", () => { stream.close(); refresh(); });
   stream.addEventListener("signed-out", () => { stream.close(); refresh(); });
   addEventListener("pagehide", () => stream.close());
