@@ -241,7 +241,7 @@ func TestWhenNobodyScansTheAnswerSaysHowToGetANewCode(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlace(t, stability.WithPairingRounds(1)).run()
 		p.await(func(st stability.Status) bool { return st.Parked })
-		require.Contains(t, p.answer(p.get("/api/whatsapp/qr"), 404)["message"], "Ask for one (Try now)")
+		require.Contains(t, p.answer(p.get("/api/whatsapp/qr"), 404)["message"], "Ask for one (Show a code)")
 		for len(p.codes) > 0 {
 			<-p.codes
 		}

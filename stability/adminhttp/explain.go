@@ -84,7 +84,7 @@ func explain(st stability.Status) explanation {
 	case !st.PhoneCodeUntil.IsZero():
 		return explanation{
 			since: down, why: text.Means,
-			do:   "Type the code that was asked for into the phone of this account: Settings, Linked devices, Link a device, Link with phone number instead.",
+			do:   "Type the code that was asked for into the phone of this account: Settings, Linked devices, Link a device, Link with phone number instead. It is shown where it was asked for. If nobody has it, ask for another one: the old one is void then.",
 			next: "The code can be used until " + clock(st.PhoneCodeUntil) + ". Then another one must be asked for.",
 		}
 
@@ -214,14 +214,32 @@ func explainConnected(st stability.Status) explanation {
 			next: "Messages are received as they come, and sends to existing chats go on. No incident is raised for this.",
 		}
 	}
+	if n, oldest := untaken(st); n > 0 {
+		return explanation{
+			since: oldest, why: st.Messages.Received.Text, next: "The connection is kept, and other messages are handled as they come.",
+			do: "Look in the program's log for why its handlers do not take them. The list of messages says how often each was tried.",
+		}
+	}
 	if st.Probes.Health == keepalive.Quiet {
 		return explanation{since: st.ConnectedAt, next: "Nothing needs to happen: nobody writes, and the server answers pings. It goes on like this."}
 	}
 	return explanation{since: st.ConnectedAt, next: "Messages are received as they come."}
 }
 
+// untaken counts the messages that the program was given and has not taken, and
+// says when the oldest of them was received.
+func untaken(st stability.Status) (n int, oldest time.Time) {
+	for _, s := range []stability.MessageState{stability.MessageRefused, stability.MessageKept, stability.MessageLeftAlone, stability.MessageSetAside} {
+		g := st.Messages.Received.By[s]
+		if n += g.Count; g.Count > 0 && (oldest.IsZero() || g.Oldest.Before(oldest)) {
+			oldest = g.Oldest
+		}
+	}
+	return n, oldest
+}
+
 // pairAgain is how a device is linked when there is none.
-const pairAgain = "Ask for a new code (Try now): one to scan is shown after some seconds. Use it within a minute, on the phone under Linked devices. The program can also ask for one to type in, with the phone number."
+const pairAgain = "Ask for a code to scan (Show a code): it is there after some seconds. Use it within a minute, on the phone: Settings, Linked devices, Link a device. Or ask for a code to type, with the phone number."
 
 // bringBack names the backend that should be brought back.
 func bringBack(st stability.Status) string {

@@ -106,6 +106,9 @@ func headlineConnected(st stability.Status) headline {
 	if s := st.Messages.Sent; s.Do != "" {
 		return headline{"restricted", warn, "Connected", "But WhatsApp refuses to begin new chats."}
 	}
+	if n, _ := untaken(st); n > 0 {
+		return headline{"messages_wait", warn, "Connected", "But the program has not taken all messages."}
+	}
 	if st.Probes.Health == keepalive.Quiet {
 		return headline{"quiet", good, "Connected", "All is well, and nobody writes."}
 	}

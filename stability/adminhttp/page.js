@@ -22,10 +22,19 @@ function tick() {
     if (rel) rel.textContent = s > 0 ? "in " + span(s) : t.dataset.due && s > -120 ? "now" : span(-s) + " ago";
     if (clock && !clock.title) {
       clock.title = clock.textContent;
-      const d = new Date(at);
-      clock.textContent = d.toDateString() === new Date(now).toDateString() ? d.toLocaleTimeString() : d.toLocaleString();
+      clock.textContent = local(at, now);
     }
   }
+  // One page, one clock: the sentences name moments in UTC.
+  for (const e of document.querySelectorAll("#why, #next, #do, #band-text")) {
+    const text = e.textContent.replace(/(\d\d:\d\d:\d\d UTC) on (\d+ \w+ \d{4})/g, (_, time, day) => local(Date.parse(day + " " + time), now));
+    if (text !== e.textContent) e.textContent = text;
+  }
+}
+
+function local(at, now) {
+  const d = new Date(at);
+  return d.toDateString() === new Date(now).toDateString() ? d.toLocaleTimeString() : d.toLocaleString();
 }
 
 // Whoever types, or has ticked a box, must not lose it.

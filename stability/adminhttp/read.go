@@ -158,7 +158,7 @@ func noCode(st stability.Status) string {
 	case st.WA == reconnect.StatusConnected:
 		return "There is no code to scan: the account is paired and connected."
 	case st.Parked:
-		return "There is no code to scan. Ask for one (Try now), then look here again after some seconds."
+		return "There is no code to scan. Ask for one (Show a code), then look here again after some seconds."
 	case st.WA == reconnect.StatusNeedsPairing:
 		return "There is no code to scan yet. Look here again after some seconds."
 	}
