@@ -352,3 +352,35 @@ func TestHowLongItTakesFromAFaultToItsNoticeAndBack(t *testing.T) {
 		})
 	}
 }
+
+// What a platform must wait, even with everything against it.
+func TestHandOverEndsWithinItsBound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithShutdownTimeout(5*time.Second)).run().pair()
+		time.Sleep(time.Minute)
+		bound := a.status().Settings.HandOver()
+		require.Equal(t, 36*time.Second, bound)
+		stuck := make(chan struct{})
+		a.heed(func(evt any) {
+			if _, ok := evt.(*events.Message); ok {
+				<-stuck
+			}
+		})
+		_, err := w.peer().Send(t.Context(), w.account.JID(), "stick")
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		a.wire.hang(func(string) bool { return true })
+		start := time.Now()
+		a.cancel()
+		<-a.result
+		_ = a.m.Close(context.Background())
+		took := time.Since(start)
+		t.Log("a hand-over with a stuck handler and a store that hangs took", took)
+		require.Greater(t, took, 10*time.Second)
+		require.LessOrEqual(t, took, bound)
+		a.wire.heal()
+		close(stuck)
+		time.Sleep(time.Minute)
+	})
+}
