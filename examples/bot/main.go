@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"go.mau.fi/whatsmeow"
@@ -28,7 +29,11 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
-	run := func(ctx context.Context) error { return serve(ctx, "wastability.db", stability.WithQR(show)) }
+	s := newDisplay(os.Stdout)
+	if s.live && isTerminal(os.Stderr) && !*simulated { // the log goes above the status line
+		slog.SetDefault(slog.New(slog.NewTextHandler(s, nil)))
+	}
+	run := func(ctx context.Context) error { return serveOn(ctx, s, "wastability.db", stability.WithQR(s.code)) }
 	if *simulated {
 		run = simulate
 	}
@@ -40,6 +45,11 @@ func main() {
 
 // serve keeps the account in the file path connected until ctx ends.
 func serve(ctx context.Context, path string, opts ...stability.Option) error {
+	return serveOn(ctx, nil, path, opts...)
+}
+
+// serveOn is serve with a status line on s.
+func serveOn(ctx context.Context, s *display, path string, opts ...stability.Option) error {
 	backend, err := localbackend.Open(path)
 	if err != nil {
 		return err
@@ -48,11 +58,17 @@ func serve(ctx context.Context, path string, opts ...stability.Option) error {
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
+	watch, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { s.follow(watch, manager) })
 	err = manager.Run(ctx, func(_ context.Context, client *whatsmeow.Client) error {
 		client.AddEventHandlerWithSuccessStatus(func(evt any) bool { return answer(client, evt) })
 		return nil
 	})
-	return errors.Join(err, manager.Close(context.Background()))
+	err = errors.Join(err, manager.Close(context.Background()))
+	stop()
+	watching.Wait()
+	return err
 }
 
 // answer returns false when the message could not be answered: then it is not
@@ -67,8 +83,9 @@ func answer(client *whatsmeow.Client, evt any) bool {
 	return err == nil
 }
 
-func show(code stability.QR) {
+// code shows a code to scan.
+func (s *display) code(code stability.QR) {
 	if drawn, err := code.Terminal(); err == nil {
-		fmt.Printf("Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
+		fmt.Fprintf(s, "Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
 	}
 }

@@ -30,11 +30,7 @@ func newNarrator(out io.Writer) *narrator {
 // wantsColour is true on a terminal, unless NO_COLOR is set.
 func wantsColour(out io.Writer) bool {
 	f, ok := out.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && os.Getenv("NO_COLOR") == "" && isTerminal(f)
 }
 
 type ink string
