@@ -242,7 +242,7 @@ var states = []struct {
 }
 
 // In every state the answer of status-now says what is wrong, since when, why,
-// and what happens next. The files in testdata are for people to read.
+// and what happens next, and so does the page. The files in testdata are for people to read.
 func TestStatusNowAloneAnswersWhatIsWrongSinceWhenWhyAndWhatNext(t *testing.T) {
 	for _, c := range states {
 		t.Run(c.name, func(t *testing.T) {
@@ -253,6 +253,7 @@ func TestStatusNowAloneAnswersWhatIsWrongSinceWhenWhyAndWhatNext(t *testing.T) {
 					c.reach(p)
 					if rough = p.rough; !rough {
 						checkAnswers(t, p, c.name, c.fine)
+						checkPage(t, p, c.fine)
 					}
 				})
 			}
