@@ -1,3 +1,17 @@
+// Command gateway keeps many accounts connected in one process, and adds,
+// pairs, lists and removes them over HTTP. It is what you copy into a service
+// with more than one number.
+//
+//	WASTABILITY_ADMIN_TOKEN=... gateway [-dir accounts | -postgres DSN]
+//
+//	POST   /accounts                {"id": "support"}               adds an account
+//	GET    /accounts                                                lists them, and how each is
+//	GET    /accounts/{id}/admin/                                    the page of one: ask for a code there (Try now), and scan it
+//	POST   /accounts/{id}/messages  {"to": "4915…", "text": "Hi"}   sends
+//	DELETE /accounts/{id}                                           logs out, and removes it for good
+//
+// Every request carries the token in the header X-Admin-Token. The list of
+// accounts is the folder -dir; with -postgres their sessions are in a database.
 package main
 
 import (
@@ -5,13 +19,18 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"flag"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.mau.fi/whatsmeow"
@@ -23,92 +42,120 @@ import (
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/adminhttp"
+	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/postgresbackend"
 )
 
-// gateway keeps the accounts of a directory connected.
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
+	dir := flag.String("dir", "accounts", "the folder with a folder for each account")
+	dsn := flag.String("postgres", "", "keep the sessions in this Postgres database instead of in files")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
+	if err := run(ctx, *addr, *dir, *dsn); err != nil {
+		slog.Error("the gateway stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, addr, dir, dsn string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	open := inFiles(dir)
+	if dsn != "" {
+		db, err := postgresbackend.Open(ctx, dsn)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		if err := db.Migrate(ctx); err != nil {
+			return err
+		}
+		open = db.Account
+	}
+	g, err := newGateway(ctx, dir, open, os.Getenv("WASTABILITY_ADMIN_TOKEN"))
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: g, ReadHeaderTimeout: 10 * time.Second}
+	go server.Serve(l)
+	g.wait()
+	return server.Close()
+}
+
+func inFiles(dir string) func(id string) (stability.Backend, error) {
+	return func(id string) (stability.Backend, error) {
+		return localbackend.Open(filepath.Join(dir, id, "wastability.db"))
+	}
+}
+
+// gateway keeps many accounts connected. Their list is a folder with a folder for
+// each; where their data are is for open to say.
 type gateway struct {
 	*http.ServeMux
-	dir   directory
-	token string
-	opts  []stability.Option
-
-	running  sync.WaitGroup
-	mu       sync.Mutex
-	ctx      context.Context // of run; nil before and after
-	accounts map[string]*account
+	dir, token string
+	open       func(id string) (stability.Backend, error)
+	opts       []stability.Option
+	ctx        context.Context // when it ends, so do all accounts
+	running    sync.WaitGroup
+	mu         sync.Mutex
+	accounts   map[string]*account
 }
 
 type account struct {
 	manager *stability.Manager
 	admin   http.Handler
-	stop    context.CancelFunc
-	ended   chan struct{}
 }
 
-var (
-	goodID     = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-	errRemoved = errors.New("the account was removed")
-)
+var goodID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
-func newGateway(dir directory, token string, opts ...stability.Option) (*gateway, error) {
+// newGateway keeps every account of the folder connected until ctx ends.
+func newGateway(ctx context.Context, dir string, open func(string) (stability.Backend, error), token string, opts ...stability.Option) (*gateway, error) {
 	if len(token) < 16 {
 		return nil, errors.New("no token: set WASTABILITY_ADMIN_TOKEN to a random text of 16 bytes or more")
 	}
-	g := &gateway{ServeMux: http.NewServeMux(), dir: dir, token: token, opts: opts, accounts: map[string]*account{}}
+	g := &gateway{ServeMux: http.NewServeMux(), ctx: ctx, dir: dir, open: open, token: token, opts: opts, accounts: map[string]*account{}}
 	for pattern, h := range map[string]func(*http.Request) (any, error){
 		"POST /accounts": g.add, "GET /accounts": g.list, "POST /accounts/{id}/messages": g.send, "DELETE /accounts/{id}": g.remove,
 	} {
 		g.HandleFunc(pattern, g.guarded(h))
 	}
 	g.HandleFunc("/accounts/{id}/admin/", func(w http.ResponseWriter, r *http.Request) { // it asks for the token itself
-		if a := g.get(r.PathValue("id")); a != nil {
+		if a, _ := g.of(r); a != nil {
 			http.StripPrefix("/accounts/"+r.PathValue("id")+"/admin", a.admin).ServeHTTP(w, r)
 			return
 		}
 		http.NotFound(w, r)
 	})
+	found, _ := filepath.Glob(filepath.Join(dir, "[a-z0-9]*")) // an error would be about the pattern
+	for _, path := range found {
+		if err := g.start(filepath.Base(path)); err != nil {
+			slog.Error("an account could not be started", "account", filepath.Base(path), "error", err)
+		}
+	}
 	return g, nil
 }
 
-// run keeps every account connected until ctx ends, and then hands them over.
-// It looks again each minute, since another replica may have added one.
-func (g *gateway) run(ctx context.Context) error {
-	g.mu.Lock()
-	g.ctx = ctx
-	g.mu.Unlock()
-	defer func() {
-		g.mu.Lock()
-		g.ctx = nil // nothing is started from now on
-		g.mu.Unlock()
-		g.running.Wait()
-	}()
-	for {
-		ids, err := g.dir.list(ctx)
-		for _, id := range ids {
-			err = errors.Join(err, g.start(id))
-		}
-		if err != nil && ctx.Err() == nil {
-			slog.Error("not every account could be started; trying again", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Minute):
-		}
-	}
+// wait returns when every account was handed over.
+func (g *gateway) wait() {
+	<-g.ctx.Done()
+	g.mu.Lock() // nothing is started any more
+	defer g.mu.Unlock()
+	g.running.Wait()
 }
 
 // start begins to keep an account connected. It is no error when that is so already.
 func (g *gateway) start(id string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.ctx == nil || g.ctx.Err() != nil {
-		return errors.New("the gateway is not running")
+	if g.accounts[id] != nil || g.ctx.Err() != nil {
+		return g.ctx.Err()
 	}
-	if g.accounts[id] != nil {
-		return nil
-	}
-	backend, err := g.dir.open(id)
+	backend, err := g.open(id)
 	if err != nil {
 		return err
 	}
@@ -116,6 +163,8 @@ func (g *gateway) start(id string) error {
 		stability.WithBackend(backend), stability.WithLogger(slog.With("account", id)),
 		// A loop of one account must not end the process of all.
 		stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
+		// No code to scan before somebody opens the page and asks for one.
+		stability.WithPairingOnRequest(),
 	}, g.opts...)...)
 	if err != nil {
 		return errors.Join(err, backend.Close())
@@ -124,26 +173,14 @@ func (g *gateway) start(id string) error {
 	if err != nil {
 		return errors.Join(err, manager.Close(g.ctx))
 	}
-	base := g.ctx
-	ctx, stop := context.WithCancel(base)
-	a := &account{manager: manager, admin: admin, stop: stop, ended: make(chan struct{})}
-	g.accounts[id] = a
+	g.accounts[id] = &account{manager, admin}
 	g.running.Go(func() {
-		defer close(a.ended)
-		err := manager.Run(ctx, func(ctx context.Context, c *whatsmeow.Client) error {
-			// A replica that stood by gets the lock when an account is removed.
-			if ids, err := g.dir.list(ctx); err != nil || !slices.Contains(ids, id) {
-				return errors.Join(errRemoved, err)
-			}
+		defer admin.Close()
+		err := manager.Run(g.ctx, func(_ context.Context, c *whatsmeow.Client) error {
 			c.AddEventHandlerWithSuccessStatus(func(evt any) bool { return received(id, evt) })
 			return nil
 		})
-		err = errors.Join(err, manager.Close(context.Background()))
-		if errors.Is(err, errRemoved) { // by another replica, and this one has just begun it anew
-			g.forget(id)
-			err = g.dir.destroy(base, id)
-		}
-		if err != nil && ctx.Err() == nil {
+		if err = errors.Join(err, manager.Close(context.Background())); err != nil && !errors.Is(err, stability.ErrClosed) {
 			slog.Error("an account stopped", "account", id, "error", err)
 		}
 	})
@@ -159,25 +196,13 @@ func received(account string, evt any) bool {
 	return true
 }
 
-func (g *gateway) forget(id string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.accounts, id)
-}
-
-func (g *gateway) get(id string) *account {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.accounts[id]
-}
-
 // answer is an error with a status of its own.
 type answer struct {
-	error
 	code int
+	error
 }
 
-func refuse(code int, text string) error { return answer{errors.New(text), code} }
+func refuse(code int, text string) error { return answer{code, errors.New(text)} }
 
 // guarded asks for the token, and answers in JSON.
 func (g *gateway) guarded(h func(*http.Request) (any, error)) http.HandlerFunc {
@@ -189,7 +214,7 @@ func (g *gateway) guarded(h func(*http.Request) (any, error)) http.HandlerFunc {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
-			a := answer{err, http.StatusInternalServerError}
+			a := answer{http.StatusInternalServerError, err}
 			_ = errors.As(err, &a)
 			w.WriteHeader(a.code)
 			result = map[string]string{"error": err.Error()}
@@ -203,7 +228,7 @@ func (g *gateway) add(r *http.Request) (any, error) {
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || !goodID.MatchString(in.ID) {
 		return nil, refuse(http.StatusBadRequest, `pass {"id": "…"}: lower-case letters, digits, dots, dashes; 64 at most`)
 	}
-	if err := g.dir.add(r.Context(), in.ID); err != nil {
+	if err := os.MkdirAll(filepath.Join(g.dir, in.ID), 0o700); err != nil {
 		return nil, err
 	}
 	return map[string]string{"page": "/accounts/" + in.ID + "/admin/"}, g.start(in.ID)
@@ -211,34 +236,27 @@ func (g *gateway) add(r *http.Request) (any, error) {
 
 func (g *gateway) list(*http.Request) (any, error) {
 	g.mu.Lock()
-	accounts := maps.Clone(g.accounts)
-	g.mu.Unlock()
-	type line struct {
-		ID, Status, Summary, Holder string
-		Here                        bool // this process holds it
-	}
-	lines := []line{}
-	for _, id := range slices.Sorted(maps.Keys(accounts)) {
-		st := accounts[id].manager.Status()
-		lines = append(lines, line{id, string(st.WA), st.Summary, st.LockHolder, st.Mode == stability.ModeActive})
+	defer g.mu.Unlock()
+	lines := []map[string]string{}
+	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
+		st := g.accounts[id].manager.Status()
+		lines = append(lines, map[string]string{"id": id, "status": string(st.WA), "summary": st.Summary})
 	}
 	return lines, nil
 }
 
-// held is the account of a request, if this process holds it.
-func (g *gateway) held(r *http.Request) (*account, error) {
-	a := g.get(r.PathValue("id"))
-	if a == nil {
-		return nil, refuse(http.StatusNotFound, "there is no such account")
+// of is the account that a request is about.
+func (g *gateway) of(r *http.Request) (*account, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if a := g.accounts[r.PathValue("id")]; a != nil {
+		return a, nil
 	}
-	if st := a.manager.Status(); st.Mode != stability.ModeActive {
-		return nil, refuse(http.StatusConflict, fmt.Sprintf("this process does not hold the account: ask the holder, %q", st.LockHolder))
-	}
-	return a, nil
+	return nil, refuse(http.StatusNotFound, "there is no such account")
 }
 
 func (g *gateway) send(r *http.Request) (any, error) {
-	a, err := g.held(r)
+	a, err := g.of(r)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +275,7 @@ func (g *gateway) send(r *http.Request) (any, error) {
 
 // remove logs the account out if the phone can be told, and removes it for good.
 func (g *gateway) remove(r *http.Request) (any, error) {
-	a, err := g.held(r)
+	a, err := g.of(r)
 	if err != nil {
 		return nil, err
 	}
@@ -265,11 +283,16 @@ func (g *gateway) remove(r *http.Request) (any, error) {
 	defer cancel()
 	id := r.PathValue("id")
 	out := a.manager.Logout(ctx)
-	if err := g.dir.delist(ctx, id); err != nil {
+	_ = a.manager.Close(ctx) // if it fails, so does what comes next
+	backend, err := g.open(id)
+	if err == nil {
+		err = errors.Join(backend.Destroy(ctx), backend.Close())
+	}
+	if err != nil {
 		return nil, err
 	}
-	a.stop()
-	<-a.ended
-	g.forget(id)
-	return map[string]bool{"loggedOutOnThePhone": out == nil}, g.dir.destroy(ctx, id)
+	g.mu.Lock()
+	delete(g.accounts, id)
+	g.mu.Unlock()
+	return map[string]bool{"loggedOutOnThePhone": out == nil}, os.RemoveAll(filepath.Join(g.dir, id))
 }

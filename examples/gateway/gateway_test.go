@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/stability"
@@ -39,25 +36,23 @@ func TestMain(m *testing.M) {
 
 const token = "a long random text"
 
-// replica is a gateway that runs, and its address.
-type replica struct {
+// served is a gateway that runs, and its address.
+type served struct {
 	t    *testing.T
 	url  string
 	stop func()
 }
 
-func start(t *testing.T, service *wasim.Service, dir directory, name string) *replica {
+func start(t *testing.T, service *wasim.Service, dir string, open func(string) (stability.Backend, error)) *served {
 	t.Helper()
-	g, err := newGateway(dir, token, stability.WithTransport(service.Transport(name)), stability.WithInstanceID(name))
+	ctx, cancel := context.WithCancel(context.Background())
+	g, err := newGateway(ctx, dir, open, token, stability.WithTransport(service.Transport()))
 	require.NoError(t, err)
 	server := httptest.NewServer(g)
-	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- g.run(ctx) }()
-	r := &replica{t: t, url: server.URL}
+	r := &served{t: t, url: server.URL}
 	r.stop = sync.OnceFunc(func() {
 		cancel()
-		require.NoError(t, <-ran)
+		g.wait()
 		server.Close()
 	})
 	t.Cleanup(r.stop)
@@ -65,7 +60,7 @@ func start(t *testing.T, service *wasim.Service, dir directory, name string) *re
 }
 
 // ask sends a request and decodes the answer into out, unless that is nil.
-func (r *replica) ask(method, path string, in, out any) (status int) {
+func (r *served) ask(method, path string, in, out any) (status int) {
 	r.t.Helper()
 	body, err := json.Marshal(in)
 	require.NoError(r.t, err)
@@ -85,20 +80,19 @@ func (r *replica) ask(method, path string, in, out any) (status int) {
 }
 
 type listed struct {
-	ID, Status, Summary, Holder string
-	Here                        bool
+	ID, Status, Summary string
 }
 
-func (r *replica) list() (lines []listed) {
+func (r *served) list() (lines []listed) {
 	r.t.Helper()
 	require.Equal(r.t, http.StatusOK, r.ask("GET", "/accounts", nil, &lines))
 	return lines
 }
 
-// connected are the accounts that this replica keeps connected.
-func (r *replica) connected() (ids []string) {
+// connected are the accounts that this served keeps connected.
+func (r *served) connected() (ids []string) {
 	for _, l := range r.list() {
-		if l.Here && l.Status == "CONNECTED" {
+		if l.Status == "CONNECTED" {
 			ids = append(ids, l.ID)
 		}
 	}
@@ -113,9 +107,15 @@ func await(t *testing.T, what string, cond func() bool) {
 }
 
 // pair adds an account and scans its code with a phone.
-func (r *replica) pair(id string, phone *wasim.Phone) {
+func (r *served) pair(id string, phone *wasim.Phone) {
 	r.t.Helper()
 	require.Equal(r.t, http.StatusOK, r.ask("POST", "/accounts", map[string]string{"id": id}, nil))
+	await(r.t, "it waits for somebody who asks", func() bool {
+		return slices.ContainsFunc(r.list(), func(l listed) bool {
+			return l.ID == id && strings.Contains(l.Summary, "Nothing happens until somebody asks")
+		})
+	})
+	require.Equal(r.t, http.StatusAccepted, r.ask("POST", "/accounts/"+id+"/admin/api/whatsapp/reconnect", nil, nil))
 	var shown struct{ Code string }
 	await(r.t, "a code", func() bool {
 		return r.ask("GET", "/accounts/"+id+"/admin/api/whatsapp/qr", nil, &shown) == http.StatusOK
@@ -126,15 +126,16 @@ func (r *replica) pair(id string, phone *wasim.Phone) {
 // Many accounts are added, paired, send, and come back after a restart. One that
 // is logged out by its phone, and one that is removed, harm no other.
 func TestManyAccountsLiveInOneProcess(t *testing.T) {
-	for name, open := range map[string]func(*testing.T) directory{
-		"files":    func(t *testing.T) directory { return folder(t.TempDir()) },
-		"postgres": inPostgres,
+	for name, opens := range map[string]func(t *testing.T, dir string) func(string) (stability.Backend, error){
+		"files":    func(_ *testing.T, dir string) func(string) (stability.Backend, error) { return inFiles(dir) },
+		"postgres": func(t *testing.T, _ string) func(string) (stability.Backend, error) { return inPostgres(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			service := wasim.New(wasim.WithFewKeys())
 			defer service.Close()
-			dir := open(t)
-			r := start(t, service, dir, "one")
+			dir := t.TempDir()
+			open := opens(t, dir)
+			r := start(t, service, dir, open)
 			n := stabilitytest.Pick(10, 50)
 			var ids []string
 			accounts := map[string]*wasim.Account{}
@@ -180,7 +181,7 @@ func TestManyAccountsLiveInOneProcess(t *testing.T) {
 
 			r.stop()
 			logins := service.Dials()
-			r = start(t, service, dir, "one")
+			r = start(t, service, dir, open)
 			await(t, "the rest is back", func() bool { return slices.Equal(rest, r.connected()) })
 			require.GreaterOrEqual(t, service.Dials()-logins, len(rest))
 			require.Len(t, r.list(), n-1, "what was removed does not come back")
@@ -190,13 +191,14 @@ func TestManyAccountsLiveInOneProcess(t *testing.T) {
 
 func TestRequestsAreRefusedWithAReason(t *testing.T) {
 	for _, short := range []string{"", "too short"} {
-		_, err := newGateway(folder(t.TempDir()), short)
+		_, err := newGateway(t.Context(), t.TempDir(), inFiles("x"), short)
 		require.ErrorContains(t, err, "WASTABILITY_ADMIN_TOKEN")
 	}
 
 	service := wasim.New(wasim.WithFewKeys())
 	defer service.Close()
-	r := start(t, service, folder(filepath.Join(t.TempDir(), "not there yet")), "one")
+	dir := filepath.Join(t.TempDir(), "not there yet")
+	r := start(t, service, dir, inFiles(dir))
 	for _, c := range []struct {
 		method, path string
 		in           any
@@ -221,66 +223,13 @@ func TestRequestsAreRefusedWithAReason(t *testing.T) {
 	require.Empty(t, r.list())
 }
 
-func inPostgres(t *testing.T) directory {
+func inPostgres(t *testing.T) func(string) (stability.Backend, error) {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(postgrestest.Need(t).DSN())
+	db, err := postgresbackend.Open(t.Context(), postgrestest.Need(t).DSN(), postgresbackend.WithSchema("gateway_"+strings.ToLower(rand.Text())))
 	require.NoError(t, err)
-	name := "gateway_" + strings.ToLower(rand.Text())
-	root, err := pgx.ConnectConfig(t.Context(), cfg.ConnConfig)
-	require.NoError(t, err)
-	_, err = root.Exec(t.Context(), "CREATE DATABASE "+name)
-	require.NoError(t, errors.Join(err, root.Close(t.Context())))
-	cfg.ConnConfig.Database = name
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	require.NoError(t, err)
-	db, err := postgresbackend.Open(t.Context(), pool)
-	require.NoError(t, err)
-	t.Cleanup(func() { db.Close(); pool.Close() })
-	dir, err := newTable(t.Context(), pool, db)
-	require.NoError(t, err)
-	return dir
-}
-
-// Two replicas share a database: one holds each account, a request to the other
-// one says who, and when it ends the other one holds all.
-func TestReplicasHoldEachAccountOnce(t *testing.T) {
-	service := wasim.New(wasim.WithFewKeys())
-	defer service.Close()
-	dir := inPostgres(t)
-	one := start(t, service, dir, "one")
-	accounts := []*wasim.Account{service.NewAccount("491520000301"), service.NewAccount("491520000302")}
-	one.pair("a", accounts[0].Phone())
-	one.pair("b", accounts[1].Phone())
-	await(t, "both are connected", func() bool { return len(one.connected()) == 2 })
-
-	two := start(t, service, dir, "two")
-	await(t, "the second replica stands by", func() bool {
-		lines := two.list()
-		return len(lines) == 2 && lines[0].Holder == "one" && lines[1].Holder == "one"
-	})
-	require.Empty(t, two.connected())
-	var answer struct{ Error string }
-	require.Equal(t, http.StatusConflict, two.ask("DELETE", "/accounts/a", nil, &answer))
-	require.Contains(t, answer.Error, `"one"`)
-
-	// The replica that stands by does not begin what the other one removes.
-	require.Equal(t, http.StatusOK, one.ask("DELETE", "/accounts/a", nil, nil))
-	require.Empty(t, accounts[0].Devices())
-	ids, err := dir.list(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, []string{"b"}, ids)
-	await(t, "it is gone from both", func() bool {
-		var left []string
-		for id, err := range dir.(table).db.Accounts(t.Context()) {
-			require.NoError(t, err)
-			left = append(left, id)
-		}
-		return slices.Equal([]string{"b"}, left) && len(one.list()) == 1 && len(two.list()) == 1
-	})
-
-	one.stop()
-	await(t, "the second replica has it", func() bool { return slices.Equal([]string{"b"}, two.connected()) })
-	require.Len(t, accounts[1].Devices(), 1)
+	t.Cleanup(db.Close)
+	require.NoError(t, db.Migrate(t.Context()))
+	return db.Account
 }
 
 func TestTheProgramBeginsAndEnds(t *testing.T) {
