@@ -47,12 +47,14 @@ function take(next) {
     // What is the same is left alone: a screen reader would read it again.
     if (!fresh || busy(part) || fresh.isEqualNode(part)) continue;
     const open = [...part.querySelectorAll("details[open]")].map(d => d.id);
-    const focus = part.contains(document.activeElement) ? document.activeElement.id : "";
+    const had = part.contains(document.activeElement) ? document.activeElement : null;
+    const focus = had?.id || (had?.tagName === "SUMMARY" ? had.parentElement.id : "");
     const scrolled = part.querySelector(".scroll")?.scrollTop;
     for (const a of ["class", "data-state", "data-tone", "hidden"]) fresh.hasAttribute(a) ? part.setAttribute(a, fresh.getAttribute(a)) : part.removeAttribute(a);
     part.replaceChildren(...fresh.childNodes);
     for (const id of open) if (id && document.getElementById(id)) document.getElementById(id).open = true;
-    if (focus) document.getElementById(focus)?.focus();
+    const now = focus && document.getElementById(focus);
+    (now?.tagName === "DETAILS" ? now.querySelector("summary") : now)?.focus?.();
     if (scrolled) part.querySelector(".scroll").scrollTop = scrolled;
   }
   document.title = next.title;

@@ -197,7 +197,7 @@ func TestEveryStateIsShownToEverybody(t *testing.T) {
 // A text names moments, in UTC without a script and by the reader's clock with
 // one, and it counts.
 var (
-	moments  = regexp.MustCompile(`\d\d:\d\d:\d\d UTC( on \d+ \w+ \d{4})?|\d+:\d\d:\d\d\s[AP]M`)
+	moments  = regexp.MustCompile(`\d\d:\d\d:\d\d UTC( on \d+ \w+ \d{4})?|(\d+/\d+/\d{4}, )?\d+:\d\d:\d\d\s[AP]M`)
 	counting = regexp.MustCompile(`\d+(\.\d+)?`)
 )
 

@@ -183,3 +183,31 @@ func (b *tab) typeInto(css, text string) {
 	b.t.Helper()
 	run(b, chromedp.SendKeys(chromedp.CSS(css), text, chromedp.NodeVisible))
 }
+
+// What has the focus keeps it when the page is brought up to date: nobody who
+// uses the keyboard begins anew.
+func TestFocusStaysWhenPageChanges(t *testing.T) {
+	chromium(t)
+	p := newPlace(t)
+	p.refuse.Store(true)
+	p.run().pair().hear()
+	p.await(func(stability.Status) bool { return len(p.m.Messages()) > 0 && p.m.Messages()[0].Tries > 0 })
+	b := newTab(t)
+	p.signIn(b)
+	kept := map[string]bool{}
+	for range 30 {
+		b.key(kb.Tab)
+		f := b.focused()
+		if f.None || kept[f.Name] {
+			break
+		}
+		kept[f.Name] = true
+		eval[bool](b, `for (const e of document.querySelectorAll("[data-part]")) e.append("old"); refresh(); true`)
+		b.await("a new page", func() bool {
+			return eval[bool](b, `![...document.querySelectorAll("[data-part]")].some(e => e.lastChild.data === "old")`)
+		})
+		require.Equal(t, f.Name, b.focused().Name)
+	}
+	require.Greater(t, len(kept), 4)
+	b.calm()
+}
