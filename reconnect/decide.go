@@ -107,7 +107,7 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 // wished for does not, nor does the new connection that belongs to a pairing.
 func (m *Machine) begins(r Reason) bool {
 	switch r {
-	case ReasonIntentional, ReasonHandedOver:
+	case ReasonIntentional, ReasonHandedOver, ReasonClosedByProgram:
 		return false
 	case ReasonRestartRequired:
 		return !m.paired

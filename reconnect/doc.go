@@ -43,6 +43,7 @@
 //	requested             own         at once                                   no
 //	redelivery            own         at once                                   no
 //	holder_lost           host        at once                                   no
+//	closed_by_program     own         backoff                                   no
 //	- - -
 //	service_unavailable   transient   backoff, at least 30 s                    yes
 //	bad_session           suspicious  backoff; repair after every third         yes

@@ -94,6 +94,7 @@ func TestDecisionForEachReason(t *testing.T) {
 		{cause(reconnect.ReasonRestartRequired), down, reconnect.ActionRestart, 0, 0, false},
 		{cause(reconnect.ReasonRequested), down, reconnect.ActionRestart, 0, 0, false},
 		{cause(reconnect.ReasonRedelivery), down, reconnect.ActionRestart, 0, 0, false},
+		{cause(reconnect.ReasonClosedByProgram), down, reconnect.ActionRetry, time.Second, 1, false},
 		{cause(reconnect.ReasonConnectionReplaced), down, reconnect.ActionWait, 2 * time.Minute, 1, false},
 		{reconnect.Cause{Reason: reconnect.ReasonTemporaryBan, Expire: time.Hour}, down, reconnect.ActionWait, time.Hour, 1, false},
 		{cause(reconnect.ReasonTemporaryBan), down, reconnect.ActionWait, 24 * time.Hour, 1, false},

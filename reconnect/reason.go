@@ -20,6 +20,7 @@ const (
 	ReasonRedelivery          Reason = "redelivery"
 	ReasonHandedOver          Reason = "handed_over"
 	ReasonHolderLost          Reason = "holder_lost"
+	ReasonClosedByProgram     Reason = "closed_by_program"
 	ReasonConnectionReplaced  Reason = "connection_replaced"
 	ReasonLoggedOut           Reason = "logged_out"
 	ReasonAccountLocked       Reason = "account_locked"

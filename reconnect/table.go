@@ -12,7 +12,7 @@ type Class string
 const (
 	ClassTransient  Class = "transient"  // passes by itself: retry with backoff
 	ClassExpected   Class = "expected"   // part of the protocol: come back at once
-	ClassOwn        Class = "own"        // this side wanted a new connection: come back at once
+	ClassOwn        Class = "own"        // this side ended the connection: come back soon
 	ClassSuspicious Class = "suspicious" // retry, and repair the local session if it goes on
 	ClassConflict   Class = "conflict"   // somebody else uses the session
 	ClassTimed      Class = "timed"      // the service said for how long
@@ -73,6 +73,7 @@ var table = [...]row{
 	{ReasonRequested, ClassOwn, ActionRestart, false, textRequested},
 	{ReasonRedelivery, ClassOwn, ActionRestart, false, textRedelivery},
 	{ReasonHolderLost, ClassHost, ActionRestart, false, textHolderLost},
+	{ReasonClosedByProgram, ClassOwn, ActionRetry, false, textClosedByProgram},
 
 	{ReasonServiceUnavailable, ClassTransient, ActionRetry, true, textServiceUnavailable},
 	{ReasonBadSession, ClassSuspicious, ActionRetry, true, textBadSession},

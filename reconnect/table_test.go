@@ -72,7 +72,7 @@ func TestPrecedenceFollowsTheTiers(t *testing.T) {
 		{reconnect.ReasonTemporaryBan, reconnect.ReasonClientOutdated, reconnect.ReasonUntrustedServer},
 		{reconnect.ReasonConnectionReplaced},
 		{reconnect.ReasonPairingFailed, reconnect.ReasonMultideviceMismatch, reconnect.ReasonQRExpired, reconnect.ReasonStoreUnavailable},
-		{reconnect.ReasonRestartRequired, reconnect.ReasonRequested, reconnect.ReasonRedelivery, reconnect.ReasonHolderLost},
+		{reconnect.ReasonRestartRequired, reconnect.ReasonRequested, reconnect.ReasonRedelivery, reconnect.ReasonHolderLost, reconnect.ReasonClosedByProgram},
 		{reconnect.ReasonServiceUnavailable, reconnect.ReasonBadSession, reconnect.ReasonConnectRejected},
 		{reconnect.ReasonConnectionLost, reconnect.ReasonTimedOut, reconnect.ReasonNetworkUnreachable},
 		{reconnect.ReasonConnectionClosed},

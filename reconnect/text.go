@@ -99,6 +99,11 @@ var (
 		Does:  "The instance that has taken the lock connects at once; this is not counted as a failure.",
 		Do:    "Nothing. If it happens often, find out why the process ends: its log, memory limits, deadlines of its supervisor.",
 	}
+	textClosedByProgram = Text{
+		Means: "This program closed the connection itself, by its client's own Disconnect, while Run looks after the account.",
+		Does:  "It reconnects after a second, and with growing pauses if that happens again and again; this is not counted as a failure.",
+		Do:    "Nothing. A program that wants to stay disconnected ends Run; Reconnect takes the place of Disconnect and Connect.",
+	}
 	textServiceUnavailable = Text{
 		Means: "WhatsApp is overloaded or restarting, or refused the connection at its edge.",
 		Does:  "It retries with growing pauses, the first of half a minute.",

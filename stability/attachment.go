@@ -230,8 +230,11 @@ func (a *attachment) onDial(c *link.Conn) {
 	bound := a.at.link == c
 	a.dialing = nil
 	a.m.mu.Unlock()
-	if !bound {
+	switch {
+	case !bound:
 		c.Cut(ErrStopping)
+	case a.auto && c.Foreign(): // no fence stands in front of it, and Run has a better way
+		a.t.note(core.Again{Reason: reconnect.ReasonRequested, Detail: "a connection that did not go through the Manager's dialer is replaced by one that does"})
 	}
 }
 
@@ -250,6 +253,7 @@ func (a *attachment) attempt(f core.Connect) {
 			defer overdue.Stop() // a login that does not finish has a deadline of its own
 		}
 		a.refreshVersion()
+		a.link.Restore()
 		err = connect(at.ctx)
 	}
 	cause, ends := reconnect.Classify(err)

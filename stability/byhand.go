@@ -86,7 +86,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 	a.link = link.New(link.Config{
 		Transport: m.cfg.transport, Gate: t.mayWrite, Handle: a.handle, Admit: a.admit,
 		Panicked: a.panicked, Refused: m.received.refused, Undecryptable: m.received.undecryptable, Logger: m.cfg.logger,
-		Compat: m.noteCompat, Without: m.cfg.without,
+		Restored: a.restored, Compat: m.noteCompat, Without: m.cfg.without,
 	})
 	a.link.OnConn(a.onDial)
 	m.mu.Lock()

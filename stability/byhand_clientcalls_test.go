@@ -294,7 +294,9 @@ func TestSessionThatTheHostEndsIsOverEverywhere(t *testing.T) {
 						}()
 					}
 					time.Sleep(time.Minute)
-					if x.name == "Disconnect" || a.status().WA == reconnect.StatusConnected && place == "setup" && x.name == "Logout" {
+					if x.name == "Disconnect" {
+						require.Equal(t, reconnect.StatusConnected, a.status().WA, "nothing ended but a connection")
+					} else if a.status().WA == reconnect.StatusConnected && place == "setup" && x.name == "Logout" {
 						a.m.Reconnect() // the session is there
 					} else {
 						require.Equal(t, reconnect.StatusNeedsPairing, a.status().WA, a.status().Summary)

@@ -82,6 +82,30 @@ func (m *Manager) noteCompat(part link.Reliance, effect string) {
 	m.noteCompatLocked(part, effect)
 }
 
+// restored tells of a setting of the client's that the program had changed and
+// that was set back, once a setting and term.
+func (a *attachment) restored(setting string) {
+	m := a.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.t.restored[setting] {
+		return
+	}
+	if a.t.restored == nil {
+		a.t.restored = map[string]bool{}
+	}
+	a.t.restored[setting] = true
+	instead := "leave it as it is: the Manager reconnects"
+	switch setting {
+	case link.HTTPClients:
+		setting, instead = "HTTP client or proxy (SetProxy, SetWebsocketHTTPClient, …)", "pass a proxy to WithTransport"
+	case "EnableDecryptedEventBuffer":
+		instead = "leave it as it is: without it messages are lost"
+	}
+	m.logLocked(slog.LevelWarn, "the program changed a setting of its client that the Manager needs; it was set back before the attempt",
+		"setting", setting, "instead", instead)
+}
+
 // compatLocked is what Status shows: nil when all is well.
 func (m *Manager) compatLocked() *Compat {
 	if len(m.compat.gaps) == 0 {

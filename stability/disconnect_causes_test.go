@@ -162,33 +162,6 @@ func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
 	}
 }
 
-// The host may end its connection itself: nobody then comes back behind its
-// back, and whatsmeow says nothing of it.
-func TestADisconnectOfTheHostsOwnStaysUntilSomebodyAsks(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.instance().run().pair()
-		time.Sleep(2 * time.Minute)
-		a.forget()
-		logins := w.logins()
-		a.m.Client().Disconnect()
-		e := a.reached(1, stability.EventDisconnected)
-		require.Equal(t, reconnect.ReasonIntentional, e.Reason)
-		require.False(t, e.Decision.ShouldReconnect)
-		time.Sleep(24 * time.Hour)
-		require.Equal(t, logins, w.logins())
-		st := a.status()
-		require.Equal(t, reconnect.StatusDisconnected, st.WA)
-		require.Zero(t, st.NextRetryAt)
-		require.True(t, st.Parked)
-		a.m.Reconnect()
-		a.ready()
-		require.Equal(t, logins+1, w.logins())
-		a.stop()
-		w.close()
-	})
-}
-
 // A device that could not be saved is of no use: the pairing is made anew, with
 // nothing of it left.
 func TestAPairingThatTheStoreDoesNotTakeIsMadeAnew(t *testing.T) {

@@ -109,7 +109,16 @@
 // DisableLoginAutoReconnect and EnableDecryptedEventBuffer to true,
 // AutoReconnectHook to nil, and a RefreshCAT that fails where there is none
 // (whatsmeow would panic without). It replaces the HTTP clients. A proxy goes
-// into [WithTransport].
+// into [WithTransport]. All of it is looked at before every attempt; whatever the
+// program has changed is set back, with one warning a setting and term.
+//
+// # A client under Run
+//
+// Run connects and disconnects its client. A program that does so too does no
+// harm: Connect is superfluous or one attempt more, and behind a Disconnect Run
+// connects again after Policy.InitialDelay, with growing pauses if it goes
+// on. Only a logout, the end of Run and Close stay away. By hand a Disconnect is the
+// program's decision, and stays.
 //
 // libsignal, under whatsmeow, prints to standard output and makes its logger
 // without a lock; New gives it a silent one, once in a process, unless the

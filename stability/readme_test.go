@@ -73,6 +73,50 @@ func TestEachSentenceOfNoMessageIsLostHasATest(t *testing.T) {
 	require.Equal(t, sentences, strings.Split(found, ". "))
 }
 
+// README's table "Your old lines": each line, and the tests of what is said of it.
+var oldLines = []struct {
+	line  string
+	tests []string
+}{
+	{"`whatsmeow.NewClient(device, log)`", []string{"stability.TestHostMakesTheClientsAndGetsTheirLog"}},
+	{"`client.AddEventHandler(f)`", []string{"stability.TestHandlerThatIsRegisteredLateMissesNothing", "stability.TestAfterALogoutRunOffersANewCodeAndPairingWorksInTheSameProcess"}},
+	{"`client.Connect()`", []string{"stability.TestNoProgramOfHostCallsKeepsTheAccountAway"}},
+	{"`client.Disconnect()` at the end", []string{"stability.TestAHostPairsChatsIsCutOffAndComesBackWithoutPairingAgain", "stability.TestDisconnectOfAHostUnderRunIsFollowedByANewConnection"}},
+	{"`client.Disconnect(); client.Connect()`", []string{"stability.TestReconnectsAskedAtOnceMakeOneLogin", "stability.TestNoProgramOfHostCallsKeepsTheAccountAway"}},
+	{"`client.Logout(ctx)`", []string{"stability.TestLogoutWithoutAConnectionRemovesTheDeviceHere", "stability.TestAHostsOwnLogoutThroughTheClientIsUnderstood"}},
+	{"`client.SetProxy(…)`, `SetProxyAddress`, `SetSOCKSProxy`", []string{"stability.TestSettingsAreSetBackBeforeEachAttemptWithOneWarningATerm", "stability.TestConnectionPastTheDialerIsReplacedUnderRun"}},
+	{"`client.EnableAutoReconnect = true`, `InitialAutoReconnect`, `AutoReconnectHook`", []string{"stability.TestSettingsAreSetBackBeforeEachAttemptWithOneWarningATerm"}},
+	{"`client.GetQRChannel(ctx)`", []string{"stability.TestCodesFollowEachOtherAndAfterSomeRoundsRunWaitsUntilAsked", "stability.TestWaitQRWaitsForTheLockAndSaysWhenItNeverCame"}},
+	{"`client.PairPhone(ctx, phone, …)`", []string{"stability.TestCodeToTypeLastsTwoMinutesAtLeast"}},
+	{"`client.RemoveEventHandlers()`", []string{"stability.TestNoCallOfAHostMakesItsClientDeaf"}},
+	{"`client.SendMessage(ctx, to, message)`", []string{"stability.TestWhatSendSentIsGivenAgainAfterACrash"}},
+	{"`client.IsConnected()`, `client.IsLoggedIn()`", []string{"stability.TestStatusSaysDownWithinMoments"}},
+	{"`case *events.Disconnected:` and your own retries", []string{"stability.TestEveryEndOfALiveConnectionHasItsReasonItsStatusAndItsAction"}},
+	{"`sqlstore.New(…)`", []string{"examples/import.TestAnAccountMovesFromSQLiteAndOnAndNobodyNotices"}},
+}
+
+func TestEachOldLineOfREADMEHasATest(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	_, table, ok := strings.Cut(string(text), "\n| your line | with `Run` |\n|---|---|\n")
+	require.True(t, ok)
+	table, _, _ = strings.Cut(table, "\n\n")
+	var lines []string
+	for row := range strings.SplitSeq(table, "\n") {
+		line, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " | ")
+		lines = append(lines, line)
+	}
+	var want []string
+	for _, l := range oldLines {
+		want = append(want, l.line)
+		for _, name := range l.tests {
+			dir, test, _ := strings.Cut(name, ".")
+			require.True(t, hasTest(t, filepath.Join("..", dir), test), "%s is nowhere", name)
+		}
+	}
+	require.Equal(t, want, lines)
+}
+
 func hasTest(t *testing.T, dir, name string) bool {
 	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 	require.NoError(t, err)

@@ -45,6 +45,7 @@ type term struct {
 	client   *attachment   // the present one; nil before Attach
 	clients  int           // how many there were
 	stopSave context.CancelFunc
+	restored map[string]bool // settings of a client that were set back
 }
 
 func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {

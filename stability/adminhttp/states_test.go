@@ -233,6 +233,14 @@ var states = []struct {
 		p.await(func(st stability.Status) bool { return st.StoreUnavailable != nil })
 		time.Sleep(time.Minute + off)
 	}, nil},
+	{"released", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.WrongCertificate()).Always().OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.Mode == stability.ModeReleased })
+		time.Sleep(10*time.Second + off)
+	}, []stability.Option{stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond})}},
 	{"closed", false, func(p *place) {
 		p.run().pair()
 		time.Sleep(2 * time.Minute)

@@ -62,6 +62,9 @@ func (c *Conn) Generation() uint64 { return c.gen }
 // a Connect of the host's.
 func (c *Conn) Owned() bool { return c.owned }
 
+// Foreign reports whether the client made the connection past our dialer.
+func (c *Conn) Foreign() bool { return c.isForeign() }
+
 // Down is closed when the raw connection is known to be dead: a read failed,
 // whatsmeow closed it, it was cut, or the attempt failed.
 func (c *Conn) Down() <-chan struct{} { return c.down }

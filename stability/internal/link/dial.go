@@ -112,6 +112,9 @@ func (t attemptTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !c.owned { // the host's own call, in whose goroutine this is
+		t.l.Restore()
+	}
 	for _, f := range callbacks {
 		f(c)
 	}

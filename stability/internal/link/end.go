@@ -32,6 +32,7 @@ func (c *Conn) End(ctx context.Context) error {
 		return nil
 	}
 	alone := c.l.beginEnd(c)
+	defer c.l.lookOnceMore()
 	defer c.l.finishEnd(c)
 	if err := c.end(ctx, alone); err != nil {
 		return fmt.Errorf("link: ending connection %d: %w", c.gen, err)
@@ -106,20 +107,10 @@ func (c *Conn) end(ctx context.Context, alone bool) error {
 	return nil
 }
 
-// awaitDisconnected polls until the client has no socket. The send looks at
-// the socket under its lock, which nobody holds for long now, and touches
-// nothing unsynchronised, as IsConnected would.
+// awaitDisconnected polls until the client has no socket.
 func (l *Link) awaitDisconnected(ctx context.Context) error {
-	dead, cancel := context.WithCancel(context.Background())
-	cancel()
 	for {
-		var err error
-		if n := l.inside.nodes; n != nil {
-			err = n.SendNode(dead, waBinary.Node{Tag: "link-check"})
-		} else {
-			err = lookAtSocket(l.client)
-		}
-		if errors.Is(err, whatsmeow.ErrNotConnected) {
+		if errors.Is(l.lookAtSocket(), whatsmeow.ErrNotConnected) {
 			return nil
 		}
 		select {
@@ -128,6 +119,19 @@ func (l *Link) awaitDisconnected(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// lookAtSocket is a send with a dead context. It looks at the socket under its
+// lock, which nobody holds for long now, and touches nothing unsynchronised, as
+// IsConnected would.
+func (l *Link) lookAtSocket() error {
+	n := l.inside.nodes
+	if n == nil {
+		return lookAtSocket(l.client)
+	}
+	dead, cancel := context.WithCancel(context.Background())
+	cancel()
+	return n.SendNode(dead, waBinary.Node{Tag: "link-check"})
 }
 
 // lookAtSocket is a send with a dead context by a call that every version of

@@ -1,6 +1,10 @@
 package link
 
-import "reflect"
+import (
+	"errors"
+
+	"go.mau.fi/whatsmeow"
+)
 
 // A foreign connection is one that the client made past our dialer: its proxy
 // or HTTP client was set after Install. There is no raw connection to cut, so
@@ -37,6 +41,7 @@ func (l *Link) adoptForeign(c *Conn) {
 func (l *Link) lookForForeign() {
 	l.mu.Lock()
 	known := l.pending != nil || l.ending != nil || l.current != nil && !isClosed(l.current.down)
+	l.lookAgain = l.ending != nil
 	l.mu.Unlock()
 	if known || !l.bypassed() {
 		return
@@ -48,19 +53,24 @@ func (l *Link) lookForForeign() {
 	l.adoptForeign(c)
 }
 
-// bypassed reports whether the client dials with an HTTP client that is not
-// ours. They are private fields: false where they are not found.
-func (l *Link) bypassed() bool {
-	if _, ours := l.web.Transport.(attemptTripper); !ours {
-		return true // SetProxy
+// lookOnceMore is lookForForeign for a client that said so while an earlier
+// connection was being ended.
+func (l *Link) lookOnceMore() {
+	l.mu.Lock()
+	again := l.lookAgain && l.ending == nil
+	l.lookAgain = l.lookAgain && !again
+	l.mu.Unlock()
+	if again && l.bypassed() && !errors.Is(l.lookAtSocket(), whatsmeow.ErrNotConnected) {
+		l.lookForForeign()
 	}
-	for _, name := range []string{"websocketHTTP", "preLoginHTTP"} {
-		f := reflect.ValueOf(l.client).Elem().FieldByName(name)
-		if f.IsValid() && f.Kind() == reflect.Pointer && f.Pointer() != reflect.ValueOf(l.web).Pointer() {
-			return true
-		}
-	}
-	return false
+}
+
+// strangerConnected reports whether a client that says that it is connected is so
+// by a way that nobody has seen.
+func (l *Link) strangerConnected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current == nil || isClosed(l.current.down)
 }
 
 // lost notes that whatsmeow said that its connection is gone.

@@ -58,6 +58,9 @@ type (
 	dispatcher interface {
 		DispatchEvent(evt any) bool
 	}
+	// expecter: whatsmeow's own reconnecting ends when it is told that a
+	// disconnect is expected.
+	expecter interface{ ExpectDisconnect() }
 )
 
 // inside is what was found of a client's inside; nil where it was not.
@@ -66,6 +69,7 @@ type inside struct {
 	own        bool // each connection has a queue of its own
 	nodes      nodeSender
 	dispatcher dispatcher
+	expecter   expecter
 	list       bool            // the client's event handlers can be counted
 	tags       map[string]bool // of the stanzas that are queued; nil: handlers are not counted
 }
@@ -82,6 +86,7 @@ func findInside(in any, without func(Reliance) bool) (x inside) {
 	if !without(DispatchInside) {
 		x.dispatcher, _ = in.(dispatcher)
 	}
+	x.expecter, _ = in.(expecter)
 	return x
 }
 

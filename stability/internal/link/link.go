@@ -100,6 +100,11 @@ type Config struct {
 	// err is nil in the second case. nil: nobody is told.
 	Undecryptable func(id string, err error)
 
+	// Restored is told of a setting of the client's that the host had changed,
+	// and that was set back before an attempt. It must not block, and not call the
+	// client. nil: nobody is told.
+	Restored func(setting string)
+
 	// Compat is told what was not found of whatsmeow's inside, and what that
 	// means; with an empty text that it was. It is called from any goroutine,
 	// possibly often, and must not block. nil: nobody is told.
@@ -132,6 +137,9 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Restored == nil {
+		cfg.Restored = func(string) {}
+	}
 	if cfg.Compat == nil {
 		cfg.Compat = func(Reliance, string) {}
 	}
@@ -152,6 +160,7 @@ type Link struct {
 	frames     atomic.Int32 // what is known of the form of the server's hello
 	inside     inside       // set by the first Install
 	web        *http.Client // the client's, for the websocket
+	files      *http.Client // and for media
 
 	mu      sync.Mutex // never held across I/O or a callback
 	client  *whatsmeow.Client
@@ -160,10 +169,12 @@ type Link struct {
 	pending *Conn // Connect's, until its dial is seen
 	ending  *Conn
 	cut     error
-	onConn  []func(*Conn)
-	marker  int
-	markers map[int]chan struct{} // closed when the marker of that number comes out
-	id      uint32                // of the permanent handler
+
+	lookAgain bool // the client said that it is connected while a connection was being ended
+	onConn    []func(*Conn)
+	marker    int
+	markers   map[int]chan struct{} // closed when the marker of that number comes out
+	id        uint32                // of the permanent handler
 
 	looking atomic.Bool // somebody looks whether the permanent handler is there
 }
@@ -184,6 +195,7 @@ func New(cfg Config) *Link {
 	}
 	l.loops.init(func(problem string) { l.report(LoopWords, problem) })
 	l.media = l.mediaTransport()
+	l.files = &http.Client{Transport: mediaTripper{l}}
 	return l
 }
 
@@ -207,12 +219,8 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 		return ErrOtherClient
 	}
 
-	l.set(c)
-	c.SetMediaHTTPClient(&http.Client{Transport: mediaTripper{l}})
+	l.set(c, !first)
 	if first {
-		if !l.cfg.without(LoopWords) {
-			c.Log = &loopLogger{Logger: c.Log, l: l}
-		}
 		l.inside = findInside(c.DangerousInternals(), l.cfg.without)
 		if !l.cfg.without(HandlerTable) {
 			l.inside.tags = countHandlers(c, l.counted)
@@ -225,37 +233,7 @@ func (l *Link) Install(c *whatsmeow.Client) error {
 	return nil
 }
 
-// set gives the client the settings that the next connection needs. The host
-// may have changed them since the last time: SetProxy, for one, takes our
-// dialer away. They are written only where they differ: the client may be
-// alive.
-func (l *Link) set(c *whatsmeow.Client) {
-	set(&c.EnableAutoReconnect, false)
-	set(&c.InitialAutoReconnect, false)
-	set(&c.DisableLoginAutoReconnect, true)
-	set(&c.EnableDecryptedEventBuffer, true)
-	if c.AutoReconnectHook != nil {
-		c.AutoReconnectHook = nil
-	}
-	if c.RefreshCAT == nil {
-		c.RefreshCAT = func(context.Context) error {
-			return errors.New("link: the service asked for a new crypto auth token, and there is nothing to refresh it")
-		}
-	}
-	if _, ours := l.web.Transport.(attemptTripper); !ours {
-		l.web.Transport = attemptTripper{l}
-	}
-	c.SetWebsocketHTTPClient(l.web)
-	c.SetPreLoginHTTPClient(l.web)
-}
-
 func (l *Link) report(r Reliance, problem string) { l.cfg.Compat(r, problem) }
-
-func set(field *bool, v bool) {
-	if *field != v {
-		*field = v
-	}
-}
 
 type connKey struct{}
 
@@ -278,12 +256,15 @@ func (l *Link) Connect(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.set(client)
+	l.set(client, true)
 	connCtx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), connKey{}, c))
 	c.cancelConn = cancel
 	stop := context.AfterFunc(ctx, func() { c.Cut(context.Cause(ctx)) })
 
 	err = client.ConnectContext(connCtx)
+	if errors.Is(err, whatsmeow.ErrAlreadyConnected) && l.strangerConnected() {
+		err = nil // the host did, past our dialer: it is adopted
+	}
 	c.settle(err == nil)
 	inTime := stop()
 	if err == nil && c.unseen() {
@@ -361,11 +342,15 @@ func (l *Link) Cut(cause error) {
 		l.cut = cause
 	}
 	conns := []*Conn{l.pending, l.current}
+	installed := l.client != nil
 	l.mu.Unlock()
 	for _, c := range conns {
 		if c != nil {
 			c.Cut(cause)
 		}
+	}
+	if installed {
+		l.endOwnReconnecting()
 	}
 	l.media.CloseIdleConnections()
 }

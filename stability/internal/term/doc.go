@@ -120,6 +120,7 @@
 //	OnlyTheUnfitYield         it is given up for reasons of this instance alone, and not as soon as it was got back
 //	NoHealthyOneWaits         a term in which attempts go on failing for such a reason is given up
 //	NoCodeForALinkedDevice    codes to scan are shown only while no device is linked
+//	ClosingIsNoGoodbye        a program that closes the connection of Run's client gets another one
 //	WhoAsksIsHeard            nothing stays parked when somebody has asked
 //	NeverAtRest               there is a deadline, an effect under way, or somebody who was told what is asked of them
 //	ViewIsTrue                what View says is what is, and looking changes nothing

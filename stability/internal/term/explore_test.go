@@ -213,6 +213,11 @@ var defects = []struct {
 	{"a stanza that ends the connection is not heard", rewrite(onSawEnd, Working, Up, nil)},
 	{"silence is not heard", rewrite(onDead, Working, Up, nil)},
 	{"a closed socket is not heard", rewrite(onSocketGone, Working, Up, nil)},
+	{"a program that closes the connection of Run's client has left for good", rewrite(onSocketGone, Working, Up, func(c *Core, e Evidence) {
+		c.client.auto, c.client.can = false, true
+		socketGone(c, e)
+		c.client.auto = true
+	})},
 	{"a login is believed behind the end", rewrite(onToldLogin, Working, Ended, func(c *Core, e Evidence) { c.loggedIn() })},
 	{"what connect returned is not heard", rewrite(onCallReturned, Working, Opening, nil)},
 	{"the answer about the lock is not heard", rewrite(onLockAsked, Working, Drained, nil)},

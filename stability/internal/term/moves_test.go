@@ -96,7 +96,11 @@ var moves = func() (all []move) {
 				if w.c.conn.socket {
 					w.ended(n)
 				}
+				comes := by == ByClient && w.c.client.auto && w.c.linked() && w.c.conn.phase&live != 0
 				w.bring(SocketGone{Conn: n, By: by, Cause: cause(reconnect.ReasonConnectionClosed)})
+				if k := &w.c.conn; comes && k.number == n && k.phase == Ended && !k.decision.ShouldReconnect {
+					w.violated("ClosingIsNoGoodbye", "the program closed the connection of Run's client, and nothing follows %v", k.cause.Reason)
+				}
 			}
 		})
 	}

@@ -103,6 +103,8 @@ func socketGone(c *Core, e Evidence) {
 		ours(reconnect.ReasonConnectionLost, "this process was paused for longer than the lease allows without a confirmation")
 	case g.By == ByReset:
 		ours(reconnect.ReasonRequested, "this program reset the connection")
+	case g.By == ByClient && c.linked() && c.client.auto:
+		ours(reconnect.ReasonClosedByProgram, "")
 	case g.By == ByClient && c.linked():
 		ours(reconnect.ReasonIntentional, "this program closed the connection")
 	case k.phase == Offering && len(k.codes) == 0 && k.until.Sub(c.now) < time.Second:

@@ -1,0 +1,416 @@
+package stability_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	waLog "go.mau.fi/whatsmeow/util/log"
+
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
+)
+
+// hostCall is something that a program does with its own client while Run looks
+// after it.
+type hostCall struct {
+	name string
+	do   func(ctx context.Context, h *host, c *whatsmeow.Client)
+	// sets: it writes plain fields of the client. Whoever does that while the client
+	// lives races with whatsmeow, so the race detector sees it in setup alone.
+	sets bool
+	// lists: it waits for whatsmeow's list of handlers. whatsmeow's own page forbids
+	// that in a handler.
+	lists bool
+	// ends: the account needs a new pairing behind it.
+	ends bool
+}
+
+var errNoProxy = errors.New("no proxy")
+
+// socks is a proxy that leads to the simulated service. It is no proxy.Dialer of
+// anybody's making.
+type socks struct{ t *http.Transport }
+
+func (s socks) Dial(network, addr string) (net.Conn, error) {
+	return s.DialContext(context.Background(), network, addr)
+}
+
+func (s socks) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.t.DialContext(ctx, network, addr)
+}
+
+var hostCalls = []hostCall{
+	{name: "Disconnect", do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.Disconnect() }},
+	{name: "Connect", do: func(_ context.Context, _ *host, c *whatsmeow.Client) { _ = c.Connect() }},
+	{name: "Disconnect; Connect", do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.Disconnect()
+		_ = c.Connect()
+	}},
+	{name: "Disconnect; Connect a little later", do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.Disconnect()
+		time.Sleep(900 * time.Millisecond)
+		_ = c.Connect()
+	}},
+	{name: "ConnectContext that is cancelled behind it", do: func(ctx context.Context, _ *host, c *whatsmeow.Client) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		_ = c.ConnectContext(ctx)
+	}},
+	{name: "Disconnect; ConnectContext for three seconds", do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.Disconnect()
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		time.AfterFunc(3*time.Second, cancel)
+		_ = c.ConnectContext(ctx)
+	}},
+	{name: "ResetConnection", do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		if m := reflect.ValueOf(c).MethodByName("ResetConnection"); m.IsValid() && m.Type().NumIn() == 0 { // newer versions
+			m.Call(nil)
+		}
+	}},
+	{name: "GetQRChannel", lists: true, do: func(ctx context.Context, _ *host, c *whatsmeow.Client) { _, _ = c.GetQRChannel(ctx) }},
+	{name: "WaitForConnection", do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.WaitForConnection(2 * time.Second) }},
+
+	{name: "SetProxy", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.SetProxy(func(*http.Request) (*url.URL, error) { return nil, errNoProxy })
+	}},
+	{name: "SetProxyAddress; Disconnect; Connect", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		_ = c.SetProxyAddress("http://127.0.0.1:1")
+		c.Disconnect()
+		_ = c.Connect()
+	}},
+	{name: "SetSOCKSProxy; Disconnect", sets: true, do: func(_ context.Context, h *host, c *whatsmeow.Client) {
+		c.SetSOCKSProxy(socks{h.w.sim.Transport("socks")})
+		c.Disconnect()
+	}},
+	{name: "SetWebsocketHTTPClient; Disconnect; Connect", sets: true, do: func(_ context.Context, h *host, c *whatsmeow.Client) {
+		past := &http.Client{Transport: h.w.sim.Transport("past")}
+		c.SetWebsocketHTTPClient(past)
+		c.SetPreLoginHTTPClient(past)
+		c.SetMediaHTTPClient(past)
+		c.Disconnect()
+		_ = c.Connect()
+	}},
+	{name: "EnableAutoReconnect = true", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.EnableAutoReconnect = true
+	}},
+	{name: "InitialAutoReconnect = true; Disconnect; Connect", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.EnableAutoReconnect, c.InitialAutoReconnect = true, true
+		c.AutoReconnectHook = func(error) bool { return true }
+		c.Disconnect()
+		_ = c.Connect()
+	}},
+	{name: "DisableLoginAutoReconnect = false", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.DisableLoginAutoReconnect = false
+	}},
+	{name: "EnableDecryptedEventBuffer = false", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.EnableDecryptedEventBuffer = false
+	}},
+	{name: "RefreshCAT = nil", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.RefreshCAT = nil }},
+	{name: "Log = another", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.Log = waLog.Noop }},
+
+	{name: "RemoveEventHandlers; AddEventHandler", lists: true, do: func(_ context.Context, h *host, c *whatsmeow.Client) {
+		c.RemoveEventHandlers()
+		c.AddEventHandlerWithSuccessStatus(h.handle)
+	}},
+	{name: "AddEventHandler; RemoveEventHandler", lists: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) {
+		c.RemoveEventHandler(c.AddEventHandler(func(any) {}))
+	}},
+
+	{name: "Logout", ends: true, do: func(ctx context.Context, _ *host, c *whatsmeow.Client) { _ = c.Logout(ctx) }},
+	{name: "Logout; Connect", ends: true, do: func(ctx context.Context, _ *host, c *whatsmeow.Client) {
+		_ = c.Logout(ctx)
+		_ = c.Connect()
+	}},
+	{name: "Store.Delete", ends: true, do: func(ctx context.Context, _ *host, c *whatsmeow.Client) { _ = c.Store.Delete(ctx) }},
+}
+
+func hostCallNamed(name string) hostCall {
+	return hostCalls[slices.IndexFunc(hostCalls, func(c hostCall) bool { return c.name == name })]
+}
+
+// hostStep is one call: where it is made, and how long after the one before it.
+type hostStep struct {
+	after time.Duration
+	place string // "setup", "handler" or "goroutine"
+	call  string
+}
+
+type hostProgram []hostStep
+
+func (p hostProgram) String() string {
+	var b strings.Builder
+	for _, s := range p {
+		fmt.Fprintf(&b, "\t{%d, %q, %q}, // after %v\n", int64(s.after), s.place, s.call, s.after)
+	}
+	return b.String()
+}
+
+func randomProgram(r *rand.Rand) (p hostProgram) {
+	pauses := []time.Duration{0, 0, 0, time.Millisecond, 50 * time.Millisecond, time.Second, 1100 * time.Millisecond, 5 * time.Second, 70 * time.Second}
+	for range 1 + r.IntN(10) {
+		s := hostStep{after: pauses[r.IntN(len(pauses))]}
+		c := hostCalls[r.IntN(len(hostCalls))]
+		if c.ends && r.IntN(2) == 0 { // pairing takes the time of the others
+			c = hostCalls[0]
+		}
+		if stabilitytest.Race && c.sets && slices.ContainsFunc(p, func(s hostStep) bool { return s.place == "setup" }) {
+			c = hostCalls[0] // the client may be alive by then
+		}
+		s.call = c.name
+		switch s.place = []string{"setup", "handler", "handler", "goroutine", "goroutine", "goroutine"}[r.IntN(6)]; {
+		case stabilitytest.Race && c.sets:
+			s.place = "setup"
+		case c.lists && s.place == "handler":
+			s.place = "goroutine"
+		}
+		p = append(p, s)
+	}
+	return p
+}
+
+// host is a program that does what it should leave to Run.
+type host struct {
+	*named
+	mine   sync.Mutex
+	client *whatsmeow.Client // of the newest setup
+	armed  []hostStep        // for the next event
+	calls  sync.WaitGroup
+}
+
+func (h *host) call(s hostStep) {
+	h.mine.Lock()
+	c := h.client
+	h.mine.Unlock()
+	if c == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	hostCallNamed(s.call).do(ctx, h, c)
+}
+
+// play runs a program and says what is wrong behind it.
+func (p hostProgram) play(t *testing.T) (problem string) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := &host{named: w.named("host")}
+		h.run().pair() // and again, as a process that was restarted
+		h.cancel()
+		require.NoError(t, <-h.result)
+		peer := w.peer()
+		time.Sleep(time.Second)
+		others := w.sim.Connections()
+
+		h.heed(func(any) {
+			h.mine.Lock()
+			todo := h.armed
+			h.armed = nil
+			h.mine.Unlock()
+			for _, s := range todo {
+				h.call(s)
+			}
+		})
+		first := true
+		setup := func(ctx context.Context, c *whatsmeow.Client) error {
+			h.mine.Lock()
+			h.client = c
+			h.mine.Unlock()
+			err := h.setup(ctx, c)
+			for _, s := range p {
+				if first && s.place == "setup" {
+					h.call(s)
+				}
+			}
+			first = false
+			return err
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		h.cancel = cancel
+		go func() { h.result <- h.m.Run(ctx, setup) }()
+		note := func(format string, args ...any) {
+			if problem == "" {
+				problem = fmt.Sprintf(format, args...) + ": " + h.status().Summary
+			}
+		}
+		over := make(chan struct{})
+		go func() { // nobody ever sees two sockets
+			for twice := 0; !isOver(over); time.Sleep(100 * time.Millisecond) {
+				if twice++; w.sim.Connections()-others <= 1 {
+					twice = 0
+				}
+				if twice > 60 { // after a close in good order the service waits 5 s for the other side
+					note("two sockets at once")
+				}
+			}
+		}()
+
+		time.Sleep(5 * time.Second)
+		for _, s := range p {
+			time.Sleep(s.after)
+			switch s.place {
+			case "handler":
+				h.mine.Lock()
+				h.armed = append(h.armed, s)
+				h.mine.Unlock()
+				_, _ = peer.Send(context.Background(), w.account.JID(), "do it")
+			case "goroutine":
+				h.calls.Go(func() { h.call(s) })
+			}
+		}
+		h.calls.Wait()
+		h.mine.Lock()
+		h.armed = nil
+		h.mine.Unlock()
+		h.comesBack(p, note)
+		h.hearsAgain(note)
+		if got := w.sim.Connections() - others; got != 1 {
+			note("%d sockets at the end", got)
+		}
+		past := slices.ContainsFunc(p, func(s hostStep) bool { return strings.HasPrefix(s.call, "SetWebsocketHTTPClient") })
+		for _, d := range w.account.Devices() {
+			if past { // the service counts one that was closed in good order for 5 s more
+				break
+			}
+			if n := d.Stats().Replaced; n > 0 {
+				note("%d logins beside another one", n)
+			}
+		}
+		close(over)
+		cancel()
+		if err := <-h.result; err != nil {
+			note("Run: %v", err)
+		}
+		if err := h.m.Close(context.Background()); err != nil {
+			note("Close: %v", err)
+		}
+		time.Sleep(10 * time.Second)
+		if got := w.sim.Connections() - others; got != 0 {
+			note("%d sockets behind Close", got)
+		}
+		h.cancel = nil
+		w.close()
+	})
+	return problem
+}
+
+func isOver(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// comesBack waits until the account is connected, or does what status asks for.
+func (h *host) comesBack(p hostProgram, note func(string, ...any)) {
+	ended := slices.ContainsFunc(p, func(s hostStep) bool { return hostCallNamed(s.call).ends })
+	for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(time.Second) {
+		switch st := h.status(); {
+		case st.WA == reconnect.StatusConnected:
+			time.Sleep(20 * time.Second) // it was no last breath
+			if h.status().WA == reconnect.StatusConnected {
+				return
+			}
+		case st.WA == reconnect.StatusNeedsPairing && !ended:
+			note("a pairing is asked for, and nobody logged out")
+			return
+		case st.WA == reconnect.StatusNeedsPairing:
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			q, err := h.m.WaitQR(ctx)
+			cancel()
+			if err == nil {
+				err = h.w.account.Phone().Scan(q.Code)
+			}
+			if err != nil && !errors.Is(err, stability.ErrAlreadyPaired) && h.status().WA == reconnect.StatusNeedsPairing {
+				note("no code: %v", err)
+				return
+			}
+			time.Sleep(10 * time.Second)
+		}
+	}
+	note("it never came back")
+}
+
+// hearsAgain waits for a message.
+func (h *host) hearsAgain(note func(string, ...any)) {
+	said := fmt.Sprintf("still there at %v?", time.Now())
+	if _, err := h.w.peer().Send(context.Background(), h.w.account.JID(), said); err != nil {
+		note("the contact cannot send: %v", err)
+		return
+	}
+	for end := time.Now().Add(30 * time.Minute); !slices.Contains(h.texts(), said); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			note("it is deaf")
+			return
+		}
+	}
+}
+
+// shorter leaves out whatever is not needed for a problem of the same kind.
+func (p hostProgram) shorter(t *testing.T, problem string) hostProgram {
+	kind, _, _ := strings.Cut(problem, ":")
+	for i := 0; i < len(p); {
+		if q := slices.Delete(slices.Clone(p), i, i+1); strings.HasPrefix(q.play(t), kind) {
+			p = q
+		} else {
+			i++
+		}
+	}
+	return p
+}
+
+func TestNoProgramOfHostCallsKeepsTheAccountAway(t *testing.T) {
+	seed := uint64(time.Now().Year()*1000 + time.Now().YearDay())
+	for n := range stabilitytest.Pick(uint64(60), 1000) {
+		t.Run(fmt.Sprintf("%d-%d", seed, n), func(t *testing.T) {
+			p := randomProgram(rand.New(rand.NewPCG(seed, n)))
+			if problem := p.play(t); problem != "" {
+				t.Fatalf("%s\nhostProgram{\n%s}\nor shorter:\nhostProgram{\n%s}", problem, p, p.shorter(t, problem))
+			}
+		})
+	}
+}
+
+// Programs that once showed a fault.
+func TestHostProgramsOfBeforeStayHarmless(t *testing.T) {
+	if stabilitytest.Race {
+		t.Skip("these programs race with whatsmeow")
+	}
+	for name, p := range map[string]hostProgram{
+		"calls beside each other behind a way past the dialer": {
+			{50000000, "goroutine", "SetWebsocketHTTPClient; Disconnect; Connect"},
+			{50000000, "setup", "SetSOCKSProxy; Disconnect"},
+			{0, "goroutine", "Disconnect; Connect"},
+			{0, "goroutine", "ConnectContext that is cancelled behind it"},
+		},
+		"whatsmeow's own reconnecting, which nothing ends": {
+			{0, "goroutine", "SetProxy"},
+			{0, "goroutine", "InitialAutoReconnect = true; Disconnect; Connect"},
+		},
+		"a connection past the dialer, and another one": {
+			{50000000, "goroutine", "SetWebsocketHTTPClient; Disconnect; Connect"},
+			{1000000000, "goroutine", "RemoveEventHandlers; AddEventHandler"},
+			{0, "goroutine", "Disconnect; Connect"},
+			{0, "goroutine", "ConnectContext that is cancelled behind it"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Empty(t, p.play(t))
+		})
+	}
+}
