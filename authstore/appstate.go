@@ -274,7 +274,9 @@ func (s *deviceStore) GetAppStateMutationMAC(ctx context.Context, name string, i
 	return nil, nil
 }
 
-// loadMACs reads a collection's MACs, once.
+// loadMACs reads a collection's MACs, once. Those of a collection without a
+// version are removed: they belong to none, and one that is found under a later
+// version makes whatsmeow fail.
 func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	s.mu.Lock()
 	_, ok := s.loaded[name]
@@ -298,12 +300,17 @@ func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	}
 	var bad []error
 	s.mu.Lock()
+	_, whole := s.im.get(tAppState, name)
 	for _, r := range rows {
-		if err := s.im.load(r.row, r.data); err != nil {
+		if !whole { // of a version that is gone: what comes next begins at 0
+			s.dirty[r.row] = struct{}{}
+		} else if err := s.im.load(r.row, r.data); err != nil {
 			bad = append(bad, err)
 		}
 	}
-	s.loaded[name] = struct{}{}
+	if s.loaded[name] = struct{}{}; !whole {
+		s.armLocked(lazily)
+	}
 	s.mu.Unlock()
 	for _, err := range bad {
 		s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: specOf(tAppMAC).kind, Err: err})

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 //	                                               next is asked for once more
 //	our own sender keys                            dropped: made anew by the next
 //	                                               message to the group
+//	what was sent beside sessions                  kept, in a row of its own
 //	sender keys of others                          kept: they only go forward
 //	one-time prekeys                               kept for what was begun with
 //	                                               them, never offered again; new
@@ -150,6 +152,7 @@ func (a *archive) rotate() ([]string, error) {
 	}
 	sessions := len(a.im.flat[tSession])
 	clear(a.im.flat[tSession])
+	a.im.packBeside("restored-" + strconv.FormatInt(a.meta.Created.UnixMilli(), 36))
 	var own []string
 	for _, name := range []string{d.JID, d.LID} {
 		if jid, err := types.ParseJID(name); err == nil && jid.User != "" {
@@ -202,5 +205,6 @@ func (s archiveSource) close()                             {}
 func (s archiveSource) table(_ context.Context, t tableID) (*image, error) {
 	im := newImage()
 	im.flat[t], im.packed[t] = s.a.im.flat[t], s.a.im.packed[t]
+	im.beside = s.a.im.besideOf(t)
 	return settled(t, im)
 }

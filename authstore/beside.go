@@ -13,51 +13,39 @@ import (
 
 // A sent message that is not in a full row yet stands beside a session that is
 // written anyway, in the same row: so it is as durable as the send itself, and
-// costs no row and no commit. libsignal writes a session as a JSON object, and
-// passes over fields that it does not know: the messages are one more field at
-// its end, which is taken off when the row is read.
+// costs no row and no commit. In the row the messages are a field of their own:
+// see lastfield.go.
 //
 // A message beside a session stays there until the row of sixteen is written.
 // One that an earlier term has left there is taken into the present row when that
 // session is written again, and goes when it is too old.
 
-const (
-	besideField = `,"KeptSent":"`
-	besideEnd   = `"}`
-	besideMost  = 4 << 10 // with more than that the row of sixteen is written early
-)
+const besideMost = 4 << 10 // with more than that the row of sixteen is written early
 
 // withBeside is a session's row with sent messages beside it.
 func withBeside(session, entries []byte) []byte {
-	if len(entries) == 0 || !takesBeside(session) {
+	if len(entries) == 0 || !takesField(session) {
 		return session
 	}
-	out := make([]byte, 0, len(session)+len(besideField)+base64.StdEncoding.EncodedLen(len(entries))+1)
-	out = append(out, session[:len(session)-1]...)
-	out = append(out, besideField...)
-	out = base64.StdEncoding.AppendEncode(out, entries)
-	return append(out, besideEnd...)
-}
-
-// takesBeside reports whether a session is a JSON object with fields.
-func takesBeside(session []byte) bool {
-	return len(session) > 2 && session[0] == '{' && session[len(session)-1] == '}'
+	text := make([]byte, 0, base64.StdEncoding.EncodedLen(len(entries))+2)
+	text = base64.StdEncoding.AppendEncode(append(text, '"'), entries)
+	return keptSent.appendTo(session, append(text, '"'))
 }
 
 // splitBeside takes a session's row apart.
 func splitBeside(data []byte) (session, entries []byte) {
-	if !bytes.HasSuffix(data, []byte(besideEnd)) {
+	if !bytes.HasSuffix(data, []byte(`"}`)) { // no session of libsignal ends so: most need no search
 		return data, nil
 	}
-	at := bytes.LastIndex(data, []byte(besideField))
-	if at < 0 {
+	session, text, ok := keptSent.cutFrom(data)
+	if !ok || len(text) < 2 || text[0] != '"' {
 		return data, nil
 	}
-	entries, err := base64.StdEncoding.DecodeString(string(data[at+len(besideField) : len(data)-len(besideEnd)]))
+	entries, err := base64.StdEncoding.DecodeString(string(text[1 : len(text)-1]))
 	if err != nil {
 		return data, nil
 	}
-	return append(data[:at:at], '}'), entries
+	return session, entries
 }
 
 // rideLocked puts the sent messages that no row has yet beside a session that is
@@ -70,7 +58,7 @@ func (s *deviceStore) rideLocked(changes map[logicalID]change) {
 			continue
 		}
 		c := changes[id]
-		stays := !c.del && takesBeside(c.value)
+		stays := !c.del && takesField(c.value)
 		if entries, ok := s.im.beside[id.id]; ok {
 			if _, ours := p.beside[id.id]; !ours {
 				entries = s.adoptLocked(id.id, entries)
@@ -136,6 +124,33 @@ func (s *deviceStore) dropBesideLocked(limit int64) {
 	}
 	if dropped {
 		s.armLocked(lazily)
+	}
+}
+
+// besideOf is what stands beside the rows of t.
+func (im *image) besideOf(t tableID) map[string][]byte {
+	if t == tSession {
+		return im.beside
+	}
+	return nil
+}
+
+// packBeside gives the sent messages a row of that name, for sessions that go.
+func (im *image) packBeside(name string) {
+	var all []byte
+	var last int64
+	for _, address := range slices.Sorted(maps.Keys(im.beside)) {
+		_ = decodePacked(im.beside[address], func(id string, v []byte) {
+			f := fields{b: v}
+			if at := f.varint(); f.err == nil {
+				all = append(all, packedEntry(id, at, f.b)...)
+				last = max(last, at)
+			}
+		})
+	}
+	clear(im.beside)
+	if len(all) > 0 {
+		im.apply(put(tOutgoing, packedFormat+"/"+name, outgoingValue(last, packedFormat, all)))
 	}
 }
 

@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -106,7 +107,7 @@ func TestRowWithASentMessageIsASessionForOlderVersions(t *testing.T) {
 	data, ok := s.im.render(row{tSession, "1:0"}, nil)
 	s.mu.Unlock()
 	require.True(t, ok)
-	require.Contains(t, string(data), besideField)
+	require.Contains(t, string(data), string(keptSent))
 	require.True(t, json.Valid(data))
 	require.NoError(t, parseWithLibsignal(data))
 	session, entries := splitBeside(slices.Clone(data))
@@ -147,4 +148,58 @@ func TestSentMessagesBesideSessionsHaveBounds(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(validSession(t, 2)), string(session))
 	})
+}
+
+func TestSentMessagesMoveWithTheirDevice(t *testing.T) {
+	for name, move := range map[string]func(t *testing.T, kv *mapKV, f *testFence) *mapKV{
+		"imported": func(t *testing.T, kv *mapKV, f *testFence) *mapKV {
+			to := newMapKV()
+			_, err := Import(bg, FromKV("old", kv, f), New(to), newFence(1))
+			require.NoError(t, err)
+			return to
+		},
+		"restored": func(t *testing.T, kv *mapKV, f *testFence) *mapKV {
+			to := newMapKV()
+			_, err := Restore(bg, bytes.NewReader(exported(t, FromKV("old", kv, f))), archiveKey, New(to), newFence(1))
+			require.NoError(t, err)
+			return to
+		},
+		"restored unchanged": func(t *testing.T, kv *mapKV, f *testFence) *mapKV {
+			to := newMapKV()
+			_, err := Restore(bg, bytes.NewReader(exported(t, FromKV("old", kv, f))), archiveKey, New(to), newFence(1), RestoredUnchanged())
+			require.NoError(t, err)
+			return to
+		},
+		"exported while it runs": func(t *testing.T, kv *mapKV, _ *testFence) *mapKV {
+			to := newMapKV()
+			c, _, _ := open(t, kv)
+			_, err := Restore(bg, bytes.NewReader(exported(t, FromContainer(c))), archiveKey, New(to), newFence(1))
+			require.NoError(t, err)
+			return to
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kv := newMapKV()
+			_, d, _ := open(t, kv)
+			for n := range 4 { // of two terms, beside two sessions
+				sendWith(t, d, n, fmt.Sprintf("%d:0", n%2))
+				if n == 1 {
+					d = killed(t, kv)
+				}
+			}
+			kv.setEpoch(kv.epoch + 1)
+			to := move(t, kv, newFence(kv.epoch))
+			for range 2 {
+				d = killed(t, to)
+				for n := range 4 {
+					requireSent(t, d, n)
+				}
+			}
+			session, err := d.Sessions.GetSession(bg, "1:0")
+			require.NoError(t, err)
+			if session != nil { // a restore drops those that went on
+				require.Equal(t, string(validSession(t, 4)), string(session))
+			}
+		})
+	}
 }

@@ -127,6 +127,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	aside := make(map[Key][]Entry)
 	for r := range rows {
 		data, ok := s.im.render(r, changes)
+		ok = ok && !s.tornLocked(r)
 		rendered = append(rendered, renderedRow{r, data, ok})
 		// A damaged row is kept before something else takes its place.
 		key, _, _ := s.keyOf(r)
@@ -193,24 +194,6 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	}
 	s.mu.Unlock()
 	return err
-}
-
-// flushAlone writes the dirty rows one by one after a batch was refused for
-// good: one poisonous row must not hold up the others. A row that is refused alone
-// too stays in memory until the term ends.
-func (s *deviceStore) flushAlone() {
-	s.mu.Lock()
-	took := s.dirty
-	s.dirty = make(map[row]struct{})
-	s.mu.Unlock()
-	for r := range took {
-		s.mu.Lock()
-		data, ok := s.im.render(r, nil)
-		s.mu.Unlock()
-		if _, err := s.commitRows("flush", []renderedRow{{r, data, ok}}, Batch{}, false); err != nil && s.gate.check("flush") == nil {
-			s.cfg.incident(Incident{Kind: IncidentRefused, Row: specOf(r.table).kind, Err: err})
-		}
-	}
 }
 
 type renderedRow struct {

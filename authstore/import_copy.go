@@ -35,6 +35,15 @@ func importOrder() []tableID {
 
 // rowsIn gives a table as rows, the way it stands in a KV.
 func (im *image) rowsIn(t tableID) map[string][]byte {
+	if t == tSession && len(im.beside) > 0 {
+		out := maps.Clone(im.flat[t])
+		for id, entries := range im.beside {
+			if session, ok := out[id]; ok {
+				out[id] = withBeside(session, entries)
+			}
+		}
+		return out
+	}
 	if !im.specs[t].packed {
 		return im.flat[t]
 	}

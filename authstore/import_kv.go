@@ -203,6 +203,7 @@ func (l liveSource) open(ctx context.Context) (view, error) {
 			v.im.packed[t][bucket] = maps.Clone(entries)
 		}
 	}
+	maps.Copy(v.im.beside, s.im.beside)
 	v.device = s.head.info().JID
 	return v, nil
 }
@@ -221,6 +222,7 @@ func (v *liveView) table(_ context.Context, t tableID) (*image, error) {
 	im := newImage()
 	if !im.specs[t].lazy {
 		im.flat[t], im.packed[t] = v.im.flat[t], v.im.packed[t]
+		im.beside = v.im.besideOf(t)
 		return settled(t, im)
 	}
 	rows, err := v.s.scan("export", t, "")

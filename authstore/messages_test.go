@@ -134,6 +134,15 @@ func TestDeliveryHearsOfAFailedDecryptionBeforeItsAcknowledgement(t *testing.T) 
 		left := fmt.Errorf("left alone: %w", context.Canceled)
 		require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(ctx, func(context.Context) error { return left }), context.Canceled)
 		require.Len(t, f.ended, 1, "that one is not acknowledged")
+		// The connection ended meanwhile, and whatever came of it: nothing is
+		// acknowledged, so it is no message that cannot be decrypted.
+		over, end := context.WithCancel(ctx)
+		err = d.EventBuffer.DoDecryptionTxn(over, func(context.Context) error {
+			end()
+			return bad
+		})
+		require.ErrorIs(t, err, bad)
+		require.Len(t, f.ended, 1)
 		f.failed = errors.New("could not be noted")
 		require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(ctx, func(context.Context) error { return bad }), f.failed)
 	})

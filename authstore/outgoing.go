@@ -13,7 +13,8 @@ import (
 // Outgoing events: what was sent is kept, so that a peer who could not decrypt
 // it can ask again, also after a restart. whatsmeow adds one just before it
 // encrypts, so it rides on the commit of that send's sessions and costs none of
-// its own.
+// its own. One in the common format costs no row either: it is kept as KeepSent
+// keeps what is sent.
 //
 // whatsmeow asks with every send that old ones be deleted, and an error would
 // fail the send. So a send never waits for it: it happens beside, once a term
@@ -40,6 +41,9 @@ func outgoingValue(at int64, format string, plaintext []byte) []byte {
 
 func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id types.MessageID, format string, plaintext []byte) error {
 	const op = "add outgoing event"
+	if format == packedKind {
+		return s.KeepSent(ctx, chat, id, plaintext)
+	}
 	if s.cfg.retention.Sent < 0 {
 		return s.ready(op)
 	}
@@ -61,13 +65,33 @@ func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.
 	if !altChat.IsEmpty() {
 		ids = append(ids, outgoingID(altChat, id))
 	}
-	for _, rowID := range ids {
-		// Memory first: what it drops between the two looks is durable by then.
+	// Memory first: what it drops between the two looks is durable by then.
+	if format, plaintext, err = s.outgoingIn(ids, func(rowID string) ([]byte, bool, error) {
 		v, ok := s.get(ctx, tOutgoing, rowID)
-		if !ok {
-			if v, ok, err = s.readRow(op, row{tOutgoing, rowID}); err != nil {
-				return "", nil, err
-			}
+		return v, ok, nil
+	}); err != nil || format != "" {
+		return format, plaintext, err
+	}
+	if plaintext, found, _ := s.sentHere(ids); found {
+		return packedKind, plaintext, nil
+	}
+	if format, plaintext, err = s.outgoingIn(ids, func(rowID string) ([]byte, bool, error) {
+		return s.readRow(op, row{tOutgoing, rowID})
+	}); err != nil || format != "" {
+		return format, plaintext, err
+	}
+	if plaintext, err = s.Sent(ctx, chat, altChat, id); err != nil || plaintext == nil {
+		return "", nil, err
+	}
+	return packedKind, plaintext, nil
+}
+
+// outgoingIn gives the first of the rows that is there and not too old.
+func (s *deviceStore) outgoingIn(ids []string, look func(rowID string) ([]byte, bool, error)) (format string, plaintext []byte, err error) {
+	for _, rowID := range ids {
+		v, ok, err := look(rowID)
+		if err != nil {
+			return "", nil, err
 		}
 		if !ok {
 			continue
@@ -85,11 +109,7 @@ func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.
 		}
 		return kind, copyOf(f.b), nil
 	}
-	// An older whatsmeow, or a host with a callback of its own, may have sent it.
-	if plaintext, err = s.Sent(ctx, chat, altChat, id); err != nil || plaintext == nil {
-		return "", nil, err
-	}
-	return packedKind, plaintext, nil
+	return "", nil, nil
 }
 
 // DeleteOldOutgoingEvents returns at once: see above.

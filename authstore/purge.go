@@ -165,6 +165,7 @@ func (s *deviceStore) resetLocked(gen string) {
 	clear(s.checked)
 	clear(s.secrets)
 	clear(s.loaded)
+	clear(s.torn)
 	s.seenRow = ""
 	s.pack = sentPack{next: s.pack.next}
 	for _, t := range countedTables {

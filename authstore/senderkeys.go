@@ -1,7 +1,6 @@
 package authstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +20,7 @@ import (
 // no read. That a key is missing is remembered as well.
 //
 // A key is written with each message that it decrypts, so the day of its last use
-// stands in its row and costs no write of its own: as one more field of the JSON
-// object in which libsignal writes it. A reader that does not know the field ignores it.
+// stands in its row (see lastfield.go) and costs no write of its own.
 
 const (
 	defaultSenderKeyCache = 8 << 20
@@ -45,31 +43,27 @@ func (k *senderKeys) toRemove(id string) {
 	k.old[id] = struct{}{}
 }
 
-const usedDay = `,"UsedDay":` // days since 1970, UTC
-
 // stampUse notes in a sender key that it was used at now. One in a form that is
 // not known stays as it is, and is kept for ever.
 func stampUse(key []byte, now time.Time) []byte {
-	n := len(key)
-	if n < 3 || key[0] != '{' || key[n-1] != '}' || key[n-2] == '{' {
+	if !takesField(key) {
 		return copyOf(key)
 	}
-	out := append(make([]byte, 0, n+len(usedDay)+6), key[:n-1]...)
-	return append(strconv.AppendInt(append(out, usedDay...), now.Unix()/(24*60*60), 10), '}')
+	return usedDay.appendTo(key, strconv.AppendInt(nil, now.Unix()/(24*60*60), 10))
 }
 
 // cutUse gives the sender key that stampUse was given, and its day. The key is
 // the caller's own.
 func cutUse(v []byte) (key []byte, day int64, ok bool) {
-	i := bytes.LastIndex(v, []byte(usedDay))
-	if i < 0 || v[len(v)-1] != '}' {
+	key, number, ok := usedDay.cutFrom(v)
+	if !ok {
 		return copyOf(v), 0, false
 	}
-	day, err := strconv.ParseInt(string(v[i+len(usedDay):len(v)-1]), 10, 64)
+	day, err := strconv.ParseInt(string(number), 10, 64)
 	if err != nil {
 		return copyOf(v), 0, false
 	}
-	return append(copyOf(v[:i]), '}'), day, true
+	return key, day, true
 }
 
 // senderKeyTime is the end of the day on which a sender key was last used, Unix

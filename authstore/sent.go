@@ -150,45 +150,15 @@ func (s *deviceStore) Sent(_ context.Context, chat, altChat types.JID, id types.
 	if !altChat.IsEmpty() {
 		keys = append(keys, outgoingID(altChat, id))
 	}
-	limit := before(s.cfg.retention.Sent).UnixMilli()
-	look := func(packed map[string][]byte) (plaintext []byte, found bool) {
-		for _, key := range keys {
-			v, ok := packed[key]
-			if !ok {
-				continue
-			}
-			if f := (fields{b: v}); f.varint() >= limit && f.err == nil {
-				return copyOf(f.b), true
-			}
-		}
-		return nil, false
-	}
-	s.mu.Lock()
-	here := make(map[string][]byte)
-	for _, entries := range s.im.beside {
-		unpack(here, entries)
-	}
-	unpack(here, s.pack.data)
-	for id, v := range s.im.flat[tOutgoing] {
-		unpackRow(here, id, v)
-	}
-	read := s.pack.read
-	if time.Since(s.pack.readAt) > packedFresh {
-		read = nil
-	}
-	plaintext, found := look(here)
-	if !found && read != nil {
-		plaintext, found = look(read)
-	}
-	s.mu.Unlock()
-	if found || read != nil {
+	plaintext, found, all := s.sentHere(keys)
+	if found || all {
 		return plaintext, nil
 	}
 	rows, err := s.scan(op, tOutgoing, "")
 	if err != nil {
 		return nil, err
 	}
-	read = make(map[string][]byte)
+	read := make(map[string][]byte)
 	for _, r := range rows {
 		unpackRow(read, r.row.bucket, r.data)
 	}
@@ -199,8 +169,44 @@ func (s *deviceStore) Sent(_ context.Context, chat, altChat types.JID, id types.
 		unpackRow(read, id, v)
 	}
 	s.pack.read, s.pack.readAt = read, time.Now()
-	plaintext, _ = look(read)
+	plaintext, _ = s.youngOf(read, keys)
 	return plaintext, nil
+}
+
+// sentHere looks in memory for a sent message under one of keys. all: the rows
+// were read lately, so it is nowhere else.
+func (s *deviceStore) sentHere(keys []string) (plaintext []byte, found, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	here := make(map[string][]byte)
+	for _, entries := range s.im.beside {
+		unpack(here, entries)
+	}
+	unpack(here, s.pack.data)
+	for id, v := range s.im.flat[tOutgoing] {
+		unpackRow(here, id, v)
+	}
+	if plaintext, found = s.youngOf(here, keys); found {
+		return plaintext, true, false
+	}
+	if s.pack.read == nil || time.Since(s.pack.readAt) > packedFresh {
+		return nil, false, false
+	}
+	plaintext, found = s.youngOf(s.pack.read, keys)
+	return plaintext, found, true
+}
+
+// youngOf gives the message under one of keys that is not too old.
+func (s *deviceStore) youngOf(packed map[string][]byte, keys []string) (plaintext []byte, found bool) {
+	limit := before(s.cfg.retention.Sent).UnixMilli()
+	for _, key := range keys {
+		if v, ok := packed[key]; ok {
+			if f := (fields{b: v}); f.varint() >= limit && f.err == nil {
+				return copyOf(f.b), true
+			}
+		}
+	}
+	return nil, false
 }
 
 // unpackRow adds the messages of a row of outgoing events to out. A row of an
@@ -213,10 +219,18 @@ func unpackRow(out map[string][]byte, id string, v []byte) {
 	case string(format) == packedFormat:
 		unpack(out, f.b)
 	case string(format) == packedKind:
-		out[id] = append(fieldsOf(at), f.b...)
+		keepNewest(out, id, append(fieldsOf(at), f.b...))
 	}
 }
 
 func unpack(out map[string][]byte, entries []byte) {
-	_ = decodePacked(entries, func(id string, v []byte) { out[id] = v })
+	_ = decodePacked(entries, func(id string, v []byte) { keepNewest(out, id, v) })
+}
+
+// keepNewest is for a message that was sent again under its id.
+func keepNewest(out map[string][]byte, id string, v []byte) {
+	at, here := fields{b: v}, fields{b: out[id]}
+	if out[id] == nil || here.varint() <= at.varint() {
+		out[id] = v
+	}
 }

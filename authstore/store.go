@@ -47,11 +47,12 @@ type deviceStore struct {
 	secrets     map[[16]byte]struct{}      // message secrets written in this term
 	staged      map[string]*stagedAppState // by collection
 	loaded      map[string]struct{}        // collections whose MACs are in memory
+	torn        map[string]struct{}        // collections that are kept without a version: see refused.go
 	seenRow     string                     // the bucket that takes the next finished event
 	seenNext    int
 	warned      sync.Once                    // of fields of the Device that cannot be kept
 	outgoingDue time.Time                    // when old outgoing events are next looked for
-	sweepAt     [len(agings)]time.Time       // when their tables are next looked at
+	sweepAt     [numTables]time.Time         // when their tables are next looked at
 	sizes       [numTables]size              // of tables that are read on demand
 	pack        sentPack                     // what was sent and is not stored yet
 	removals    []Key                        // old rows that the next commits take along

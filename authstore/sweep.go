@@ -16,18 +16,49 @@ const (
 	sweepAgain   = time.Hour // after a look that failed
 )
 
-// aging is a table that is read on demand and whose rows have an age.
+// aging is a table that is read on demand and whose rows have an age. Where
+// tables differ, they differ here.
 type aging struct {
-	table tableID
-	note  string // a single value: since when each row has a time, and when the table was last looked at
-	age   func(Retention) time.Duration
-	name  string
+	table  tableID
+	note   string // a single value: since when each row has a time, and when the table was last looked at
+	name   string
+	age    func(Retention) time.Duration
+	usedAt func(row []byte) (unix int64, ok bool) // false: it was not noted
+
+	// Called with mu held.
+	waiting func(*deviceStore) int                     // old rows that a look has found and no commit has removed yet
+	begin   func(*deviceStore)                         // a look begins
+	end     func(*deviceStore) (remove func(sweptRow)) // a look is over; remove is for the rows that are too old
 }
 
 // agings is never written to.
 var agings = [...]aging{
-	{tSecret, "secret_sweep", func(r Retention) time.Duration { return r.MessageSecrets }, "message secrets"},
-	{tSenderKey, "senderkey_sweep", func(r Retention) time.Duration { return r.SenderKeys }, "sender keys"},
+	{
+		table: tSecret, note: "secret_sweep", name: "message secrets",
+		age:     func(r Retention) time.Duration { return r.MessageSecrets },
+		usedAt:  secretTime,
+		waiting: func(s *deviceStore) int { return len(s.removals) },
+		begin:   func(*deviceStore) {}, // a secret is written once, so none becomes younger meanwhile
+		end: func(s *deviceStore) func(sweptRow) {
+			return func(r sweptRow) { s.removals = append(s.removals, r.key) }
+		},
+	},
+	{
+		table: tSenderKey, note: "senderkey_sweep", name: "sender keys",
+		age:     func(r Retention) time.Duration { return r.SenderKeys },
+		usedAt:  senderKeyTime,
+		waiting: func(s *deviceStore) int { return len(s.keys.old) },
+		begin:   func(s *deviceStore) { s.keys.during = make(map[string]struct{}) },
+		end: func(s *deviceStore) func(sweptRow) {
+			used := s.keys.during
+			s.keys.during = nil
+			return func(r sweptRow) {
+				if _, ok := used[r.id]; !ok {
+					s.keys.toRemove(r.id)
+				}
+			}
+		},
+	},
 }
 
 func sweepValue(noted, swept time.Time) []byte { return fieldsOf(noted.Unix(), swept.Unix()) }
@@ -48,13 +79,13 @@ func (s *deviceStore) sweep() {
 		})
 		return append(changes, s.surplusLIDsLocked()...)
 	})
-	for i, a := range agings {
-		if s.sweepDue(i) {
+	for _, a := range agings {
+		if s.sweepDue(a) {
 			s.inBackground(func() {
 				if err := s.sweepTable(a); err != nil {
 					s.cfg.log.Warn("old rows were not looked for, this is tried again in an hour", "rows", a.name, "error", err)
 					s.mu.Lock()
-					s.sweepAt[i] = time.Now().Add(sweepAgain)
+					s.sweepAt[a.table] = time.Now().Add(sweepAgain)
 					s.mu.Unlock()
 				}
 			})
@@ -69,8 +100,7 @@ func (s *deviceStore) sweep() {
 
 // sweepDue reports whether a table is to be looked at, and notes that it is
 // being done.
-func (s *deviceStore) sweepDue(i int) bool {
-	a := agings[i]
+func (s *deviceStore) sweepDue(a aging) bool {
 	age := a.age(s.cfg.retention)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,11 +111,7 @@ func (s *deviceStore) sweepDue(i int) bool {
 	if _, ok := s.im.get(tMisc, a.note); !ok {
 		s.laterLocked(lazily, put(tMisc, a.note, sweepValue(now, now)))
 	}
-	waiting := len(s.removals) // what the last look has found
-	if a.table == tSenderKey {
-		waiting = len(s.keys.old)
-	}
-	if waiting > 0 || now.Before(s.sweepAt[i]) {
+	if a.waiting(s) > 0 || now.Before(s.sweepAt[a.table]) {
 		return false
 	}
 	v, _ := s.im.get(tMisc, a.note)
@@ -93,10 +119,8 @@ func (s *deviceStore) sweepDue(i int) bool {
 	if s.sizes[a.table].known && (age == Forever || now.Before(swept.Add(age/12))) {
 		return false
 	}
-	s.sweepAt[i] = now.Add(age / 12)
-	if a.table == tSenderKey {
-		s.keys.during = make(map[string]struct{})
-	}
+	s.sweepAt[a.table] = now.Add(age / 12)
+	a.begin(s)
 	return true
 }
 
@@ -125,7 +149,10 @@ func (s *deviceStore) sweepTable(a aging) error {
 			r := sweptRow{e.Key, "", time.Now().Unix()} // whoever asks for a row that does not open finds out what it is
 			rec, err := s.cfg.codec.decode(e.Key, strings.TrimPrefix(e.Key.ID, prefix), e.Value)
 			if err == nil && rec.split == nil {
-				r.id, r.at = rec.id, a.table.usedAt(rec.data, noted)
+				r.id, r.at = rec.id, noted.Unix()
+				if at, ok := a.usedAt(rec.data); ok {
+					r.at = at
+				}
 			}
 			rows = append(rows, r)
 		}
@@ -133,10 +160,7 @@ func (s *deviceStore) sweepTable(a aging) error {
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	during := s.keys.during
-	if a.table == tSenderKey {
-		s.keys.during = nil
-	}
+	remove := a.end(s)
 	if err != nil || s.closed {
 		return err
 	}
@@ -147,33 +171,12 @@ func (s *deviceStore) sweepTable(a aging) error {
 		newest[r.id] = max(newest[r.id], r.at)
 	}
 	for _, r := range rows {
-		_, used := during[r.id]
-		switch {
-		case newest[r.id] >= limit || r.id == "":
-		case a.table == tSecret:
-			s.removals = append(s.removals, r.key)
-		case !used:
-			s.keys.toRemove(r.id)
+		if r.id != "" && newest[r.id] < limit {
+			remove(r)
 		}
 	}
 	s.laterLocked(lazily, put(tMisc, a.note, sweepValue(noted, time.Now())))
 	return nil
-}
-
-// usedAt is when a row was last used, Unix seconds. One without a time counts
-// from noted.
-func (t tableID) usedAt(v []byte, noted time.Time) int64 {
-	var at int64
-	var ok bool
-	if t == tSecret {
-		at, ok = secretTime(v)
-	} else {
-		at, ok = senderKeyTime(v)
-	}
-	if !ok {
-		return noted.Unix()
-	}
-	return at
 }
 
 // takeRemovalsLocked gives what the next commit takes along, and leaves out what

@@ -44,6 +44,7 @@ func macs(value byte, index ...byte) (list []store.AppStateMutationMAC) {
 func TestNewestMACOfAnIndexIsKept(t *testing.T) {
 	kv := newMapKV()
 	c, d, _ := open(t, kv)
+	require.NoError(t, d.AppState.PutAppStateVersion(bg, "regular", 6, [128]byte{}))
 	require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 5, macs(5, 1, 2)))
 	require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 3, macs(3, 1)))
 	require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 6, macs(6, 2)))

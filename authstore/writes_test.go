@@ -438,3 +438,36 @@ func TestEndedDeviceBeginsNoCommit(t *testing.T) {
 		require.NoError(t, c.Close(bg))
 	})
 }
+
+// Several writes may have ended without an answer. A next device settles all of
+// them, in their order, or there is none.
+func TestEveryWriteWithoutAnAnswerIsSettled(t *testing.T) {
+	for _, failing := range []string{"1", "2", "3"} {
+		t.Run("the store fails at "+failing, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				c, _, f := open(t, kv)
+				require.NoError(t, c.EndTerm(bg))
+				key := func(id string) Key { return Key{"test", id} }
+				for _, id := range []string{"1", "2", "3"} {
+					c.cfg.writes.giveUp(f.Epoch(), unknownDone{"test", Batch{Put: []Entry{{key(id), nil}, {key("newest"), []byte(id)}}}})
+				}
+				kv.before.set(func(op string, b Batch) error {
+					if op == "commit" && b.Put[0].Key == key(failing) {
+						return errDown
+					}
+					return nil
+				})
+				for range 2 {
+					_, err := c.Device(bg, f)
+					require.ErrorIs(t, err, ErrUnavailable)
+				}
+				kv.before.set(nil)
+				_, err := c.Device(bg, f)
+				require.NoError(t, err)
+				require.Equal(t, 4, kv.count("test"))
+				require.Equal(t, "3", kv.data[key("newest")])
+			})
+		})
+	}
+}
