@@ -159,7 +159,7 @@ var states = []struct {
 	{"lock lost", func(p *place) {
 		p.run().pair()
 		p.broken.Store(true)
-		other := p.another(renewals(2 * time.Second)).run()
+		other := p.another(stability.WithLockOptions(lock.WithPoll(100 * time.Millisecond))).run() // keeps it for long
 		other.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
 		p.broken.Store(false)
 		p.await(func(st stability.Status) bool { return st.LockHolder == "wa-2" && st.StoreUnavailable == nil })
