@@ -50,11 +50,16 @@ const restoredGap = 1 << 16
 // apart from it. After an error what was written is no archive.
 //
 // One table is held in memory at a time; of a running account, everything
-// that it has in memory anyway, and no copy of it.
-func Export(ctx context.Context, from Source, w io.Writer, key [32]byte) (Report, error) {
+// that it has in memory anyway, and no copy of it. Of the options only
+// OnProgress means something here: it is told of each table.
+func Export(ctx context.Context, from Source, w io.Writer, key [32]byte, opts ...ImportOption) (Report, error) {
+	var o importConfig
+	for _, opt := range opts {
+		opt(&o)
+	}
 	began := time.Now()
 	r := Report{From: from.String(), Entries: make(map[Kind]int)}
-	err := export(ctx, from, w, key, &r)
+	err := export(ctx, from, w, key, &r, o.progress)
 	r.Took = time.Since(began)
 	if err != nil {
 		return r, fmt.Errorf("authstore: export %s: %w", from, err)
@@ -62,7 +67,7 @@ func Export(ctx context.Context, from Source, w io.Writer, key [32]byte) (Report
 	return r, nil
 }
 
-func export(ctx context.Context, from Source, w io.Writer, key [32]byte, r *Report) error {
+func export(ctx context.Context, from Source, w io.Writer, key [32]byte, r *Report, progress func(Progress)) error {
 	if err := from.usable(nil); err != nil {
 		return err
 	}
@@ -83,7 +88,7 @@ func export(ctx context.Context, from Source, w io.Writer, key [32]byte, r *Repo
 	if err := writeRecord(sw, recordMeta, "", meta); err != nil {
 		return err
 	}
-	for _, t := range importOrder() {
+	for i, t := range importOrder() {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -101,6 +106,9 @@ func export(ctx context.Context, from Source, w io.Writer, key [32]byte, r *Repo
 				return err
 			}
 			r.Rows++
+		}
+		if progress != nil {
+			progress(Progress{Phase: "export", Kind: kind, Table: i + 1, Tables: importTables, Done: len(rows), Total: len(rows), Bytes: sw.n})
 		}
 	}
 	if err := from.usable(nil); err != nil {

@@ -18,8 +18,18 @@ var archiveKey = [32]byte{1, 2, 3}
 func exported(t testing.TB, src Source) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	r, err := Export(bg, src, &b, archiveKey)
+	var steps []Progress
+	r, err := Export(bg, src, &b, archiveKey, OnProgress(func(p Progress) { steps = append(steps, p) }))
 	require.NoError(t, err)
+	require.Len(t, steps, importTables, "a step for each table")
+	done := 0
+	for i, p := range steps {
+		require.Equal(t, i+1, p.Table)
+		require.Equal(t, "export", p.Phase)
+		done += p.Done
+	}
+	require.Equal(t, r.Rows, done)
+	require.LessOrEqual(t, steps[len(steps)-1].Bytes, r.Bytes)
 	require.EqualValues(t, b.Len(), r.Bytes)
 	return b.Bytes()
 }

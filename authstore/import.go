@@ -87,16 +87,17 @@ func ReplaceDevice() ImportOption { return func(o *importConfig) { o.overwrite =
 func RetireSource() ImportOption { return func(o *importConfig) { o.retire = true } }
 
 // OnProgress is told of every step, from the goroutine of the caller. It must
-// not call the Container.
+// not call the Container. Export takes it too.
 func OnProgress(f func(Progress)) ImportOption { return func(o *importConfig) { o.progress = f } }
 
-// Progress is where an import stands.
+// Progress is where an import or an export stands.
 type Progress struct {
-	Phase       string // "copy" or "verify"
+	Phase       string // "copy" or "verify"; "export"
 	Kind        Kind
 	Table       int // of Tables
 	Tables      int
-	Done, Total int // rows of this kind
+	Done, Total int   // rows of this kind
+	Bytes       int64 // written so far, of all kinds
 }
 
 // Report is what an import found and did.

@@ -82,7 +82,7 @@ func count(ctx context.Context, v view, o *importConfig, r *Report) error {
 			r.Entries[kind] = c
 		}
 		if o.progress != nil {
-			o.progress(Progress{"copy", kind, i + 1, importTables, n, n})
+			o.progress(Progress{Phase: "copy", Kind: kind, Table: i + 1, Tables: importTables, Done: n, Total: n})
 		}
 	}
 	r.Warnings = append(r.Warnings, v.warnings()...)
@@ -190,7 +190,7 @@ func (m *importer) copyTable(ctx context.Context, t tableID, n int, want, have m
 
 func (m *importer) tell(phase string, t tableID, n, done, total int) {
 	if m.o.progress != nil {
-		m.o.progress(Progress{phase, specOf(t).kind, n, importTables, done, total})
+		m.o.progress(Progress{Phase: phase, Kind: specOf(t).kind, Table: n, Tables: importTables, Done: done, Total: total, Bytes: m.r.Bytes})
 	}
 }
 

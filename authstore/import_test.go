@@ -102,6 +102,7 @@ func TestAnImportedDeviceIsTheSameUnderAnotherSealAndOtherLimits(t *testing.T) {
 	require.Empty(t, r.Warnings)
 	require.Equal(t, "verify", steps[len(steps)-1].Phase)
 	require.Equal(t, importTables, steps[len(steps)-1].Table)
+	require.Equal(t, r.Bytes, steps[len(steps)-1].Bytes)
 	require.Positive(t, to.count(kindPart))
 	require.Zero(t, to.count(kindImport))
 

@@ -148,7 +148,7 @@ type options struct{ stopped, replace, keep, dryRun bool }
 
 // move moves one device, and tells of it.
 func move(ctx context.Context, source authstore.Source, target *account, o options, out io.Writer) error {
-	p := &printer{out: out, last: time.Now()}
+	p := newPrinter(out)
 	opts := []authstore.ImportOption{authstore.OnProgress(p.show)}
 	for _, c := range []struct {
 		on  bool
@@ -311,19 +311,52 @@ func (a *account) close() error {
 	return errors.Join(err, a.backend.Close())
 }
 
-// printer shows a line for each table when it is done, and now and then on
-// the way.
+// printer shows how far a move is: on a terminal in one line that is written
+// again and again, elsewhere in a line every ten seconds.
 type printer struct {
-	out  io.Writer
-	last time.Time
+	out         io.Writer
+	live        bool // out is a terminal
+	began, last time.Time
+
+	table, before, rows int // rows: done in all; before: of them in earlier tables
+	phase               string
+}
+
+func newPrinter(out io.Writer) *printer {
+	p := &printer{out: out, began: time.Now(), last: time.Now()}
+	if f, ok := out.(*os.File); ok && os.Getenv("TERM") != "dumb" {
+		info, err := f.Stat()
+		p.live = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return p
 }
 
 func (p *printer) show(g authstore.Progress) {
-	if g.Done < g.Total && time.Since(p.last) < time.Second {
+	if p.table != g.Table || p.phase != g.Phase {
+		if p.phase != g.Phase {
+			p.rows = 0
+		}
+		p.before, p.table, p.phase = p.rows, g.Table, g.Phase
+	}
+	p.rows = p.before + g.Done
+	pause := 10 * time.Second
+	if p.live {
+		pause = 100 * time.Millisecond
+	}
+	last := g.Table == g.Tables && g.Done == g.Total
+	if !last && time.Since(p.last) < pause {
 		return
 	}
-	if p.last = time.Now(); g.Total > 0 {
-		fmt.Fprintf(p.out, "%-6s  %2d/%d  %-10s  %d/%d rows\n", g.Phase, g.Table, g.Tables, g.Kind, g.Done, g.Total)
+	p.last = time.Now()
+	line := fmt.Sprintf("%-6s  table %d of %d (%s, %d of %d rows); %d rows, %d bytes written, %.0f rows/s",
+		g.Phase, g.Table, g.Tables, g.Kind, g.Done, g.Total, p.rows, g.Bytes, float64(p.rows)/max(time.Since(p.began).Seconds(), 0.001))
+	switch {
+	case p.live && !last:
+		fmt.Fprint(p.out, "\r\x1b[K"+line)
+	case p.live:
+		fmt.Fprintln(p.out, "\r\x1b[K"+line)
+	default:
+		fmt.Fprintln(p.out, line)
 	}
 }
 
