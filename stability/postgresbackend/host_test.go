@@ -137,6 +137,13 @@ func settings(b stability.Backend, transport *http.Transport) []stability.Option
 // host runs a Manager until the test ends, or leave is called.
 func (s *service) host(b stability.Backend, opts ...stability.Option) *host {
 	s.t.Helper()
+	return s.program((*host).run, b, opts...)
+}
+
+// program is a Manager and what looks after it, until the test ends or leave is
+// called.
+func (s *service) program(does func(*host, context.Context) error, b stability.Backend, opts ...stability.Option) *host {
+	s.t.Helper()
 	h := &host{t: s.t, result: make(chan error, 1), codes: make(chan string, 64)}
 	base := append(settings(b, s.sim.Transport()),
 		stability.WithQR(func(q stability.QR) { h.codes <- q.Code }),
@@ -150,24 +157,59 @@ func (s *service) host(b stability.Backend, opts ...stability.Option) *host {
 	h.Manager = m
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
-	go func() {
-		h.result <- m.Run(ctx, func(_ context.Context, c *whatsmeow.Client) error {
-			c.ManualHistorySyncDownload = true
-			c.AddEventHandler(func(evt any) {
-				if msg, ok := evt.(*events.Message); ok {
-					h.mu.Lock()
-					defer h.mu.Unlock()
-					h.got = append(h.got, msg.Info.ID)
-				}
-			})
-			return nil
-		})
-	}()
+	go func() { h.result <- does(h, ctx) }()
 	s.t.Cleanup(func() {
 		cancel()
 		_ = m.Close(context.Background())
 	})
 	return h
+}
+
+func (h *host) run(ctx context.Context) error {
+	return h.Run(ctx, func(_ context.Context, c *whatsmeow.Client) error {
+		c.ManualHistorySyncDownload = true
+		c.AddEventHandler(func(evt any) {
+			if msg, ok := evt.(*events.Message); ok {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.got = append(h.got, msg.Info.ID)
+			}
+		})
+		return nil
+	})
+}
+
+// byHand asks the Manager what to do, one term after the other.
+func (h *host) byHand(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := h.Activate(ctx); err != nil {
+			break
+		}
+		d, err := h.AuthState(ctx)
+		if err != nil {
+			continue
+		}
+		c, err := h.NewClient(d)
+		if err != nil {
+			continue
+		}
+		c.ManualHistorySyncDownload = true
+		c.AddEventHandler(func(evt any) {
+			if d, err := h.HandleDisconnected(ctx, evt); err == nil {
+				h.ScheduleReconnect(d, c.ConnectContext)
+			}
+		})
+		if first, err := h.Resume(); err == nil {
+			h.ScheduleReconnect(first, c.ConnectContext)
+		}
+		for changed := h.Changed(); h.Status().Mode == stability.ModeActive && ctx.Err() == nil; changed = h.Changed() {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}
+	}
+	return nil
 }
 
 // pair scans the next code.
