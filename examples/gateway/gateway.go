@@ -6,7 +6,7 @@
 //
 //	POST   /accounts                {"id": "support"}               adds an account
 //	GET    /accounts                                                lists them, and how each is
-//	GET    /accounts/{id}/admin/                                    the page of one: ask for a code there (Try now), and scan it
+//	GET    /accounts/{id}/admin/                                    the page of one: ask for a code there (Show a code), and scan it
 //	POST   /accounts/{id}/messages  {"to": "4915…", "text": "Hi"}   sends
 //	DELETE /accounts/{id}                                           logs out, and removes it for good
 //
