@@ -46,6 +46,7 @@ func TestHealthyInstanceTakesOverFromASickOne(t *testing.T) {
 				b.ready()
 				y := b.Status().Yield
 				require.Equal(t, []any{"a", "b", ill.reason}, []any{y.By, y.To, y.Reason})
+				a.Reconnect() // a person asks: it need not pause for half a minute before it looks
 				await(t, "a stands by", func() bool { return a.Status().LockHolder == "b" })
 				require.NotEqual(t, stability.ModeActive, a.Status().Mode)
 				require.Contains(t, a.Status().Summary, "could not connect")
