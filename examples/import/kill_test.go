@@ -27,6 +27,7 @@ import (
 const commandVariable = "WASTABILITY_IMPORT_ARGS"
 
 func TestMain(m *testing.M) {
+	linePause = 0 // the commands of tests are ended at one of their lines
 	if args := os.Getenv(commandVariable); args != "" {
 		if err := run(context.Background(), strings.Split(args, "\n"), os.Stdout, os.Stderr); err != nil {
 			fmt.Fprintln(os.Stderr, err)

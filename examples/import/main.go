@@ -316,14 +316,18 @@ func (a *account) close() error {
 type printer struct {
 	out         io.Writer
 	live        bool // out is a terminal
+	pause       time.Duration
 	began, last time.Time
 
 	table, before, rows int // rows: done in all; before: of them in earlier tables
 	phase               string
 }
 
+// linePause is the time between two lines where out is no terminal.
+var linePause = 10 * time.Second
+
 func newPrinter(out io.Writer) *printer {
-	p := &printer{out: out, began: time.Now(), last: time.Now()}
+	p := &printer{out: out, pause: linePause, began: time.Now(), last: time.Now()}
 	if f, ok := out.(*os.File); ok && os.Getenv("TERM") != "dumb" {
 		info, err := f.Stat()
 		p.live = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -339,7 +343,7 @@ func (p *printer) show(g authstore.Progress) {
 		p.before, p.table, p.phase = p.rows, g.Table, g.Phase
 	}
 	p.rows = p.before + g.Done
-	pause := 10 * time.Second
+	pause := p.pause
 	if p.live {
 		pause = 100 * time.Millisecond
 	}

@@ -25,6 +25,7 @@ func TestProgressIsOneLineOnATerminalOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out strings.Builder
 		p := newPrinter(&out)
+		p.pause = 10 * time.Second
 		long(p)
 		require.Equal(t, 6, strings.Count(out.String(), "\n"), "a line each ten seconds:\n%s", out.String())
 		require.NotContains(t, out.String(), "\x1b")

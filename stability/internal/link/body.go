@@ -38,6 +38,7 @@ type body struct {
 	local      chan struct{} // the client sent a close frame of its own accord
 	helloSent  chan struct{} // the client hello is out: whatsmeow waits for an answer
 	finishSent chan struct{} // the client finish is out: connect is about to succeed
+	finishing  atomic.Bool   // it is on its way: bytes that come now may answer it
 	readFailed chan struct{} // the pump has been given an error
 	closing    sync.Once
 	leaving    sync.Once
@@ -400,6 +401,9 @@ func (b *body) Write(p []byte) (int, error) {
 		if !lost {
 			b.c.l.report(Frames, strangeFrames)
 		}
+	}
+	if b.frames >= 2 {
+		b.finishing.Store(true)
 	}
 	n, err := b.rwc.Write(p)
 	if err == nil && b.sent.skip == 0 && closeCode < 0 {

@@ -64,7 +64,7 @@ func (l *Link) suspectFrames() { l.frames.CompareAndSwap(framesKnown, framesTrie
 
 // keepTrial keeps what the read pump gets in a trial.
 func (b *body) keepTrial(p []byte) {
-	if b.c.l.frames.Load() != framesTried || b.rsv == b.chose || isClosed(b.finishSent) {
+	if b.c.l.frames.Load() != framesTried || b.rsv == b.chose || b.finishing.Load() {
 		return
 	}
 	b.mu.Lock()
