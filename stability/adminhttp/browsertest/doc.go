@@ -6,6 +6,6 @@
 // says. Without it they are skipped, or fail with WASTABILITY_NEED_CHROMIUM=1.
 //
 //	go test ./...                          # in this directory
-//	WASTABILITY_PICTURES=/tmp/p go test .  # also writes what the browser shows, in each state
+//	WASTABILITY_PICTURES=DIR go test .  # also writes what the browser shows, in each state
 //	go test -run Readme -update            # draws the pictures of the README anew
 package browsertest
