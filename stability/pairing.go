@@ -190,7 +190,8 @@ func (m *Manager) Logout(ctx context.Context) error {
 	case !paired:
 		return ErrNotPaired
 	case !ready:
-		if err := d.Delete(ctx); err != nil {
+		// Not d.Delete, which also writes to d: an attempt may be reading it.
+		if err := d.Container.DeleteDevice(ctx, d); err != nil {
 			return fmt.Errorf("stability: logout without a connection: %w", err)
 		}
 		return ErrStillListed

@@ -405,12 +405,15 @@ func (b *body) Write(p []byte) (int, error) {
 	if b.frames >= 2 {
 		b.finishing.Store(true)
 	}
+	b.mu.Lock()
+	answers := b.echo // to a close of the server's; the answer to ours may overtake the return of the write
+	b.mu.Unlock()
 	n, err := b.rwc.Write(p)
 	if err == nil && b.sent.skip == 0 && closeCode < 0 {
 		b.progress()
 	}
 	if closeCode >= 0 {
-		b.leave(closeCode)
+		b.leave(closeCode, answers)
 	}
 	return n, err
 }
@@ -457,12 +460,10 @@ func (c *Conn) awaitHostConnect() {
 
 // leave puts the connection down after a close frame of the client's. The
 // websocket would wait up to 5 s for the answer, holding the socket lock.
-func (b *body) leave(code int) {
-	b.mu.Lock()
-	echo := b.echo
-	b.mu.Unlock()
+// answers: the server closed first.
+func (b *body) leave(code int, answers bool) {
 	switch {
-	case echo:
+	case answers:
 		b.c.shut(ErrServerClosed)
 	case code == 1000 && b.c.l.resetting():
 		b.c.shut(ErrReset)
