@@ -41,7 +41,9 @@ func (b *backend) holder() lock.Record {
 	here.mu.Lock()
 	defer here.mu.Unlock()
 	for t := range here.terms {
-		if err != nil || !os.SameFile(info, t.info) {
+		// An open file keeps its number; that of a closed one may be another's.
+		its, gone := t.f.Stat()
+		if err != nil || gone != nil || !os.SameFile(info, its) {
 			continue
 		}
 		rec := t.record()

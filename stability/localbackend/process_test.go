@@ -19,6 +19,35 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
+// A term of this process whose file was closed under it holds nothing.
+func TestHolderOfAClosedFileIsNobody(t *testing.T) {
+	path := newPath(t)
+	b, err := Open(path)
+	require.NoError(t, err)
+	_, granted, err := b.Lock.Acquire(t.Context(), "one", "n", time.Hour)
+	require.NoError(t, err)
+	require.True(t, granted)
+	here.mu.Lock()
+	var one *term
+	for t := range here.terms {
+		if t.path == path {
+			one = t
+		}
+	}
+	here.mu.Unlock()
+	require.NoError(t, unflock(one.f))
+	require.NoError(t, one.f.Close())
+	defer one.delist()
+
+	p := start(t, "hold", path)
+	require.Equal(t, "2", p.line(), p.err)
+	rec, granted, err := openAt(t, path).Lock.Acquire(t.Context(), "standby", "n", time.Hour)
+	require.NoError(t, err)
+	require.False(t, granted)
+	require.Equal(t, AnotherProcess, rec.Holder)
+	require.NoError(t, p.in.Close())
+}
+
 func TestASecondProcessStandsByAndTakesOver(t *testing.T) {
 	for _, how := range []string{"exit", "kill"} {
 		t.Run(how, func(t *testing.T) {
