@@ -111,15 +111,15 @@ func (c *counts) event(e *Event) {
 		}
 		return
 	case EventDisconnected:
-		c.openSince = c.settled()
+		c.settled()
 		c.open, c.openSince = e.Reason, e.Time
 	case EventActivated:
 		c.terms++
 	case EventConnecting:
-		c.openSince = c.settled()
+		c.settled()
 		c.attempts++
 	case EventConnected:
-		c.openSince = c.settled()
+		c.settled()
 		c.connections++
 	}
 }
@@ -127,20 +127,20 @@ func (c *counts) event(e *Event) {
 // settle counts an end whose reason has stood for long enough.
 func (c *counts) settle(now time.Time) {
 	if !c.openSince.IsZero() && now.Sub(c.openSince) >= reasonSettles {
-		c.openSince = c.settled()
+		c.settled()
 	}
 }
 
-// settled counts the open end, if there is one. It returns the zero time: none
-// is open behind it.
-func (c *counts) settled() time.Time {
-	if !c.openSince.IsZero() {
-		if c.ends == nil {
-			c.ends = make(map[reconnect.Reason]uint64)
-		}
-		c.ends[known(c.open)]++
+// settled counts the open end, if there is one.
+func (c *counts) settled() {
+	if c.openSince.IsZero() {
+		return
 	}
-	return time.Time{}
+	if c.ends == nil {
+		c.ends = make(map[reconnect.Reason]uint64)
+	}
+	c.ends[known(c.open)]++
+	c.openSince = time.Time{}
 }
 
 // known is a reason of this library's, or "other" for a host's own word.

@@ -83,10 +83,15 @@ func (d *door) tool(r *http.Request) *refusal {
 	case given == "": // nobody guesses
 		return &refusal{code: http.StatusUnauthorized, word: "token_missing", message: "Send the admin token in the header " + TokenHeader + "."}
 	}
+	return d.wrongToken(r, "The value of "+TokenHeader+" is not the admin token.")
+}
+
+// wrongToken notes a guess, and slows down who guesses much.
+func (d *door) wrongToken(r *http.Request, message string) *refusal {
 	if wait := d.limit.wrong(r.RemoteAddr, time.Now()); wait > 0 {
 		return &refusal{http.StatusTooManyRequests, "too_many_wrong_tokens", "Too many wrong tokens. Wait before the next try; the right token is accepted at any time.", wait}
 	}
-	return &refusal{code: http.StatusUnauthorized, word: "token_wrong", message: "The value of " + TokenHeader + " is not the admin token."}
+	return &refusal{code: http.StatusUnauthorized, word: "token_wrong", message: message}
 }
 
 // person lets in who is signed in on the page, and whom tool lets in.

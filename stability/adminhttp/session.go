@@ -120,10 +120,7 @@ func (d *door) signIn(w http.ResponseWriter, r *http.Request) *refusal {
 		return no
 	}
 	if !d.isToken(strings.TrimSpace(form.Get("token"))) { // pasted, perhaps with a line's end
-		if wait := d.limit.wrong(r.RemoteAddr, time.Now()); wait > 0 {
-			return &refusal{http.StatusTooManyRequests, "too_many_wrong_tokens", "Too many wrong tokens. Wait before the next try; the right token is accepted at any time.", wait}
-		}
-		return &refusal{code: http.StatusUnauthorized, word: "token_wrong", message: "This is not the admin token."}
+		return d.wrongToken(r, "This is not the admin token.")
 	}
 	d.sessions.end(r) // what the browser had, whoever gave it that
 	http.SetCookie(w, cookie(r, d.sessions.begin(time.Now())))

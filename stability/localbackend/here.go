@@ -38,13 +38,17 @@ func (t *term) delist() {
 func (b *backend) holder() lock.Record {
 	by, _ := b.by.Load().(string)
 	info, err := os.Lstat(b.path)
+	if err != nil {
+		return lock.Record{Holder: AnotherProcess}
+	}
 	here.mu.Lock()
 	defer here.mu.Unlock()
 	for t := range here.terms {
-		// An open file keeps its number; that of a closed one may be another's.
-		its, gone := t.f.Stat()
-		if err != nil || gone != nil || !os.SameFile(info, its) {
+		if !os.SameFile(info, t.info) {
 			continue
+		}
+		if _, err := t.f.Stat(); err != nil {
+			continue // it is closed, and its number may be another file's by now
 		}
 		rec := t.record()
 		if rec.Holder == by {
