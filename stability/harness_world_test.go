@@ -320,4 +320,10 @@ func (i *instance) send(to types.JID, s string) error {
 	return err
 }
 
-var _ = reconnect.ReasonNone
+// awaitReal waits in real time.
+func awaitReal(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
+		require.True(t, time.Now().Before(limit), "never happened: "+what)
+	}
+}

@@ -270,11 +270,3 @@ func (w *world) stream(every time.Duration, size int) (stop func() []string) {
 	w.t.Cleanup(func() { stop() })
 	return stop
 }
-
-// awaitReal waits in real time.
-func awaitReal(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for limit := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
-		require.True(t, time.Now().Before(limit), "never happened: "+what)
-	}
-}
