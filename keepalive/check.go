@@ -32,6 +32,11 @@ func (m *monitor) Check(o Observation, now time.Time) Verdict {
 	return v
 }
 
+func (m *monitor) Clone() Monitor {
+	c := *m
+	return &c
+}
+
 // clamp moves instants in the future to now: a clock was stepped.
 func clamp(o Observation, now time.Time) Observation {
 	for _, t := range []*time.Time{

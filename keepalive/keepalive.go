@@ -64,6 +64,8 @@ type Verdict struct {
 // concurrent use.
 type Monitor interface {
 	Check(o Observation, now time.Time) Verdict
+	// Clone returns a Monitor that goes on from the same verdict.
+	Clone() Monitor
 }
 
 // Policy holds the thresholds. A zero field means its default.

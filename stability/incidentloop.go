@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/guard"
-	"github.com/wastability/wastability/keepalive"
-	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/sends"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
@@ -363,32 +361,13 @@ func (l *incidentLoop) facts(now time.Time) (f guard.Facts, epoch int64) {
 		f.StoreDownSince, f.StoreWatched = m.outage.since, m.outage.watched
 	}
 	t := m.term
-	if t == nil || t.core.Ending() {
-		// The end of a connection by a hand-over is neither trouble nor its
-		// cure: the next holder judges.
+	if t == nil || !t.core.Facts(&f, now, core.Sight{Up: t.up()}) {
 		return f, 0
 	}
-	up := t.up()
-	v := t.core.View(now, core.Sight{Up: up})
-	st := v.State
-	f.Holder = true
-	f.Connected = v.Ready
-	f.NeedsPairing = v.Status == reconnect.StatusNeedsPairing
-	f.DisconnectedSince = st.DisconnectedSince
-	f.Reason, f.Code, f.Detail = string(st.LastDisconnectReason), st.LastDisconnectCode, st.LastDisconnectDetail
-	text := st.LastDisconnectReason.Text()
-	f.Means, f.Do = text.Means, text.Do
-	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
-	f.Replacements = st.Replacements
+	st := t.core.State()
 	f.Unfit, f.UnfitText = unfitFacts(st)
 	f.Demands = l.demands.count(st, f.Connected, m.cfg.policy.Defaults().StableAfter, now)
-	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
 	m.received.facts(&f)
-	if f.Connected {
-		if v := t.client.vitals.verdict; v.Health == keepalive.Degraded {
-			f.DegradedSince, f.DegradedText = v.Since, v.Text
-		}
-	}
 	f.SendsRefusedSince, f.SendsCode, f.SendsFailed, f.SendsAcknowledged = m.sends.facts(now)
 	if !f.SendsRefusedSince.IsZero() {
 		f.SendsMeans, f.SendsDo = sends.Text(f.SendsCode)

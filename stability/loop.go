@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/wastability/wastability/autoheal"
@@ -52,10 +53,13 @@ func (t *term) take(e core.Evidence) (long core.Effect) {
 		}
 		t.carryOut(f)
 	}
-	if _, tick := e.(core.Tick); !tick {
+	switch e.(type) {
+	case core.Tick, core.Seen: // the loop's own
+		if len(effects) == 0 {
+			return long
+		}
+	default:
 		t.wake.ring()
-	} else if len(effects) == 0 {
-		return long
 	}
 	t.m.broadcastLocked()
 	return long
@@ -79,7 +83,7 @@ func (t *term) carryOut(f core.Effect) {
 		}
 		if f.What == core.NewsConnected && a != nil {
 			now := time.Now()
-			a.vitals = vitals{verdict: a.vitals.verdict, queueAt: now.Add(m.queueEvery()), handledAt: now}
+			a.vitals = vitals{queueAt: now.Add(m.queueEvery()), handledAt: now}
 		}
 		switch f.What {
 		case core.NewsConnected:
@@ -140,6 +144,13 @@ func (t *term) carryOut(f core.Effect) {
 		m.noteCompatLocked(relyTap, text)
 	case core.TapWorks:
 		m.noteCompatLocked(relyTap, "")
+	case core.TellHealth:
+		m.logLocked(slog.LevelInfo, "health", "is", f.Is.Health, "was", f.Was, "text", f.Is.Text)
+		m.eventLocked(Event{Kind: EventHealth, Health: f.Is.Health, Detail: f.Is.Text})
+	case core.Ping:
+		if l := a.at.link; a.at.number == f.Conn && l != nil {
+			t.wg.Go(func() { a.ping(f.Conn, l) })
+		}
 	case core.Repair:
 		if l := a.at.link; a.at.number == f.Conn && l != nil {
 			t.wg.Go(func() { a.resync(l) })
@@ -202,10 +213,7 @@ func (t *term) look() (long core.Effect, until time.Time, down <-chan struct{}) 
 	if gone := t.socketGone(); gone != nil {
 		t.take(*gone)
 	}
-	again, dead := t.client.check(now)
-	if dead != nil {
-		t.take(*dead)
-	}
+	again := t.client.check(now)
 	long = t.take(core.Tick{Held: t.hold.Held(), Up: t.up()})
 	until = now.Add(time.Hour)
 	for _, at := range []time.Time{again, t.core.Next(now)} {

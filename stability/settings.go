@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/keepalive"
-	"github.com/wastability/wastability/reconnect"
 )
 
 // Settings are the numbers in force, with all defaults filled in.
@@ -99,19 +98,13 @@ func (m *Manager) heartbeats() (h Heartbeats) {
 	return h
 }
 
-// probes is the health as it is now, with the state and the socket as they are
-// given.
-func (m *Manager) probes(now time.Time, st reconnect.State, up bool) Probes {
+// probes is the health as it is now.
+func (m *Manager) probes(now time.Time) Probes {
 	if m.term == nil || m.term.client == nil {
 		return Probes{Health: keepalive.Down, Since: m.last.DisconnectedSince, Text: "There is no connection."}
 	}
 	a := m.term.client
-	o := a.observe(now, st, up)
-	v := a.vitals.verdict
-	if (v.Health == keepalive.Down || v.Health == "") == o.Connected {
-		// The loop has not looked yet at what has just changed.
-		v = keepalive.New(m.cfg.keepalive).Check(o, now)
-	}
+	v, o := m.term.core.Health(a.observe(now), now, m.term.sight())
 	p := Probes{
 		Health: v.Health, Since: v.Since, Text: v.Text, LastReadAt: o.LastReadAt, LastProbeAt: o.LastProbeAt,
 		ProbesFailed: o.ProbesFailed, Undecrypted: o.DecryptFailures,

@@ -110,11 +110,11 @@ func (m *Manager) Status() Status {
 	state := m.last
 	if t := m.term; t == nil {
 		st.WA = m.waStatus()
-		st.Probes = m.probes(now, state, false)
+		st.Probes = m.probes(now)
 	} else {
-		v, up := t.view(now)
+		v := t.core.View(now, t.sight())
 		state = t.sign(v.State)
-		st.WA, st.Probes = v.Status, m.probes(now, v.State, up)
+		st.WA, st.Probes = v.Status, m.probes(now)
 		if !v.Ending {
 			st.Mode = ModeActive
 		}
@@ -174,13 +174,13 @@ func (m *Manager) storeInfo() (authstore.Info, error) {
 	return m.store.Info(ctx)
 }
 
-// view is what the term's core says, with the socket as it is at this moment.
-func (t *term) view(now time.Time) (v core.View, up bool) {
-	sight := core.Sight{Up: t.up()}
-	if !sight.Up {
-		sight.Gone = t.socketGone()
+// sight is the socket of the newest connection as it is at this moment.
+func (t *term) sight() core.Sight {
+	s := core.Sight{Up: t.up()}
+	if !s.Up {
+		s.Gone = t.socketGone()
 	}
-	return t.core.View(now, sight), sight.Up
+	return s
 }
 
 // waStatus is what an operator may believe now: connected only on a socket that

@@ -12,7 +12,6 @@ import (
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 
-	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	core "github.com/wastability/wastability/stability/internal/term"
@@ -35,8 +34,7 @@ type term struct {
 	attaching chan struct{} // cap 1: one Attach at a time
 	asking    chan struct{} // cap 1: one PairPhone at a time
 
-	monitor keepalive.Monitor
-	wg      sync.WaitGroup // probes; waited for at the end
+	wg sync.WaitGroup // pings; waited for at the end
 
 	// guarded by Manager.mu
 	core     *core.Core
@@ -60,10 +58,9 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 		wake:    newBell(),
 		done:    make(chan struct{}),
 		loading: make(chan struct{}, 1), attaching: make(chan struct{}, 1),
-		asking:  make(chan struct{}, 1),
-		monitor: keepalive.New(m.cfg.keepalive),
+		asking: make(chan struct{}, 1),
 		core: core.New(core.Config{
-			Reconnect: m.cfg.policy, Random: rand.Float64, Healer: m.healer,
+			Reconnect: m.cfg.policy, Keepalive: m.cfg.keepalive, Random: rand.Float64, Healer: m.healer,
 			ConnectTimeout: m.cfg.connectTimeout, DialTimeout: dialBudget, PairingRounds: m.cfg.pairingRounds, OnRequest: m.cfg.pairOnRequest,
 			DeletedGrace: deletedGrace, PausePoll: pausePoll,
 			Holder: hold.Record().Holder, Again: again, Crashed: crashed, HealInProcess: m.cfg.autoheal.InProcess,

@@ -10,18 +10,13 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/keepalive"
-	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/link"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
-// vitals is what is known of how alive a connection is. Guarded by Manager.mu.
+// vitals is what is seen of how alive a connection is, beside what the core
+// itself knows. Guarded by Manager.mu.
 type vitals struct {
-	verdict     keepalive.Verdict
-	failed      int           // unanswered pings in a row
-	lastProbe   time.Time     // a ping of ours was answered
-	probeSent   time.Time     // a ping of ours was sent
-	probing     bool          //
 	queueSince  time.Time     // a marker waits in the queue since then; zero while none does
 	queueAt     time.Time     // when to look at the queue again
 	handled     uint64        // what had been handled when it was last looked at
@@ -50,71 +45,66 @@ func (m *Manager) queueEvery() time.Duration {
 // onVital takes what events tell about the health of the link; false means
 // that the event is about something else.
 func (a *attachment) onVital(evt any) bool {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
 	switch e := evt.(type) {
 	case *events.KeepAliveTimeout:
-		if _, started, _ := a.t.core.Conn(); a.t.client == a && !e.LastSuccess.Before(started) {
-			a.vitals.failed = max(a.vitals.failed, e.ErrorCount)
-		}
+		a.t.note(core.PingsFailed{Client: a.number, InARow: e.ErrorCount, Answered: e.LastSuccess})
 	case *events.KeepAliveRestored:
-		a.vitals.failed = 0
+		a.t.note(core.PingsFailed{Client: a.number})
 	case *events.UndecryptableMessage:
-		if e.IsUnavailable {
-			return true // a message that is not for this device
+		if !e.IsUnavailable { // else it is a message that is not for this device
+			a.notDecrypted(e)
 		}
-		// Its sender first sends it again with the same session, and it fails again.
-		if slices.ContainsFunc(a.vitals.undecrypted, func(u undecrypted) bool { return u.id == e.Info.ID && u.from == e.Info.Sender }) {
-			return true
-		}
-		list := append(a.vitals.undecrypted, undecrypted{e.Info.Sender, e.Info.ID, time.Now()})
-		a.vitals.undecrypted = list[max(0, len(list)-maxUndecrypted):]
 	default:
 		return false
 	}
-	a.t.wake.ring()
 	return true
 }
 
-// check judges the connection, under the Manager's lock, and returns what
-// there is to say about it, and when to look again.
-func (a *attachment) check(now time.Time) (again time.Time, dead *core.Dead) {
+// notDecrypted counts a message that could not be decrypted.
+func (a *attachment) notDecrypted(e *events.UndecryptableMessage) {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	// Its sender first sends it again with the same session, and it fails again.
+	if slices.ContainsFunc(a.vitals.undecrypted, func(u undecrypted) bool { return u.id == e.Info.ID && u.from == e.Info.Sender }) {
+		return
+	}
+	list := append(a.vitals.undecrypted, undecrypted{e.Info.Sender, e.Info.ID, time.Now()})
+	a.vitals.undecrypted = list[max(0, len(list)-maxUndecrypted):]
+	a.t.wake.ring()
+}
+
+// check lets the core judge the connection, under the Manager's lock, and
+// returns when to look again.
+func (a *attachment) check(now time.Time) (again time.Time) {
 	if a == nil || !a.t.core.Steady() {
-		return time.Time{}, nil
+		return time.Time{}
 	}
 	answersBy, turned := a.m.sends.expire(now, a.lastRead())
 	if turned {
 		a.m.broadcastLocked() // whoever keeps the incidents looks again
 	}
-	v := a.judge(now)
+	a.t.take(core.Seen{Up: a.t.up(), Of: a.observe(now)})
 	if !a.ready() {
-		return time.Time{}, nil
+		return time.Time{}
 	}
-	l := a.at.link
-	switch {
-	case v.Reconnect:
-		return time.Time{}, &core.Dead{Conn: a.at.number, Detail: v.Text}
-	case v.Probe && !a.vitals.probing:
-		a.vitals.probing, a.vitals.probeSent = true, now
-		a.t.wg.Go(func() { a.probe(l) })
-	case a.vitals.queueSince.IsZero() && !now.Before(a.vitals.queueAt):
-		if a.measure(l, now) {
-			break
-		}
-		a.vitals.queueSince = now
+	if v, l := &a.vitals, a.at.link; v.queueSince.IsZero() && !now.Before(v.queueAt) && !a.measure(l, now) {
+		v.queueSince = now
 		a.t.wg.Go(func() { a.watchQueue(l, now) })
 	}
-	again = v.CheckAt
-	if a.vitals.queueSince.IsZero() && (again.IsZero() || a.vitals.queueAt.Before(again)) {
-		again = a.vitals.queueAt
+	verdict := a.t.core.Verdict()
+	times := []time.Time{verdict.CheckAt, answersBy}
+	if a.vitals.queueSince.IsZero() {
+		times = append(times, a.vitals.queueAt)
 	}
-	if !answersBy.IsZero() && (again.IsZero() || answersBy.Before(again)) {
-		again = answersBy
+	if verdict.Health == keepalive.Degraded {
+		times = append(times, now.Add(time.Second)) // nobody tells when a handler has returned
 	}
-	if soon := now.Add(time.Second); v.Health == keepalive.Degraded && soon.Before(again) {
-		again = soon // nobody tells when a handler has returned
+	for _, at := range times {
+		if !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
 	}
-	return again, nil
+	return again
 }
 
 // lastRead is when anything came from the server last.
@@ -128,31 +118,15 @@ func (a *attachment) lastRead() time.Time {
 // ready reports whether the client is logged in on a live connection.
 func (a *attachment) ready() bool { return a.t.client == a && a.t.core.Ready(a.t.up()) }
 
-// judge asks the monitor, and tells who watches when the value changed.
-func (a *attachment) judge(now time.Time) keepalive.Verdict {
-	o := a.observe(now, a.t.core.State(), a.t.up())
-	before := a.vitals.verdict
-	v := a.t.monitor.Check(o, now)
-	a.vitals.verdict = v
-	if v.Health != before.Health && before.Health != "" {
-		a.m.logLocked(slog.LevelInfo, "health", "is", v.Health, "was", before.Health, "text", v.Text)
-		a.m.eventLocked(Event{Kind: EventHealth, Health: v.Health, Detail: v.Text})
-	}
-	return v
-}
-
-// observe gathers what the monitor judges by. up is whether the socket is.
-func (a *attachment) observe(now time.Time, st reconnect.State, up bool) keepalive.Observation {
-	o := keepalive.Observation{DisconnectedAt: st.DisconnectedSince, DownBecause: string(st.LastDisconnectReason)}
-	if a.t.client != a || !a.t.core.Ready(up) {
+// observe gathers what the core cannot know of how alive the connection is.
+func (a *attachment) observe(now time.Time) (o keepalive.Observation) {
+	l := a.at.link
+	if l == nil {
 		return o
 	}
-	l := a.at.link
-	o.Connected, o.ConnectedAt, o.DownBecause = true, st.ConnectedAt, ""
 	o.LastReadAt = l.LastRead()
 	o.LastEventAt = a.m.clocks.lastEventAt()
 	o.LastMessageAt = a.m.clocks.lastMessageAt()
-	o.LastProbeAt, o.ProbeSentAt, o.ProbesFailed = a.vitals.lastProbe, a.vitals.probeSent, a.vitals.failed
 	switch w := l.Work(); {
 	case w.Seen:
 		o.HandlerSince = w.Running
@@ -178,8 +152,8 @@ func (a *attachment) observe(now time.Time, st reconnect.State, up bool) keepali
 	return o
 }
 
-// probe sends a ping of our own when silence makes an answer worth having.
-func (a *attachment) probe(l *link.Conn) {
+// ping sends a ping of our own: silence makes an answer worth having.
+func (a *attachment) ping(conn int, l *link.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stop := context.AfterFunc(a.t.patience, cancel)
@@ -198,19 +172,12 @@ func (a *attachment) probe(l *link.Conn) {
 	if can = can && !a.m.cfg.lacks(relyProbe); can {
 		ok, goOn = in.SendKeepAlive(ctx)
 	}
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.vitals.probing = false
-	switch {
-	case !can: // whatsmeow's own pings go on
-		a.m.noteCompatLocked(relyProbe, "whatsmeow's SendKeepAlive is missing: a dead connection is noticed by whatsmeow's own pings alone, some minutes later")
-	case a.at.link != l || !goOn:
-	case ok:
-		a.vitals.lastProbe, a.vitals.failed = time.Now(), 0
-	default:
-		a.vitals.failed++
-	}
-	a.t.wake.ring()
+	a.t.noteWith(func() core.Evidence {
+		if !can { // whatsmeow's own pings go on
+			a.m.noteCompatLocked(relyProbe, "whatsmeow's SendKeepAlive is missing: a dead connection is noticed by whatsmeow's own pings alone, some minutes later")
+		}
+		return core.Pinged{Conn: conn, Answered: ok && goOn, Failed: can && !ok && goOn}
+	})
 }
 
 // measure measures how fast received stanzas are handled, and tells the

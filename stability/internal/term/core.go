@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 )
 
 // Config is what a Core decides by. All of it is needed.
 type Config struct {
 	Reconnect      reconnect.Policy
+	Keepalive      keepalive.Policy
 	Random         func() float64 // numbers in [0,1)
 	Healer         autoheal.Healer
 	ConnectTimeout time.Duration // from an open socket to the login
@@ -72,6 +74,7 @@ type Core struct {
 	client attachment
 	conn   connection
 	conns  int // how many there were
+	vital  vital
 
 	now     time.Time
 	held    bool // the lock was trusted at the last tick
@@ -139,6 +142,7 @@ func New(cfg Config, st reconnect.State, now time.Time) *Core {
 		phase:   Working, device: Unread, save: Saved,
 		client: attachment{phase: NoClient, plan: NoPlan},
 		conn:   connection{phase: NoConn},
+		vital:  vital{monitor: keepalive.New(cfg.Keepalive)},
 		now:    now,
 	}
 	c.pause = c.policy.InitialDelay
@@ -243,6 +247,6 @@ func (c *Core) linked() bool { return c.device&linked != 0 }
 // Clone returns a Core that goes on from the same point, for looking ahead.
 func (c *Core) Clone() *Core {
 	d := *c
-	d.machine, d.effects = c.machine.Clone(), nil
+	d.machine, d.vital.monitor, d.effects = c.machine.Clone(), c.vital.monitor.Clone(), nil
 	return &d
 }

@@ -82,6 +82,14 @@
 // Over: what follows was decided. A better reason may still come, until the
 // next attempt is recorded; it changes what was decided.
 //
+// # Health
+//
+// The loop tells what it sees before each tick ([Seen]): bytes, events, what waits
+// for a handler, sends. The core adds what it knows by itself, whether there is a
+// connection and which pings were answered, and has a keepalive.Monitor judge it.
+// A connection on which nothing is heard ends as connection_lost. One that is only
+// quiet is asked with a ping, one at a time.
+//
 // # The next attempt
 //
 //	NoPlan ─▶ Planned (Unasked) ─due─▶ Recorded ─written down─▶ an attempt begins
@@ -121,6 +129,9 @@
 //	NoHealthyOneWaits         a term in which attempts go on failing for such a reason is given up
 //	NoCodeForALinkedDevice    codes to scan are shown only while no device is linked
 //	ClosingIsNoGoodbye        a program that closes the connection of Run's client gets another one
+//	SilenceEnds               a connection ends on which nothing is heard any more
+//	QuietIsLeftAlone          and no other one does for its silence
+//	OnePing                   one ping at a time
 //	WhoAsksIsHeard            nothing stays parked when somebody has asked
 //	NeverAtRest               there is a deadline, an effect under way, or somebody who was told what is asked of them
 //	ViewIsTrue                what View says is what is, and looking changes nothing

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -59,6 +60,13 @@ type (
 	LoginWithoutTap struct{ Blind bool }
 	// TapWorks notes that the tap saw a login.
 	TapWorks struct{}
+	// TellHealth tells of a health that is another than before.
+	TellHealth struct {
+		Was keepalive.Health
+		Is  keepalive.Verdict
+	}
+	// Ping sends a ping, beside everything else: Pinged.
+	Ping struct{ Conn int }
 	// Repair fetches the whole app state again, beside everything else.
 	Repair struct{ Conn int }
 )
@@ -125,6 +133,8 @@ func (RetireClient) effect()    {}
 func (TermEnds) effect()        {}
 func (LoginWithoutTap) effect() {}
 func (TapWorks) effect()        {}
+func (TellHealth) effect()      {}
+func (Ping) effect()            {}
 func (Repair) effect()          {}
 func (Connect) effect()         {}
 func (CleanUp) effect()         {}

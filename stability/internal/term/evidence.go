@@ -3,6 +3,7 @@ package term
 import (
 	"time"
 
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -144,10 +145,24 @@ type (
 		By    Closer
 		Cause reconnect.Cause
 	}
-	// Dead says that nothing is heard on a connection any more.
-	Dead struct {
-		Conn   int
-		Detail string
+	// Seen is what is seen of how alive the account's connection is. The core knows
+	// by itself whether there is one, and which pings were answered. The loop gives
+	// it before a Tick.
+	Seen struct {
+		Up bool // the socket of the newest connection is open
+		Of keepalive.Observation
+	}
+	// Pinged says what came of a Ping.
+	Pinged struct {
+		Conn     int
+		Answered bool
+		Failed   bool // there was no answer; neither: nobody knows
+	}
+	// PingsFailed says what whatsmeow tells of its own pings.
+	PingsFailed struct {
+		Client   int
+		InARow   int       // 0: the newest was answered
+		Answered time.Time // the last one that was
 	}
 	// Overdue says that an attempt has taken until Connect.Until.
 	Overdue struct{ Conn int }
@@ -232,7 +247,9 @@ const (
 	onToldEnd
 	onToldLogin
 	onSocketGone
-	onDead
+	onSeen
+	onPinged
+	onPingsFailed
 	onOverdue
 	onHostEnd
 	onLoggedOut
@@ -275,7 +292,9 @@ func (SawEnd) on() kind          { return onSawEnd }
 func (ToldEnd) on() kind         { return onToldEnd }
 func (ToldLogin) on() kind       { return onToldLogin }
 func (SocketGone) on() kind      { return onSocketGone }
-func (Dead) on() kind            { return onDead }
+func (Seen) on() kind            { return onSeen }
+func (Pinged) on() kind          { return onPinged }
+func (PingsFailed) on() kind     { return onPingsFailed }
 func (Overdue) on() kind         { return onOverdue }
 func (HostEnd) on() kind         { return onHostEnd }
 func (LoggedOut) on() kind       { return onLoggedOut }
@@ -312,6 +331,8 @@ func from(e Evidence) (client, conn int) {
 		return e.Client, 0
 	case ToldLogin:
 		return e.Client, 0
+	case PingsFailed:
+		return e.Client, 0
 	case Codes:
 		return e.Client, 0
 	case PasskeyAsked:
@@ -322,7 +343,7 @@ func from(e Evidence) (client, conn int) {
 		return 0, e.Conn
 	case SocketGone:
 		return 0, e.Conn
-	case Dead:
+	case Pinged:
 		return 0, e.Conn
 	case Overdue:
 		return 0, e.Conn

@@ -75,8 +75,8 @@ func number(name string) int {
 	return slices.IndexFunc(moves, func(m move) bool { return m.name == name })
 }
 
-// natural is a move of surroundings that mean well.
-func natural(w *world, r *rand.Rand) int {
+// natural is a move of surroundings that mean well, or in which attempts fail.
+func natural(w *world, r *rand.Rand, fails bool) int {
 	pick := func(names ...string) int { return number(names[r.IntN(len(names))]) }
 	c := w.c
 	if w.pristine() && r.IntN(6) == 0 {
@@ -85,7 +85,9 @@ func natural(w *world, r *rand.Rand) int {
 	_, recording := w.long.(RecordRestart)
 	switch {
 	case w.long != nil && !(recording && r.IntN(4) > 0): // Run does not wait for the record of a restart
-		if _, connects := w.long.(Connect); connects && c.conn.phase == Opening && r.IntN(4) > 0 {
+		if _, connects := w.long.(Connect); connects && fails && r.IntN(3) > 0 {
+			return number("fail")
+		} else if connects && c.conn.phase == Opening && r.IntN(4) > 0 {
 			return number("socket")
 		}
 		return pick("finish", "finish", "finish", "finish", "fail", "stop")
@@ -105,6 +107,10 @@ func natural(w *world, r *rand.Rand) int {
 		return pick("passkey", "passkey failed", "phone accepts", "phone code", "wait 1m0s")
 	case c.parked:
 		return number("ask")
+	case w.ping != 0:
+		return pick("ping answered", "ping answered", "ping not answered", "ping broken off", "wait 1s")
+	case c.conn.phase == Up && r.IntN(8) == 0:
+		return number("silence")
 	}
 	return pick("wait 100ms", "wait 1s", "wait 20s", "wait 1m0s", "loop", "loop")
 }
@@ -115,10 +121,11 @@ func randomWalk(rules []rule, duties []duty, seed uint64, n int) (walk []int, br
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := newWorld(rules, duties)
 	calm := []int{0, 3, 12}[r.IntN(3)] // natural moves for each that is not
+	fails := r.IntN(4) == 0
 	for len(walk) < n && w.broken == "" && w.c.phase != Finished {
 		m := r.IntN(len(moves))
 		if r.IntN(calm+1) > 0 {
-			m = natural(w, r)
+			m = natural(w, r, fails)
 		}
 		if !w.leaving && (moves[m].name == "stop" || moves[m].name == "cut") && r.IntN(5) > 0 {
 			continue // else every walk is short
@@ -136,7 +143,7 @@ func (w *world) key() string {
 	return fmt.Sprint(c.phase, c.device, c.parked, c.yieldAt.IsZero(), c.yieldAt.After(w.now), c.unfitAt.IsZero(), c.cfg.OnRequest, c.asked, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
 		c.conn.phase, c.conn.call, c.conn.socket, c.conn.seen, c.conn.cause.Reason, len(c.conn.codes), c.machine.State().Status,
 		w.ready == w.client, w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
-		due.IsZero(), due.After(w.now))
+		due.IsZero(), due.After(w.now), w.silent, w.ping != 0, min(w.failed, 2))
 }
 
 // breadthFirst tries every move in every state that can be reached in depth
@@ -211,7 +218,14 @@ var defects = []struct {
 	{"the end of the term is not heard", rewrite(onStop, Working, anyConn, nil)},
 	{"a term that is cut keeps its connection", rewrite(onCutTerm, Working, Up, stop2)},
 	{"a stanza that ends the connection is not heard", rewrite(onSawEnd, Working, Up, nil)},
-	{"silence is not heard", rewrite(onDead, Working, Up, nil)},
+	{"silence is not heard", rewrite(onSeen, Working, Up, nil)},
+	{"a connection is ended because it is quiet", rewrite(onSeen, Working, Up, func(c *Core, e Evidence) {
+		s := e.(Seen)
+		s.Of.LastReadAt = time.Time{}
+		see(c, s)
+	})},
+	{"a ping is sent while one is under way", rewrite(onSeen, Working, Up, func(c *Core, e Evidence) { c.vital.pinging = false; see(c, e) })},
+	{"pings of an earlier connection count", rewrite(onPingsFailed, Working, Up, func(c *Core, e Evidence) { c.vital.failed += e.(PingsFailed).InARow })},
 	{"a closed socket is not heard", rewrite(onSocketGone, Working, Up, nil)},
 	{"a program that closes the connection of Run's client has left for good", rewrite(onSocketGone, Working, Up, func(c *Core, e Evidence) {
 		c.client.auto, c.client.can = false, true

@@ -104,13 +104,27 @@ var moves = func() (all []move) {
 			}
 		})
 	}
-	add("silence", func(w *world) {
-		if w.c.conn.phase == Up {
-			w.ended(w.c.conn.number)
-			w.bring(Dead{Conn: w.c.conn.number})
-		}
+	// How alive it is.
+	add("silence", func(w *world) { w.silent = w.c.conn.phase == Up })
+	add("it is heard again", func(w *world) { w.silent = false })
+	add("ping answered", func(w *world) { w.pinged(true, false) })
+	add("ping not answered", func(w *world) { w.pinged(false, true) })
+	add("ping broken off", func(w *world) { w.pinged(false, false) })
+	for _, n := range []int{0, 2} {
+		add(fmt.Sprintf("%d of whatsmeow's pings fail", n), func(w *world) {
+			if w.c.conn.phase == Up {
+				w.failed = max(w.failed, n)
+				if n == 0 {
+					w.failed = 0
+				}
+			}
+			w.bring(PingsFailed{Client: w.client, InARow: n, Answered: w.now})
+		})
+	}
+	add("pings of an earlier connection failed", func(w *world) {
+		w.bring(PingsFailed{Client: w.client, InARow: 5, Answered: w.c.conn.started.Add(-time.Second)})
 	})
-	up := func(w *world) bool { return w.open != 0 && w.open == w.c.conn.number }
+	up := (*world).up
 	// The login.
 	add("success", func(w *world) { w.bring(SawLogin{Client: w.client}) })
 	add("service stanza", func(w *world) { w.bring(SawService{Client: w.client, Up: up(w)}) })

@@ -117,10 +117,6 @@ func socketGone(c *Core, e Evidence) {
 	c.end(cause)
 }
 
-func dead(c *Core, e Evidence) {
-	c.end(reconnect.Cause{Reason: reconnect.ReasonConnectionLost, Source: reconnect.SourceRaw, Detail: e.(Dead).Detail})
-}
-
 func callReturnedLeaving(c *Core, e Evidence) {
 	r := e.(CallReturned)
 	if !r.Failed {
@@ -224,6 +220,7 @@ func (c *Core) loggedIn() {
 	if c.device == Unpaired {
 		c.deviceTo(Paired)
 	}
+	c.vital.begin()
 	c.rounds, c.asked, c.parked = 0, false, false
 	c.changed()
 	k.codes, k.code, k.until = nil, "", time.Time{}

@@ -93,6 +93,15 @@ var table = []rule{
 	{onToldLogin, anyTerm, Dialed | Waiting | Offering | Passkey | Accepted, toldLogin, Up, 0, "believed when the tap agrees or is blind"},
 	{onToldLogin, anyTerm, Up | down | NoConn, nil, 0, 0, "whatsmeow may say so seconds after the socket died"},
 
+	// Health.
+	{onSeen, Working, between | live, see, Ended, 0, "judged; a connection on which nothing is heard any more ends"},
+	{onSeen, Working, Ended | Drained, nil, 0, 0, "it is being brought to its very end: nothing is to be judged"},
+	{onSeen, Breaking | Broken | Yielding | ending, anyConn, nil, 0, 0, "the term ends, for a reason that is told"},
+	{onPinged, anyTerm, live, pinged, 0, 0, "counted; it is judged at the next look"},
+	{onPingsFailed, anyTerm, live, pingsFailed, 0, 0, "counted; it is judged at the next look"},
+	{onPinged, anyTerm, down | NoConn, nil, 0, 0, "it has ended already"},
+	{onPingsFailed, anyTerm, down | NoConn, nil, 0, 0, "it has ended already"},
+
 	// The end.
 	{onSawEnd, anyTerm, live, tapSawEnd, Ended, 0, "the first cause ends it"},
 	{onSawEnd, holding, down, tapSawEnd, 0, Breaking, "a better reason may come later"},
@@ -101,8 +110,6 @@ var table = []rule{
 	{onToldEnd, anyTerm, live, whatsmeowToldEnd, Ended, 0, "unless the tap would have seen it: then it is an earlier one's"},
 	{onToldEnd, anyTerm, down, whatsmeowToldEnd, 0, Breaking, "a better reason may come later"},
 	{onToldEnd, anyTerm, NoConn, nil, 0, 0, "of no connection"},
-	{onDead, anyTerm, live, dead, Ended, 0, "silence ends it"},
-	{onDead, anyTerm, down | NoConn, nil, 0, 0, "it has ended already"},
 	{onOverdue, anyTerm, live &^ (Up | Offering | Passkey | Accepted), overdue, Ended, 0, "the lock is to be given up, and nothing has come of it"},
 	{onOverdue, anyTerm, Up | Offering | Passkey | Accepted | down | NoConn, nil, 0, 0, "something has"},
 	{onHostEnd, anyTerm, NoConn, hostEndUnseen, Ended, 0, "an attempt that the dialer never saw"},

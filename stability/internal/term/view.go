@@ -38,10 +38,7 @@ type View struct {
 // View says what is. It changes nothing: a socket that is gone shows as if its
 // end were known already.
 func (c *Core) View(now time.Time, s Sight) View {
-	if s.Gone != nil && c.conn.phase&live != 0 && c.conn.number == s.Gone.Conn {
-		c = c.Clone()
-		c.Handle(*s.Gone, now)
-	}
+	c = c.with(s, now)
 	k, a := &c.conn, &c.client
 	v := View{
 		Phase: c.phase, Ending: c.Ending(),
@@ -60,6 +57,16 @@ func (c *Core) View(now time.Time, s Sight) View {
 		v.Planned = c.plannedAt()
 	}
 	return v
+}
+
+// with is this Core as it is when the end of a socket that is gone is known.
+func (c *Core) with(s Sight, now time.Time) *Core {
+	if s.Gone == nil || c.conn.phase&live == 0 || c.conn.number != s.Gone.Conn {
+		return c
+	}
+	c = c.Clone()
+	c.Handle(*s.Gone, now)
+	return c
 }
 
 // Ready reports whether the client is logged in on a socket that is up.

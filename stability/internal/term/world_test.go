@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -37,7 +38,14 @@ type world struct {
 	begun   time.Time          // when a term behind a yield did; zero for another
 	again   bool               // and its holder had been the one
 	unfit   time.Time          // since when attempts fail for a reason of this instance
-	broken  string
+
+	heard  int       // the connection that the next five are about
+	silent bool      // the service says nothing
+	alive  time.Time // it last said something, or answered a ping
+	ping   int       // the connection of the ping that is under way; 0 while none is
+	failed int       // pings in a row that were not answered
+
+	broken string
 }
 
 // fact is what the world knows of a connection.
@@ -132,6 +140,11 @@ func (w *world) carryOut(f Effect, before int) {
 		if w.open == f.Conn {
 			w.open = 0
 		}
+	case Ping:
+		if w.ping == f.Conn {
+			w.violated("OnePing", "a ping while one is under way on %d", f.Conn)
+		}
+		w.ping = f.Conn
 	case ForgetDevice:
 		w.device = 0
 	case RetireClient:
@@ -224,6 +237,9 @@ func (w *world) check() {
 	case k.phase&(down|Up) != 0:
 		w.unfit = time.Time{}
 	}
+	if k.phase == Up && w.heard != k.number {
+		w.heard, w.silent, w.alive, w.ping, w.failed = k.number, false, w.now, 0, 0
+	}
 	v := c.View(w.now, Sight{Up: w.open == k.number && k.number != 0})
 	w.wanted = w.wanted && !v.Parked && !v.Ready
 	switch {
@@ -294,13 +310,54 @@ func (w *world) idle() {
 			w.ended(k.number)
 			w.bring(SocketGone{Conn: k.number, Cause: reconnect.Cause{Reason: reconnect.ReasonConnectionClosed}})
 		}
-		w.bring(Tick{Held: true, Up: w.open != 0 && w.open == w.c.conn.number})
+		w.see()
+		w.bring(Tick{Held: true, Up: w.up()})
 		if next := w.c.Next(w.now); w.long == nil && (next.IsZero() || next.After(w.now)) {
 			w.rest()
 			return
 		}
 	}
 	w.violated("NeverAtRest", "the loop goes round and round")
+}
+
+// up reports whether the newest connection's socket is open.
+func (w *world) up() bool { return w.open != 0 && w.open == w.c.conn.number }
+
+// see lets the loop see how alive the connection is.
+func (w *world) see() {
+	c, n := w.c, w.c.conn.number
+	judged := c.phase == Working && c.Ready(w.up())
+	if judged && !w.silent {
+		w.alive = w.now
+	}
+	dead := judged && (w.failed >= 2 || w.now.Sub(w.alive) >= 5*time.Minute)
+	if dead {
+		w.ended(n)
+	}
+	w.bring(Seen{Up: w.up(), Of: keepalive.Observation{LastReadAt: w.alive}})
+	switch ended := c.conn.phase&down != 0; {
+	case judged && dead && !ended:
+		w.violated("SilenceEnds", "%d unanswered pings, silence for %v, and the connection is %v", w.failed, w.now.Sub(w.alive), c.conn.phase)
+	case judged && !dead && ended:
+		w.violated("QuietIsLeftAlone", "%d unanswered pings, silence for %v, and the connection ends", w.failed, w.now.Sub(w.alive))
+	}
+}
+
+// pinged lets the ping that is under way come to an end.
+func (w *world) pinged(answered, failed bool) {
+	n := w.ping
+	if w.ping = 0; n == 0 {
+		return
+	}
+	if n == w.heard && n == w.c.conn.number && w.c.conn.phase == Up {
+		switch {
+		case answered:
+			w.failed, w.alive = 0, w.now
+		case failed:
+			w.failed++
+		}
+	}
+	w.bring(Pinged{Conn: n, Answered: answered, Failed: failed})
 }
 
 // ended notes that evidence has come of an end of the newest connection.
