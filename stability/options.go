@@ -302,6 +302,7 @@ func WithAuthStoreOptions(opts ...authstore.Option) Option {
 
 // WithQR is called with each code to scan, one after the other as they expire,
 // from a goroutine of the Manager's. It may call any method of the Manager.
+// PrintQR draws them in a terminal.
 //
 // WhatsApp may ask for a passkey after a code was scanned; newer versions of
 // whatsmeow know that. The program answers, in a goroutine of its own, since a

@@ -2,10 +2,24 @@ package stability
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"rsc.io/qr"
 )
+
+// PrintQR is for WithQR: it draws each code on w, which is a terminal, with a line
+// that says what to do with it.
+func PrintQR(w io.Writer) func(QR) {
+	return func(q QR) {
+		drawn, err := q.Terminal()
+		if err != nil {
+			fmt.Fprintf(w, "The code cannot be drawn: %v\n", err)
+			return
+		}
+		fmt.Fprintf(w, "Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
+	}
+}
 
 // Terminal draws the code in half blocks, two rows of modules to a line, dark
 // on light whatever the terminal's colours are.

@@ -84,7 +84,7 @@ func run(t *testing.T, out *os.File, shown func() string) {
 				}
 			}),
 			stability.WithQR(func(q stability.QR) {
-				s.code(q)
+				stability.PrintQR(s)(q)
 				_ = account.Phone().Scan(q.Code)
 			}))
 	}()

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -33,7 +32,9 @@ func main() {
 	if s.live && isTerminal(os.Stderr) && !*simulated { // the log goes above the status line
 		slog.SetDefault(slog.New(slog.NewTextHandler(s, nil)))
 	}
-	run := func(ctx context.Context) error { return serveOn(ctx, s, "wastability.db", stability.WithQR(s.code)) }
+	run := func(ctx context.Context) error {
+		return serveOn(ctx, s, "wastability.db", stability.WithQR(stability.PrintQR(s)))
+	}
 	if *simulated {
 		run = simulate
 	}
@@ -81,11 +82,4 @@ func answer(client *whatsmeow.Client, evt any) bool {
 	reply := &waE2E.Message{Conversation: proto.String("You said: " + msg.Message.GetConversation())}
 	_, err := client.SendMessage(context.Background(), msg.Info.Chat, reply)
 	return err == nil
-}
-
-// code shows a code to scan.
-func (s *display) code(code stability.QR) {
-	if drawn, err := code.Terminal(); err == nil {
-		fmt.Fprintf(s, "Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
-	}
 }

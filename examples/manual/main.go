@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -26,7 +25,9 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	run := func(ctx context.Context) error { return serve(ctx, "wastability.db", stability.WithQR(show)) }
+	run := func(ctx context.Context) error {
+		return serve(ctx, "wastability.db", stability.WithQR(stability.PrintQR(os.Stdout)))
+	}
 	if *simulated {
 		run = simulate
 	}
@@ -117,11 +118,5 @@ func wait(ctx context.Context, something <-chan struct{}, d time.Duration) {
 	case <-ctx.Done():
 	case <-something:
 	case <-timer:
-	}
-}
-
-func show(code stability.QR) {
-	if drawn, err := code.Terminal(); err == nil {
-		fmt.Printf("Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
 	}
 }

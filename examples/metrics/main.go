@@ -57,7 +57,7 @@ func bot(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	manager, err := stability.New(stability.WithBackend(backend), stability.WithQR(show))
+	manager, err := stability.New(stability.WithBackend(backend), stability.WithQR(stability.PrintQR(os.Stdout)))
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
@@ -117,10 +117,4 @@ func answer(client *whatsmeow.Client, evt any) bool {
 	reply := &waE2E.Message{Conversation: proto.String("You said: " + msg.Message.GetConversation())}
 	_, err := client.SendMessage(context.Background(), msg.Info.Chat, reply)
 	return err == nil
-}
-
-func show(code stability.QR) {
-	if drawn, err := code.Terminal(); err == nil {
-		fmt.Printf("Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
-	}
 }

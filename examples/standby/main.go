@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -32,7 +31,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	run := func(ctx context.Context) error {
-		return serve(ctx, "wastability.db", stability.WithQR(show),
+		return serve(ctx, "wastability.db", stability.WithQR(stability.PrintQR(os.Stdout)),
 			stability.WithObserver(func(e stability.Event) { slog.Info(e.String()) }))
 	}
 	if *simulated {
@@ -72,10 +71,4 @@ func answer(client *whatsmeow.Client, evt any) bool {
 	reply := &waE2E.Message{Conversation: proto.String("You said: " + msg.Message.GetConversation())}
 	_, err := client.SendMessage(context.Background(), msg.Info.Chat, reply)
 	return err == nil
-}
-
-func show(code stability.QR) {
-	if drawn, err := code.Terminal(); err == nil {
-		fmt.Printf("Scan with the phone: Linked devices, Link a device.\n%s\n", drawn)
-	}
 }
