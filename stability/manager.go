@@ -584,10 +584,10 @@ func permanent(err error) bool {
 }
 
 // retryPause yields the pauses between calls to a backend that does not
-// answer: as long as the policy's, never shorter than its first.
+// answer: the first is InitialDelay, and none is longer than StoreRetry.
 func (m *Manager) retryPause() func() time.Duration {
 	p := m.cfg.policy.Defaults()
-	next := p.InitialDelay
+	next := min(p.InitialDelay, p.StoreRetry)
 	return func() time.Duration {
 		d := next
 		next = min(2*next, p.StoreRetry)

@@ -96,6 +96,45 @@ func TestWhatCouldNotBeSavedIsTriedAgainWithGrowingPauses(t *testing.T) {
 	})
 }
 
+// A long first pause is meant for WhatsApp's service, not for the backend.
+func TestLongFirstPauseDoesNotDelayTheBackend(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithReconnect(reconnect.Policy{InitialDelay: 40 * time.Second}))
+		var calls []string
+		var at []time.Time
+		failing := func(call string) error {
+			if call != "acquire" && call != "save state" {
+				return nil
+			}
+			calls, at = append(calls, call), append(at, time.Now())
+			return errNoRoute
+		}
+		within := func(call string) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			a.wire.heal()
+			require.Greater(t, len(calls), 10)
+			for i := range calls {
+				require.Equal(t, call, calls[i])
+				require.LessOrEqual(t, at[i].Sub(at[max(i-1, 0)]), 7*time.Second, "its pause is 5 s")
+			}
+			calls, at = nil, nil
+		}
+		a.wire.set(failing)
+		a.run()
+		within("acquire")
+		a.pair()
+		time.Sleep(time.Minute)
+		a.wire.set(failing)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		within("save state")
+		a.ready()
+		a.stop()
+		w.close()
+	})
+}
+
 // The state is where a term that is over shows first, if the lock is silent.
 func TestASaveThatIsFencedEndsTheTermAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -145,7 +145,7 @@ func New(cfg Config, st reconnect.State, now time.Time) *Core {
 		vital:  vital{monitor: keepalive.New(cfg.Keepalive)},
 		now:    now,
 	}
-	c.pause = c.policy.InitialDelay
+	c.pause = min(c.policy.InitialDelay, c.policy.StoreRetry)
 	c.crashed = cfg.Crashed || st.Status == reconnect.StatusConnected || len(st.Restarts) > 0 && now.Sub(st.Restarts[len(st.Restarts)-1]) < time.Minute
 	c.resumeUnfit(st, now)
 	// After a ban nobody wants to be asked for a scan by every new process.

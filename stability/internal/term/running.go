@@ -49,7 +49,7 @@ func saveDone(c *Core, e Evidence) {
 	}
 	stale := c.save == Stale
 	if e.(SaveDone).Err == nil {
-		c.pause = c.policy.InitialDelay
+		c.pause = min(c.policy.InitialDelay, c.policy.StoreRetry)
 		c.saveAt = time.Time{}
 		if stale {
 			c.saveTo(Unsaved)
