@@ -46,13 +46,18 @@ type process struct {
 	port string
 }
 
-func (r *rollout) start() *process {
+func freePort(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(r.t, err)
-	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	require.NoError(r.t, l.Close())
+	require.NoError(t, err)
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// start starts a replica; env is its own, beside what all have.
+func (r *rollout) start(env ...string) *process {
+	port := freePort(r.t)
 	r.started++
-	p, err := r.replicas.Start(fmt.Sprintf("%s %d", r.name, r.started), "PORT="+port)
+	p, err := r.replicas.Start(fmt.Sprintf("%s %d", r.name, r.started), append(env, "PORT="+port)...)
 	require.NoError(r.t, err)
 	r.t.Cleanup(p.Kill)
 	return &process{p, port}

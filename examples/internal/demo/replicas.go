@@ -94,7 +94,11 @@ func (r *Replicas) Start(name string, env ...string) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, "-simulate")
+	return r.Launch(name, exec.Command(self, "-simulate"), env...)
+}
+
+// Launch starts another program that does the same.
+func (r *Replicas) Launch(name string, cmd *exec.Cmd, env ...string) (*Replica, error) {
 	cmd.Env = append(append(r.env[:len(r.env):len(r.env)], envName+"="+name), env...)
 	cmd.Stderr = os.Stderr
 	lines, err := cmd.StdoutPipe()
@@ -129,8 +133,11 @@ func (r *Replicas) follow(lines io.Reader) {
 // Terminate sends SIGTERM, as a platform does, and waits for a clean end.
 func (p *Replica) Terminate() error { return p.TerminateWithin(30 * time.Second) }
 
-// TerminateWithin is Terminate on a platform that kills after grace. A replica
-// that has to be killed is an error.
+// ErrKilled says that a replica did not end in time, and was killed.
+var ErrKilled = errors.New("it did not end within the grace period, and was killed")
+
+// TerminateWithin is Terminate on a platform that kills after grace: the error is
+// ErrKilled then.
 func (p *Replica) TerminateWithin(grace time.Duration) error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -142,7 +149,7 @@ func (p *Replica) TerminateWithin(grace time.Duration) error {
 		return nil
 	case <-time.After(grace):
 		p.Kill()
-		return fmt.Errorf("%s did not end within %s of SIGTERM", p.Name, grace)
+		return fmt.Errorf("%s, %s after SIGTERM: %w", p.Name, grace, ErrKilled)
 	}
 }
 
