@@ -19,7 +19,7 @@ type Facts struct {
 	Reason            string // of the last end, in one word; "" when there was none
 	Code              int
 	Detail            string // plain text, no phone numbers
-	Means, Do         string // the reason in plain sentences: what it means, what a person should do
+	Means, Do         string // the reason in plain sentences: what it means, what a person should do when it has lasted
 	RetryCount        int
 	NextRetryAt       time.Time
 	NotBefore         time.Time   // end of a temporary ban

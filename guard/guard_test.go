@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/reconnect"
 )
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -32,6 +33,37 @@ func TestNoIncidentAdvisesToDoNothing(t *testing.T) {
 	inc := guard.New(guard.Policy{}).Decide(f, start.Add(time.Hour)).Raise[0]
 	require.Equal(t, guard.TypeDisconnectStuck, inc.Type)
 	require.Equal(t, "Check the network between this host and WhatsApp.", inc.Instructions)
+	for _, r := range reconnect.Reasons() {
+		if r == reconnect.ReasonIntentional {
+			continue
+		}
+		f.Reason, f.Do, f.BudgetExhausted, f.Unfit = string(r), r.Text().DoIfItLasts(), true, []time.Time{start, start.Add(time.Minute)}
+		for _, inc := range guard.New(guard.Policy{}).Decide(f, start.Add(time.Hour)).Raise {
+			require.NotRegexp(t, `^(Nothing|If it) |^Nothing\.`, inc.Instructions, "%s, %s: it has lasted already", inc.Type, r)
+			require.Regexp(t, `^[A-Z].*\.$`, inc.Instructions, "%s, %s", inc.Type, r)
+		}
+	}
+}
+
+// The reader of a message alone knows when a ban is over.
+func TestBanNamesItsEnd(t *testing.T) {
+	f := down(start)
+	f.Reason, f.NotBefore = "temporary_ban", start.Add(time.Hour)
+	inc := guard.New(guard.Policy{}).Decide(f, start).Raise[0]
+	require.Equal(t, guard.TypeTemporaryBan, inc.Type)
+	require.Contains(t, inc.Instructions, "04:04:05 UTC on 2 January 2026")
+}
+
+// An incident that nothing ends by itself does not say that the library tries.
+func TestStuckDisconnectSaysWhetherItTries(t *testing.T) {
+	f := down(start)
+	_, text := guard.TypeDisconnectStuck.Runbook()
+	require.Contains(t, text, "keeps trying")
+	raised := guard.New(guard.Policy{}).Decide(f, start.Add(time.Hour)).Raise[0]
+	require.Contains(t, raised.Runbook, "Nothing happens by itself")
+	f.NextRetryAt = start.Add(2 * time.Hour)
+	raised = guard.New(guard.Policy{}).Decide(f, start.Add(time.Hour)).Raise[0]
+	require.Contains(t, raised.Runbook, "keeps trying")
 }
 
 func TestStuckDisconnectIsOneIncidentRefreshedEachMinuteAndResolved(t *testing.T) {
@@ -327,7 +359,10 @@ func TestEveryTypeHasARunbook(t *testing.T) {
 		do, text := kind.Runbook()
 		require.NotEmpty(t, do, kind)
 		require.NotEmpty(t, text, kind)
+		require.Contains(t, kind.Title(), " ", "%s: words, and not the type's name", kind)
+		require.NotEqual(t, guard.Type("x_"+kind).Title(), kind.Title())
 	}
+	require.Equal(t, "own trouble", guard.Type("wa_own_trouble").Title())
 	do, text := guard.Type("wa_unknown").Runbook()
 	require.Empty(t, do+text)
 }

@@ -12,11 +12,11 @@ import (
 
 // headline is one line: whose trouble, which, and what became of it.
 func (m message) headline() string {
-	line := string(m.n.Incident.Type) + " opened"
+	line := m.n.Incident.Type.Title()
 	if m.n.Change == ChangeResolved {
-		line = string(m.n.Incident.Type) + " resolved"
+		line = "Over: " + line
 		if d := m.n.At.Sub(m.n.Incident.DetectedAt); !m.n.Incident.DetectedAt.IsZero() && d > 0 {
-			line += " after " + lasted(d)
+			line = "Over after " + lasted(d) + ": " + m.n.Incident.Type.Title()
 		}
 	}
 	if m.account != "" {
@@ -42,6 +42,7 @@ func (m message) facts() string {
 			b.WriteString(clean(name, 100, keep) + ": " + clean(value, 300, keep) + "\n")
 		}
 	}
+	line("incident", string(inc.Type))
 	line("since", stamp(inc.DetectedAt))
 	if m.n.Change == ChangeResolved {
 		line("until", stamp(m.n.At))

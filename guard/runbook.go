@@ -11,9 +11,12 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 	case TypeDisconnectStuck:
 		instructions = or(f.Do, "Check the network between this host and WhatsApp.")
 		steps = []string{
-			"The library keeps trying; see nextRetryAt.",
+			"The library keeps trying by itself. The admin page says when next, and can try now.",
 			"Check network, DNS, proxy and firewall of this host, and whether other hosts can connect.",
 			"If only this account is affected, open WhatsApp on the phone and look for a notice.",
+		}
+		if f.Reason != "" && f.NextRetryAt.IsZero() {
+			steps[0] = "Nothing happens by itself. When the cause is dealt with, press Try now on the admin page."
 		}
 	case TypeReconnectLoop:
 		instructions = "Nothing yet: the process restarts by itself, or a standby takes over. Look at the logs if it happens again."
@@ -32,18 +35,18 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"If only this account is affected, open WhatsApp on the phone and look for a notice before you pair again.",
 		}
 	case TypeRestartBudget:
-		instructions = "A person must look: restarting did not help."
+		instructions = or(f.Do, "Look for the cause: the log says the reason before each restart.")
 		steps = []string{
-			"The library now tries rarely and does not restart any more until the budget is free again.",
+			"Restarting did not help. The library tries rarely now, and restarts no more until enough time has passed.",
 			"Compare the reasons in the logs, check the network, update whatsmeow.",
-			"A restart by hand is allowed at any time.",
+			"When the cause is mended, press Try now on the admin page, or restart the program.",
 		}
 	case TypeLoggedOut:
-		instructions = or(f.Do, "Pair again: scan the code on the phone under Linked devices.")
+		instructions = or(f.Do, "Pair again: scan the code of the admin page with the phone, under Linked devices.")
 		steps = []string{
 			"The session is gone; retrying cannot bring it back.",
 			"On the phone open Settings, Linked devices, Link a device, and scan the code that the admin page shows.",
-			"The old credentials are kept in quarantine until another device is paired.",
+			"The old session is set aside until another device is paired. Nobody needs it.",
 		}
 	case TypeAccountBanned:
 		instructions = or(f.Do, "Open WhatsApp on the phone and request a review.")
@@ -52,10 +55,14 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"When the ban was lifted, ask for a new code and pair again.",
 		}
 	case TypeTemporaryBan:
-		instructions = "Wait until the ban is over (see notBefore in the evidence); do not connect this account from elsewhere."
+		until := ""
+		if !f.NotBefore.IsZero() {
+			until = ", at " + f.NotBefore.UTC().Format("15:04:05 UTC on 2 January 2006")
+		}
+		instructions = "Wait until the ban is over" + until + ". Do not connect this account from elsewhere."
 		steps = []string{
 			"The library makes one attempt when the ban is over, and none before, even if it is restarted.",
-			"The detail says what WhatsApp objected to. Send less, and only to people who expect it.",
+			"The detail says what WhatsApp objected to. Afterwards send less, and only to people who expect it.",
 		}
 	case TypeHolderUnfit:
 		means = "Each instance that held the lock gave it up because it could not connect. The detail says which, and why."
@@ -76,6 +83,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		steps = []string{
 			"This instance holds the lock, so the other copy does not use it: an old host, a backup that was restored, a second program.",
 			"The library tries rarely, so that the two do not fight.",
+			"When it is stopped, press Try now on the admin page.",
 			"If you cannot find it, remove the linked device on the phone and pair again.",
 		}
 	case TypeInstanceIDNotUnique:
@@ -84,10 +92,10 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		steps = []string{"This instance does not fight for the lock: it stands by.", "Look for a copied environment variable or a fixed id in a deployment with more than one replica."}
 	case TypeDegraded:
 		means = f.DegradedText
-		instructions = "Look at the program's own event handlers, then at the session."
+		instructions = "Read below what is wrong. If a handler of the program hangs, restart the program: what was not handled comes again."
 		steps = []string{
 			"The link is alive; reconnecting would not help.",
-			"A stuck handler: look for a call in it that waits for ever.",
+			"A stuck handler: after the restart, look for a call in it that waits for ever.",
 			"A backlog: let the handlers do less, and give slow work to goroutines. Nothing is lost meanwhile.",
 			"Decryption failures: if they go on, pair again.",
 		}
@@ -105,7 +113,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		instructions = "Find out what damaged the data: disk, memory, a backup that was copied back, a second program that writes it."
 		steps = []string{
 			"A row that does not parse is set aside: see what is set aside on the admin page. A message that needed it comes again, or its sender is asked for it.",
-			"A row that the backend refuses is kept in memory until this term ends, and is lost then: compare the backend's limits and permissions with the detail.",
+			"A row that the backend refuses is kept in memory while this instance is active, and is lost then: compare the backend's limits and permissions with the detail.",
 			"When the cause is mended, remove the rows that were set aside. A day without new damage also ends this incident.",
 		}
 	case TypeMessagesWaiting:
@@ -118,7 +126,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		}
 	case TypeMessagesSetAside:
 		means = "Received messages were set aside: nothing is done with them before somebody asks."
-		instructions = "See why each was set aside, then hand it over again or remove it."
+		instructions = "See on the admin page why each was set aside, then hand it over again or remove it."
 		steps = []string{
 			"The list says of each who sent it, when, and why it is there. Where there is content it is kept, sealed.",
 			"After the program was mended, hand them over again.",
@@ -151,6 +159,37 @@ func or(s, otherwise string) string {
 		return s
 	}
 	return otherwise
+}
+
+// titles say in a few words what is wrong.
+var titles = map[Type]string{
+	TypeDisconnectStuck:     "Not connected for some time",
+	TypeReconnectLoop:       "Attempts to connect fail again and again: the process restarts",
+	TypeRestartLoop:         "WhatsApp ends each new connection",
+	TypeRestartBudget:       "Not connected, and restarting did not help",
+	TypeLoggedOut:           "Logged out: the phone must be linked again",
+	TypeAccountBanned:       "WhatsApp has banned the account",
+	TypeTemporaryBan:        "WhatsApp has banned the account for some time",
+	TypeHolderUnfit:         "Not connected: each instance has tried in vain",
+	TypeClientOutdated:      "Not connected: WhatsApp refuses this version of whatsmeow",
+	TypeConnectionConflict:  "Another copy of the session connects too",
+	TypeInstanceIDNotUnique: "Two processes have the same instance id",
+	TypeDegraded:            "Connected, but messages are not handled as they should be",
+	TypeSendsRefused:        "Connected, but WhatsApp does not accept what is sent",
+	TypeStoreUnavailable:    "The backend does not answer",
+	TypeLockFlapping:        "The lock moves between instances again and again",
+	TypeDataDamaged:         "Stored data is damaged",
+	TypeMessagesWaiting:     "The program does not take received messages",
+	TypeMessagesSetAside:    "Received messages were set aside",
+}
+
+// Title says in a few words what is wrong, for headings and messages. For a
+// type that the library does not raise it is made of the type's name.
+func (t Type) Title() string {
+	if s := titles[t]; s != "" {
+		return s
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(string(t), "wa_"), "_", " ")
 }
 
 // Types returns all incident types that the library raises.

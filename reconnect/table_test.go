@@ -52,6 +52,20 @@ func TestEveryReasonHasExactlyOneCompleteRow(t *testing.T) {
 	}
 }
 
+func TestAdviceForLastingTroubleIsNotToWait(t *testing.T) {
+	for _, r := range reconnect.Reasons() {
+		do := r.Text().DoIfItLasts()
+		require.NotRegexp(t, `^(Nothing|If it)`, do, r)
+		if do != "" {
+			require.Regexp(t, `^[A-Z].*\.$`, do, r)
+			require.Contains(t, r.Text().Do, do[1:], r)
+		} else {
+			require.Equal(t, "Nothing.", r.Text().Do, r)
+		}
+	}
+	require.Equal(t, "Check the network, proxy and firewall.", reconnect.ReasonTimedOut.Text().DoIfItLasts())
+}
+
 func TestUnknownReasonRetriesAndRanksLowest(t *testing.T) {
 	future := reconnect.Reason("tea_break")
 	require.False(t, future.Known())

@@ -1,11 +1,33 @@
 package reconnect
 
+import "strings"
+
 // Text explains a reason in three plain sentences or so: for status pages, log
 // lines and runbooks.
 type Text struct {
 	Means string // what it means
 	Does  string // what the library does
 	Do    string // what a person should do
+}
+
+// DoIfItLasts is Do for trouble that has lasted already: without the advice to
+// wait first. It is empty where there is nothing to do.
+func (t Text) DoIfItLasts() string {
+	do := t.Do
+	waited := strings.HasPrefix(do, "If it goes on, ")
+	if rest, ok := strings.CutPrefix(do, "Nothing, unless it goes on: then "); ok {
+		do = rest
+	} else if strings.HasPrefix(do, "Nothing") {
+		_, do, _ = strings.Cut(do, ". ")
+		waited = strings.HasPrefix(do, "If ")
+	}
+	if waited {
+		_, do, _ = strings.Cut(do, ", ")
+	}
+	if do == "" {
+		return ""
+	}
+	return strings.ToUpper(do[:1]) + do[1:]
 }
 
 var (
@@ -37,12 +59,12 @@ var (
 	textTemporaryBan = Text{
 		Means: "WhatsApp banned the account for a limited time.",
 		Does:  "It makes no attempt before the ban is over, even if the program is restarted, then one attempt.",
-		Do:    "Do not try from elsewhere. Send less, and only to people who expect it.",
+		Do:    "Wait. Do not connect this account from elsewhere. Afterwards send less, and only to people who expect it.",
 	}
 	textClientOutdated = Text{
 		Means: "WhatsApp no longer accepts this client version (code 405).",
 		Does:  "It tries again rarely, in case the version is accepted again.",
-		Do:    "Update whatsmeow, or set a current version (store.SetWAVersion), then restart.",
+		Do:    "Build the program with a newer whatsmeow, or let it set a current version (store.SetWAVersion), then restart it.",
 	}
 	textUntrustedServer = Text{
 		Means: "The server could not prove that it is WhatsApp: its Noise certificate is wrong.",
@@ -132,7 +154,7 @@ var (
 	textNetworkUnreachable = Text{
 		Means: "The server could not be reached: refused, name not resolved, or TLS failed.",
 		Does:  "It retries with growing pauses.",
-		Do:    "Check network, DNS, proxy and the machine's certificates and clock.",
+		Do:    "Nothing for some minutes. If it lasts, check network, DNS, proxy, and the machine's certificates and clock.",
 	}
 	textConnectionClosed = Text{
 		Means: "The connection was closed without a reason given.",

@@ -84,8 +84,8 @@ func explain(st stability.Status) explanation {
 	case !st.PhoneCodeUntil.IsZero():
 		return explanation{
 			since: down, why: text.Means,
-			do:   "Type the code that was asked for into the phone of this account: Settings, Linked devices, Link a device, Link with phone number instead. It is shown where it was asked for. If nobody has it, ask for another one: the old one is void then.",
-			next: "The code can be used until " + clock(st.PhoneCodeUntil) + ". Then another one must be asked for.",
+			do:   "Type the code that was asked for into the phone of this account: Settings, Linked devices, Link a device, Link with phone number instead. The code is shown only to whoever asked for it. If nobody has it, get another one: the old one is void then.",
+			next: "The code to type can be used until " + clock(st.PhoneCodeUntil) + ". Then another one must be asked for.",
 		}
 
 	case st.QRAvailable:
@@ -101,7 +101,7 @@ func explain(st stability.Status) explanation {
 		}
 
 	case st.Parked:
-		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(text.Do, "Ask for an attempt then (Try now).")}
+		return explanation{since: down, why: text.Means, next: join(text.Does, "Nothing happens until somebody asks for an attempt."), do: join(strings.TrimSuffix(text.Do, " Let it try again only then."), "Only then press Try now.")}
 
 	case st.WA == reconnect.StatusNeedsPairing:
 		return explanation{
@@ -112,6 +112,9 @@ func explain(st stability.Status) explanation {
 	}
 
 	x := explanation{since: down, why: text.Means, do: needed(text.Do)}
+	if lasts(st) || budgetSpent(st) {
+		x.do = cmp.Or(text.DoIfItLasts(), "Check the network between this host and WhatsApp.")
+	}
 	switch {
 	case st.Connecting:
 		x.next = "An attempt is under way, and given up after " + fmt.Sprint(st.Settings.ConnectTimeout) + ". If it fails: " + lower(cmp.Or(text.Does, "It retries with growing pauses."))
@@ -120,15 +123,18 @@ func explain(st stability.Status) explanation {
 	case budgetSpent(st):
 		x.next = "Restarting the process did not help, and as many restarts as are allowed within " + fmt.Sprintf("%g h", st.Settings.BudgetWindow.Hours()) +
 			" were made: attempts are rare now. The next attempt is made at " + clock(st.NextRetryAt) + "."
-		x.do = join(x.do, "When the cause is mended, ask for an attempt at once (Try now).")
+		x.do = join(x.do, "When the cause is mended, press Try now.")
 	case replacedAgain(st):
 		x.next = "It came back, and was replaced again. It tries only rarely now, so that two copies do not fight. The next attempt is made at " + clock(st.NextRetryAt) + "."
-		x.do = join(x.do, "When the other copy is stopped, ask for an attempt at once (Try now).")
+		x.do = join(x.do, "When it is stopped, press Try now.")
+	case st.LastDisconnectReason == reconnect.ReasonConnectionReplaced && !st.NextRetryAt.IsZero():
+		x.next = "It pauses, then tries once. If it is replaced again it tries only rarely, so that two copies do not fight. The next attempt is made at " + clock(st.NextRetryAt) + "."
+		x.do = join(x.do, "When it is stopped, press Try now.")
 	case !st.NextRetryAt.IsZero():
 		x.next = join(text.Does, "The next attempt is made at "+clock(st.NextRetryAt)+".")
 	default:
 		x.next = "No attempt is planned: it is the program's move."
-		x.do = join(x.do, "If the program does not connect by itself, ask for an attempt (Try now) or restart it.")
+		x.do = join(x.do, "If the program does not connect by itself, press Try now, or restart it.")
 	}
 	if x.why == "" {
 		x.why = "It has not been connected yet."
@@ -146,19 +152,19 @@ func explainStandby(st stability.Status) explanation {
 		}
 	case st.LockHolderHere:
 		return explanation{
-			since: st.ModeSince, why: "Another Manager of this very process holds the lock and looks after the connection. That is how it should be, if the program is meant to make two for one account.",
-			next: "This one takes over when the lock is released.",
+			since: st.ModeSince, why: "Another Manager in this same process holds the lock and looks after the connection. That is how it should be where a program makes two for one account.",
+			next: "This instance takes over when the lock is released. Nobody needs to do anything.",
 		}
 	case st.LockHolder != "" && st.LockHolder != st.InstanceID:
 		return explanation{
 			since: st.ModeSince, why: "Another instance holds the lock and looks after the connection. That is how it should be.",
-			next: "This instance takes over when the lock is released or expires.",
+			next: "This instance takes over when the lock is released or expires. Nobody needs to do anything.",
 		}
 	}
 	return explanation{
-		since: st.ModeSince, why: "This instance does not hold the lock, and knows of no other that does.",
-		next: "If the program runs the Manager, the lock is taken as soon as it is free.",
-		do:   "If this lasts, check that the program calls Run, Activate or TryActivate.",
+		since: st.ModeSince, why: "The program has not let this instance take the lock, and this instance knows of no other that holds it.",
+		next: "The lock is taken as soon as the program asks for it (it calls Run, Activate or TryActivate) and it is free.",
+		do:   "Wait a minute if the program has just been started. If this lasts, look at the program's log for what it waits for, and tell its developers.",
 	}
 }
 
@@ -183,26 +189,26 @@ func explainConnected(st stability.Status) explanation {
 		if w := st.Probes.WaitingSince; !stuck && !w.IsZero() && st.At.Sub(w) >= st.Settings.BacklogAfter {
 			return explanation{
 				since: st.Probes.Since, why: st.Probes.Text,
-				next: "The connection is kept, and what waits is handled in its turn; nothing is lost. An incident is raised.",
+				next: "The connection is kept, and what waits is handled in its turn; nothing is lost. An incident is open while this lasts.",
 				do:   "If it grows, let the program's event handlers do less: give slow work to goroutines or a queue of your own.",
 			}
 		}
 		if st.Probes.Undecrypted > 0 && !stuck {
 			return explanation{
 				since: st.Probes.Since, why: st.Probes.Text,
-				next: "The connection is kept. Their senders are asked to send them again, and most come then; an incident is raised.",
+				next: "The connection is kept. Their senders are asked to send them again, and most come then. An incident is open while this lasts.",
 				do:   "If it lasts, look for another copy of this session (a second program, a restored backup), at the damaged rows that were set aside, and at the decryption failures in the program's log.",
 			}
 		}
 		return explanation{
 			since: st.Probes.Since, why: st.Probes.Text,
-			next: "The connection is kept. Messages that cannot be handed over wait, and nothing is lost; an incident is raised.",
-			do:   "Look at the program's own event handlers for a call that waits for ever. A restart frees it: what was not handled comes again.",
+			next: "The connection is kept. Messages that cannot be handed over wait, and nothing is lost. An incident is open while this lasts.",
+			do:   "Restart the program if it does not go on by itself: what was not handled comes again. Then look at its event handlers for a call that waits for ever.",
 		}
 	case keepalive.Mute:
 		return explanation{
 			since: st.Probes.Since, why: strings.TrimSuffix(st.Probes.Text, " "+st.Messages.Sent.Do),
-			next: "The connection is kept, and messages come in. Nothing is sent again by itself; an incident is open until a send is accepted.",
+			next: "The connection is kept, and messages come in. Nothing is sent again by itself. An incident is open until a send is accepted.",
 			do:   st.Messages.Sent.Do,
 		}
 	case keepalive.Stale:
@@ -216,8 +222,8 @@ func explainConnected(st stability.Status) explanation {
 	}
 	if n, oldest := untaken(st); n > 0 {
 		return explanation{
-			since: oldest, why: st.Messages.Received.Text, next: "The connection is kept, and other messages are handled as they come.",
-			do: "Look in the program's log for why its handlers do not take them. The list of messages says how often each was tried.",
+			since: oldest, why: st.Messages.Received.Text, next: "The connection is kept, and other messages are handled as they come. These are handed over again with pauses of up to a quarter of an hour.",
+			do: "Look in the program's log for why its handlers do not take them: a database, a queue, another service. Below is how often each was tried.",
 		}
 	}
 	if st.Probes.Health == keepalive.Quiet {
@@ -239,7 +245,7 @@ func untaken(st stability.Status) (n int, oldest time.Time) {
 }
 
 // pairAgain is how a device is linked when there is none.
-const pairAgain = "Ask for a code to scan (Show a code): it is there after some seconds. Use it within a minute, on the phone: Settings, Linked devices, Link a device. Or ask for a code to type, with the phone number."
+const pairAgain = "Press Show a code: a code to scan is there after some seconds. Scan it within a minute, on the phone: Settings, Linked devices, Link a device. Or get a code to type, with the phone number."
 
 // bringBack names the backend that should be brought back.
 func bringBack(st stability.Status) string {
@@ -264,6 +270,12 @@ func told(means, detail string, code int) string {
 // rare reports whether the next attempt is further away than usual is.
 func rare(st stability.Status, usual time.Duration) bool {
 	return !st.NextRetryAt.IsZero() && st.NextRetryAt.Sub(st.LastDisconnectAt) > usual+usual/2
+}
+
+// lasts reports whether it has been off for so long that this is an incident,
+// although it tries again as usual.
+func lasts(st stability.Status) bool {
+	return st.LastDisconnectReason.Action() == reconnect.ActionRetry && !st.DisconnectedSince.IsZero() && st.At.Sub(st.DisconnectedSince) >= st.Settings.StuckAfter
 }
 
 // budgetSpent reports whether attempts are rare because restarts did not help.

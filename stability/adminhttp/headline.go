@@ -64,17 +64,21 @@ func headlineOf(st stability.Status) headline {
 	case st.LastDisconnectReason == reconnect.ReasonAccountLocked:
 		return headline{"locked", bad, "Locked", "WhatsApp has locked this account."}
 	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
-		return headline{"waits_for_request", bad, "Not linked", "Ask for a code, then link the phone."}
+		return headline{"waits_for_request", bad, "Not linked", "Show a code, then link the phone with it."}
 	case st.Parked:
 		return headline{"stopped", bad, "Not connected", "It does not come back by itself: somebody must ask for it."}
 	case st.WA == reconnect.StatusNeedsPairing:
 		return headline{"code_coming", warn, "Not linked", "A code to scan is on its way."}
 	case st.State.NotBefore.After(st.At):
 		return headline{"temporary_ban", warn, "Banned for now", "It comes back by itself when the ban is over."}
+	case st.Connecting && lasts(st):
+		return headline{"lasts", bad, "Not connected", "It tries again, and has not come back for long."}
 	case st.Connecting:
 		return headline{"connecting", warn, "Connecting", "An attempt is under way."}
 	case st.NextRetryAt.IsZero():
 		return headline{"no_plan", bad, "Not connected", "No attempt is planned."}
+	case lasts(st):
+		return headline{"lasts", bad, "Not connected", "It tries again, and has not come back for long."}
 	case budgetSpent(st), replacedAgain(st), st.LastDisconnectReason.Action() != reconnect.ActionRetry && needed(st.LastDisconnectReason.Text().Do) != "":
 		return headline{"slow", bad, "Not connected", "It tries again, but somebody should look at the cause."}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -152,7 +153,11 @@ func sentence(e seen) string {
 			out += " " + means + "."
 		}
 		if e.Decision.ShouldReconnect {
-			out += " Next attempt after " + keepalive.Span(e.Decision.Delay) + "."
+			if e.Decision.Delay < time.Second {
+				out += " The next attempt follows at once."
+			} else {
+				out += " Next attempt after " + keepalive.Span(e.Decision.Delay) + "."
+			}
 		}
 	case stability.EventNeedsPairing:
 		out = "A phone must be linked."
@@ -168,13 +173,16 @@ func sentence(e seen) string {
 	case stability.EventStoreUp:
 		out = "The backend answers again."
 	case stability.EventHealth:
-		out = "Health of the connection: " + string(e.Health) + ". " + e.Detail
+		out = "Health of the connection: " + string(e.Health) + "."
+		if e.Health != keepalive.Down { // the outage has a line of its own
+			out += " " + e.Detail
+		}
 	case stability.EventHealing:
 		out = "A loop of reconnects is broken: " + e.Detail
 	case stability.EventIncidentOpened:
-		out = "An incident began: " + strings.TrimSuffix(e.Incident, "_active") + "."
+		out = "An incident began: " + guard.Type(strings.TrimSuffix(e.Incident, "_active")).Title() + "."
 	case stability.EventIncidentResolved:
-		out = "An incident is over: " + strings.TrimSuffix(e.Incident, "_active") + "."
+		out = "An incident is over: " + guard.Type(strings.TrimSuffix(e.Incident, "_active")).Title() + "."
 	case stability.EventClosed:
 		out = "The Manager was closed."
 	default:
@@ -189,6 +197,9 @@ func short(s string, n int) string {
 	cut := len(s) > n
 	if cut {
 		s = s[:n]
+		if i := strings.LastIndexByte(s, ' '); i > n*3/4 { // not within a word
+			s = s[:i]
+		}
 	}
 	s = strings.Map(func(r rune) rune {
 		if r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {

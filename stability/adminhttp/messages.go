@@ -22,10 +22,13 @@ type resendsDoc struct {
 
 func resends(r stability.Resends) resendsDoc {
 	doc := resendsDoc{Answered: r.Answered, Unknown: r.Unknown, Failed: r.Failed, Text: several(r.Answered,
-		"No recipient has asked for a message again and got it.", "1 message that a recipient could not read was sent to it again.",
+		"No recipient has asked for a message again.", "1 message that a recipient could not read was sent to it again.",
 		"%d messages that recipients could not read were sent to them again.")}
+	if r.Answered == 0 && r.Unknown+r.Failed > 0 {
+		doc.Text = "No message was sent again."
+	}
 	if r.Unknown > 0 {
-		doc.Text += several(r.Unknown, "", " 1 more was asked for, and is not kept any more.", " %d more were asked for, and are not kept any more.")
+		doc.Text += several(r.Unknown, "", " 1 was asked for that is not kept any more.", " %d were asked for that are not kept any more.")
 	}
 	if r.Failed > 0 {
 		doc.Text += several(r.Failed, "", " 1 could not be looked up: the backend did not answer.", " %d could not be looked up: the backend did not answer.")

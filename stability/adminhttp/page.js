@@ -26,12 +26,15 @@ function tick() {
     }
   }
   // One page, one clock: the sentences name moments in UTC.
-  for (const e of document.querySelectorAll("#why, #next, #do, #band-text")) {
+  for (const e of document.querySelectorAll("#why, #next, #do, #band-text, .said, .runbook")) {
     const text = e.textContent.replace(/(\d\d:\d\d:\d\d UTC) on (\d+ \w+ \d{4})/g, (_, time, day) => local(Date.parse(day + " " + time), now));
     if (text !== e.textContent) e.textContent = text;
   }
+  const named = document.getElementById("zone");
+  if (named && zone) named.textContent = "Times are in " + zone + ".";
 }
 
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 function local(at, now) {
   const d = new Date(at);
   return d.toDateString() === new Date(now).toDateString() ? d.toLocaleTimeString() : d.toLocaleString();

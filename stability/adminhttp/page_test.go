@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,7 +207,20 @@ func checkPage(t *testing.T, p *place, fine bool) {
 	for _, bad := range []string{"%!", "<nil>", "0001", "NaN", "ZgotmplZ", "491520000001"} {
 		require.NotContains(t, got.text(""), bad)
 	}
+	for _, id := range []string{"headline", "do", "why", "next", "transitions"} {
+		require.NotRegexp(t, `[a-z]_[a-z]`, got.text(id), "%s: words, and no identifiers", id)
+	}
+	if tone == "bad" {
+		require.NotEmpty(t, got.text("do"))
+		require.False(t, strings.HasPrefix(got.text("do"), "Nothing"), got.text("do"))
+	}
+	if health := got.id("clocks"); got.text("clocks") == "Health" {
+		require.True(t, slices.ContainsFunc(health.Attr, func(a html.Attribute) bool { return a.Key == "hidden" }), "a heading without text")
+	}
 	require.Equal(t, st.QRAvailable, got.id("qr-code") != nil)
+	if got.state() == "phone_code" && st.QRAvailable {
+		require.NotNil(t, got.id("scan-instead"), "the code that was asked for comes first")
+	}
 	if next := st.NextRetryAt; next.After(st.At) && st.StoreUnavailable == nil && st.Mode == stability.ModeActive {
 		require.Equal(t, next.UTC().Format("2006-01-02T15:04:05.000Z"), attr(got.id("countdown"), "datetime"))
 	}

@@ -68,6 +68,16 @@ var states = []struct {
 		p.run()
 		time.Sleep(time.Minute + off)
 	}, nil},
+	{"backoff_lasting", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.Failure(503)).Times(100).OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.LastDisconnectReason == reconnect.ReasonServiceUnavailable })
+		time.Sleep(12 * time.Minute)
+		p.await(func(st stability.Status) bool { return !st.Connecting && st.NextRetryAt.After(st.At) })
+		time.Sleep(off)
+	}, []stability.Option{stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond, MaxDelay: 5 * time.Minute})}},
 	{"not_started", false, func(*place) { time.Sleep(time.Minute + off) }, nil},
 	{"connecting", false, func(p *place) {
 		p.run().pair()

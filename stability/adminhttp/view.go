@@ -1,7 +1,6 @@
 package adminhttp
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"html/template"
@@ -30,6 +29,7 @@ type view struct {
 	Code      template.HTML
 	CodeUntil moment
 	Typed     string // the code to type into the phone
+	Typing    bool   // one was asked for, here or elsewhere, and is good
 	TypedEnds moment
 	MayPair   bool // a phone can be linked: the form for its number
 	MayTry    bool
@@ -41,6 +41,7 @@ type view struct {
 	NoteInc   string
 
 	Clocks, Lock, Sent, Received []fact
+	ReceivedText                 string
 	Held                         heldDoc
 	More                         int // held messages that are not shown
 
@@ -181,6 +182,7 @@ func (h *Handler) pairing(v *view, st stability.Status) {
 			v.Code, v.CodeUntil = svg, moment{q.ExpiresAt, st.At}
 		}
 	}
+	v.Typing = st.PhoneCodeUntil.After(st.At)
 	// The last code that was asked for is the only one that is good.
 	if c := h.typed.Load(); c != nil && c.ExpiresAt.Equal(st.PhoneCodeUntil) && c.ExpiresAt.After(st.At) {
 		v.Typed, v.TypedEnds = c.Code, moment{c.ExpiresAt, st.At}
@@ -189,7 +191,7 @@ func (h *Handler) pairing(v *view, st stability.Status) {
 
 func (h *Handler) incidentsView(v *view, st stability.Status) {
 	if st.Mode != stability.ModeActive {
-		v.NoteInc = "This instance stands by: these are the incidents that it knew when it was last active, and what it has seen itself."
+		v.NoteInc = "This instance is not the active one: these are the incidents that it knew when it was last active, and what it has seen itself."
 	}
 	left := runbookBytes
 	for _, inc := range h.m.Incidents() {
@@ -210,14 +212,14 @@ func (h *Handler) incidentsView(v *view, st stability.Status) {
 
 func (h *Handler) incident(inc guard.Incident, now time.Time) incidentView {
 	i := incidentView{
-		ID: linkID(inc.ID), Name: short(string(inc.Type), 100), Active: inc.Active, From: moment{inc.DetectedAt, now}, To: moment{inc.ResolvedAt, now},
+		ID: linkID(inc.ID), Name: short(inc.Type.Title(), 100), Active: inc.Active, From: moment{inc.DetectedAt, now}, To: moment{inc.ResolvedAt, now},
 		Instructions: short(h.mask(inc.Instructions), 600), Runbook: short(h.mask(inc.Runbook), 3000), InstanceID: short(inc.InstanceID, 100),
 	}
 	for _, k := range slices.Sorted(maps.Keys(inc.Evidence)) {
 		if len(i.Evidence) == 8 {
 			break
 		}
-		i.Evidence = append(i.Evidence, fact{Name: short(k, 40), Text: short(h.mask(inc.Evidence[k]), 200)})
+		i.Evidence = append(i.Evidence, h.evidence(k, inc.Evidence[k], now))
 	}
 	return i
 }
@@ -234,124 +236,6 @@ func linkID(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	return hex.EncodeToString(sum[:8])
 }
-
-// facts are the small print.
-func (v *view) facts(h *Handler, st stability.Status, doc statusDoc) {
-	to := &v.Clocks
-	add := func(name, text string) {
-		if text != "" {
-			*to = append(*to, fact{Name: name, Text: short(text, 300)})
-		}
-	}
-	at := func(name string, t time.Time) {
-		if !t.IsZero() {
-			*to = append(*to, fact{Name: name, At: moment{t, st.At}})
-		}
-	}
-	text := func(s *string) string {
-		if s == nil {
-			return ""
-		}
-		return *s
-	}
-	add("Account", text(doc.WA.Account))
-	if hp := text(doc.Probes.Health); hp != "" {
-		add("Health", hp+": "+doc.Probes.Text)
-	}
-	if st.WA == reconnect.StatusConnected {
-		at("Connected since", st.ConnectedAt)
-	}
-	at("Last bytes from WhatsApp", st.Probes.LastReadAt)
-	at("Last event", st.LastEventAt)
-	at("Last message", st.LastMessageAt)
-	at("Last answered ping", st.Probes.LastProbeAt)
-	if n := st.Probes.ProbesFailed; n > 0 {
-		add("Pings without an answer", strconv.Itoa(n))
-	}
-	if st.RetryCount > 0 {
-		add("Attempts in this trouble", strconv.Itoa(st.RetryCount))
-	}
-	if r := st.LastDisconnectReason; r != reconnect.ReasonNone {
-		name := "Last reason"
-		if st.WA == reconnect.StatusConnected {
-			name = "Last outage, now over"
-		}
-		reason := string(r)
-		if c := st.State.LastDisconnectCode; c != 0 {
-			reason += ", code " + strconv.Itoa(c)
-		}
-		add(name, reason)
-		at(name+": when", st.LastDisconnectAt)
-	}
-
-	to = &v.Lock
-	add("This instance", st.InstanceID)
-	switch {
-	case st.LockHolder == "":
-		add("Holder of the lock", "nobody that is known here")
-	case st.LockHolder == st.InstanceID:
-		add("Holder of the lock", st.LockHolder+" (this instance)")
-	default:
-		add("Holder of the lock", st.LockHolder)
-	}
-	if st.LeaseEpoch > 0 {
-		add("Term", strconv.FormatInt(st.LeaseEpoch, 10))
-	}
-	at("Lease until", st.LockLeaseUntil)
-	if st.Mode == stability.ModeActive {
-		at("Last renewal", st.Heartbeats.LastRenewalAt)
-		at("Trusted until", st.Heartbeats.TrustedUntil)
-		if n := st.Heartbeats.Failures; n > 0 {
-			add("Failed renewals in a row", strconv.Itoa(n))
-		}
-	}
-	add("Backend", cmp.Or(st.AuthStore, "one of the program's own"))
-	add("Backend does not answer", text(doc.WA.StoreUnavailable))
-	at("Last change of the stored account", lastWrite(st))
-	if y := st.Yield; y.By != "" {
-		what := y.By + " gave the lock up (" + string(y.Reason) + ")"
-		if y.To != "" {
-			what += ", and " + y.To + " took it"
-		}
-		add("Yielded", what+".")
-		at("Yielded: when", y.At)
-	}
-
-	to = &v.Received
-	r := st.Messages.Received
-	add("Received", count(r.Total)+": "+count(r.Handled)+" handled, "+count(uint64(r.Waiting.Count))+" waiting, "+count(uint64(r.SetAside.Count))+" set aside")
-	at("Oldest that waits", r.Waiting.Oldest)
-	at("Oldest that is set aside", r.SetAside.Oldest)
-	add("What is known of them", h.mask(r.Text))
-
-	to = &v.Sent
-	s := doc.WA.Messages.Sent
-	add("Accepted by WhatsApp", count(s.Acknowledged.Count))
-	at("Last accepted", st.Messages.Sent.LastAcknowledgedAt)
-	if s.Waiting.Count > 0 {
-		add("Waiting for an answer", count(s.Waiting.Count))
-	}
-	if s.Unanswered.Count > 0 {
-		add("Left without an answer", count(s.Unanswered.Count))
-	}
-	for i, f := range s.Refused {
-		if i == 6 {
-			break
-		}
-		add("Refused with code "+strconv.Itoa(f.Code), count(f.Count)+": "+f.Text)
-	}
-	add("What is known of sends", h.mask(s.Text))
-	add("Sent again", resends(st.Messages.Resends).Text)
-}
-
-func lastWrite(st stability.Status) time.Time {
-	if st.Auth == nil {
-		return time.Time{}
-	}
-	return st.Auth.LastWriteAt
-}
-
-func count(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // shorten leaves out what is far down on the page, then what is long.
 func (v *view) shorten() bool {

@@ -101,7 +101,7 @@ func (c *Core) Facts(f *guard.Facts, now time.Time, s Sight) bool {
 	f.DisconnectedSince = st.DisconnectedSince
 	f.Reason, f.Code, f.Detail = string(st.LastDisconnectReason), st.LastDisconnectCode, st.LastDisconnectDetail
 	text := st.LastDisconnectReason.Text()
-	f.Means, f.Do = text.Means, text.Do
+	f.Means, f.Do = text.Means, text.DoIfItLasts()
 	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
 	f.Replacements = st.Replacements
 	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
