@@ -52,7 +52,11 @@ var alerts = []alert{
 		name: "WastabilityDown", severity: "critical", wait: 10 * time.Minute,
 		expr: off + "\nunless" + `
 max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) > 0`,
-		is: "No instance has been connected for ten minutes.", incident: guard.TypeDisconnectStuck,
+		is: "No instance has been connected for ten minutes.",
+		do: "If another alert of this account names the cause, do what that one says. Else open the account's admin page: it says why, and what to do.",
+		runbook: `- Without the admin page: check network, DNS, proxy and firewall of this account's hosts, and whether other accounts are connected.
+- If only this account is off, open WhatsApp on its phone and look for a notice.
+- The library keeps trying by itself wherever trying can help. Messages that arrive meanwhile wait at WhatsApp.`,
 	},
 	{
 		name: "WastabilityMissing", severity: "critical", wait: 10 * time.Minute,
@@ -67,7 +71,13 @@ max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) >
 		name: "WastabilityFlapping", severity: "warning",
 		expr: `sum` + by + `(increase(wastability_connection_logins_total[15m])) > 5` + "\nor\n" +
 			incident(guard.TypeReconnectLoop, guard.TypeRestartLoop, guard.TypeLockFlapping),
-		is: "The connection comes and goes, again and again.", incident: guard.TypeReconnectLoop,
+		is: "The connection comes and goes, again and again.",
+		do: "Look in the log for the reason of each line \"disconnected\": below is what to do for it. Nothing is lost meanwhile.",
+		runbook: `- connection_replaced: another copy uses the session. Find it and stop it: a program started twice, an old host, a restored backup.
+- restart_required, again and again: update whatsmeow. Check whether other accounts are treated the same way.
+- lock_lost, holder_lost, handed_over: the lock moves. Check whether an instance crashes, and the network between instances and backend.
+- closed_by_program, requested, redelivery: the program itself ends its connections, or refuses messages again and again.
+- Other reasons: check the network between this host and WhatsApp. Where attempts fail too often the process ends with code 1; check that the platform restarts it.`,
 	},
 	{
 		name: "WastabilityMute", severity: "critical", wait: time.Minute,
@@ -86,7 +96,8 @@ max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) >
 	},
 	{
 		name: "WastabilityNeedsPairing", severity: "critical", wait: 2 * time.Minute,
-		expr: `max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) > 0`,
+		// A banned account must not be paired before the ban is lifted.
+		expr: `max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) > 0` + "\nunless\n" + incident(guard.TypeAccountBanned),
 		is:   "No device is linked: somebody must pair.", incident: guard.TypeLoggedOut,
 	},
 	{
@@ -123,26 +134,18 @@ max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) >
 - Look at wastability_lock_renewals_total and at the backend's latency on the dashboard.
 - If the lease runs out the connection is cut, and whoever can renew first connects. Nothing is lost.`,
 	},
-	{
-		name: "WastabilityIncident", severity: "warning",
-		expr: strings.Replace(incident(others()...), "max by (job, wastability_account)", "max by (job, wastability_account, wastability_incident)", 1),
-		is:   "An incident is open: {{ $labels.wastability_incident }}.",
-		do:   "See below what to do for each kind; the admin page tells more.",
-	},
+	other("WastabilityRestartsDoNotHelp", "critical", guard.TypeRestartBudget),
+	other("WastabilityBanned", "critical", guard.TypeAccountBanned),
+	other("WastabilityBannedForNow", "warning", guard.TypeTemporaryBan),
+	other("WastabilityAnotherCopy", "warning", guard.TypeConnectionConflict),
+	other("WastabilitySameInstanceID", "warning", guard.TypeInstanceIDNotUnique),
+	other("WastabilityDataDamaged", "warning", guard.TypeDataDamaged),
+	other("WastabilityMessagesSetAside", "warning", guard.TypeMessagesSetAside),
 }
 
-// others are the incident types that no other alert is about.
-func others() (out []guard.Type) {
-	own := []guard.Type{
-		guard.TypeDisconnectStuck, guard.TypeReconnectLoop, guard.TypeRestartLoop, guard.TypeLockFlapping, guard.TypeSendsRefused, guard.TypeDegraded,
-		guard.TypeMessagesWaiting, guard.TypeLoggedOut, guard.TypeClientOutdated, guard.TypeHolderUnfit, guard.TypeStoreUnavailable,
-	}
-	for _, t := range guard.Types() {
-		if !slices.Contains(own, t) {
-			out = append(out, t)
-		}
-	}
-	return out
+// other is an alert that says what an incident says, whenever that is open.
+func other(name, severity string, kind guard.Type) alert {
+	return alert{name: name, severity: severity, expr: incident(kind), is: kind.Title() + ".", incident: kind}
 }
 
 const rulesHead = `# Alert rules for the metrics of stability/metrics, as OpenTelemetry's Prometheus
@@ -173,6 +176,9 @@ type rule struct {
 	Annotations map[string]string `yaml:"annotations"`
 }
 
+// whose names the account, where there is one.
+const whose = "{{ with $labels.wastability_account }}{{ . }}: {{ end }}"
+
 // written are the rules as the file holds them.
 func written(t *testing.T) []byte {
 	t.Helper()
@@ -182,15 +188,9 @@ func written(t *testing.T) []byte {
 		if a.incident != "" {
 			do, text = a.incident.Runbook()
 		}
-		if a.name == "WastabilityIncident" {
-			for _, kind := range others() {
-				do, more := kind.Runbook()
-				text += fmt.Sprintf("%s: %s\n%s\n\n", kind, do, more)
-			}
-		}
 		r := rule{
 			Alert: a.name, Expr: a.expr, Labels: map[string]string{"severity": a.severity},
-			Annotations: map[string]string{"summary": a.is, "description": do, "runbook": strings.TrimSpace(text)},
+			Annotations: map[string]string{"summary": whose + a.is, "description": do, "runbook": strings.TrimSpace(text)},
 		}
 		if a.wait > 0 {
 			r.For = strings.TrimSuffix(a.wait.String(), "0s")
@@ -219,9 +219,12 @@ func TestRulesSayWhatTheIncidentsSay(t *testing.T) {
 	same(t, rulesFile, written(t))
 	for _, a := range alerts {
 		require.NotEmpty(t, a.is+a.do, a.name)
-		if a.name != "WastabilityIncident" {
-			require.NotEqual(t, a.incident == "", a.do == "", "%s: the incident's text, or its own", a.name)
-		}
+		require.NotEqual(t, a.incident == "", a.do == "", "%s: the incident's text, or its own", a.name)
+	}
+	for _, kind := range guard.Types() {
+		require.True(t, slices.ContainsFunc(alerts, func(a alert) bool {
+			return a.incident == kind || strings.Contains(a.expr, string(kind)) || a.name == "WastabilityDown" && kind == guard.TypeDisconnectStuck
+		}), "no alert tells of %s", kind)
 	}
 }
 

@@ -337,7 +337,7 @@ func TestEachAlertFiresInItsTrouble(t *testing.T) {
 			p.start("b").ready()
 			p.run(2 * time.Minute)
 		}},
-		{"another program uses the session", 15 * time.Second, []string{"WastabilityDown", "WastabilityIncident"}, func(t *testing.T, w *world, p *tape) {
+		{"another program uses the session", 15 * time.Second, []string{"WastabilityDown", "WastabilityAnotherCopy"}, func(t *testing.T, w *world, p *tape) {
 			p.start("a").ready()
 			p.run(time.Minute)
 			for range 2 {
