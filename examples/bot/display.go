@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 )
@@ -97,7 +98,13 @@ func (s *display) status(st stability.Status) string {
 	switch {
 	case st.StoreUnavailable != nil:
 		state, since, c = "store out of reach", st.StoreUnavailableSince, red
+	case st.Mode != stability.ModeActive && st.LockHolder != "" && st.LockHolder != st.InstanceID:
+		state = "stands by, " + st.LockHolder + " is active,"
 	case st.Mode != stability.ModeActive:
+	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Mute:
+		state, since = "connected, but WhatsApp does not accept what is sent,", st.Probes.Since
+	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Degraded:
+		state, since = "connected, but messages are not handled,", st.Probes.Since
 	case st.WA == reconnect.StatusConnected:
 		state, since, c = "connected", st.ConnectedAt, green
 	case st.WA == reconnect.StatusNeedsPairing:
@@ -118,8 +125,10 @@ func (s *display) status(st stability.Status) string {
 		parts = append(parts, "connecting")
 	case st.NextRetryAt.Sub(st.At) > 500*time.Millisecond:
 		parts = append(parts, "next attempt in "+st.NextRetryAt.Sub(st.At).Round(time.Second).String())
+	case st.Parked && st.WA == reconnect.StatusNeedsPairing:
+		parts = append(parts, "next: start the bot again for a new code")
 	case st.Parked:
-		parts = append(parts, "waits for you")
+		parts = append(parts, "next: nothing by itself, read the log")
 	}
 	r := st.Messages.Received
 	parts = append(parts, fmt.Sprintf("messages: %d handled, %d waiting, %d set aside", r.Handled, r.Waiting.Count, r.SetAside.Count))
