@@ -178,6 +178,28 @@ func TestEveryLogLineIsDocumented(t *testing.T) {
 	require.Equal(t, want.String(), got, "run it with -update")
 }
 
+// An operator reads of each warning and error what to do, and of no line that is
+// not written any more.
+func TestEveryWarningSaysWhatToDo(t *testing.T) {
+	page, err := os.ReadFile(logsPage)
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(page), "## What to do about warnings and errors\n")
+	require.True(t, ok)
+	table, _, ok := strings.Cut(rest, "\n## ")
+	require.True(t, ok)
+	var told, written []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `(.+)` \\| (.+) \\|$").FindAllStringSubmatch(table, -1) {
+		told = append(told, m[1])
+		require.Regexp(t, `^[A-Z].*[.)]$`, m[2], m[1])
+	}
+	for _, l := range libraryLines(t) {
+		if (l.level == "warn" || l.level == "error") && !slices.Contains(written, l.text) {
+			written = append(written, l.text)
+		}
+	}
+	require.ElementsMatch(t, written, told)
+}
+
 // transitionLines is the page's table: the line of each event, and its level.
 func transitionLines(t *testing.T) map[stability.EventKind][2]string {
 	page, err := os.ReadFile(logsPage)
