@@ -26,9 +26,12 @@ type delivery struct {
 	key   book.Key
 	began time.Time // when it was taken in hand
 
+	before messageRecord // what was known of it then
+
 	mu       sync.Mutex
 	info     types.MessageInfo // the best that is known of it
 	contents [][]byte          // of the parts that a handler panicked at
+	parts    [][]byte          // that were handed over and are not finished
 	handed   bool              // the Manager's handler was told of the part
 	open     bool              // a part was handed over, and is not finished yet
 	event    *events.Message   // that part; nil for a kind whose content cannot be kept
@@ -58,8 +61,13 @@ const (
 
 // Begin implements authstore.Delivery.
 func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error {
-	aside := d.a.m.received.isAside(d.key)
-	if known != nil && known.Plaintext == nil && !aside {
+	aside := false
+	switch {
+	case known == nil:
+	case known.Plaintext != nil:
+		raw, _, ok := unpadded(known.Plaintext)
+		aside = ok && d.isAside(raw)
+	default:
 		if err := d.a.m.received.settled(ctx, d.key); err != nil {
 			return err
 		}
@@ -89,7 +97,7 @@ func (d *delivery) Failed(ctx context.Context, err error) error {
 	d.failed = "it cannot be decrypted: " + firstLine(err.Error())
 	rec := d.record(book.Undecrypted, d.failed)
 	d.mu.Unlock()
-	if saved := d.a.m.received.keep(ctx, rec); saved != nil && errors.Is(saved, context.Canceled) {
+	if saved := d.a.m.received.keepUndecrypted(ctx, d, rec); saved != nil && errors.Is(saved, context.Canceled) {
 		return saved // it stays at the service
 	}
 	return err
@@ -103,9 +111,13 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	open, handed, panicked := d.open, d.handed, d.panicked != ""
 	d.open, d.handed = false, false
 	keep := false
+	var other []byte // a part of another message than was known
 	switch {
 	case handed && !panicked:
 		d.taken = d.taken || open
+		if open && len(d.parts) > 0 {
+			d.parts = d.parts[:len(d.parts)-1]
+		}
 	case handed:
 		keep = open && d.content()
 	default:
@@ -115,6 +127,7 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 		case ok:
 			// A host that removed all handlers has removed the Manager's too, for a moment.
 			d.contents, d.panicked, keep = append(d.contents, raw), "there was no event handler for it", true
+			other = raw
 		}
 	}
 	if !keep {
@@ -123,6 +136,11 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	}
 	rec := d.record(book.Kept, d.panicked)
 	d.mu.Unlock()
+	if other != nil {
+		if err := d.a.m.received.split(ctx, d, other); err != nil {
+			return err
+		}
+	}
 	return d.a.m.received.keep(ctx, rec)
 }
 
@@ -166,10 +184,27 @@ func (d *delivery) record(s book.State, why string) messageRecord {
 // them: the service has the message for another day, or we have.
 func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf bool) bool {
 	r := &d.a.m.received
-	admits, poisonous := d.a.admits(), evt != nil && r.poisonous(d.key)
+	admits, aside := d.a.admits(), false
+	var raw []byte
+	if admits && !d.ours {
+		if evt != nil {
+			raw, _ = proto.Marshal(evt.RawMessage)
+		}
+		if aside = d.isAside(raw); !aside && r.split(context.Background(), d, raw) != nil {
+			admits = false
+		}
+	}
+	poisonous := evt != nil && r.poisonous(d.key)
 	d.mu.Lock()
 	d.info, d.event, d.handed = plainInfo(info), evt, true
+	if admits && !aside && len(raw) > 0 {
+		d.parts = append(d.parts, raw)
+	}
 	switch {
+	case aside: // it is acknowledged at the next login
+		d.aside = true
+		d.mu.Unlock()
+		return false
 	case !admits:
 		d.left = true
 	case deaf:
@@ -224,8 +259,10 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.aside:
 		return book.Repeat, ""
 	case d.unheard:
+		d.contents = d.parts
 		return book.Declined, whyUnheard
 	case d.refused:
+		d.contents = d.parts
 		return book.Declined, whyRefused
 	case d.panicked != "":
 		if d.open { // there is no event buffer for messages of its kind
@@ -238,6 +275,7 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.failed != "":
 		return book.Lost, d.failed
 	case d.open && d.asked: // and nobody finished it
+		d.contents = d.parts
 		return book.Declined, whyRefused
 	case d.open || d.taken:
 		return book.Handled, ""

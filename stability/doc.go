@@ -75,6 +75,8 @@
 //	the program has no handler  the same as one that returns false, if it had one before or has been attached for
 //	                            less than 2 min; a program that never has one does not want messages
 //	nobody could be given it    whatsmeow acknowledges it without an event: set aside, without content
+//	another one has its id      contents are compared: each is a message with an entry of its own. The content of one
+//	                            that was set aside for want of it is handed over, however late it comes
 //
 // A message whose handling ends the process is found. A mark stands in the store
 // while a term runs; who finds the mark of an earlier term writes down each message

@@ -133,7 +133,7 @@ func (m *Manager) Messages() []ReceivedMessage {
 		out = append(out, ReceivedMessage{
 			Entry: recordID(e.Key), ID: rec.Info.ID, Chat: rec.Info.Chat, Sender: rec.Info.Sender, Sent: rec.Info.Timestamp,
 			State: MessageState(e.State), ReceivedAt: e.First, Since: e.Since, LastTry: e.Last, Tries: e.Tries, Why: e.Why,
-			HasContent: len(rec.Contents) > 0,
+			HasContent: len(rec.Contents) > 0 && e.State != book.Refused,
 		})
 	}
 	return out

@@ -45,14 +45,19 @@ type received struct {
 type messageRecord struct {
 	book.Entry
 	Info     types.MessageInfo
-	Contents [][]byte `json:",omitempty"` // what is to be handed over, as whatsmeow decrypted it
+	Contents [][]byte `json:",omitempty"` // what is to be handed over, as whatsmeow decrypted it; of a refused message what the service has too
 	Deaths   int      `json:",omitempty"` // how often it was begun and did not end
 	Begun    bool     `json:",omitempty"` // it is being handled, or the process died
 	Build    string   `json:",omitempty"` // of that process
+	OfPhone  bool     `json:",omitempty"` // the phone has sent the content, perhaps in another form than its sender
 }
 
 func recordID(k book.Key) string {
-	sum := sha256.Sum256([]byte(k.ID + "\x00" + k.Chat + "\x00" + k.Sender))
+	name := k.ID + "\x00" + k.Chat + "\x00" + k.Sender
+	if k.Copy != "" {
+		name += "\x00" + k.Copy
+	}
+	sum := sha256.Sum256([]byte(name))
 	return hex.EncodeToString(sum[:12])
 }
 
@@ -128,6 +133,7 @@ func (r *received) take(d *delivery) bool {
 		r.inHand = make(map[book.Key]*delivery)
 	}
 	d.began = time.Now()
+	d.before = r.more[d.key]
 	r.inHand[d.key] = d
 	r.book.Begun(d.key, d.began)
 	return true
@@ -333,13 +339,6 @@ func (r *received) facts(f *guard.Facts) {
 	}
 }
 
-func (r *received) isAside(k book.Key) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rec, ok := r.more[k]
-	return ok && rec.State == book.SetAside
-}
-
 func (r *received) poisonous(k book.Key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -367,15 +366,18 @@ func (r *received) setAside(rec messageRecord) error {
 
 // of is the delivery that evt belongs to; nil for one that comes in no stanza
 // of its own.
-func (r *received) of(info types.MessageInfo, evt *events.Message) *delivery {
+func (r *received) of(info types.MessageInfo, evt *events.Message) (found *delivery) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, d := range r.inHand {
-		if evt != nil && d.isAbout(evt) || k.ID == info.ID && d.sender() == info.Sender.User {
+		switch {
+		case evt != nil && d.isAbout(evt):
 			return d
+		case k.Copy == "" && k.ID == info.ID && d.sender() == info.Sender.User:
+			found = d
 		}
 	}
-	return nil
+	return found
 }
 
 func (d *delivery) isAbout(evt *events.Message) bool {
@@ -399,7 +401,7 @@ func (r *received) handling(id string) (all []*delivery) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, d := range r.inHand {
-		if k.ID == id {
+		if k.ID == id && k.Copy == "" {
 			all = append(all, d)
 		}
 	}
@@ -434,7 +436,7 @@ func (r *received) undecryptable(id string, err error) {
 		rec := d.record(book.Undecrypted, d.failed)
 		d.mu.Unlock()
 		if !noted {
-			_ = r.keep(context.Background(), rec) // where it fails, the connection ends before the acknowledgement
+			_ = r.keepUndecrypted(context.Background(), d, rec) // where it fails, the connection ends before the acknowledgement
 		}
 	}
 }

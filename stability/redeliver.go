@@ -34,11 +34,12 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		return false
 	}
 	now := time.Now()
-	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}}
+	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}, OfPhone: true}
 	r.mu.Lock()
 	var found bool
 	for _, e := range r.book.Entries() {
-		if e.Key.ID == evt.Info.ID && e.State == book.Undecrypted && sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+		missed := e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0
+		if missed && e.Key.ID == evt.Info.ID && sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
 			rec.Entry, found = e, true
 			break
 		}

@@ -25,7 +25,13 @@ import (
 )
 
 // Key names a message, as its stanza does.
-type Key struct{ ID, Chat, Sender string }
+type Key struct {
+	ID, Chat, Sender string
+
+	// Copy tells messages with other contents apart that came under one id. It is
+	// empty for the newest of them.
+	Copy string `json:",omitempty"`
+}
 
 // State is where a message is.
 type State string
@@ -232,8 +238,8 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 		b.failed(at)
 		return to(Kept)
 	case Lost:
-		if was == SetAside {
-			at.State = SetAside
+		if was == SetAside || was == Kept { // what we have of it stays
+			at.State = was
 			return Entry{}, false, false
 		}
 		return to(Undecrypted)
@@ -287,6 +293,25 @@ func (b *Book) Aside(k Key, why string, now time.Time) (Entry, bool) {
 	return *e, true
 }
 
+// Split gives what is known of a message under k a name of its own, since the
+// message that is in hand under k is another one. It returns the entry as it is now.
+func (b *Book) Split(k, own Key, now time.Time) (Entry, bool) {
+	e := b.entries[k]
+	if e == nil || e.before == "" {
+		return Entry{}, false
+	}
+	old := *e
+	old.Key, old.State, old.before = own, e.before, ""
+	if old.State == Refused { // an acknowledgement names the id alone, so the service may not have it any more
+		old.State, old.Since = Kept, now
+	}
+	*e = Entry{Key: k, State: InHand, First: now, Since: now}
+	if b.entries[own] == nil { // else it came twice, and is there
+		b.add(&old)
+	}
+	return *b.entries[own], true
+}
+
 // Hide says whether nobody misses a message.
 func (b *Book) Hide(k Key, hidden bool) {
 	if e := b.entries[k]; e != nil {
@@ -294,10 +319,11 @@ func (b *Book) Hide(k Key, hidden bool) {
 	}
 }
 
-// Recovered notes that the content of an undecrypted message is with us now.
+// Recovered notes that the content of an undecrypted message is with us now. It
+// may have been set aside meanwhile, for want of that content.
 func (b *Book) Recovered(k Key, why string, now time.Time) (Entry, bool) {
 	e := b.entries[k]
-	if e == nil || e.State != Undecrypted {
+	if e == nil || e.State != Undecrypted && e.State != SetAside {
 		return Entry{}, false
 	}
 	e.State, e.Since, e.Last, e.Tries, e.Why, e.Hidden = Kept, now, time.Time{}, 0, why, false

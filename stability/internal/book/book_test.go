@@ -286,3 +286,27 @@ func TestPhoneIsAskedForFiveMessagesInHalfAMinute(t *testing.T) {
 	}
 	require.Len(t, tries, 200, "each was asked for")
 }
+
+func TestTwoContentsUnderOneNameAreTwoMessages(t *testing.T) {
+	for _, o := range []book.Outcome{book.Declined, book.Saved, book.Poison} {
+		var b book.Book
+		b.Arrived(k1, start)
+		b.Begun(k1, start)
+		b.Ended(k1, o, "", start)
+		b.Arrived(k1, start)
+		b.Begun(k1, start)
+		own := k1
+		own.Copy = "1"
+		e, ok := b.Split(k1, own, start)
+		require.True(t, ok)
+		require.Equal(t, own, e.Key)
+		require.NotEqual(t, book.Refused, e.State, "the service may not have it any more")
+		_, ok = b.Split(k1, own, start)
+		require.False(t, ok, "it has begun anew")
+		b.Ended(k1, book.Handled, "", start)
+		sums := b.Sums()
+		require.EqualValues(t, 2, sums.Received)
+		require.EqualValues(t, 1, sums.Handled)
+		require.Len(t, b.Entries(), 1)
+	}
+}

@@ -95,16 +95,29 @@ func (p *Phone) Send(to types.JID, texts ...string) (ids []string, err error) {
 
 // SendMessage is Send for any message.
 func (p *Phone) SendMessage(to types.JID, m *waE2E.Message) (id string, err error) {
-	return p.write(to, m, false)
+	return p.write(to, "", m, false)
+}
+
+// SendAs is SendMessage under an id that the caller chooses. No honest phone uses
+// one twice.
+func (p *Phone) SendAs(id string, to types.JID, m *waE2E.Message) error {
+	_, err := p.write(to, id, m, false)
+	return err
 }
 
 // SendUnreadable is SendMessage with a ciphertext that nobody can decrypt. If
 // the phone is on, the retry receipt for it is answered with the message.
 func (p *Phone) SendUnreadable(to types.JID, m *waE2E.Message) (id string, err error) {
-	return p.write(to, m, true)
+	return p.write(to, "", m, true)
 }
 
-func (p *Phone) write(to types.JID, m *waE2E.Message, unreadable bool) (id string, err error) {
+// SendUnreadableAs is SendUnreadable under an id that the caller chooses.
+func (p *Phone) SendUnreadableAs(id string, to types.JID, m *waE2E.Message) error {
+	_, err := p.write(to, id, m, true)
+	return err
+}
+
+func (p *Phone) write(to types.JID, as string, m *waE2E.Message, unreadable bool) (id string, err error) {
 	s := p.a.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +125,9 @@ func (p *Phone) write(to types.JID, m *waE2E.Message, unreadable bool) (id strin
 	if rcpt == nil || rcpt == p.a {
 		return "", fmt.Errorf("wasim: a phone writes to other accounts, %s is none", to)
 	}
-	id = s.id()
+	if id = as; id == "" {
+		id = s.id()
+	}
 	s.written[id] = written{p.a, m, time.Now()}
 	for _, dev := range rcpt.ids() {
 		if d := rcpt.devices[dev]; !d.ghost {

@@ -1,0 +1,103 @@
+package stability
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+// Nothing keeps a sender from using an id twice. What is kept or was set aside
+// under an id must neither go when another message under it is handled, nor keep
+// that message from the handlers. So contents are compared. Where they differ,
+// what is here gets an entry of its own.
+
+// isAside reports whether a decrypted part of d was set aside before.
+func (d *delivery) isAside(raw []byte) bool {
+	return d.before.State == book.SetAside && d.before.has(raw)
+}
+
+// has reports whether raw is part of what is here. The phone's form of a message
+// may be another one than the sender's.
+func (rec *messageRecord) has(raw []byte) bool {
+	if rec.OfPhone {
+		return len(rec.Contents) > 0
+	}
+	part := bare(raw)
+	for _, c := range rec.Contents {
+		if part != nil && proto.Equal(part, bare(c)) {
+			return true
+		}
+	}
+	return false
+}
+
+// bare is a message without what a sender adds when it sends it once more; nil
+// for what is none.
+func bare(raw []byte) *waE2E.Message {
+	var m waE2E.Message
+	if len(raw) == 0 || proto.Unmarshal(raw, &m) != nil {
+		return nil
+	}
+	m.SenderKeyDistributionMessage, m.MessageContextInfo = nil, nil
+	return &m
+}
+
+// split gives what is kept here under the name of d an entry of its own, unless
+// raw is a part of it. The entry of d begins anew.
+func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
+	if len(d.before.Contents) == 0 || d.before.has(raw) {
+		return nil
+	}
+	h := sha256.New()
+	for _, c := range d.before.Contents {
+		h.Write(c)
+	}
+	own := d.key
+	own.Copy = hex.EncodeToString(h.Sum(nil)[:8])
+
+	r.mu.Lock()
+	e, ok := r.book.Split(d.key, own, time.Now())
+	old := r.more[d.key]
+	begun := old.Begun
+	var rest *messageRecord
+	if begun { // the process may die of d, and not of what is kept
+		rest = &messageRecord{Entry: book.Entry{Key: d.key, First: d.began, Since: d.began}, Info: d.info, Deaths: 1, Begun: true, Build: old.Build}
+		old.Begun, old.Deaths = false, max(0, old.Deaths-1)
+	}
+	old.Entry = e
+	if ok {
+		r.note(old)
+		delete(r.more, d.key)
+		if rest != nil {
+			r.note(*rest)
+		}
+	}
+	r.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	d.before = messageRecord{}
+	if err := r.store(ctx, own, &old, true); err != nil {
+		return err
+	}
+	err := r.store(ctx, d.key, rest, begun)
+	r.wake.ring()
+	return err
+}
+
+// keepUndecrypted writes a message down that is acknowledged without content.
+func (r *received) keepUndecrypted(ctx context.Context, d *delivery, rec messageRecord) error {
+	if err := r.split(ctx, d, nil); err != nil {
+		return err
+	}
+	if d.before.State == book.SetAside || len(d.before.Contents) > 0 { // what we have of it stays
+		return nil
+	}
+	return r.keep(ctx, rec)
+}
