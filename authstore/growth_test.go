@@ -29,7 +29,9 @@ func TestNothingGrowsWithoutBound(t *testing.T) {
 		},
 		"sender keys in memory": func(t *testing.T, _ *mapKV, _ *Container, d *store.Device, s *deviceStore) {
 			s.cfg.senderKeyCache = 8 << 10
-			putKeys(t, d, "1@g.us", 100, 1)
+			for group := range 5 {
+				putKeys(t, d, fmt.Sprintf("%d@g.us", group), 100, 1)
+			}
 			size := locked(s, func() (n int) {
 				for _, half := range []map[string][]byte{s.im.flat[tSenderKey], s.keys.older} {
 					for id, v := range half {
@@ -105,6 +107,58 @@ func TestNothingGrowsWithoutBound(t *testing.T) {
 				time.Sleep(4 * time.Second)
 			}
 			require.LessOrEqual(t, len(s.win.broken), 1025)
+		},
+		"goroutines that have sent": func(t *testing.T, _ *mapKV, _ *Container, d *store.Device, s *deviceStore) {
+			for i := range 20 {
+				sent := make(chan error, 1)
+				go func() {
+					_, err := d.Sessions.GetManySessions(bg, []string{"1:0", "2:0"})
+					if err == nil {
+						err = d.Sessions.PutManySessions(bg, map[string][]byte{"1:0": validSession(t, uint32(i+1)), "2:0": validSession(t, uint32(i+1))})
+					}
+					sent <- err
+				}()
+				require.NoError(t, <-sent)
+			}
+			require.Empty(t, s.win.sends)
+			require.Empty(t, s.win.held)
+		},
+		"goroutines whose sends were broken": func(t *testing.T, _ *mapKV, _ *Container, d *store.Device, s *deviceStore) {
+			for range 20 {
+				read, broken, wrote := make(chan error, 1), make(chan struct{}), make(chan error, 1)
+				go func() {
+					_, err := d.Sessions.GetSession(bg, "1:0")
+					read <- err
+					<-broken
+					wrote <- d.Sessions.PutSession(bg, "1:0", validSession(t, 1))
+				}()
+				require.NoError(t, <-read)
+				require.NoError(t, d.Sessions.DeleteSession(bg, "1:0"))
+				close(broken)
+				require.ErrorIs(t, <-wrote, ErrWindowBroken)
+			}
+			require.Empty(t, s.win.broken)
+		},
+		"sender keys that are used between two looks": func(t *testing.T, _ *mapKV, _ *Container, d *store.Device, s *deviceStore) {
+			for range 2 {
+				require.NoError(t, d.EventBuffer.DeleteOldBufferedHashes(bg))
+				time.Sleep(200 * aDay)
+			}
+			putKeys(t, d, "1@g.us", 100, 1)
+			require.Empty(t, s.keys.during)
+		},
+		"notes of large values that were read": func(t *testing.T, kv *mapKV, _ *Container, d *store.Device, s *deviceStore) {
+			synctest.Wait()
+			kv.limits = nameTests
+			require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), "M", make([]byte, 5000)))
+			require.NoError(t, s.flush("test"))
+			for range 5 {
+				secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), "M")
+				require.NoError(t, err)
+				require.Len(t, secret, 5000)
+			}
+			require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+			require.Zero(t, locked(s, func() int { return len(s.found) }))
 		},
 		"batches without an answer": func(t *testing.T, _ *mapKV, c *Container, _ *store.Device, _ *deviceStore) {
 			for epoch := range int64(10) {

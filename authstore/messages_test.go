@@ -137,15 +137,38 @@ func TestDeliveryHearsOfAFailedDecryptionBeforeItsAcknowledgement(t *testing.T) 
 		// The connection ended meanwhile, and whatever came of it: nothing is
 		// acknowledged, so it is no message that cannot be decrypted.
 		over, end := context.WithCancel(ctx)
-		err = d.EventBuffer.DoDecryptionTxn(over, func(context.Context) error {
+		err = d.EventBuffer.DoDecryptionTxn(over, func(ctx context.Context) error {
+			_, err := d.Sessions.GetSession(ctx, "1:0")
+			require.NoError(t, err)
 			end()
 			return bad
 		})
 		require.ErrorIs(t, err, bad)
 		require.Len(t, f.ended, 1)
+		began := time.Now()
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), "it holds nothing")
+		require.Zero(t, time.Since(began))
 		f.failed = errors.New("could not be noted")
 		require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(ctx, func(context.Context) error { return bad }), f.failed)
 	})
+}
+
+// forgiving is a follower that takes every failure upon itself.
+type forgiving struct{ follower }
+
+func (*forgiving) Failed(context.Context, error) error { return nil }
+
+func TestFailedDecryptionWritesNothingWhateverItsDeliverySays(t *testing.T) {
+	c := New(newMapKV())
+	d := paired(t, c, newFence(1))
+	defer func() { require.NoError(t, c.Close(bg)) }()
+	require.NoError(t, d.EventBuffer.DoDecryptionTxn(WithDelivery(bg, &forgiving{}), func(ctx context.Context) error {
+		require.NoError(t, d.Identities.PutIdentity(ctx, "1:0", [32]byte{1}))
+		return errors.New("no such session")
+	}))
+	trusted, err := d.Identities.IsTrustedIdentity(bg, "1:0", [32]byte{2})
+	require.NoError(t, err)
+	require.True(t, trusted, "nothing was written")
 }
 
 func TestPanicInDecryptionIsAnErrorThatChangesNothing(t *testing.T) {

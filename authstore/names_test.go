@@ -469,6 +469,23 @@ func TestRowOfANewerFormatKeepsItsPlainName(t *testing.T) {
 	require.NoError(t, c.Close(bg))
 }
 
+func TestRowUnderAMissingKeyKeepsItsPlainName(t *testing.T) {
+	kv := plainNames(t)
+	ours, missing := NewAESGCM([32]byte{5}), NewAESGCM([32]byte{6})
+	lost := Key{"senderkey", "d0/15550102:0/120363@g.us"}
+	_, body, err := codec{aead: ours, opener: ours}.openForReseal(kv, nil, lost, []byte(kv.data[lost]))
+	require.NoError(t, err)
+	raw, err := codec{aead: missing}.wrap(lost, body.flags, body.data)
+	require.NoError(t, err)
+	kv.data[lost] = string(raw)
+	c, d, _ := open(t, kv, nameSeal, WithSealedNames())
+	require.Error(t, storeOf(d).moveNames(bg))
+	require.NoError(t, c.Close(bg))
+	require.Equal(t, []Key{lost}, telling(kv))
+	require.Equal(t, string(raw), kv.data[lost])
+	require.Zero(t, kv.count(kindQuarantine))
+}
+
 func TestImportAndArchiveGiveSealedNames(t *testing.T) {
 	kv := plainNames(t)
 	f := newFence(kv.epoch)

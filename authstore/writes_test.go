@@ -287,6 +287,29 @@ func TestNoStoreOperationLeavesAConnectionDeaf(t *testing.T) {
 	}
 }
 
+// The outcome of a write that was refused for good is known: nobody repeats it.
+func TestRefusedWriteIsNotSettledAgain(t *testing.T) {
+	kv := newMapKV()
+	c, d, f := open(t, kv)
+	var refused int
+	kv.before.set(func(op string, _ Batch) error {
+		if op == "commit" {
+			refused++
+			return ErrTooLarge
+		}
+		return nil
+	})
+	require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), ErrTooLarge)
+	require.NotZero(t, refused)
+	before := refused
+	storeOf(d).retire(ErrSuperseded)
+	_, err := c.Device(bg, f)
+	require.NoError(t, err)
+	require.Equal(t, before, refused)
+	kv.before.set(nil)
+	require.NoError(t, c.Close(bg))
+}
+
 func save(d *store.Device) error {
 	jid := testJID(2)
 	d.ID = &jid
@@ -470,4 +493,34 @@ func TestEveryWriteWithoutAnAnswerIsSettled(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is settled is settled once: applied again it would undo what was written since.
+func TestSettledWriteIsNotAppliedAgain(t *testing.T) {
+	kv := newMapKV()
+	c, _, f := open(t, kv)
+	key := Key{"test", "1"}
+	c.cfg.writes.giveUp(f.Epoch(), unknownDone{"test", Batch{Put: []Entry{{key, []byte("older")}}}})
+	require.NoError(t, c.EndTerm(bg))
+	_, err := c.Device(bg, f)
+	require.NoError(t, err)
+	require.Equal(t, "older", kv.data[key])
+	require.NoError(t, kv.Commit(bg, f.Epoch(), Batch{Put: []Entry{{key, []byte("newer")}}}))
+	require.NoError(t, c.EndTerm(bg))
+	_, err = c.Device(bg, f)
+	require.NoError(t, err)
+	require.Equal(t, "newer", kv.data[key])
+	require.NoError(t, c.Close(bg))
+}
+
+// A term that finds itself fenced while it settles an earlier write is over.
+func TestFencedTermSettlesNothing(t *testing.T) {
+	kv := newMapKV()
+	c, _, f := open(t, kv)
+	require.NoError(t, c.EndTerm(bg))
+	c.cfg.writes.giveUp(f.Epoch(), unknownDone{"test", Batch{Put: []Entry{{Key{"test", "1"}, nil}}}})
+	kv.setEpoch(f.Epoch() + 1)
+	_, err := c.Device(bg, f)
+	require.ErrorIs(t, err, ErrFenced)
+	require.Zero(t, kv.count("test"))
 }

@@ -108,3 +108,37 @@ func TestRowsUnderAMissingKeyStayAsTheyAre(t *testing.T) {
 		})
 	}
 }
+
+// A row that does not open may be the owner of parts. They stay, and so the value
+// is whole when the row can be read again.
+func TestPartsOfARowThatDoesNotOpenStay(t *testing.T) {
+	for name, broken := range map[string]string{"of a newer format": "\x09", "damaged": "\x01"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				kv.limits = nameTests
+				c, d, _ := open(t, kv)
+				require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), "M", make([]byte, 5000)))
+				require.NoError(t, c.Close(bg))
+				var row Key
+				for k, v := range kv.data {
+					if k.Kind == specOf(tSecret).kind && v[1]&flagSplit != 0 {
+						row = k
+					}
+				}
+				whole, parts := kv.data[row], kv.count(kindPart)
+				require.NotZero(t, parts)
+				kv.data[row] = broken + whole[1:len(whole)-1]
+				c, _, _ = reopen(t, kv, c)
+				time.Sleep(time.Minute)
+				require.NoError(t, c.Close(bg))
+				require.Equal(t, parts, kv.count(kindPart))
+				kv.data[row] = whole
+				_, d, _ = reopen(t, kv, c)
+				secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), "M")
+				require.NoError(t, err)
+				require.Len(t, secret, 5000)
+			})
+		})
+	}
+}
