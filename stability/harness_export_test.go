@@ -54,3 +54,6 @@ func (r *Rig) State() (reconnect.State, reconnect.Policy) {
 	defer r.m.mu.Unlock()
 	return r.t.core.State(), r.m.cfg.policy
 }
+
+// SummaryOf is what a status says in plain words.
+func SummaryOf(st Status) string { return st.summary() }

@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -140,4 +141,36 @@ func TestSummaryNamesTheProxyAndItsAnswer(t *testing.T) {
 	require.NotContains(t, st.Summary, "hunter2")
 	require.Equal(t, 407, st.State.LastDisconnectCode)
 	a.stop()
+}
+
+func TestSummarySaysWhatHappensNext(t *testing.T) {
+	now := time.Date(2026, 8, 21, 12, 0, 0, 0, time.UTC)
+	passive := stability.Status{At: now, Mode: stability.ModePassive, InstanceID: "a"}
+	up := stability.Status{At: now, Mode: stability.ModeActive, WA: reconnect.StatusConnected, ConnectedAt: now.Add(-time.Hour)}
+	down := stability.Status{At: now, Mode: stability.ModeActive, WA: reconnect.StatusDisconnected, LastDisconnectReason: reconnect.ReasonIntentional}
+	for name, c := range map[string]struct {
+		st      stability.Status
+		set     func(*stability.Status)
+		has, no string
+	}{
+		"standby under Run takes over": {passive, func(st *stability.Status) { st.LockHolder, st.Running = "b", true }, "This instance takes over when", "can take"},
+		"standby by hand only may":     {passive, func(st *stability.Status) { st.LockHolder = "b" }, "This instance can take it when", "takes over"},
+		"nobody asks for the lock":     {passive, func(*stability.Status) {}, "takes it only when the program asks", ""},
+		"Run asks for the lock":        {passive, func(st *stability.Status) { st.Running = true }, "asks for the lock", "only when"},
+		"connected without a backend": {up, func(st *stability.Status) {
+			st.StoreUnavailable, st.StoreUnavailableSince = errors.New("no route"), now.Add(-20*time.Second)
+		}, "the backend has not answered for 20s", ""},
+		"parked on purpose":   {down, func(st *stability.Status) { st.Parked = true }, "until somebody asks for one.", "Nothing."},
+		"nothing is planned":  {down, func(*stability.Status) {}, "No attempt is planned.", "Nothing."},
+		"an attempt is to be": {down, func(st *stability.Status) { st.NextRetryAt = now.Add(time.Minute) }, "Next attempt in 1m.", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.set(&c.st)
+			says := stability.SummaryOf(c.st)
+			require.Contains(t, says, c.has)
+			if c.no != "" {
+				require.NotContains(t, says, c.no)
+			}
+		})
+	}
 }

@@ -306,8 +306,10 @@ func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
 	}
 	a := c.add(start())
 	stop := c.poll()
-	time.Sleep(time.Duration(rnd.IntN(15)) * time.Minute) // longer than an outage that is an incident
-	a.m.Reconnect()                                       // perhaps no code is offered any more
+	// At times longer than an outage that is an incident; and never just before
+	// the first code, which lasts as long as pair waits for the next one.
+	time.Sleep(time.Duration(rnd.IntN(15))*time.Minute + 30*time.Second)
+	a.m.Reconnect() // perhaps no code is offered any more
 	synctest.Wait()
 	for len(a.codes) > 0 {
 		<-a.codes

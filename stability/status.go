@@ -201,6 +201,9 @@ func (st Status) summary() string {
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		text = st.LastDisconnectReason.Text()
 	}
+	if text.Do == "Nothing." { // that is no advice where somebody has to ask
+		text.Do = ""
+	}
 	switch {
 	case st.Closed:
 		return "Closed: this instance does nothing any more."
@@ -212,15 +215,22 @@ func (st Status) summary() string {
 		return "The backend does not answer, so nobody knows who holds the lock. It is asked again until it does. The error: " + st.StoreUnavailable.Error() + "."
 	case st.Mode == ModePassive && st.LockHolder != "":
 		who, does := st.LockHolder, " holds the lock. This instance takes over when it is released or expires."
+		if !st.Running {
+			does = " holds the lock. This instance can take it when it is released or expires."
+		}
 		if st.LockHolderHere {
 			who = "another Manager of this process (" + who + ")"
 		}
 		return "Standing by: " + who + does + st.yieldText(ago)
+	case st.Mode == ModePassive && st.Running:
+		return "Not active: this instance asks for the lock, and knows of no other that holds it." + st.yieldText(ago)
 	case st.Mode == ModePassive:
-		return "Not active: this instance does not hold the lock." + st.yieldText(ago)
+		return "Not active: this instance does not hold the lock, and takes it only when the program asks for it." + st.yieldText(ago)
 	case st.WA == reconnect.StatusConnected && st.Heartbeats.Failures > 0 && !st.Heartbeats.TrustedUntil.IsZero():
 		return fmt.Sprintf("Connected for %s, but the backend does not answer: the lock could not be renewed for %s. Unless it can, the connection is cut in %s.",
 			ago(st.ConnectedAt), ago(st.Heartbeats.LastRenewalAt), keepalive.Span(st.Heartbeats.TrustedUntil.Sub(st.At)))
+	case st.WA == reconnect.StatusConnected && st.StoreUnavailable != nil:
+		return "Connected for " + ago(st.ConnectedAt) + ", but the backend has not answered for " + ago(st.StoreUnavailableSince) + ". It is asked again every few seconds, and the connection is cut if that lasts."
 	case st.WA == reconnect.StatusConnected && (st.Probes.Health == keepalive.OK || st.Probes.Health == ""):
 		_, backlog, _ := strings.Cut(st.Probes.Text, ".") // if there is one
 		return "Connected for " + ago(st.ConnectedAt) + "." + st.yieldText(ago) + backlog + st.Messages.Sent.limits()

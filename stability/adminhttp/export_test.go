@@ -30,3 +30,9 @@ func (h *Handler) Sessions() int {
 
 // Streams is how many pages hear of changes.
 func (h *Handler) Streams() int { return int(h.streams.n.Load()) }
+
+// Explained is what the page says at length.
+func Explained(st stability.Status) (why, next, do string) {
+	x := explain(st)
+	return x.why, x.next, x.do
+}

@@ -76,6 +76,13 @@ var whileStandingBy = []situation{
 	{headline{"not_active", warn, "Not active", "This instance does not look after the account, and knows of no other that does."},
 		passive,
 		func(a about) explanation {
+			if a.Running {
+				return explanation{
+					since: a.ModeSince, why: "The program asks for the lock, and has not been given it yet. This instance knows of no other that holds it.",
+					next: "The lock is asked for again and again, and taken as soon as it is free.",
+					do:   "Wait a minute if the program has just been started. If this lasts, look at the program's log for what the backend answers.",
+				}
+			}
 			return explanation{
 				since: a.ModeSince, why: "The program has not let this instance take the lock, and this instance knows of no other that holds it.",
 				next: "The lock is taken as soon as the program asks for it (it calls Run, Activate or TryActivate) and it is free.",
@@ -131,9 +138,21 @@ var whileConnected = []situation{
 	{headline{"messages_wait", warn, "Connected", "But the program has not taken all messages."},
 		func(st stability.Status) bool { n, _ := untaken(st); return connected(st) && n > 0 },
 		func(a about) explanation {
-			_, oldest := untaken(a.Status)
+			n, oldest := untaken(a.Status)
+			by := a.Messages.Received.By
+			left, aside := by[stability.MessageLeftAlone].Count, by[stability.MessageSetAside].Count
+			next := "The connection is kept, and other messages are handled as they come."
+			if n > left+aside {
+				next += " Those that were refused or kept are handed over again with pauses of up to a quarter of an hour."
+			}
+			if left > 0 {
+				next += " Those that the program may have ended at are left alone for now, and handed over again later."
+			}
+			if aside > 0 {
+				next += " Those that were set aside stay so until somebody hands them over again or removes them."
+			}
 			return explanation{
-				since: oldest, why: a.Messages.Received.Text, next: "The connection is kept, and other messages are handled as they come. These are handed over again with pauses of up to a quarter of an hour.",
+				since: oldest, why: a.Messages.Received.Text, next: next,
 				do: "Look in the program's log for why its handlers do not take them: a database, a queue, another service. Below is how often each was tried.",
 			}
 		}},
@@ -205,9 +224,13 @@ var whileOff = []situation{
 	{headline{"stopped", bad, "Not connected", "It does not come back by itself: somebody must ask for it."},
 		func(st stability.Status) bool { return st.Parked },
 		func(a about) explanation {
+			do := "Press Try now when it should be connected again."
+			if first := needed(a.text.Do); first != "" {
+				do = strings.TrimSuffix(first, " Let it try again only then.") + " Only then press Try now."
+			}
 			return explanation{
 				since: a.down, why: a.text.Means, next: join(a.text.Does, "Nothing happens until somebody asks for an attempt."),
-				do: join(strings.TrimSuffix(a.text.Do, " Let it try again only then."), "Only then press Try now."),
+				do: do,
 			}
 		}},
 	{headline{"code_coming", warn, "Not linked", "A code to scan is on its way."},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/adminhttp"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
@@ -75,4 +76,37 @@ func TestConnectedStatusShowsNoAttempts(t *testing.T) {
 		require.EqualValues(t, 0, wa["retryCount"])
 		p.stop()
 	})
+}
+
+func TestNextStepIsTrueOfEachMessageThatWaits(t *testing.T) {
+	for state, want := range map[stability.MessageState]string{
+		stability.MessageRefused:   "pauses of up to a quarter of an hour",
+		stability.MessageKept:      "pauses of up to a quarter of an hour",
+		stability.MessageLeftAlone: "left alone for now",
+		stability.MessageSetAside:  "until somebody hands them over again or removes them",
+	} {
+		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
+		st.Messages.Received.By = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
+		_, next, _ := adminhttp.Explained(st)
+		require.Contains(t, next, want, state)
+		if state == stability.MessageSetAside || state == stability.MessageLeftAlone {
+			require.NotContains(t, next, "quarter of an hour", state)
+		}
+	}
+}
+
+func TestStoppedOnPurposeIsToldWhenToTry(t *testing.T) {
+	st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusDisconnected, Parked: true, LastDisconnectReason: reconnect.ReasonIntentional}
+	_, _, do := adminhttp.Explained(st)
+	require.Equal(t, "Press Try now when it should be connected again.", do)
+	st.LastDisconnectReason = reconnect.ReasonUntrustedServer
+	_, _, do = adminhttp.Explained(st)
+	require.True(t, strings.HasSuffix(do, "update whatsmeow. Only then press Try now."), do)
+}
+
+func TestAskingForTheLockIsNotCalledWaitingForTheProgram(t *testing.T) {
+	st := stability.Status{At: time.Now(), Mode: stability.ModePassive, Running: true}
+	why, next, _ := adminhttp.Explained(st)
+	require.Contains(t, why, "The program asks for the lock")
+	require.NotContains(t, next, "as soon as the program asks")
 }
