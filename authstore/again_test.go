@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,25 +39,6 @@ func TestLookForSentMessagesHidesNothingSentLater(t *testing.T) {
 	require.Zero(t, left)
 	for i := range packedCount {
 		requireSent(t, d, i)
-	}
-}
-
-func TestSettledWriteIsNotAppliedAgain(t *testing.T) {
-	kv := newMapKV()
-	c, _, f := open(t, kv)
-	require.NoError(t, c.EndTerm(bg))
-	key := Key{"test", "1"}
-	c.cfg.writes.giveUp(f.Epoch(), unknownDone{"test", Batch{Put: []Entry{{key, []byte("without an answer")}}}})
-	load := func() error { _, err := c.Device(bg, f); return err }
-	require.NoError(t, load())
-	require.Equal(t, "without an answer", kv.data[key], "it may have landed before, and does no harm")
-	require.NoError(t, kv.Commit(bg, f.Epoch(), Batch{Put: []Entry{{key, []byte("newer")}}}))
-	for name, next := range map[string]func() error{
-		"load": load, "purge": func() error { return c.PurgeRows(bg, f) }, "reseal": func() error { return c.Reseal(bg, f, nil) },
-	} {
-		require.NoError(t, c.EndTerm(bg))
-		require.NoError(t, next(), name)
-		require.Equal(t, "newer", kv.data[key], name)
 	}
 }
 
@@ -285,4 +267,70 @@ func TestEntryOfAMessageLandsBeforeItsEventIsFinished(t *testing.T) {
 		require.NoError(t, storeOf(d).flush("test"))
 		require.Equal(t, []Kind{"message", "seen"}, order)
 	})
+}
+
+// Sixteen messages share a row of what was sent, and each of them counts.
+func TestMostSentMessagesAreCountedOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		keep := WithRetention(Retention{SentCount: 2 * packedCount})
+		c, d, _ := open(t, kv, keep)
+		for i := range 5 * packedCount {
+			sendKept(t, d, i)
+			time.Sleep(time.Millisecond)
+		}
+		_, d, _ = reopen(t, kv, c, keep)
+		require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
+		time.Sleep(2 * lazily)
+		require.Equal(t, 2, kv.count("outgoing"))
+		requireSent(t, d, 3*packedCount)
+		text, err := storeOf(d).Sent(bg, testJID(1), types.EmptyJID, "ID0")
+		require.NoError(t, err)
+		require.Nil(t, text)
+	})
+}
+
+// The source's lock is lost somewhere on the way of an import. Then it may be in
+// use, and the target stays without the device.
+func TestImportFailsWhereverTheSourcesLockIsLost(t *testing.T) {
+	kv, f := source(t)
+	move := func(loseAt int64) (int64, *mapKV, error) {
+		f.lost.Store(false)
+		to := newMapKV()
+		var looks atomic.Int64
+		to.before.set(func(op string, _ Batch) error {
+			if op == "scan" && looks.Add(1) == loseAt {
+				f.lost.Store(true)
+			}
+			return nil
+		})
+		_, err := Import(bg, FromKV("old", kv, f), New(to), newFence(1))
+		to.before.set(nil)
+		return looks.Load(), to, err
+	}
+	all, _, err := move(0)
+	require.NoError(t, err)
+	for at := all; at > all-3; at-- { // the last ones, after which nothing is read from the source
+		_, to, err := move(at)
+		require.ErrorIs(t, err, ErrSourceInUse, "look %d of %d", at, all)
+		d, err := New(to).Device(bg, newFence(1))
+		require.NoError(t, err)
+		require.Nil(t, d.ID)
+	}
+}
+
+// A row is damaged, made anew, and damaged again in another term. Both are kept.
+func TestRowThatIsDamagedTwiceIsKeptTwice(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	for range 2 {
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+		require.NoError(t, c.Close(bg))
+		key := rowKey(d, tSession, "1:0")
+		kv.data[key] = kv.data[key][:10]
+		kv.setEpoch(kv.epoch + 1)
+		c, d, _ = open(t, kv)
+		require.NoError(t, storeOf(d).flush("test"))
+	}
+	require.Equal(t, 2, kv.count(kindQuarantine))
 }
