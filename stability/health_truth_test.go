@@ -306,14 +306,14 @@ func scenario(t *testing.T, total *checker, rnd *rand.Rand) {
 	}
 	a := c.add(start())
 	stop := c.poll()
-	// At times longer than an outage that is an incident; and never just before
-	// the first code, which lasts as long as pair waits for the next one.
+	// At times longer than an outage that is an incident, and never when one code
+	// takes the place of another.
 	time.Sleep(time.Duration(rnd.IntN(15))*time.Minute + 30*time.Second)
-	a.m.Reconnect() // perhaps no code is offered any more
 	synctest.Wait()
 	for len(a.codes) > 0 {
 		<-a.codes
 	}
+	a.m.Reconnect() // perhaps no code is offered any more; the next one may be there at once
 	a.pair()
 	b := c.add(start())
 	both := []*tended{a, b}

@@ -8,17 +8,23 @@ import (
 	"strings"
 	"time"
 
+	"cloud.google.com/go/firestore"
+
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/firestorebackend"
 )
 
+// firestoreClient is another one in tests only.
+var firestoreClient = func(ctx context.Context, project string) (*firestore.Client, error) {
+	return firestorebackend.NewClient(ctx, project, firestorebackend.WithDatabase(os.Getenv("FIRESTORE_DATABASE")))
+}
+
 // openFirestore opens the account under PROJECT/ROOT; without a root, under the
 // default one. Nothing is written.
 func openFirestore(ctx context.Context, where string) (stability.Backend, error) {
 	project, root, _ := strings.Cut(where, "/")
-	client, err := firestorebackend.NewClient(context.WithoutCancel(ctx), project,
-		firestorebackend.WithDatabase(os.Getenv("FIRESTORE_DATABASE")))
+	client, err := firestoreClient(context.WithoutCancel(ctx), project)
 	if err != nil {
 		return stability.Backend{}, err
 	}

@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/wastability/wastability => ../..
 
 require (
+	cloud.google.com/go/firestore v1.29.2
 	github.com/lib/pq v1.10.9
 	github.com/stretchr/testify v1.12.1
 	github.com/wastability/wastability v0.0.0-00010101000000-000000000000
@@ -18,7 +19,6 @@ require (
 	cloud.google.com/go/auth v0.24.1-0.20261001053825-dbc26066f70a // indirect
 	cloud.google.com/go/auth/oauth2adapt v0.3.0 // indirect
 	cloud.google.com/go/compute/metadata v0.10.0 // indirect
-	cloud.google.com/go/firestore v1.29.2 // indirect
 	cloud.google.com/go/longrunning v1.3.0 // indirect
 	filippo.io/edwards25519 v1.1.0 // indirect
 	github.com/beeper/argo-go v1.1.2 // indirect
