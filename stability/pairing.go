@@ -42,7 +42,11 @@ func (m *Manager) QR() (QR, bool) {
 	if m.term == nil {
 		return QR{}, false
 	}
-	code, until := m.term.core.Code()
+	return m.term.codeLocked()
+}
+
+func (t *term) codeLocked() (QR, bool) {
+	code, until := t.core.Code()
 	return QR{Code: code, ExpiresAt: until}, code != "" && time.Now().Before(until)
 }
 
@@ -52,10 +56,9 @@ func (m *Manager) QR() (QR, bool) {
 // is ErrNotActive as well.
 func (m *Manager) WaitQR(ctx context.Context) (QR, error) {
 	var q QR
-	_, err := m.offered(ctx, "wait for a code to scan", func(t *term) bool {
-		code, until := t.core.Code()
-		q = QR{Code: code, ExpiresAt: until}
-		return code != "" && time.Now().Before(until)
+	_, err := m.offered(ctx, "wait for a code to scan", func(t *term) (ok bool) {
+		q, ok = t.codeLocked()
+		return ok
 	})
 	if err != nil {
 		return QR{}, err
@@ -126,14 +129,10 @@ func (m *Manager) PairPhone(ctx context.Context, phone string) (PhoneCode, error
 // offered asks each term for codes and waits until ok, under the lock, says that
 // what it offers will do.
 func (m *Manager) offered(ctx context.Context, doing string, ok func(*term) bool) (*term, error) {
-	var t, asked *term
+	var asked *term
 	for {
-		err := m.waitFor(ctx, func() (bool, error) {
-			t = m.term
+		t, err := m.awaitTerm(ctx, doing, func(t *term) (bool, error) {
 			switch {
-			case t == nil || t.core.Ending():
-				t = nil
-				return false, nil
 			case t.core.Linked():
 				return false, ErrAlreadyPaired
 			case t.client == nil && !m.runs.on:
@@ -141,19 +140,33 @@ func (m *Manager) offered(ctx context.Context, doing string, ok func(*term) bool
 			}
 			return t != asked || ok(t), nil
 		})
-		switch {
-		case err != nil && t == nil && !errors.Is(err, ErrClosed):
-			return nil, fmt.Errorf("stability: %s: %w: %w", doing, ErrNotActive, context.Cause(ctx))
-		case err != nil && ctx.Err() != nil:
-			return nil, fmt.Errorf("stability: %s: %w", doing, context.Cause(ctx))
-		case err != nil:
-			return nil, err
-		case t == asked:
-			return t, nil
+		if err != nil || t == asked {
+			return t, err
 		}
 		asked = t
 		t.note(core.Ask{})
 	}
+}
+
+// awaitTerm waits for a term that ok, under the lock, accepts, and returns it.
+// Where ctx ends while this instance has none, the error is ErrNotActive as well.
+func (m *Manager) awaitTerm(ctx context.Context, doing string, ok func(*term) (bool, error)) (t *term, err error) {
+	err = m.waitFor(ctx, func() (bool, error) {
+		if t = m.term; t == nil || t.core.Ending() {
+			t = nil
+			return false, nil
+		}
+		return ok(t)
+	})
+	switch {
+	case err == nil:
+		return t, nil
+	case t == nil && !errors.Is(err, ErrClosed):
+		return nil, fmt.Errorf("stability: %s: %w: %w", doing, ErrNotActive, context.Cause(ctx))
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("stability: %s: %w", doing, context.Cause(ctx))
+	}
+	return nil, err
 }
 
 // Logout removes this device from the account: on the phone's list, then in
@@ -164,15 +177,8 @@ func (m *Manager) offered(ctx context.Context, doing string, ok func(*term) bool
 // ends while this instance does not hold the lock, the error is ErrNotActive as
 // well.
 func (m *Manager) Logout(ctx context.Context) error {
-	var t *term
-	err := m.waitFor(ctx, func() (bool, error) {
-		t = m.term
-		return t != nil && !t.core.Ending(), nil
-	})
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return fmt.Errorf("stability: logout: %w: %w", ErrNotActive, context.Cause(ctx))
-	case err != nil:
+	t, err := m.awaitTerm(ctx, "logout", func(*term) (bool, error) { return true, nil })
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, logoutBudget)

@@ -57,17 +57,23 @@ func TestNoCodeIsOfferedBeforeSomebodyAsks(t *testing.T) {
 	})
 }
 
-func TestWaitQRWaitsForTheLockAndSaysWhenItNeverCame(t *testing.T) {
+func TestCallsWaitForTheLockAndSayWhenItNeverCame(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a", stability.WithPairingOnRequest()).run()
 		w.await("it holds the lock", func() bool { return a.status().Mode == stability.ModeActive })
 		b := w.tended("b", stability.WithPairingOnRequest()).run()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		_, err := b.m.WaitQR(ctx)
-		cancel()
-		require.ErrorIs(t, err, stability.ErrNotActive)
-		require.ErrorIs(t, err, context.DeadlineExceeded)
+		for name, call := range map[string]func(context.Context) error{
+			"WaitQR":    func(ctx context.Context) error { _, err := b.m.WaitQR(ctx); return err },
+			"PairPhone": func(ctx context.Context) error { _, err := b.m.PairPhone(ctx, "491520000001"); return err },
+			"Logout":    b.m.Logout,
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			err := call(ctx)
+			cancel()
+			require.ErrorIs(t, err, stability.ErrNotActive, name)
+			require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		}
 		require.Zero(t, w.sim.Dials())
 		time.AfterFunc(time.Minute, a.stop)
 		q, err := b.m.WaitQR(t.Context())

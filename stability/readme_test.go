@@ -86,7 +86,7 @@ var oldLines = []struct {
 	{"`client.Logout(ctx)`", []string{"stability.TestLogoutWithoutAConnectionRemovesTheDeviceHere", "stability.TestAHostsOwnLogoutThroughTheClientIsUnderstood"}},
 	{"`client.SetProxy(…)`, `SetProxyAddress`, `SetSOCKSProxy`", []string{"stability.TestSettingsAreSetBackBeforeEachAttemptWithOneWarningATerm", "stability.TestConnectionPastTheDialerIsReplacedUnderRun"}},
 	{"`client.EnableAutoReconnect = true`, `InitialAutoReconnect`, `AutoReconnectHook`", []string{"stability.TestSettingsAreSetBackBeforeEachAttemptWithOneWarningATerm"}},
-	{"`client.GetQRChannel(ctx)`", []string{"stability.TestCodesFollowEachOtherAndAfterSomeRoundsRunWaitsUntilAsked", "stability.TestWaitQRWaitsForTheLockAndSaysWhenItNeverCame"}},
+	{"`client.GetQRChannel(ctx)`", []string{"stability.TestCodesFollowEachOtherAndAfterSomeRoundsRunWaitsUntilAsked", "stability.TestCallsWaitForTheLockAndSayWhenItNeverCame"}},
 	{"`client.PairPhone(ctx, phone, …)`", []string{"stability.TestCodeToTypeLastsTwoMinutesAtLeast"}},
 	{"`client.RemoveEventHandlers()`", []string{"stability.TestNoCallOfAHostMakesItsClientDeaf"}},
 	{"`client.SendMessage(ctx, to, message)`", []string{"stability.TestWhatSendSentIsGivenAgainAfterACrash"}},
