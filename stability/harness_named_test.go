@@ -306,6 +306,28 @@ func (l *lines) times() []lineTimes {
 	return out
 }
 
+// together is the longest time for which two connections were open at once, from
+// the dial of each to its close by the client. A connection that is closed at the
+// moment at which the next one is dialed is not beside it.
+func (l *lines) together() (longest time.Duration) {
+	all, now := l.times(), time.Now()
+	for i, a := range all {
+		for _, b := range all[:i] {
+			begin, end := a.began, now
+			for _, n := range []lineTimes{a, b} {
+				if n.began.After(begin) {
+					begin = n.began
+				}
+				if !n.closed.IsZero() && n.closed.Before(end) {
+					end = n.closed
+				}
+			}
+			longest = max(longest, end.Sub(begin))
+		}
+	}
+	return longest
+}
+
 // named is an instance with a label at the service, a wire to its backend, and
 // a record of its connections.
 type named struct {

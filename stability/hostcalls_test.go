@@ -22,6 +22,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
 // hostCall is something that a program does with its own client while Run looks
@@ -93,11 +94,11 @@ var hostCalls = []hostCall{
 		_ = c.Connect()
 	}},
 	{name: "SetSOCKSProxy; Disconnect", sets: true, do: func(_ context.Context, h *host, c *whatsmeow.Client) {
-		c.SetSOCKSProxy(socks{h.w.sim.Transport("socks")})
+		c.SetSOCKSProxy(socks{h.lines.record(h.w.sim.Transport("socks"))})
 		c.Disconnect()
 	}},
 	{name: "SetWebsocketHTTPClient; Disconnect; Connect", sets: true, do: func(_ context.Context, h *host, c *whatsmeow.Client) {
-		past := &http.Client{Transport: h.w.sim.Transport("past")}
+		past := &http.Client{Transport: h.lines.record(h.w.sim.Transport("past"))}
 		c.SetWebsocketHTTPClient(past)
 		c.SetPreLoginHTTPClient(past)
 		c.SetMediaHTTPClient(past)
@@ -206,7 +207,7 @@ func (h *host) call(s hostStep) {
 // play runs a program and says what is wrong behind it.
 func (p hostProgram) play(t *testing.T) (problem string) {
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newWorldOn(t, wasim.WithFewKeys()) // it logs in and pairs a thousand times
 		h := &host{named: w.named("host")}
 		h.run().pair() // and again, as a process that was restarted
 		h.cancel()
@@ -246,18 +247,6 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 				problem = fmt.Sprintf(format, args...) + ": " + h.status().Summary
 			}
 		}
-		over := make(chan struct{})
-		go func() { // nobody ever sees two sockets
-			for twice := 0; !isOver(over); time.Sleep(100 * time.Millisecond) {
-				if twice++; w.sim.Connections()-others <= 1 {
-					twice = 0
-				}
-				if twice > 60 { // after a close in good order the service waits 5 s for the other side
-					note("two sockets at once")
-				}
-			}
-		}()
-
 		time.Sleep(5 * time.Second)
 		for _, s := range p {
 			time.Sleep(s.after)
@@ -280,16 +269,11 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 		if got := w.sim.Connections() - others; got != 1 {
 			note("%d sockets at the end", got)
 		}
-		past := slices.ContainsFunc(p, func(s hostStep) bool { return strings.HasPrefix(s.call, "SetWebsocketHTTPClient") })
 		for _, d := range w.account.Devices() {
-			if past { // the service counts one that was closed in good order for 5 s more
-				break
-			}
 			if n := d.Stats().Replaced; n > 0 {
 				note("%d logins beside another one", n)
 			}
 		}
-		close(over)
 		cancel()
 		if err := <-h.result; err != nil {
 			note("Run: %v", err)
@@ -301,19 +285,13 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 		if got := w.sim.Connections() - others; got != 0 {
 			note("%d sockets behind Close", got)
 		}
+		if long := h.lines.together(); long > 0 {
+			note("two sockets at once, for %v", long)
+		}
 		h.cancel = nil
 		w.close()
 	})
 	return problem
-}
-
-func isOver(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
 }
 
 // comesBack waits until the account is connected, or does what status asks for.
