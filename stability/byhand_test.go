@@ -186,7 +186,7 @@ func TestByHandEveryEndHasTheSameReasonAsUnderRun(t *testing.T) {
 				someUnderRace(t)
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
-					h := w.byHand()
+					h := w.byHand(keepsTheLock) // a refusal of this build is tried again here, hours later
 					h.plain = plain
 					h.activate()
 					h.pair()

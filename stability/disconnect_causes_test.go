@@ -127,7 +127,7 @@ func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
 			someUnderRace(t)
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
-				a := w.instance().run().pair()
+				a := w.instance(keepsTheLock).run().pair() // what it plans is its own next attempt
 				time.Sleep(2 * time.Minute)
 				a.forget()
 				device := w.device()

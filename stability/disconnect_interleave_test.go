@@ -144,7 +144,8 @@ func (h *heldConn) SetWriteDeadline(time.Time) error { return nil }
 
 func newRig(t *testing.T, tapped bool) *rig {
 	r := &rig{t: t, errs: make(chan error), made: make(chan struct{})}
-	m, err := stability.New(keepsTheLock,
+	m, err := stability.New(
+		keepsTheLock, // the action that is judged is one on this client: to try again, or not
 		stability.WithBackend(memorybackend.New().Backend()),
 		stability.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))),
 		stability.WithExit(func(int) {}),

@@ -342,7 +342,7 @@ func (w *world) named(label string, opts ...stability.Option) *named {
 	n.backend, n.wire = through(w.memory.Backend())
 	log := &curious{Handler: logger().Handler()}
 	m, err := stability.New(append([]stability.Option{
-		stability.WithBackend(n.backend), stability.WithLogger(slog.New(log)), keepsTheLock,
+		stability.WithBackend(n.backend), stability.WithLogger(slog.New(log)),
 		stability.WithExit(func(int) { w.t.Errorf("the process would have ended to break a loop: %s", n.m.Status().Summary) }),
 		stability.WithTransport(n.lines.record(w.sim.Transport(label))),
 		stability.WithQR(func(q stability.QR) { n.codes <- q }),

@@ -137,8 +137,8 @@ type instance struct {
 	onChange func(stability.Event)
 }
 
-// keepsTheLock is for tests of one holder alone: it does not give the lock up when
-// it cannot connect. Tests of that (yield_test.go) set it otherwise.
+// keepsTheLock is for a test whose premise is that an instance that cannot connect
+// holds on to the lock. Such a test says why. All others yield, as a host's would.
 var keepsTheLock = stability.WithReconnect(reconnect.Policy{YieldAfter: reconnect.NoYield})
 
 // instance makes a Manager of the account, with a loud but quick policy.
@@ -147,7 +147,6 @@ func (w *world) instance(opts ...stability.Option) *instance {
 	i := &instance{w: w, backend: w.memory.Backend(), codes: make(chan stability.QR, 64), result: make(chan error, 1), exits: make(chan int, 16)}
 	log := &curious{Handler: logger().Handler()}
 	base := []stability.Option{
-		keepsTheLock,
 		stability.WithBackend(i.backend), stability.WithTransport(w.sim.Transport()), stability.WithLogger(slog.New(log)),
 		stability.WithExit(func(code int) { i.exits <- code }),
 		stability.WithQR(func(q stability.QR) { i.codes <- q }),

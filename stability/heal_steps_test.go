@@ -82,7 +82,8 @@ func TestAStandbyTakesOverAfterAHeal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		exits, gone := make(chan time.Time, 1), make(chan struct{})
-		a := w.tended("a", stability.WithExit(func(int) { exits <- time.Now(); <-gone })).run().pair()
+		// Else it had given the lock up before its attempts are a loop.
+		a := w.tended("a", keepsTheLock, stability.WithExit(func(int) { exits <- time.Now(); <-gone })).run().pair()
 		b := w.tended("b").run()
 		b.reached(1, stability.EventStandby)
 		time.Sleep(5 * time.Minute)

@@ -62,9 +62,10 @@ func (s diaryIncidents) Raise(ctx context.Context, i guard.Incident) (guard.Inci
 	return inc, opened, err
 }
 
-// loops makes every attempt fail until stop.
+// loops makes every attempt fail until stop, as it would anywhere: the lock stays
+// where it is.
 func (w *world) loops() (stop func()) {
-	f := w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
+	f := w.sim.Fault(wasim.HandshakeDrop()).Always().OnNextLogin()
 	w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
 	return f.Stop
 }
@@ -135,7 +136,7 @@ func TestAReconnectLoopIsBrokenInThisOrderAndAFreshProcessWorks(t *testing.T) {
 // healing is an instance over a given backend with an exit of its own.
 func (w *world) healing(t *testing.T, b stability.Backend, exit func(*stability.Manager) func(int), sink guard.Sink) *instance {
 	i := &instance{w: w, backend: b, codes: make(chan stability.QR, 64), result: make(chan error, 1)}
-	m, err := stability.New(stability.WithBackend(b), stability.WithTransport(w.sim.Transport()), stability.WithLogger(logger()), keepsTheLock,
+	m, err := stability.New(stability.WithBackend(b), stability.WithTransport(w.sim.Transport()), stability.WithLogger(logger()),
 		stability.WithExit(func(code int) { exit(i.m)(code) }), stability.WithSink(sink),
 		stability.WithQR(func(q stability.QR) { i.codes <- q }),
 		stability.WithObserver(func(e stability.Event) {

@@ -36,7 +36,7 @@ func TestAnOutageOfTenMinutesIsOneIncidentAndTheNextOneIsAnother(t *testing.T) {
 			require.True(t, inc.Active)
 			require.Equal(t, guard.TypeDisconnectStuck, inc.Type)
 			require.WithinDuration(t, start.Add(10*time.Minute), inc.DetectedAt, 2*time.Second)
-			require.Equal(t, string(reconnect.ReasonNetworkUnreachable), inc.Evidence["reason"])
+			require.Equal(t, string(reconnect.ReasonConnectionClosed), inc.Evidence["reason"])
 			require.NotEmpty(t, inc.Instructions)
 			require.NotEmpty(t, inc.Runbook)
 			if round == 1 {

@@ -108,6 +108,38 @@ func TestCodeToTypeLastsTwoMinutesAtLeast(t *testing.T) {
 	}
 }
 
+func TestCodeToScanIsGoodUntilItsEndAndNotShownBehindIt(t *testing.T) {
+	for _, nth := range []int{1, 2, 6} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.instance(stability.WithPairingRounds(1)).run()
+			var q stability.QR
+			for range nth {
+				q = <-a.codes
+			}
+			time.Sleep(time.Until(q.ExpiresAt) - time.Second)
+			shown, ok := a.m.QR()
+			require.True(t, ok)
+			require.Equal(t, q, shown)
+			require.NoError(t, w.account.Phone().Scan(q.Code))
+			a.ready()
+			a.stop()
+		})
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.instance(stability.WithPairingRounds(1)).run()
+			var q stability.QR
+			for range nth {
+				q = <-a.codes
+			}
+			time.Sleep(time.Until(q.ExpiresAt))
+			shown, ok := a.m.QR()
+			require.False(t, ok && shown.Code == q.Code)
+			a.stop()
+		})
+	}
+}
+
 func TestExpiredCodeToTypeIsNotShownAnyMore(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

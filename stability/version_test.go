@@ -38,7 +38,7 @@ func TestRefreshedVersionIsUsedAtTheLogin(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorldOn(t, wasim.WithHTTP(revision(newer)))
 				before := store.GetWAVersion()
-				a := w.instance(stability.WithVersionRefresh()).run().pair()
+				a := w.instance(stability.WithVersionRefresh(), keepsTheLock).run().pair() // and its client: no other can be made
 				logsInWith := func() *waWa6.ClientPayload_UserAgent_AppVersion {
 					return a.m.Client().GetClientPayload().GetUserAgent().GetAppVersion()
 				}
@@ -76,7 +76,7 @@ func TestOlderVersionDoesNotReplaceANewerOne(t *testing.T) {
 func TestRefreshedVersionIsUsedForPairing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorldOn(t, wasim.WithHTTP(revision(1_999_999_999)))
-		a := w.instance(stability.WithVersionRefresh())
+		a := w.instance(stability.WithVersionRefresh(), keepsTheLock) // its own second attempt is looked at
 		w.sim.Fault(wasim.Failure(405)).OnNextLogin()
 		a.run()
 		time.Sleep(20 * time.Minute) // it tries rarely
