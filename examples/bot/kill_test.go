@@ -35,6 +35,7 @@ type role struct {
 	Simulate bool
 	Dir      string
 	Pace     time.Duration
+	Off      time.Duration // how long the bot stays off after a reset; 0: as in the demo
 	Service  wasim.Endpoint
 }
 
@@ -60,6 +61,9 @@ func (r role) run(ctx context.Context) error {
 	if r.Simulate {
 		s := newSimulation(r.Dir, os.Stdout)
 		s.pace = r.Pace
+		if r.Off > 0 {
+			quick.InitialDelay, quick.MaxDelay = r.Off, r.Off
+		}
 		return s.run(ctx)
 	}
 	transport, err := r.Service.Transport("bot")
@@ -215,7 +219,7 @@ func TestTheWholeSimulationCanBeKilledAtAnyMoment(t *testing.T) {
 		} else {
 			// The service dies with the bot. An answer that it took and did not show
 			// yet would be gone, and the bot does not give it again: what is counted
-			// at the end was kept while the bot was off.
+			// at the end was kept while the bot was off, and it is off until the kill.
 			p.await("keeps it until the bot is back")
 		}
 		screens = append(screens, p.end(syscall.SIGKILL))
@@ -224,6 +228,10 @@ func TestTheWholeSimulationCanBeKilledAtAnyMoment(t *testing.T) {
 			kept = len(bot.Pending())
 			last = kept + len(bot.AckedMessages())
 			require.NotZero(t, kept)
+		}
+		r.Off = 0
+		if n == kills-2 {
+			r.Off = time.Hour
 		}
 		p = r.start(t)
 		require.Contains(t, p.await("code to scan", "is connected"), "logged in without a code")
