@@ -21,5 +21,8 @@ func TestBackendConformsOnTheSimulator(t *testing.T) {
 }
 
 func TestBackendConformsOnTheEmulator(t *testing.T) {
-	backendConforms(t, func(t *testing.T) *firestore.Client { return onEmulator(t) })
+	backendConforms(t, func(t *testing.T) *firestore.Client {
+		ofToday(t)
+		return onEmulator(t)
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cloud.google.com/go/firestore"
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -72,43 +73,44 @@ func TestErrorsHaveTheirClassAndAreNotHammered(t *testing.T) {
 		{"token", noToken, ErrUnavailable, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			client, w := onWire(t)
-			good := opened(t, client)
-			rec := hold(t, good)
-			require.NoError(t, good.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")))
-			w.fail(func(string, int) fault { return fault{drop: c.answer} })
-			check := func(name string) {
-				do := calls(opened(t, client), rec)[name] // with pacers of its own
-				err := do(t.Context())
-				assert.ErrorIs(t, err, c.want, name)
-				assert.NotErrorIs(t, err, lock.ErrLost, name)
-				assert.NotErrorIs(t, err, authstore.ErrFenced, name)
-				var p *backoff.PermanentError
-				assert.False(t, errors.As(err, &p), "%s: it may pass: %v", name, err)
-				if c.paced {
-					assert.LessOrEqual(t, w.reset().total(), 2, "%s: one request, and a read that tells what a refused write means", name)
-					for range 50 {
-						assert.ErrorIs(t, do(t.Context()), c.want, name)
+			wired(t, func(t *testing.T, client *firestore.Client, w *wire) {
+				good := opened(t, client)
+				rec := hold(t, good)
+				require.NoError(t, good.Auth.Commit(t.Context(), rec.Epoch, put("a", "v")))
+				w.fail(func(string, int) fault { return fault{drop: c.answer} })
+				check := func(name string) {
+					do := calls(opened(t, client), rec)[name] // with pacers of its own
+					err := do(t.Context())
+					assert.ErrorIs(t, err, c.want, name)
+					assert.NotErrorIs(t, err, lock.ErrLost, name)
+					assert.NotErrorIs(t, err, authstore.ErrFenced, name)
+					var p *backoff.PermanentError
+					assert.False(t, errors.As(err, &p), "%s: it may pass: %v", name, err)
+					if c.paced {
+						assert.LessOrEqual(t, w.reset().total(), 2, "%s: one request, and a read that tells what a refused write means", name)
+						for range 50 {
+							assert.ErrorIs(t, do(t.Context()), c.want, name)
+						}
+						assert.Zero(t, w.reset().total(), "%s: asked again at once", name)
 					}
-					assert.Zero(t, w.reset().total(), "%s: asked again at once", name)
 				}
-			}
-			var wg sync.WaitGroup
-			for name := range calls(good, rec) {
-				w.reset()
-				if c.paced { // requests are counted
-					check(name)
-				} else { // each waits between its attempts
-					wg.Go(func() { check(name) })
+				var wg sync.WaitGroup
+				for name := range calls(good, rec) {
+					w.reset()
+					if c.paced { // requests are counted
+						check(name)
+					} else { // each waits between its attempts
+						wg.Go(func() { check(name) })
+					}
 				}
-			}
-			wg.Wait()
-			w.fail(nil)
-			require.Equal(t, map[string]string{"g1/a": "v"}, values(t, opened(t, client)), "nothing was written")
-			got, err := opened(t, client).Lock.Load(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, rec.Epoch, got.Epoch)
-			require.Equal(t, "one", got.Holder)
+				wg.Wait()
+				w.fail(nil)
+				require.Equal(t, map[string]string{"g1/a": "v"}, values(t, opened(t, client)), "nothing was written")
+				got, err := opened(t, client).Lock.Load(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, rec.Epoch, got.Epoch)
+				require.Equal(t, "one", got.Holder)
+			})
 		})
 	}
 }

@@ -128,7 +128,7 @@ func (i *instances) serve(ctx context.Context, name string, term liveTerm) {
 			return
 		case <-ctx.Done():
 			return
-		case <-time.After(5 * time.Second):
+		case <-time.After(10 * time.Second):
 		}
 		if i.quiet.Load() {
 			continue
@@ -204,7 +204,7 @@ func meets(t *testing.T, e edit) (worked bool, faults []string) {
 	time.Sleep(30 * time.Second)
 	wg.Go(func() { i.run(ctx, "b") })
 	time.Sleep(17 * time.Second)
-	if i.rounds() < 5 {
+	if i.rounds() < 3 {
 		i.fault("nothing works before the edit")
 	}
 

@@ -17,7 +17,6 @@ import (
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
-	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
@@ -198,42 +197,43 @@ func TestEveryOperationSettlesEveryLostRequestAndReply(t *testing.T) {
 		"lost, no answer":      {lose: internal, hang: true},
 		"lost, aborted":        {lose: status.Error(codes.Aborted, "contention")},
 	}
-	c, w := onWire(t)
+	account := func(t *testing.T, c *firestore.Client, f fault) stability.Backend {
+		timeout := time.Minute
+		if f.hang {
+			timeout = 1500 * time.Millisecond
+		}
+		return opened(t, c, WithRoot("accounts/"+rand.Text()), WithTimeout(timeout))
+	}
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
-			account := func(t *testing.T, f fault) stability.Backend {
-				timeout := time.Minute
-				if f.hang {
-					timeout = 1500 * time.Millisecond
-				}
-				return opened(t, c, WithRoot("accounts/"+rand.Text()), WithTimeout(timeout))
-			}
-			do, check := op.prepare(t, account(t, fault{}))
-			w.reset()
-			require.NoError(t, do(t.Context()))
-			requests := w.reset().total()
-			require.Positive(t, requests)
-			check(t)
+			var requests int
+			wired(t, func(t *testing.T, c *firestore.Client, w *wire) {
+				do, check := op.prepare(t, account(t, c, fault{}))
+				w.reset()
+				require.NoError(t, do(t.Context()))
+				requests = w.reset().total()
+				require.Positive(t, requests)
+				check(t)
+			})
 			for name, f := range ways {
-				if f.hang && !stabilitytest.Full() && op.name != "the first acquire" && op.name != "the first commit" {
-					continue // each takes a whole timeout
-				}
 				for n := 1; n <= requests; n++ {
 					t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
-						do, check := op.prepare(t, account(t, f))
-						hit := false
-						w.fail(func(method string, nth int) fault {
-							if nth != n {
-								return fault{}
-							}
-							hit = true
-							return f
+						wired(t, func(t *testing.T, c *firestore.Client, w *wire) {
+							do, check := op.prepare(t, account(t, c, f))
+							hit := false
+							w.fail(func(method string, nth int) fault {
+								if nth != n {
+									return fault{}
+								}
+								hit = true
+								return f
+							})
+							err := do(t.Context())
+							w.fail(nil)
+							require.True(t, hit)
+							require.NoError(t, err)
+							check(t)
 						})
-						err := do(t.Context())
-						w.fail(nil)
-						require.True(t, hit)
-						require.NoError(t, err)
-						check(t)
 					})
 				}
 			}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"cloud.google.com/go/firestore"
 	"cloud.google.com/go/firestore/apiv1/firestorepb"
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
@@ -210,6 +213,22 @@ func onWire(t testing.TB, project ...string) (*firestore.Client, *wire) {
 	require.NoError(t, err)
 	w.reset()
 	return c, w
+}
+
+// wired runs a test over a wire: to the simulator, in a bubble, or at full size
+// to the emulator in real time. Both give the same answers, see firestoresim.
+func wired(t *testing.T, test func(t *testing.T, c *firestore.Client, w *wire)) {
+	t.Helper()
+	if stabilitytest.Full() {
+		c, w := onWire(t)
+		test(t, c, w)
+		return
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{counts: counts{rpcs: map[string]int{}}}
+		test(t, foreignOnSim(t, sim(t, firestoresim.WithLatency(2*time.Millisecond)), firestoresim.DialOptions(
+			grpc.WithChainUnaryInterceptor(w.unary), grpc.WithChainStreamInterceptor(w.stream))), w)
+	})
 }
 
 type owner struct{}
