@@ -77,12 +77,18 @@ func DecodeState(data []byte) (State, error) {
 	return s, nil
 }
 
+// knownFields are the names under which encoding/json writes a State.
+var knownFields = func() (names []string) {
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[State]()) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "-" {
+			names = append(names, name)
+		}
+	}
+	return names
+}()
+
 // knownField reports whether encoding/json would put name into a field of
 // State: it ignores case.
 func knownField(name string) bool {
-	t := reflect.TypeFor[State]()
-	return slices.ContainsFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool {
-		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		return tag != "-" && strings.EqualFold(tag, name)
-	})
+	return slices.ContainsFunc(knownFields, func(known string) bool { return strings.EqualFold(known, name) })
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"testing"
@@ -52,6 +53,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if !playPart() {
+		debug.SetGCPercent(400) // many small worlds: collecting them took a tenth of the time
 		goleak.VerifyTestMain(m)
 	}
 }

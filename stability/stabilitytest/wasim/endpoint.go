@@ -42,7 +42,7 @@ func (e Endpoint) Transport(from string) (*http.Transport, error) {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialTCP(ctx, e.Addr, from, true)
 		},
-		TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
+		TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, CurvePreferences: cheapCurve},
 		DisableKeepAlives: true,
 	}, nil
 }
