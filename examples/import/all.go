@@ -173,7 +173,7 @@ func oneOf(ctx context.Context, from *sql.DB, jid types.JID, open opener, id str
 	}
 	defer func() { err = errors.Join(err, target.close()) }()
 	if !o.replace {
-		info, err := authstore.New(target.backend.Auth).Info(ctx)
+		info, err := authstore.New(target.backend.Auth, o.seal...).Info(ctx)
 		if err != nil {
 			return false, err
 		}

@@ -11,6 +11,9 @@
 //	import -from postgresbackend:$DSN -account 15550001 -to local:account.db
 //	import -from local:account.db -to firestore:my-project/wa_metrics/longrun
 //	import -from sqlite:wa.db -to local:account.db -dry-run
+//	import -from local:account.db -to archive:backup.bin -key backup.key
+//	import -from archive:backup.bin -key backup.key -to local:account.db
+//	import -reseal -to local:account.db -seal new.key -unseal old.key
 //
 // Behind postgres: stands a connection string. As a source it means whatsmeow's
 // own tables, as a target the schema of ours (-schema), which is made if it is
@@ -40,13 +43,19 @@
 // It can be stopped at any time and started again. What was imported is used
 // only after all of it was read back and compared with the source.
 //
+// An archive is a copy for the worst case, encrypted with the 32 bytes of the file
+// that -key names; the account stays where it is. Its lock is taken meanwhile: a
+// program that runs calls authstore.Export itself. -seal names the file with the
+// 32 bytes that seal an account in a place of ours, source or target. With
+// -reseal the account behind -to is sealed with them: one that was plain, or was
+// sealed with the key of -unseal.
+//
 // A dry run reads the source, counts, and says whether the target would take
 // it. Of a target that exists it takes the lock, which counts a term there; one
 // that does not exist is not made.
 package main
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -54,7 +63,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/url"
 	"os"
 	"os/signal"
@@ -102,8 +110,27 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	flags.BoolVar(&o.replace, "replace", false, "take the place of a device that the target has")
 	flags.BoolVar(&o.keep, "keep", false, "leave the source unmarked: never start the old service again")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "read and count; import nothing")
+	keyFile := flags.String("key", "", "file with the 32 bytes that encrypt an archive")
+	sealFile := flags.String("seal", "", "file with the 32 bytes that seal the account in a place of ours")
+	oldFile := flags.String("unseal", "", "with -reseal: file with the 32 bytes that sealed it until now")
+	again := flags.Bool("reseal", false, "seal the account behind -to with the key of -seal")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *again {
+		target, e := openTarget(ctx, *to, *schema, *id, false)
+		if e != nil {
+			return fmt.Errorf("-to: %w", e)
+		}
+		defer func() { err = errors.Join(err, target.close()) }()
+		return reseal(ctx, target, *sealFile, *oldFile, out)
+	}
+	if *sealFile != "" {
+		key, err := readKey("-seal", *sealFile)
+		if err != nil {
+			return err
+		}
+		o.seal = []authstore.Option{authstore.WithAEAD(authstore.NewAESGCM(key))}
 	}
 	var jid types.JID
 	if *device != "" {
@@ -122,11 +149,23 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 		defer func() { err = errors.Join(err, db.Close()) }()
 		return everyDevice(ctx, db, *to, *schema, o, out)
 	}
-	source, closeSource, err := openSource(ctx, *from, jid, *schema, *id, o.dryRun || o.keep)
+	if path, ok := strings.CutPrefix(*from, "archive:"); ok {
+		target, e := openTarget(ctx, *to, *schema, *id, o.dryRun)
+		if e != nil {
+			return fmt.Errorf("-to: %w", e)
+		}
+		defer func() { err = errors.Join(err, target.close()) }()
+		return restore(ctx, path, *keyFile, target, o, out)
+	}
+	path, export := strings.CutPrefix(*to, "archive:")
+	source, closeSource, err := openSource(ctx, *from, jid, *schema, *id, o.dryRun || o.keep || export, o.seal...)
 	if err != nil {
 		return fmt.Errorf("-from %s: %w", scheme(*from), err)
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
+	if export {
+		return backup(ctx, source, path, *keyFile, out)
+	}
 	if *id == "" && slices.Contains([]string{"postgres", "postgresbackend"}, scheme(*to)) {
 		if *id, err = onlyAccount(ctx, *from, jid); err != nil {
 			return err
@@ -141,24 +180,38 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 }
 
 // places says what may stand behind -from and -to.
-func places(more string) string { return more + "local:PATH or firestore:PROJECT/ROOT" }
+func places(more string) string {
+	return more + "local:PATH, firestore:PROJECT/ROOT or archive:FILE"
+}
 
 // options are those of a move.
-type options struct{ stopped, replace, keep, dryRun bool }
+type options struct {
+	stopped, replace, keep, dryRun bool
+	seal                           []authstore.Option
+}
+
+// importing are the options of the library for a move.
+func (o options) importing(more ...authstore.ImportOption) []authstore.ImportOption {
+	if o.stopped {
+		more = append(more, authstore.SourceStopped())
+	}
+	if o.replace {
+		more = append(more, authstore.ReplaceDevice())
+	}
+	if o.dryRun {
+		more = append(more, authstore.DryRun())
+	}
+	return more
+}
 
 // move moves one device, and tells of it.
 func move(ctx context.Context, source authstore.Source, target *account, o options, out io.Writer) error {
 	p := newPrinter(out)
-	opts := []authstore.ImportOption{authstore.OnProgress(p.show)}
-	for _, c := range []struct {
-		on  bool
-		opt authstore.ImportOption
-	}{{!o.keep, authstore.RetireSource()}, {o.stopped, authstore.SourceStopped()}, {o.replace, authstore.ReplaceDevice()}, {o.dryRun, authstore.DryRun()}} {
-		if c.on {
-			opts = append(opts, c.opt)
-		}
+	opts := o.importing(authstore.OnProgress(p.show))
+	if !o.keep {
+		opts = append(opts, authstore.RetireSource())
 	}
-	container := authstore.New(target.backend.Auth)
+	container := authstore.New(target.backend.Auth, o.seal...)
 	report, err := authstore.Import(ctx, source, container, target.fence, opts...)
 	if err == nil {
 		err = container.Close(ctx)
@@ -170,6 +223,13 @@ func move(ctx context.Context, source authstore.Source, target *account, o optio
 		return err
 	}
 	p.summary(report)
+	switch {
+	case report.DryRun:
+	case report.Retired:
+		fmt.Fprintln(out, "Done. The source is marked as moved and will not log in again. Do not start the old service on a copy of it.")
+	default:
+		fmt.Fprintln(out, "Done. NEVER START THE OLD SERVICE AGAIN: nothing keeps it from using the same device, and both would lose messages.")
+	}
 	return nil
 }
 
@@ -179,7 +239,7 @@ func scheme(arg string) string {
 	return kind
 }
 
-func openSource(ctx context.Context, arg string, jid types.JID, schema, id string, readOnly bool) (authstore.Source, func() error, error) {
+func openSource(ctx context.Context, arg string, jid types.JID, schema, id string, readOnly bool, seal ...authstore.Option) (authstore.Source, func() error, error) {
 	kind, rest, _ := strings.Cut(arg, ":")
 	var a *account
 	var err error
@@ -211,7 +271,7 @@ func openSource(ctx context.Context, arg string, jid types.JID, schema, id strin
 	case a == nil:
 		return nil, nil, errors.New("pass " + places("sqlite:PATH, postgres:DSN, postgresbackend:DSN, "))
 	}
-	return authstore.FromKV(name, a.backend.Auth, a.fence), a.close, nil
+	return authstore.FromKV(name, a.backend.Auth, a.fence, seal...), a.close, nil
 }
 
 // openDatabase opens a database of sqlstore's.
@@ -309,82 +369,4 @@ func (a *account) close() error {
 		err = a.term.Release(ctx)
 	}
 	return errors.Join(err, a.backend.Close())
-}
-
-// printer shows how far a move is: on a terminal in one line that is written
-// again and again, elsewhere in a line every ten seconds.
-type printer struct {
-	out         io.Writer
-	live        bool // out is a terminal
-	pause       time.Duration
-	began, last time.Time
-
-	table, before, rows int // rows: done in all; before: of them in earlier tables
-	phase               string
-}
-
-// linePause is the time between two lines where out is no terminal.
-var linePause = 10 * time.Second
-
-func newPrinter(out io.Writer) *printer {
-	p := &printer{out: out, pause: linePause, began: time.Now(), last: time.Now()}
-	if f, ok := out.(*os.File); ok && os.Getenv("TERM") != "dumb" {
-		info, err := f.Stat()
-		p.live = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	return p
-}
-
-func (p *printer) show(g authstore.Progress) {
-	if p.table != g.Table || p.phase != g.Phase {
-		if p.phase != g.Phase {
-			p.rows = 0
-		}
-		p.before, p.table, p.phase = p.rows, g.Table, g.Phase
-	}
-	p.rows = p.before + g.Done
-	pause := p.pause
-	if p.live {
-		pause = 100 * time.Millisecond
-	}
-	last := g.Table == g.Tables && g.Done == g.Total
-	if !last && time.Since(p.last) < pause {
-		return
-	}
-	p.last = time.Now()
-	line := fmt.Sprintf("%-6s  table %d of %d (%s, %d of %d rows); %d rows, %d bytes written, %.0f rows/s",
-		g.Phase, g.Table, g.Tables, g.Kind, g.Done, g.Total, p.rows, g.Bytes, float64(p.rows)/max(time.Since(p.began).Seconds(), 0.001))
-	switch {
-	case p.live && !last:
-		fmt.Fprint(p.out, "\r\x1b[K"+line)
-	case p.live:
-		fmt.Fprintln(p.out, "\r\x1b[K"+line)
-	default:
-		fmt.Fprintln(p.out, line)
-	}
-}
-
-func (p *printer) summary(r authstore.Report) {
-	fmt.Fprintf(p.out, "\ndevice %s from %s:\n", r.JID, r.From)
-	kinds := slices.SortedFunc(maps.Keys(r.Entries), func(a, b authstore.Kind) int { return cmp.Compare(a, b) })
-	for _, k := range kinds {
-		fmt.Fprintf(p.out, "  %-10s  %d\n", k, r.Entries[k])
-	}
-	for _, w := range r.Warnings {
-		fmt.Fprintln(p.out, "note:", w)
-	}
-	if r.DryRun {
-		fmt.Fprintf(p.out, "dry run: %d rows would be written; nothing was\n", r.Rows)
-		return
-	}
-	if r.Resumed {
-		fmt.Fprintf(p.out, "went on with an unfinished import: %d rows stood there already\n", r.Kept)
-	}
-	fmt.Fprintf(p.out, "%d rows written, %d bytes; %d rows read back and equal to the source; %s\n",
-		r.Written, r.Bytes, r.Verified, r.Took.Round(time.Millisecond))
-	if r.Retired {
-		fmt.Fprintln(p.out, "Done. The source is marked as moved and will not log in again. Do not start the old service on a copy of it.")
-		return
-	}
-	fmt.Fprintln(p.out, "Done. NEVER START THE OLD SERVICE AGAIN: nothing keeps it from using the same device, and both would lose messages.")
 }

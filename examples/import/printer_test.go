@@ -37,5 +37,18 @@ func TestProgressIsOneLineOnATerminalOnly(t *testing.T) {
 		long(p)
 		require.Equal(t, 120, strings.Count(out.String(), "\r\x1b[K"))
 		require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+
+		for _, live := range []bool{false, true} {
+			out.Reset()
+			p = newPrinter(&out)
+			p.pause, p.live = 10*time.Second, live
+			for n := 1; n <= 120; n++ {
+				time.Sleep(500 * time.Millisecond)
+				p.resealed(10*n, 1200)
+			}
+			require.Equal(t, map[bool]int{true: 120}[live], strings.Count(out.String(), "\r\x1b[K"))
+			require.Equal(t, map[bool]int{true: 1, false: 6}[live], strings.Count(out.String(), "\n"))
+			require.Contains(t, out.String(), "reseal  1200 of 1200 rows, 20 rows/s\n")
+		}
 	})
 }
