@@ -2,9 +2,11 @@ package browsertest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +36,10 @@ var browser struct {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {
+		_ = n.Value.Set("4") // tabs side by side: most of a test is a wait for a state, or for the browser
+	}
 	code := m.Run()
 	for i := len(browser.end) - 1; i >= 0; i-- {
 		browser.end[i]()
@@ -159,9 +165,22 @@ func (b *tab) desktop() {
 	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 1280, Height: 800, DeviceScaleFactor: 1})
 }
 
+// magnified is the desktop's window at 200 %.
+func (b *tab) magnified() {
+	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 640, Height: 400, DeviceScaleFactor: 2})
+}
+
 // scheme is "light" or "dark".
-func (b *tab) scheme(name string) {
-	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}}})
+func (b *tab) scheme(name string) { b.prefers("prefers-color-scheme", name) }
+
+// prefers sets what the reader has asked the system for: names, and a value
+// behind each.
+func (b *tab) prefers(features ...string) {
+	var p emulation.SetEmulatedMediaParams
+	for f := range slices.Chunk(features, 2) {
+		p.Features = append(p.Features, &emulation.MediaFeature{Name: f[0], Value: f[1]})
+	}
+	call(b, emulation.SetEmulatedMedia, p)
 }
 
 // withoutScript turns the page's JavaScript off.

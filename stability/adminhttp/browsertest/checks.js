@@ -58,6 +58,15 @@
     if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth && /auto|scroll|hidden|clip/.test(s.overflowX) && !/^(INPUT|TEXTAREA)$/.test(e.tagName) && e.clientWidth > 2) bad.push("cut off, or scrolls sideways: " + name(e));
   }
 
+  // Nothing moves for those who cannot bear it.
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+    if (document.getAnimations().length) bad.push("something moves");
+    for (const e of all("*")) {
+      const s = getComputedStyle(e);
+      if (s.animationName !== "none" || s.scrollBehavior === "smooth" || s.transitionDuration.split(",").some(d => parseFloat(d) > 0)) bad.push("it may move: " + name(e));
+    }
+  }
+
   // Contrast, as WCAG 2 reckons it.
   const pen = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
   const known = new Map();
@@ -111,6 +120,13 @@
     if (got < 4.5) bad.push("too little contrast (" + got.toFixed(2) + "): " + name(e));
   }
   if (!looked) bad.push("no text to read");
+
+  // So must what a drawing says, where it says anything.
+  for (const e of all("svg .connected, svg .standby, svg .off, svg.key:not(.unknown) path").filter(e => e.getClientRects().length)) {
+    const got = ratio(rgba(getComputedStyle(e).fill).slice(0, 3), ground(e.closest("svg")));
+    if (got < 3) bad.push("hard to see (" + got.toFixed(2) + "): " + e.outerHTML.slice(0, 60));
+  }
+  if (matchMedia("(forced-colors: active)").matches && document.querySelector("#state") && parseFloat(getComputedStyle(document.querySelector("#state")).borderLeftWidth) < 1) bad.push("the state has no edge");
 
   // The edges of what one can type into or press must be seen as well: 3:1.
   for (const e of all("input:not([type=hidden]), button, select, textarea").filter(shown)) {

@@ -45,8 +45,9 @@ func (b *tab) press(text string) {
 	run(b, chromedp.Click(chromedp.JSPath(button(text))))
 }
 
-// usable checks in both colours and sizes that everybody can read and use the
-// page.
+// usable checks that everybody can read and use the page: in both colours and
+// sizes, magnified, in the few colours that a reader may choose, and without
+// anything that moves.
 func (b *tab) usable() {
 	b.t.Helper()
 	for _, size := range []string{"desktop", "phone"} {
@@ -59,6 +60,24 @@ func (b *tab) usable() {
 			b.save(size + "-" + scheme)
 		}
 	}
+	b.magnified()
+	require.Empty(b.t, eval[[]string](b, checksJS), "magnified")
+	b.save("magnified")
+	b.desktop()
+	b.prefers("forced-colors", "active", "prefers-reduced-motion", "reduce")
+	require.Empty(b.t, eval[[]string](b, checksJS), "forced colours, reduced motion")
+	b.save("forced")
+	b.scheme("light")
+}
+
+// plain turns JavaScript off and loads the page anew: everybody can still read
+// and use it, and it brings itself up to date.
+func (b *tab) plain() {
+	b.t.Helper()
+	b.withoutScript()
+	run(b, chromedp.Reload())
+	require.Empty(b.t, eval[[]string](b, checksJS), "without script")
+	require.True(b.t, eval[bool](b, `!!document.querySelector("noscript meta[http-equiv=refresh]")`), "it loads itself anew")
 }
 
 // focus is what has the focus.

@@ -46,11 +46,12 @@ func (b *tab) looks() string {
 // The phone reads the code from the screen, in each colour and size, and the
 // page says that the account is connected. Nobody loads it anew.
 func TestCodeOnScreenLinksPhone(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t).run()
 	p.await(func(st stability.Status) bool { return st.QRAvailable })
 	b := newTab(t)
-	p.signIn(b)
+	p.enter(b)
 	eval[bool](b, "window.stayed = true")
 	var code string
 	for _, size := range []func(){b.desktop, b.phone} {
@@ -74,16 +75,18 @@ func TestCodeOnScreenLinksPhone(t *testing.T) {
 // The code to type is asked for with the form, read from the page, and typed
 // into the phone. All of it works without JavaScript too.
 func TestCodeToTypeLinksPhone(t *testing.T) {
+	t.Parallel()
 	for _, script := range []bool{true, false} {
 		t.Run(map[bool]string{true: "with script", false: "without script"}[script], func(t *testing.T) {
 			chromium(t)
+			t.Parallel()
 			p := newPlace(t).run()
 			p.await(func(st stability.Status) bool { return st.QRAvailable })
 			b := newTab(t)
 			if !script {
 				b.withoutScript()
 			}
-			p.signIn(b)
+			p.enter(b)
 			if !eval[bool](b, `document.querySelector("details#pair").open`) {
 				b.click(`document.querySelector("#pair summary")`)
 			}

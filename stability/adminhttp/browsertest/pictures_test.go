@@ -28,6 +28,7 @@ const images = "../../../docs/images"
 // The pictures of the README are what the browser shows: a phone's window in
 // three states. They are drawn anew on request only, since they name times.
 func TestReadmePicturesCanBeDrawn(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		file, scheme, state string
 		reach               func() *place
@@ -49,7 +50,7 @@ func TestReadmePicturesCanBeDrawn(t *testing.T) {
 		p, b := c.reach(), newTab(t)
 		call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 390, Height: 844, DeviceScaleFactor: 1.5, Mobile: true})
 		b.scheme(c.scheme)
-		p.signIn(b)
+		p.enter(b)
 		b.awaitState(c.state)
 		small := shrunk(t, b.picture())
 		require.Less(t, len(small), 100_000, c.file)

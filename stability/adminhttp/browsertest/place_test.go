@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/network"
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/types/events"
@@ -57,7 +60,7 @@ func policy() reconnect.Policy {
 
 // newPlace makes an instance that does not run yet.
 func newPlace(t *testing.T, opts ...stability.Option) *place {
-	p := &place{t: t, sim: wasim.New(wasim.WithTB(t)), memory: memorybackend.New()}
+	p := &place{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithFewKeys()), memory: memorybackend.New()}
 	p.account = p.sim.NewAccount("491520000001")
 	return p.make(opts...)
 }
@@ -154,6 +157,29 @@ func (p *place) pair() *place {
 	return p
 }
 
+// logOut has the phone remove the device, and waits until nobody is asked to
+// link it anew.
+func (p *place) logOut() {
+	p.t.Helper()
+	p.sim.Fault(wasim.DeviceRemoved()).For(p.account.JID()).Now()
+	p.await(func(st stability.Status) bool { return st.Parked })
+}
+
+// damage writes an encryption state with this peer that nobody can read.
+func (p *place) damage(peer string) {
+	p.t.Helper()
+	kv := p.memory.Backend().Auth
+	for e, err := range kv.Scan(p.t.Context(), "device", "") {
+		require.NoError(p.t, err)
+		generation, _, _ := strings.Cut(e.Key.ID, "/")
+		require.NoError(p.t, kv.Commit(p.t.Context(), p.m.Status().LeaseEpoch, authstore.Batch{Put: []authstore.Entry{
+			{Key: authstore.Key{Kind: "session", ID: generation + "/" + peer}, Value: []byte("\x01\x00 damaged")},
+		}}))
+		return
+	}
+	require.Fail(p.t, "no device")
+}
+
 // await waits for a status. A change of it is told; what only passes with time
 // is looked at now and then.
 func (p *place) await(cond func(stability.Status) bool) {
@@ -195,6 +221,25 @@ func (p *place) answers() answers {
 	var doc struct{ WA answers }
 	require.NoError(p.t, json.NewDecoder(w.Body).Decode(&doc))
 	return doc.WA
+}
+
+// enter opens the page of somebody who is signed in already.
+func (p *place) enter(b *tab) {
+	b.t.Helper()
+	b.enter(p.url)
+}
+
+func (b *tab) enter(url string) {
+	b.t.Helper()
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	w, err := client.PostForm(url+"sign-in", neturl.Values{"token": {token}})
+	require.NoError(b.t, err)
+	require.NoError(b.t, w.Body.Close())
+	require.Len(b.t, w.Cookies(), 1)
+	c, yes := w.Cookies()[0], true
+	call(b, network.SetCookie, network.SetCookieParams{Name: c.Name, Value: c.Value, URL: url, Path: c.Path, HTTPOnly: &yes, SameSite: network.CookieSameSiteStrict})
+	b.open(url)
+	require.True(b.t, b.signedIn())
 }
 
 // signIn opens the page and signs in through its form, as a person does.

@@ -26,6 +26,7 @@ func (b *tab) cookies() []*network.Cookie {
 const secret = "wa-1"
 
 func TestBrowserKeepsOneStrictCookieAndNoToken(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.run().pair()
@@ -57,6 +58,7 @@ func TestBrowserKeepsOneStrictCookieAndNoToken(t *testing.T) {
 }
 
 func TestSignedOutNothingIsShown(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.run().pair()
@@ -82,6 +84,7 @@ func TestSignedOutNothingIsShown(t *testing.T) {
 // another port, and without, where it is not. Neither does anything, even with the
 // right number in it.
 func TestOtherSitesCannotPressButtons(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.run().pair()

@@ -1,6 +1,7 @@
 package browsertest
 
 import (
+	"errors"
 	"regexp"
 	"strconv"
 	"testing"
@@ -174,11 +175,28 @@ var states = []struct {
 		p.run().pair()
 		p.stop()
 	}, nil},
+	{"passkey", func(p *place) {
+		p.run()
+		p.await(func(st stability.Status) bool { return st.QRAvailable })
+		p.m.Client().DangerousInternals().DispatchEvent(&PairPasskeyRequest{})
+		p.await(func(st stability.Status) bool { return st.PasskeyAsked })
+	}, nil},
+	{"run ended with an error", func(p *place) {
+		p.setup = func() error { return errors.New("no table of answers: <b>answers.json</b> is missing") }
+		p.run()
+		p.await(func(st stability.Status) bool { return st.RunError != nil && st.Mode != stability.ModeActive })
+	}, nil},
 }
 
+// PairPasskeyRequest has the name by which the event of newer versions of
+// whatsmeow is known.
+type PairPasskeyRequest struct{ PublicKey *struct{} }
+
 // In every state the browser shows what the status says, to everybody: in the
-// light and in the dark, on a phone, with a keyboard, with a screen reader.
+// light and in the dark, on a phone, magnified, in forced colours, with a
+// keyboard, with a screen reader, without JavaScript.
 func TestEveryStateIsShownToEverybody(t *testing.T) {
+	t.Parallel()
 	for _, c := range states {
 		t.Run(c.name, func(t *testing.T) {
 			chromium(t)
@@ -186,9 +204,11 @@ func TestEveryStateIsShownToEverybody(t *testing.T) {
 			p := newPlace(t, c.opts...)
 			c.reach(p)
 			b := newTab(t)
-			p.signIn(b)
+			p.enter(b)
 			p.says(b)
 			b.usable()
+			b.plain()
+			p.says(b)
 			b.calm()
 		})
 	}

@@ -38,12 +38,13 @@ func (p *place) reload(b *tab) {
 
 // Nothing but the stream of events tells this page of changes.
 func TestChangesAreShownWithoutReload(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.run().pair()
 	b := newTab(t)
 	b.onlyStream()
-	p.signIn(b)
+	p.enter(b)
 	b.awaitState("connected")
 	eval[bool](b, "window.stayed = true")
 	title := eval[string](b, "document.title")
@@ -62,6 +63,7 @@ func TestChangesAreShownWithoutReload(t *testing.T) {
 
 // What changes after the page was written and before its stream begins is shown.
 func TestChangeBeforeStreamIsShown(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.run().pair()
@@ -69,7 +71,7 @@ func TestChangeBeforeStreamIsShown(t *testing.T) {
 	p.gate.Store(&gate)
 	b := newTab(t)
 	b.onlyStream()
-	p.signIn(b)
+	p.enter(b)
 	b.awaitState("connected")
 	b.await("that it asks for the stream", func() bool { return b.asked("/events") })
 	p.sim.Fault(wasim.Refused()).Always().Now()
@@ -82,12 +84,13 @@ func TestChangeBeforeStreamIsShown(t *testing.T) {
 
 // When the program is gone, an open page does not go on saying that all is well.
 func TestPageSaysThatProgramIsGone(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.run().pair()
 	b := newTab(t)
 	b.onlyStream()
-	p.signIn(b)
+	p.enter(b)
 	b.awaitState("connected")
 	b.await("that it asks for the stream", func() bool { return b.asked("/events") })
 	p.gone()
@@ -95,11 +98,12 @@ func TestPageSaysThatProgramIsGone(t *testing.T) {
 }
 
 func TestPageWorksWithoutScript(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := down(t)
 	b := newTab(t)
 	b.withoutScript()
-	p.signIn(b)
+	p.enter(b)
 	p.says(b)
 	require.Empty(t, eval[[]string](b, checksJS))
 	require.True(t, eval[bool](b, `!!document.querySelector("noscript meta[http-equiv=refresh]")`), "it loads itself anew")
@@ -116,6 +120,7 @@ func TestPageWorksWithoutScript(t *testing.T) {
 }
 
 func TestKeyboardAloneSignsInAndReconnects(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := down(t)
 	b := newTab(t)
@@ -136,6 +141,7 @@ func TestKeyboardAloneSignsInAndReconnects(t *testing.T) {
 // Whatever can be used is reached with the tab key, in the order in which it is
 // read, and shows that it has the focus.
 func TestTabKeyReachesEverything(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	for name, reach := range map[string]func() *place{
 		"off": func() *place { return down(t) },
@@ -187,13 +193,14 @@ func (b *tab) typeInto(css, text string) {
 // What has the focus keeps it when the page is brought up to date: nobody who
 // uses the keyboard begins anew.
 func TestFocusStaysWhenPageChanges(t *testing.T) {
+	t.Parallel()
 	chromium(t)
 	p := newPlace(t)
 	p.refuse.Store(true)
 	p.run().pair().hear()
 	p.await(func(stability.Status) bool { return len(p.m.Messages()) > 0 && p.m.Messages()[0].Tries > 0 })
 	b := newTab(t)
-	p.signIn(b)
+	p.enter(b)
 	kept := map[string]bool{}
 	for range 30 {
 		b.key(kb.Tab)
