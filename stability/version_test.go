@@ -76,7 +76,7 @@ func TestOlderVersionDoesNotReplaceANewerOne(t *testing.T) {
 func TestRefreshedVersionIsUsedForPairing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorldOn(t, wasim.WithHTTP(revision(1_999_999_999)))
-		a := w.instance(stability.WithVersionRefresh(), keepsTheLock) // its own second attempt is looked at
+		a := w.instance(stability.WithVersionRefresh())
 		w.sim.Fault(wasim.Failure(405)).OnNextLogin()
 		a.run()
 		time.Sleep(20 * time.Minute) // it tries rarely

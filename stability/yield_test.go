@@ -418,3 +418,31 @@ func TestReconnectEndsThePause(t *testing.T) {
 		w.close()
 	})
 }
+
+// Nothing is planned for an account that needs pairing but to offer a code. What
+// an earlier term has planned is kept through each time that the lock is given up.
+func TestUnpairedAccountThatIsRefusedTriesAgainAtItsTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance()
+		w.sim.Fault(wasim.Failure(405)).OnNextLogin()
+		a.run()
+		time.Sleep(time.Minute)
+		at := a.status().State.NextRetryAt
+		require.True(t, at.After(time.Now().Add(5*time.Minute)), "it tries rarely")
+		yields := 0
+		for time.Now().Before(at.Add(-time.Second)) {
+			time.Sleep(time.Second)
+			st := a.status()
+			require.False(t, st.Parked, "at %v", st.At)
+			require.False(t, st.QRAvailable, "at %v", st.At)
+			require.Equal(t, at, st.State.NextRetryAt)
+			yields = max(yields, st.Yield.Count)
+		}
+		require.Greater(t, yields, 2)
+		a.forget()
+		a.pair()
+		require.Less(t, time.Since(at), time.Minute)
+		a.stop()
+	})
+}

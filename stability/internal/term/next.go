@@ -133,6 +133,7 @@ func recordDue(c *Core) (time.Time, bool) {
 
 func recordAttempt(c *Core) {
 	c.machine.Attempt(c.now)
+	c.kept = time.Time{}
 	c.planTo(Recorded)
 	c.changed()
 }

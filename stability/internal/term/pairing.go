@@ -283,7 +283,7 @@ func (c *Core) parkOrOffer(why reconnect.Reason, vain bool) {
 
 // ask notes that somebody wants the account to go on.
 func ask(c *Core, e Evidence) {
-	c.parked, c.asked, c.rounds, c.offer = false, true, 0, time.Time{}
+	c.parked, c.asked, c.rounds, c.offer, c.kept = false, true, 0, time.Time{}, time.Time{}
 	switch a := &c.client; {
 	case a.phase&(NoClient|Retired) != 0:
 		c.yieldAt = time.Time{} // the next client tells

@@ -63,9 +63,14 @@ func saveDone(c *Core, e Evidence) {
 	c.pause = min(2*c.pause, c.policy.StoreRetry)
 }
 
-// state is the machine's, with the pause that a spent budget asks for.
+// state is the machine's, with the pause that a spent budget asks for, and with
+// what an earlier term has planned: the machine plans nothing for an account that
+// needs pairing.
 func (c *Core) state() reconnect.State {
 	st := c.machine.State()
+	if st.Status == reconnect.StatusNeedsPairing && st.NextRetryAt.IsZero() {
+		st.NextRetryAt = c.kept
+	}
 	if !st.NextRetryAt.IsZero() && st.NextRetryAt.Before(c.slow) {
 		st.NextRetryAt = c.slow.Round(0).UTC()
 	}

@@ -84,6 +84,7 @@ func socketOfHost(c *Core, e Evidence) {
 		return
 	}
 	c.machine.Attempt(c.now)
+	c.kept = time.Time{}
 	c.changed()
 	c.client.tries++
 	c.do(Announce{What: NewsConnecting, Attempt: c.client.tries})

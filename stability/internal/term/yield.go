@@ -27,7 +27,7 @@ func (c *Core) resumeUnfit(st reconnect.State, now time.Time) {
 		return
 	}
 	if st.Status == reconnect.StatusNeedsPairing {
-		c.offer = st.NextRetryAt
+		c.offer, c.kept = st.NextRetryAt, st.NextRetryAt
 	}
 	// There may be no attempt for long, by which this instance could show that
 	// it is fit again.
@@ -90,7 +90,7 @@ func yieldDue(c *Core) (time.Time, bool) {
 
 func yield(c *Core) {
 	cause := reconnect.Cause{Reason: c.unfit.Reason, Code: c.unfit.Code, Detail: c.unfit.Detail}
-	c.machine.Yielded(c.cfg.Holder, cause, c.machine.State().NextRetryAt.IsZero(), c.now)
+	c.machine.Yielded(c.cfg.Holder, cause, c.state().NextRetryAt.IsZero(), c.now)
 	c.changed()
 	c.phase = Yielding
 	c.planTo(NoPlan)
