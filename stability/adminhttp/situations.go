@@ -186,9 +186,9 @@ var whileOff = []situation{
 		func(st stability.Status) bool { return st.PasskeyAsked },
 		func(a about) explanation {
 			return explanation{
-				since: a.down, why: join(a.text.Means, "The code was scanned, and WhatsApp asks for a passkey too. Only the program can answer that."),
-				next: "If no answer comes within five minutes, a new code is offered.",
-				do:   "Confirm on the phone if it asks you to. If nothing comes of it, tell the program's developers: it must answer when WhatsApp asks for a passkey.",
+				since: a.down, why: "The code was scanned, and WhatsApp asks for a passkey before it links the phone.",
+				next: "Once the program has answered, the phone is linked. If nobody answers within some minutes, a new code to scan is shown.",
+				do:   "Do what the program that looks after the account asks for (a passkey, on this device or on the phone). If it asks for nothing, it cannot answer: whoever maintains it must add that.",
 			}
 		}},
 	{headline{"phone_code", bad, "Not linked", "Type the code into the phone."},

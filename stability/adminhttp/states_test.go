@@ -211,6 +211,13 @@ var states = []struct {
 		require.NoError(p.t, err)
 		time.Sleep(10*time.Second + off)
 	}, nil},
+	{"never_paired_passkey_asked", false, func(p *place) {
+		p.run()
+		<-p.codes
+		p.m.Client().DangerousInternals().DispatchEvent(&PairPasskeyRequest{})
+		p.await(func(st stability.Status) bool { return st.PasskeyAsked })
+		time.Sleep(10*time.Second + off)
+	}, nil},
 	{"logged_out_with_code", false, func(p *place) {
 		ended(wasim.DeviceRemoved(), 0)(p)
 		<-p.codes
@@ -258,6 +265,10 @@ var states = []struct {
 		time.Sleep(time.Minute + off)
 	}, nil},
 }
+
+// PairPasskeyRequest has the name by which the event of newer versions of
+// whatsmeow is known.
+type PairPasskeyRequest struct{ PublicKey *struct{} }
 
 // In every state the answer of status-now says what is wrong, since when, why,
 // and what happens next, and so does the page. The files in testdata are for people to read.
