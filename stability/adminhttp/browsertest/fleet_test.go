@@ -140,11 +140,17 @@ func TestSetAsideIsShownAndRestored(t *testing.T) {
 	b.awaitText("The damaged rows were removed for good.")
 	b.open(p.url + "set-aside")
 	require.False(t, eval[bool](b, `!!document.querySelector(".row")`))
-	b.press("Restore it")
-	b.awaitText("The session that was set aside is the account's again.")
 	q, err := p.m.Quarantine(t.Context())
 	require.NoError(t, err)
-	require.Nil(t, q.Device)
 	require.Empty(t, q.Rows)
+	removed := q.Device.At
+	b.press("Restore it")
+	b.awaitText("The session that was set aside is the account's again.")
+	// The phone has really removed it: it logs in, hears so, and is set aside again.
+	p.await(func(stability.Status) bool {
+		q, err := p.m.Quarantine(t.Context())
+		require.NoError(t, err)
+		return q.Device != nil && q.Device.At.After(removed)
+	})
 	b.calm()
 }
