@@ -77,24 +77,36 @@ type checker struct {
 
 	// What the service saw.
 	online   time.Time // last
+	login    int       // which it is
 	began    time.Time // when the present connection did
-	trouble  time.Time // the end of the last connection that was stable
+	trouble  time.Time // the end of the last connection that was stable, and known to the store as stable
+	saving   time.Time // since when its holder had a store to write that down
+	saved    bool      // and had it for long enough
 	demanded time.Time // a new connection, last
 }
 
-// sees notes what the service knows at this moment.
-func (c *checker) sees(online bool, now time.Time) {
-	switch {
-	case !online:
-		if !c.began.IsZero() && now.Sub(c.began) > time.Minute {
+// sees notes what the service knows at this moment, and whether the store answers
+// the holder: a connection that was stable while nobody could write that down is
+// not known to have been to whoever comes next.
+func (c *checker) sees(online bool, login int, stored bool, now time.Time) {
+	if !online || login != c.login { // one may follow the other between two looks
+		if c.saved {
 			c.trouble = c.online
 		}
-		c.began = time.Time{}
+		c.login, c.began, c.saving, c.saved = login, now, time.Time{}, false
+	}
+	if !online {
 		return
-	case c.began.IsZero():
-		c.began = now
 	}
 	c.online = now
+	switch {
+	case !stored || now.Sub(c.began) <= time.Minute:
+		c.saving = time.Time{}
+	case c.saving.IsZero():
+		c.saving = now
+	case now.Sub(c.saving) > 12*time.Second: // a call may take ten before it counts as unanswered
+		c.saved = true
+	}
 }
 
 // demands notes that the service asks for a new connection.
@@ -167,7 +179,11 @@ func (c *checker) look() {
 	}
 	rec, err := c.w.look().Lock.Load(context.Background())
 	require.NoError(c.w.t, err)
-	c.sees(online && c.deadAt.IsZero(), now)
+	stored := slices.ContainsFunc(c.all, func(i *tended) bool {
+		st := i.status()
+		return st.WA == reconnect.StatusConnected && st.StoreUnavailable == nil
+	})
+	c.sees(online && c.deadAt.IsZero(), logins, stored, now)
 	stuck := c.w.incident("wa_disconnect_stuck_active").Active
 	held := rec.Holder != "" && now.Before(rec.LeaseUntil)
 	connected := 0
