@@ -277,8 +277,8 @@ func TestAHandOverNeitherTellsAgainNorResolvesAndTheNewHolderResolves(t *testing
 	const id = "wa_disconnect_stuck_active"
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
-		b := w.tended("b", stability.WithAutoHeal(noHeal)).run()
+		a := w.tended("a", stability.WithAutoHeal(noHeal), keepsTheLock).run().pair() // the test says who has it
+		b := w.tended("b", stability.WithAutoHeal(noHeal), keepsTheLock).run()
 		time.Sleep(5 * time.Minute)
 		// Attempts take their time, so that hand-overs meet one under way.
 		hang := w.sim.Fault(wasim.UpgradeHang()).Always().OnNextLogin()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/memorybackend"
@@ -153,6 +155,9 @@ func (p *process) send(to types.JID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	_, err := c.SendMessage(ctx, to, &waE2E.Message{Conversation: proto.String("hello")})
+	if errors.Is(err, authstore.ErrWindowBroken) { // a message of theirs came meanwhile: it says to send again
+		_, err = c.SendMessage(ctx, to, &waE2E.Message{Conversation: proto.String("hello")})
+	}
 	return err
 }
 
