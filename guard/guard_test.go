@@ -2,6 +2,7 @@ package guard_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -360,7 +361,7 @@ func TestEveryTypeHasARunbook(t *testing.T) {
 		require.NotEmpty(t, do, kind)
 		require.NotEmpty(t, text, kind)
 		require.Contains(t, kind.Title(), " ", "%s: words, and not the type's name", kind)
-		require.NotEqual(t, guard.Type("x_"+kind).Title(), kind.Title())
+		require.NotEqual(t, strings.ReplaceAll(strings.TrimPrefix(string(kind), "wa_"), "_", " "), kind.Title())
 	}
 	require.Equal(t, "own trouble", guard.Type("wa_own_trouble").Title())
 	do, text := guard.Type("wa_unknown").Runbook()

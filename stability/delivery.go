@@ -26,12 +26,14 @@ type delivery struct {
 	key   book.Key
 	began time.Time // when it was taken in hand
 
-	before messageRecord // what was known of it then
+	// Changed by the goroutine alone that handles the message.
+	before messageRecord // what was known of it when it was taken in hand
+	same   bool          // a part of what was known has come again: so it is that message
 
 	mu       sync.Mutex
 	info     types.MessageInfo // the best that is known of it
 	contents [][]byte          // of the parts that a handler panicked at
-	parts    [][]byte          // that were handed over and are not finished
+	parts    []*waE2E.Message  // that were handed over and are not finished
 	handed   bool              // the Manager's handler was told of the part
 	open     bool              // a part was handed over, and is not finished yet
 	event    *events.Message   // that part; nil for a kind whose content cannot be kept
@@ -187,7 +189,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	admits, aside := d.a.admits(), false
 	var raw []byte
 	if admits && !d.ours {
-		if evt != nil {
+		if evt != nil && len(d.before.Contents) > 0 {
 			raw, _ = proto.Marshal(evt.RawMessage)
 		}
 		if aside = d.isAside(raw); !aside && r.split(context.Background(), d, raw) != nil {
@@ -197,8 +199,8 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	poisonous := evt != nil && r.poisonous(d.key)
 	d.mu.Lock()
 	d.info, d.event, d.handed = plainInfo(info), evt, true
-	if admits && !aside && len(raw) > 0 {
-		d.parts = append(d.parts, raw)
+	if admits && !aside && !d.ours && evt != nil {
+		d.parts = append(d.parts, evt.RawMessage)
 	}
 	switch {
 	case aside: // it is acknowledged at the next login
@@ -243,6 +245,17 @@ func (d *delivery) undecryptable(evt *events.UndecryptableMessage) {
 	}
 }
 
+// keepParts makes the parts that are not finished what is kept of the message.
+// With d.mu held.
+func (d *delivery) keepParts() {
+	d.contents = nil
+	for _, m := range d.parts {
+		if raw, err := proto.Marshal(m); err == nil && len(raw) > 0 {
+			d.contents = append(d.contents, raw)
+		}
+	}
+}
+
 // outcome says what became of the message, when its handlers have returned.
 func (d *delivery) outcome() (o book.Outcome, why string) {
 	d.mu.Lock()
@@ -259,10 +272,10 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.aside:
 		return book.Repeat, ""
 	case d.unheard:
-		d.contents = d.parts
+		d.keepParts()
 		return book.Declined, whyUnheard
 	case d.refused:
-		d.contents = d.parts
+		d.keepParts()
 		return book.Declined, whyRefused
 	case d.panicked != "":
 		if d.open { // there is no event buffer for messages of its kind
@@ -275,7 +288,7 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.failed != "":
 		return book.Lost, d.failed
 	case d.open && d.asked: // and nobody finished it
-		d.contents = d.parts
+		d.keepParts()
 		return book.Declined, whyRefused
 	case d.open || d.taken:
 		return book.Handled, ""

@@ -170,3 +170,30 @@ func TestWhatIsSetAsideKeepsNoOtherMessageAway(t *testing.T) {
 		a.stop()
 	})
 }
+
+// A message to a group comes in two parts, a sender's key and the text. whatsmeow
+// stops at the part that a handler refuses, so no more of it is kept.
+func TestRefusedMessageOfTwoPartsIsOne(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		var mended atomic.Bool
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		a.refuse = func(*events.Message) bool { return !mended.Load() }
+		a.run().pair()
+		peer := w.peer()
+		group := w.sim.NewGroup("team", w.account, peer.Account())
+		_, err := peer.Send(t.Context(), group.JID(), "to all")
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, 1, a.balanced().By[stability.MessageRefused].Count)
+		mended.Store(true)
+		time.Sleep(time.Hour)
+		a.m.Reconnect()
+		time.Sleep(20 * time.Minute)
+		r := a.balanced()
+		require.Equal(t, []string{"to all"}, slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" }))
+		require.Zero(t, r.Waiting.Count+r.SetAside.Count, "%+v", a.m.Messages())
+		require.EqualValues(t, 1, r.Total)
+		a.stop()
+	})
+}

@@ -170,7 +170,7 @@ func (r *received) ended(d *delivery) {
 		rec.Hidden = hidden
 		r.book.Hide(d.key, hidden)
 		if len(contents) > 0 {
-			rec.Contents = contents
+			rec.Contents, rec.OfPhone = contents, rec.OfPhone && d.ours
 		}
 		r.note(rec)
 	}

@@ -45,15 +45,23 @@ func bare(raw []byte) *waE2E.Message {
 		return nil
 	}
 	m.SenderKeyDistributionMessage, m.MessageContextInfo = nil, nil
+	if inner := m.GetDeviceSentMessage().GetMessage(); inner != nil { // one of the account's own phone
+		inner.MessageContextInfo = nil
+	}
 	return &m
 }
 
 // split gives what is kept here under the name of d an entry of its own, unless
-// raw is a part of it. The entry of d begins anew.
+// raw is a part of it, or another part of d was: what is kept of a message that
+// was refused may be its first part alone. The entry of d begins anew.
 func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
-	if len(d.before.Contents) == 0 || d.before.has(raw) {
+	d.same = d.same || d.before.has(raw)
+	if d.same || len(d.before.Contents) == 0 {
 		return nil
 	}
+	d.mu.Lock()
+	info := d.info
+	d.mu.Unlock()
 	h := sha256.New()
 	for _, c := range d.before.Contents {
 		h.Write(c)
@@ -67,7 +75,7 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 	begun := old.Begun
 	var rest *messageRecord
 	if begun { // the process may die of d, and not of what is kept
-		rest = &messageRecord{Entry: book.Entry{Key: d.key, First: d.began, Since: d.began}, Info: d.info, Deaths: 1, Begun: true, Build: old.Build}
+		rest = &messageRecord{Entry: book.Entry{Key: d.key, First: d.began, Since: d.began}, Info: info, Deaths: 1, Begun: true, Build: old.Build}
 		old.Begun, old.Deaths = false, max(0, old.Deaths-1)
 	}
 	old.Entry = e

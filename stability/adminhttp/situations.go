@@ -93,7 +93,10 @@ var whileStandingBy = []situation{
 
 var whileConnected = []situation{
 	{headline{"connected_store_down", warn, "Connected", "But the backend does not answer: the connection is cut if that lasts."},
-		func(st stability.Status) bool { return connected(st) && st.StoreUnavailable != nil },
+		func(st stability.Status) bool {
+			hb := st.Heartbeats
+			return connected(st) && (st.StoreUnavailable != nil || hb.Failures > 0 && !hb.TrustedUntil.IsZero())
+		},
 		func(a about) explanation {
 			if hb := a.Heartbeats; hb.Failures > 0 && !hb.TrustedUntil.IsZero() {
 				return explanation{

@@ -33,6 +33,7 @@ type view struct {
 	TypedEnds moment
 	MayPair   bool // a phone can be linked: the form for its number
 	MayTry    bool
+	Trying    bool // an attempt is under way: it would be given up for another one
 	MayRenew  bool // there is a connection to make anew
 	MayLogOut bool
 	Asked     *incidentView // the incident of the link that was followed
@@ -124,7 +125,7 @@ func (h *Handler) view(st stability.Status) *view {
 		Why: short(h.mask(x.why), 1500), Next: short(h.mask(x.next), 1000), Do: short(h.mask(x.do), 1000),
 		Held: h.held(heldShown),
 	}
-	v.At = st.At
+	v.At, v.Trying = st.At, st.Connecting
 	for i := range v.Held.Messages {
 		m := &v.Held.Messages[i]
 		m.Why, m.Sender, m.ID = short(m.Why, 300), short(m.Sender, 80), short(m.ID, 80)

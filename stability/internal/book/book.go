@@ -309,7 +309,11 @@ func (b *Book) Split(k, own Key, now time.Time) (Entry, bool) {
 	if b.entries[own] == nil { // else it came twice, and is there
 		b.add(&old)
 	}
-	return *b.entries[own], true
+	out := *b.entries[own]
+	if out.before != "" { // it is in hand at the moment; its row is about what it was
+		out.State, out.before = out.before, ""
+	}
+	return out, true
 }
 
 // Hide says whether nobody misses a message.
@@ -472,7 +476,7 @@ func (b *Book) Entries() []Entry {
 }
 
 func older(x, y Entry) int {
-	return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.Key.ID, y.Key.ID), cmp.Compare(x.Key.Chat, y.Key.Chat), cmp.Compare(x.Key.Sender, y.Key.Sender))
+	return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.Key.ID, y.Key.ID), cmp.Compare(x.Key.Chat, y.Key.Chat), cmp.Compare(x.Key.Sender, y.Key.Sender), cmp.Compare(x.Key.Copy, y.Key.Copy))
 }
 
 // Due returns what is to be handed over again now, oldest first, and when to

@@ -103,6 +103,13 @@ func (c *Core) Facts(f *guard.Facts, now time.Time, s Sight) bool {
 	text := st.LastDisconnectReason.Text()
 	f.Means, f.Do = text.Means, text.DoIfItLasts()
 	f.RetryCount, f.NextRetryAt, f.NotBefore = st.RetryCount, st.NextRetryAt, st.NotBefore
+	switch {
+	case !f.NextRetryAt.IsZero():
+	case v.Calling: // it is under way
+		f.NextRetryAt = now
+	default:
+		f.NextRetryAt = v.Planned
+	}
 	f.Replacements = st.Replacements
 	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
 	if d := c.vital.verdict; f.Connected && d.Health == keepalive.Degraded {
