@@ -167,7 +167,7 @@ func (s *deviceStore) resetLocked(gen string) {
 	clear(s.loaded)
 	clear(s.torn)
 	s.seenRow = ""
-	s.pack = sentPack{next: s.pack.next}
+	s.pack = sentPack{own: s.pack.own, next: s.pack.next}
 	for _, t := range countedTables {
 		s.sizes[t] = size{known: true}
 	}

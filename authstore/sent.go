@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"context"
+	"crypto/rand"
 	"strconv"
 	"time"
 
@@ -49,6 +50,7 @@ type sentPack struct {
 	loose  []byte              // entries that no commit has taken along
 	since  time.Time           // of the oldest of these
 	beside map[string]struct{} // the addresses of sessions beside which the others stand
+	own    string // tells the rows of this store from those of another one in the same term
 	next   int
 
 	read   map[string][]byte // what was read for a lookup, by outgoingID
@@ -103,8 +105,11 @@ func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.Messa
 func (s *deviceStore) addSentLocked(entry []byte, at int64) {
 	p := &s.pack
 	if p.count == 0 {
+		if p.own == "" {
+			p.own = rand.Text()[:8]
+		}
 		p.next++
-		p.id = packedFormat + "/" + strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + strconv.Itoa(p.next)
+		p.id = packedFormat + "/" + strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + p.own + "-" + strconv.Itoa(p.next)
 		p.beside = make(map[string]struct{})
 	}
 	p.last = max(p.last, at)

@@ -140,3 +140,24 @@ func TestSentMessageIsGoneAfterItsRetention(t *testing.T) {
 		require.Equal(t, 1, kv.count("outgoing"), "the new ones")
 	})
 }
+
+// A device is read anew within a term when a client that hangs is given up.
+func TestSentMessagesOfADeviceReadAnewStandBesideTheOlder(t *testing.T) {
+	kv := newMapKV()
+	c, d, f := open(t, kv)
+	const n = packedCount + 3
+	for i := range n {
+		sendKept(t, d, i)
+	}
+	require.NoError(t, c.EndTerm(bg))
+	d, err := c.Device(bg, f)
+	require.NoError(t, err)
+	for i := range n {
+		sendKept(t, d, n+i)
+	}
+	require.NoError(t, c.EndTerm(bg))
+	_, d, _ = reopen(t, kv, c)
+	for i := range 2 * n {
+		requireSent(t, d, i)
+	}
+}

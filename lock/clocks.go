@@ -43,9 +43,11 @@ func (c *clocks) off(now time.Time) int64 {
 }
 
 // ahead is the account as of now: it takes no lock and allocates nothing.
-func (c *clocks) ahead(now time.Time) int64 {
-	last := c.last.Load()
-	return last.ahead + max(0, c.off(now)-last.off)
+func (c *clocks) ahead(now time.Time) int64 { return c.read(now).ahead }
+
+func (c *clocks) read(now time.Time) reading {
+	last, off := c.last.Load(), c.off(now)
+	return reading{ahead: last.ahead + max(0, off-last.off), off: off}
 }
 
 // now reads the clocks and enters the reading into the account.
@@ -53,8 +55,8 @@ func (c *clocks) now() instant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	r := &reading{ahead: c.ahead(now), off: c.off(now)}
-	c.last.Store(r)
+	r := c.read(now)
+	c.last.Store(&r)
 	return instant{now, r.ahead}
 }
 
