@@ -3,7 +3,6 @@ package authstore
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -56,37 +55,6 @@ func TestLargeValueWrittenAgainUnchangedStays(t *testing.T) {
 		require.Equal(t, parts, kv.count(kindPart))
 	}
 	got, err := killed(t, kv).Sessions.GetSession(bg, "1:0")
-	require.NoError(t, err)
-	require.Equal(t, want, got)
-}
-
-// Parts may belong to a value whose manifest does not open now. They stay until it
-// does, or is set aside.
-func TestPartsOfAValueThatDoesNotOpenStay(t *testing.T) {
-	kv := newMapKV()
-	kv.limits = Limits{MaxValue: 600, MaxBatch: 4000, MaxKeys: 20}
-	c, d, _ := open(t, kv)
-	want := []byte(strings.Repeat("secret ", 300))
-	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(1), "ID", want))
-	require.NoError(t, c.Close(bg))
-	var key Key
-	for k := range kv.data {
-		if k.Kind == specOf(tSecret).kind {
-			key = k
-		}
-	}
-	whole, parts := kv.data[key], kv.count(kindPart)
-	require.NotZero(t, parts)
-	kv.data[key] = whole[:len(whole)-1] + "\xff"
-	kv.setEpoch(2)
-	c, _, _ = open(t, kv)
-	c.cfg.background.Wait()
-	require.Equal(t, parts, kv.count(kindPart))
-	require.NoError(t, c.Close(bg))
-	kv.data[key] = whole // from a backup
-	kv.setEpoch(3)
-	_, d, _ = open(t, kv)
-	got, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(1), "ID")
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }

@@ -407,32 +407,6 @@ func TestNextSendFreesWhatAFailedOneHeld(t *testing.T) {
 
 // A send that is given up while its write waits for another session holds none
 // of its own any more.
-// Work that gives up waiting leaves the line, and nobody waits behind it.
-func TestWaitThatIsGivenUpHoldsNobodyUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, d, _ := open(t, newMapKV())
-		var wg sync.WaitGroup
-		hold := make(chan struct{})
-		wg.Go(func() {
-			_ = d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
-				_, err := d.Sessions.GetSession(ctx, "1:0")
-				<-hold
-				return err
-			})
-		})
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(bg, time.Second)
-		defer cancel()
-		_, err := d.Sessions.GetManySessions(ctx, []string{"1:0", "2:0"})
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		began := time.Now()
-		require.NoError(t, receiveStep(t, d, "2:0", 0))
-		require.Zero(t, time.Since(began))
-		close(hold)
-		wg.Wait()
-	})
-}
-
 func TestWriteThatIsGivenUpHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, d, _ := open(t, newMapKV())

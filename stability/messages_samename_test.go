@@ -91,7 +91,7 @@ func TestUnreadableMessageTakesNoKeptOnesContent(t *testing.T) {
 	})
 }
 
-func TestContentOfWhatWasSetAsideForWantOfItIsHandled(t *testing.T) {
+func TestLateContentIsHandled(t *testing.T) {
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
@@ -130,7 +130,7 @@ func TestContentOfWhatWasSetAsideForWantOfItIsHandled(t *testing.T) {
 	}
 }
 
-func TestWhatIsSetAsideKeepsNoOtherMessageAway(t *testing.T) {
+func TestSetAsideMessageHidesNoOther(t *testing.T) {
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

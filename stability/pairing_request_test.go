@@ -108,7 +108,7 @@ func TestCodeToTypeLastsTwoMinutesAtLeast(t *testing.T) {
 	}
 }
 
-func TestCodeToScanIsGoodUntilItsEndAndNotShownBehindIt(t *testing.T) {
+func TestCodeLastsExactlyUntilItsEnd(t *testing.T) {
 	for _, nth := range []int{1, 2, 6} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t)
