@@ -16,7 +16,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"If only this account is affected, open WhatsApp on the phone and look for a notice.",
 		}
 		if f.Reason != "" && f.NextRetryAt.IsZero() {
-			steps[0] = "Nothing happens by itself. When the cause is dealt with, press Try now on the admin page."
+			steps[0] = "Nothing happens by itself. When the cause is dealt with, press Try now on the admin page, or let the program call Reconnect."
 		}
 	case TypeReconnectLoop:
 		instructions = "Nothing yet: the process restarts by itself, or a standby takes over. Look at the logs if it happens again."
@@ -83,7 +83,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		steps = []string{
 			"This instance holds the lock, so the other copy does not use it: an old host, a backup that was restored, a second program.",
 			"The library tries rarely, so that the two do not fight.",
-			"When it is stopped, press Try now on the admin page.",
+			"When it is stopped, press Try now on the admin page, or let the program call Reconnect.",
 			"If you cannot find it, remove the linked device on the phone and pair again.",
 		}
 	case TypeInstanceIDNotUnique:
@@ -164,7 +164,7 @@ func or(s, otherwise string) string {
 // titles say in a few words what is wrong.
 var titles = map[Type]string{
 	TypeDisconnectStuck:     "Not connected for some time",
-	TypeReconnectLoop:       "Attempts to connect fail again and again: the process restarts",
+	TypeReconnectLoop:       "Attempts to connect fail again and again",
 	TypeRestartLoop:         "WhatsApp ends each new connection",
 	TypeRestartBudget:       "Not connected, and restarting did not help",
 	TypeLoggedOut:           "Logged out: the phone must be linked again",

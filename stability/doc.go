@@ -135,7 +135,8 @@
 //	lease        how long a term lasts when it is not renewed
 //	device       whatsmeow's *store.Device: the keys by which WhatsApp knows this program
 //	paired       the account has a device that a phone has accepted
-//	session      a Signal session with one device of somebody else, and nothing else
+//	session      a Signal session with one device of somebody else; the session of an account is what a login
+//	             needs, all keys together
 //	attachment   a client in a term, from Attach (or Run's setup) until it is retired
 //	attempt      one call of the connect function
 //	connection   a socket and what becomes of it; an attempt that never dialed counts too

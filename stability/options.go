@@ -22,28 +22,30 @@ import (
 	"github.com/wastability/wastability/stability/internal/link"
 )
 
-// Option configures New. All are optional but WithBackend. A zero value means the
-// default. A value that makes no sense is an error of New that names the option.
+// Option configures New. All are optional but WithBackend. A zero duration, number
+// or Policy field means its default. Nil, an empty name, and any other value that
+// makes no sense, are errors of New that name the option.
 //
 //   - WithBackend (required): where the account lives.
 //   - WithQR (none): is called with each code to scan.
 //   - WithObserver (none): is called with every transition, in order.
 //   - WithLogger (slog.Default()): phone numbers appear at debug level only,
 //     contents and keys never.
-//   - WithInstanceID (unique per Manager): one that is stable across restarts
-//     takes over at once.
-//   - WithLockOptions (lease 90 s, refresh 30 s, margin 10 s): how long the lock
-//     outlives a crashed holder; between renewals; how long before the lease can
-//     end trust in it does.
+//   - WithInstanceID (unique per Manager): a fixed name lets a restarted process
+//     take over at once; each living instance needs its own.
+//   - WithLockOptions (lease 90 s, refresh 30 s, margin 10 s): the lease is how
+//     long the lock outlives a crashed holder, the refresh the time between
+//     renewals, the margin how long before the end of the lease the holder stops
+//     trusting it.
 //   - WithLock (built over the backend): a lock of your own.
 //   - WithAuthStoreOptions (none): further options of package authstore: call
 //     timeout 10 s, outage patience 30 s, window wait 3 s.
 //   - WithAuthStore (built over the backend): a store of your own.
-//   - WithAEAD (none: not sealed): seals all that is stored; authstore.NewAESGCM,
-//     Tink and Cloud KMS fit.
-//   - WithReconnect (1 s doubling to 60 s, ±20 %): when to come back: also 30 s
-//     after a 503, 2 min after a replacement, 15 min slow, at most 1 s of random
-//     pause after a crash.
+//   - WithAEAD (none: not sealed): seals the session and the messages;
+//     authstore.NewAESGCM, Tink and Cloud KMS fit.
+//   - WithReconnect (1 s, doubled up to 60 s, ±20 %): when to come back. At least
+//     30 s after a 503; 2 min after a replacement; 15 min for what helps itself
+//     rarely; a random pause of 1 s at most after a crash.
 //   - WithConnectTimeout (30 s): from the handshake to being logged in.
 //   - WithShutdownTimeout (5 s): for each step of a hand-over.
 //   - WithPairingRounds (5): sets of codes that nobody scans, about 160 s each.
@@ -57,8 +59,8 @@ import (
 //   - WithTransport (a clone of http.DefaultTransport): proxy, TLS roots, dialer.
 //   - WithKeepalive (two pings unanswered, or 5 min of silence): when a live
 //     connection is given up.
-//   - WithAutoHeal (10 attempts in 10 min, 3 times an hour): when a loop is
-//     broken; InProcess begins a new term instead of an exit.
+//   - WithAutoHeal (10 attempts in 10 min or 10 in a row, 3 times an hour): when a
+//     loop is broken; InProcess begins a new term instead of an exit.
 //   - WithExit (os.Exit): how the process ends when a loop is broken.
 //   - WithGuard (an outage of 10 min, refreshed every 60 s): what becomes an
 //     incident, and when it is over.

@@ -104,7 +104,7 @@ func (s *display) status(st stability.Status) string {
 	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Mute:
 		state, since = "connected, but WhatsApp does not accept what is sent,", st.Probes.Since
 	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Degraded:
-		state, since = "connected, but messages are not handled,", st.Probes.Since
+		state, since = "connected, but messages are not handled as they should be,", st.Probes.Since
 	case st.WA == reconnect.StatusConnected:
 		state, since, c = "connected", st.ConnectedAt, green
 	case st.WA == reconnect.StatusNeedsPairing:

@@ -22,7 +22,7 @@ func TestStatusLineSaysWhatIsWrong(t *testing.T) {
 		"connected, but WhatsApp does not accept what is sent, for 1m0s": func(st *stability.Status) {
 			st.Probes.Health, st.Probes.Since = keepalive.Mute, ago
 		},
-		"connected, but messages are not handled, for 1m0s": func(st *stability.Status) {
+		"connected, but messages are not handled as they should be, for 1m0s": func(st *stability.Status) {
 			st.Probes.Health, st.Probes.Since = keepalive.Degraded, ago
 		},
 		"stands by, b is active, for 1m0s": func(st *stability.Status) {

@@ -219,11 +219,9 @@
 //
 // # Deploying
 //
-// On Cloud Run give it CPU that is always on, because a connection is work without
-// a request:
-//
-//	gcloud run deploy wa-bot --source . --service-account=wa-bot@$PROJECT.iam.gserviceaccount.com \
-//	    --no-cpu-throttling --min-instances=1 --max-instances=2 --set-secrets=ADMIN_TOKEN=wa-admin-token:latest
+// For Cloud Run see deploy/cloudrun.yaml: CPU that is always on, because a
+// connection is work without a request, and WithShutdownTimeout(1s), since Cloud
+// Run kills after 10 s.
 //
 // On Railway and on Kubernetes the same program runs with
 // GOOGLE_APPLICATION_CREDENTIALS pointing to a key file of that service account, or
