@@ -50,7 +50,7 @@ type sentPack struct {
 	loose  []byte              // entries that no commit has taken along
 	since  time.Time           // of the oldest of these
 	beside map[string]struct{} // the addresses of sessions beside which the others stand
-	own    string // tells the rows of this store from those of another one in the same term
+	own    string              // tells the rows of this store from those of another one in the same term
 	next   int
 
 	read   map[string][]byte // what was read for a lookup, by outgoingID
