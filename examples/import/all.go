@@ -175,7 +175,7 @@ func oneOf(ctx context.Context, from *sql.DB, jid types.JID, open opener, id str
 	if !o.replace {
 		info, err := authstore.New(target.backend.Auth, o.seal...).Info(ctx)
 		if err != nil {
-			return false, err
+			return false, here(err)
 		}
 		if info.Exists && info.JID == jid {
 			return true, nil

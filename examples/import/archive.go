@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/wastability/wastability/authstore"
 )
@@ -46,7 +47,7 @@ func backup(ctx context.Context, source authstore.Source, path, keyFile string, 
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return here(err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
@@ -73,14 +74,14 @@ func restore(ctx context.Context, path, keyFile string, target *account, o optio
 		err = container.Close(ctx)
 	}
 	if err != nil {
-		return err
+		return here(err)
 	}
 	p.summary(report)
 	return nil
 }
 
-// reseal seals everything of an account with the key of sealFile.
-func reseal(ctx context.Context, a *account, sealFile, oldFile string, out io.Writer) error {
+// reseal seals everything of the account behind to with the key of sealFile.
+func reseal(ctx context.Context, to, schema, id, sealFile, oldFile string, out io.Writer) (err error) {
 	key, err := readKey("-seal", sealFile)
 	if err != nil {
 		return err
@@ -93,10 +94,44 @@ func reseal(ctx context.Context, a *account, sealFile, oldFile string, out io.Wr
 		}
 		old = append(old, k)
 	}
+	kind, rest, _ := strings.Cut(to, ":")
+	if kind == "postgres" {
+		kind = "postgresbackend"
+	}
+	_, a, err := openThere(ctx, kind, rest, schema, id)
+	switch {
+	case kind == "local" && errors.Is(err, os.ErrNotExist), errors.Is(err, authstore.ErrNoDevice):
+		return fmt.Errorf("-to: %w: %w", errNothing, err)
+	case err != nil:
+		return fmt.Errorf("-to: %w", err)
+	case a == nil:
+		return errors.New("-to: with -reseal pass postgres:DSN, local:PATH or firestore:PROJECT/ROOT")
+	}
+	defer func() { err = errors.Join(err, a.close()) }()
 	container := authstore.New(a.backend.Auth, authstore.WithAEAD(authstore.NewAESGCM(key, old...)), authstore.WithPlaintextAllowed())
-	if err := errors.Join(container.Reseal(ctx, a.fence, newPrinter(out).resealed), container.Close(ctx)); err != nil {
+	info, err := container.Info(ctx)
+	if err == nil && !info.Exists && !info.Deleted {
+		err = fmt.Errorf("-to: %w", errNothing)
+	}
+	if err == nil {
+		err = container.Reseal(ctx, a.fence, newPrinter(out).resealed)
+	}
+	if err = errors.Join(err, container.Close(ctx)); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "Done. Everything is sealed with the new key, and opens with nothing else.")
 	return nil
+}
+
+var errNothing = errors.New("there is no account to seal")
+
+// here names the option of this command where the library names one of its own.
+func here(err error) error {
+	switch {
+	case errors.Is(err, authstore.ErrSealed):
+		return fmt.Errorf("%w (here: -seal)", err)
+	case errors.Is(err, authstore.ErrNotSealed):
+		return fmt.Errorf("%w (here: seal the target first, with -reseal)", err)
+	}
+	return err
 }

@@ -46,13 +46,14 @@
 // An archive is a copy for the worst case, encrypted with the 32 bytes of the file
 // that -key names; the account stays where it is. Its lock is taken meanwhile: a
 // program that runs calls authstore.Export itself. -seal names the file with the
-// 32 bytes that seal an account in a place of ours, source or target. With
-// -reseal the account behind -to is sealed with them: one that was plain, or was
-// sealed with the key of -unseal.
+// 32 bytes that seal what is written to a place of ours; a source there may be
+// plain, or sealed with the same key. With -reseal the account behind -to is sealed
+// with them: one that was plain, or was sealed with the key of -unseal.
 //
 // A dry run reads the source, counts, and says whether the target would take
 // it. Of a target that exists it takes the lock, which counts a term there; one
-// that does not exist is not made.
+// that does not exist is not made. There is none of an archive that is written,
+// nor of -reseal.
 package main
 
 import (
@@ -109,28 +110,28 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	flags.BoolVar(&o.stopped, "stopped", false, "nothing uses the source database any more, nor will")
 	flags.BoolVar(&o.replace, "replace", false, "take the place of a device that the target has")
 	flags.BoolVar(&o.keep, "keep", false, "leave the source unmarked: never start the old service again")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "read and count; import nothing")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "of a move or a restore: read and count; import nothing")
 	keyFile := flags.String("key", "", "file with the 32 bytes that encrypt an archive")
-	sealFile := flags.String("seal", "", "file with the 32 bytes that seal the account in a place of ours")
+	sealFile := flags.String("seal", "", "file with the 32 bytes that seal what is written to a place of ours")
 	oldFile := flags.String("unseal", "", "with -reseal: file with the 32 bytes that sealed it until now")
 	again := flags.Bool("reseal", false, "seal the account behind -to with the key of -seal")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *again {
-		target, e := openTarget(ctx, *to, *schema, *id, false)
-		if e != nil {
-			return fmt.Errorf("-to: %w", e)
+		if o.dryRun {
+			return errNoDryRun
 		}
-		defer func() { err = errors.Join(err, target.close()) }()
-		return reseal(ctx, target, *sealFile, *oldFile, out)
+		return reseal(ctx, *to, *schema, *id, *sealFile, *oldFile, out)
 	}
+	var aead authstore.AEAD
 	if *sealFile != "" {
 		key, err := readKey("-seal", *sealFile)
 		if err != nil {
 			return err
 		}
-		o.seal = []authstore.Option{authstore.WithAEAD(authstore.NewAESGCM(key))}
+		aead = authstore.NewAESGCM(key)
+		o.seal = []authstore.Option{authstore.WithAEAD(aead)}
 	}
 	var jid types.JID
 	if *device != "" {
@@ -158,7 +159,10 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 		return restore(ctx, path, *keyFile, target, o, out)
 	}
 	path, export := strings.CutPrefix(*to, "archive:")
-	source, closeSource, err := openSource(ctx, *from, jid, *schema, *id, o.dryRun || o.keep || export, o.seal...)
+	if export && o.dryRun {
+		return errNoDryRun
+	}
+	source, closeSource, err := openSource(ctx, *from, jid, *schema, *id, o.dryRun || o.keep || export, aead)
 	if err != nil {
 		return fmt.Errorf("-from %s: %w", scheme(*from), err)
 	}
@@ -178,6 +182,8 @@ func run(ctx context.Context, args []string, out, usage io.Writer) (err error) {
 	defer func() { err = errors.Join(err, target.close()) }()
 	return move(ctx, source, target, o, out)
 }
+
+var errNoDryRun = errors.New("-dry-run is for a move or a restore: leave it out")
 
 // places says what may stand behind -from and -to.
 func places(more string) string {
@@ -220,7 +226,7 @@ func move(ctx context.Context, source authstore.Source, target *account, o optio
 		if errors.Is(err, authstore.ErrSourceInUse) && !o.stopped && report.From == authstore.FromSQL(nil, types.JID{}).String() {
 			return fmt.Errorf("%w (here: -stopped)", err)
 		}
-		return err
+		return here(err)
 	}
 	p.summary(report)
 	switch {
@@ -239,25 +245,39 @@ func scheme(arg string) string {
 	return kind
 }
 
-func openSource(ctx context.Context, arg string, jid types.JID, schema, id string, readOnly bool, seal ...authstore.Option) (authstore.Source, func() error, error) {
+func openSource(ctx context.Context, arg string, jid types.JID, schema, id string, readOnly bool, aead authstore.AEAD) (authstore.Source, func() error, error) {
 	kind, rest, _ := strings.Cut(arg, ":")
-	var a *account
-	var err error
-	name := ""
-	switch {
-	case rest == "":
-	case kind == "sqlite", kind == "postgres":
+	if rest != "" && (kind == "sqlite" || kind == "postgres") {
 		db, err := openDatabase(ctx, arg, readOnly)
 		if err != nil {
 			return nil, nil, err
 		}
 		return authstore.FromSQL(db, jid), db.Close, nil
+	}
+	name, a, err := openThere(ctx, kind, rest, schema, id)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case a == nil:
+		return nil, nil, errors.New("pass " + places("sqlite:PATH, postgres:DSN, postgresbackend:DSN, "))
+	}
+	opts, err := reading(ctx, a.backend.Auth, aead)
+	if err != nil {
+		return nil, nil, errors.Join(err, a.close())
+	}
+	return authstore.FromKV(name, a.backend.Auth, a.fence, opts...), a.close, nil
+}
+
+// openThere opens what is in a place of ours, and holds its lock. Where nothing
+// is, it leaves nothing behind. The account is nil if kind is no place of ours.
+func openThere(ctx context.Context, kind, rest, schema, id string) (name string, a *account, err error) {
+	switch {
+	case rest == "":
 	case kind == "local":
-		if _, err := os.Stat(rest); err != nil {
-			return nil, nil, err
-		}
 		name = "a local file"
-		a, err = openLocal(ctx, rest)
+		if _, err = os.Stat(rest); err == nil {
+			a, err = openLocal(ctx, rest)
+		}
 	case kind == "postgresbackend":
 		name = "Postgres"
 		a, err = place{rest, schema}.source(ctx, id)
@@ -265,13 +285,24 @@ func openSource(ctx context.Context, arg string, jid types.JID, schema, id strin
 		name = "Firestore"
 		a, err = sourceFirestore(ctx, rest)
 	}
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case a == nil:
-		return nil, nil, errors.New("pass " + places("sqlite:PATH, postgres:DSN, postgresbackend:DSN, "))
+	return name, a, err
+}
+
+// reading are the options that open a source, plain, sealed with aead, or partly
+// so; the mark that it has moved is written as its own program would write.
+func reading(ctx context.Context, kv authstore.KV, aead authstore.AEAD) ([]authstore.Option, error) {
+	if aead == nil {
+		return nil, nil
 	}
-	return authstore.FromKV(name, a.backend.Auth, a.fence, seal...), a.close, nil
+	container := authstore.New(kv)
+	_, err := container.Info(ctx)
+	switch err = errors.Join(err, container.Close(ctx)); {
+	case errors.Is(err, authstore.ErrSealed):
+		return []authstore.Option{authstore.WithAEAD(aead), authstore.WithPlaintextAllowed()}, nil
+	case err != nil:
+		return nil, err
+	}
+	return []authstore.Option{authstore.WithSealingRemoved(aead)}, nil
 }
 
 // openDatabase opens a database of sqlstore's.

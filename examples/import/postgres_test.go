@@ -17,6 +17,7 @@ import (
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
+	"github.com/wastability/wastability/stability/postgresbackend"
 	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 )
 
@@ -192,4 +193,36 @@ func TestTwoDevicesOfOneNumberBecomeTwoAccounts(t *testing.T) {
 	require.Equal(t, "4915:1", accountOf(one, all))
 	require.Equal(t, "4915:12", accountOf(two, all))
 	require.Equal(t, "4916", accountOf(other, all))
+}
+
+func TestResealInOurSchemaLeavesNothingWhereNoAccountIs(t *testing.T) {
+	dsn := database(t)
+	s := newShelf(t)
+	aead := s.key("new.key")
+	s.account("one.db")
+	args := func(id string) []string {
+		return []string{"-reseal", "-to", "postgres:" + dsn, "-account", id, "-seal", s.file("new.key")}
+	}
+	_, err := s.call(args("one")...)
+	require.ErrorIs(t, err, postgresbackend.ErrNoSchema)
+	require.Zero(t, schemas(t, connect(t, dsn)))
+
+	_, err = s.call("-from", "local:"+s.file("one.db"), "-to", "postgres:"+dsn, "-account", "one")
+	require.NoError(t, err)
+	_, err = s.call(args("typo")...)
+	require.ErrorIs(t, err, errNothing)
+	typo := ours(t, dsn, "typo")
+	defer typo.Close()
+	clean, err := untouched(t.Context(), typo)
+	require.NoError(t, err)
+	require.True(t, clean)
+
+	out, err := s.call(args("one")...)
+	require.NoError(t, err)
+	require.Contains(t, out, "Everything is sealed")
+	one := ours(t, dsn, "one")
+	defer one.Close()
+	info, err := authstore.New(one.Auth, authstore.WithAEAD(aead)).Info(t.Context())
+	require.NoError(t, err)
+	require.True(t, info.Exists)
 }
