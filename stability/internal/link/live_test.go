@@ -167,9 +167,9 @@ func TestEndLeavesNothingBehindWhereverItFindsTheConnection(t *testing.T) {
 }
 
 func endInSituation(t *testing.T, st situation, byHost bool) {
-	rounds := stabilitytest.Pick(5, 200)
+	rounds := stabilitytest.Pick(5, 100)
 	if byHost {
-		rounds = stabilitytest.Pick(2, 200)
+		rounds = stabilitytest.Pick(2, 100)
 	}
 	endRounds(newBot(t), st, byHost, rounds)
 }
