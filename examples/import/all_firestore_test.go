@@ -3,14 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"path/filepath"
 	"testing"
 
 	"cloud.google.com/go/firestore"
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow"
-	"go.mau.fi/whatsmeow/store/sqlstore"
 
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
@@ -23,18 +21,7 @@ func TestEveryDeviceMovesToADocumentOfItsOwn(t *testing.T) {
 	t.Cleanup(func() { firestoreClient = before })
 
 	old := filepath.Join(t.TempDir(), "old.db")
-	worlds := []*world{newWorldOf(t, "491700000031"), newWorldOf(t, "491700000032")}
-	var late [][]string
-	for _, w := range worlds {
-		w.onSQLStore(old)
-		late = append(late, w.standstill("meanwhile "))
-	}
-	starts := func() error { // the old program
-		db, err := sql.Open("sqlite", "file:"+old+"?_pragma=foreign_keys(1)")
-		require.NoError(t, err)
-		defer db.Close()
-		return sqlstore.NewWithDB(db, "sqlite3", nil).Upgrade(t.Context())
-	}
+	worlds, late, starts := stoodStill(t, old, "491700000031", "491700000032")
 	const place = "demo-all/accounts"
 	var out bytes.Buffer
 	all := func(more ...string) error {

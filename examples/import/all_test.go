@@ -14,21 +14,26 @@ import (
 	"github.com/wastability/wastability/stability/localbackend"
 )
 
-func TestEveryDeviceOfAFileMovesAndTheFileIsMarkedLast(t *testing.T) {
-	dir := t.TempDir()
-	old, folder := filepath.Join(dir, "old.db"), filepath.Join(dir, "accounts")
-	worlds := []*world{newWorldOf(t, "491700000021"), newWorldOf(t, "491700000022")}
-	var late [][]string
-	for _, w := range worlds {
+// stoodStill is a file of whatsmeow's own with an account for each number, in which
+// messages wait for each. starts is what the old program does first.
+func stoodStill(t *testing.T, old string, numbers ...string) (worlds []*world, late [][]string, starts func() error) {
+	for _, number := range numbers {
+		w := newWorldOf(t, number)
 		w.onSQLStore(old)
-		late = append(late, w.standstill("meanwhile "))
+		worlds, late = append(worlds, w), append(late, w.standstill("meanwhile "))
 	}
-	starts := func() error { // the old program
+	return worlds, late, func() error {
 		db, err := sql.Open("sqlite", "file:"+old+"?_pragma=foreign_keys(1)")
 		require.NoError(t, err)
 		defer db.Close()
 		return sqlstore.NewWithDB(db, "sqlite3", nil).Upgrade(t.Context())
 	}
+}
+
+func TestEveryDeviceOfAFileMovesAndTheFileIsMarkedLast(t *testing.T) {
+	dir := t.TempDir()
+	old, folder := filepath.Join(dir, "old.db"), filepath.Join(dir, "accounts")
+	worlds, late, starts := stoodStill(t, old, "491700000021", "491700000022")
 	var out bytes.Buffer
 	all := func(more ...string) error {
 		out.Reset()
