@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/keepalive"
+	core "github.com/wastability/wastability/stability/internal/term"
 )
 
 // Settings are the numbers in force, with all defaults filled in.
@@ -98,13 +99,13 @@ func (m *Manager) heartbeats() (h Heartbeats) {
 	return h
 }
 
-// probes is the health as it is now.
-func (m *Manager) probes(now time.Time) Probes {
+// probes is the health as it is now, with the socket as s has it.
+func (m *Manager) probes(now time.Time, s core.Sight) Probes {
 	if m.term == nil || m.term.client == nil {
 		return Probes{Health: keepalive.Down, Since: m.last.DisconnectedSince, Text: "There is no connection."}
 	}
 	a := m.term.client
-	v, o := m.term.core.Health(a.observe(now), now, m.term.sight())
+	v, o := m.term.core.Health(a.observe(now), now, s)
 	p := Probes{
 		Health: v.Health, Since: v.Since, Text: v.Text, LastReadAt: o.LastReadAt, LastProbeAt: o.LastProbeAt,
 		ProbesFailed: o.ProbesFailed, Undecrypted: o.DecryptFailures,

@@ -110,11 +110,12 @@ func (m *Manager) Status() Status {
 	state := m.last
 	if t := m.term; t == nil {
 		st.WA = m.waStatus()
-		st.Probes = m.probes(now)
+		st.Probes = m.probes(now, core.Sight{})
 	} else {
-		v := t.core.View(now, t.sight())
+		sight := t.sight()
+		v := t.core.View(now, sight)
 		state = t.sign(v.State)
-		st.WA, st.Probes = v.Status, m.probes(now)
+		st.WA, st.Probes = v.Status, m.probes(now, sight)
 		if !v.Ending {
 			st.Mode = ModeActive
 		}
