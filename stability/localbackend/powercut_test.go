@@ -18,6 +18,7 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
@@ -203,5 +204,72 @@ func TestAPowerCutAnywhereLeavesBeforeOrAfter(t *testing.T) {
 		model = next
 	}
 	require.Positive(t, folds)
+	require.NoError(t, b.Close())
+}
+
+// The log is emptied, its last sync fails, and the next attempt fails before it
+// writes its last page: nobody knows which generation counts on the disk, so the
+// commit behind it is not appended to the old one.
+func TestNothingIsAppendedBehindAnEmptyingOfUnknownOutcome(t *testing.T) {
+	path := newPath(t)
+	b := openAt(t, path, smallLog)
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{session("x", "old")}}))
+	f := openFileOf(b)
+	failing := func(fails func(off int64) bool) (undo func()) {
+		return hookWrites(f.db, func(real writeAt) writeAt {
+			return func(p []byte, off int64) (int, error) {
+				n, err := real(p, off)
+				if err == nil && fails(off) {
+					err = syscall.EIO
+				}
+				return n, err
+			}
+		})
+	}
+	large := authstore.Batch{Put: []authstore.Entry{session("y", string(make([]byte, 9000)))}} // does not go through the log
+	undo := failing(func(off int64) bool { return off < metaPages() })
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, large), syscall.EIO)
+	undo()
+	require.True(t, f.unsettled)
+	undo = failing(func(off int64) bool { return off >= metaPages() })
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, large), syscall.EIO)
+	undo()
+	require.False(t, f.unsettled, "the page was settled by the second attempt, and the second commit never came to its own")
+
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{session("x", "new")}}))
+	got, err := b.Auth.Get(t.Context(), session("x", "").Key)
+	require.NoError(t, err)
+	require.Equal(t, "new", string(got[session("x", "").Key]))
+	disk, err := crashed(t, imageOf(t, path))
+	require.NoError(t, err)
+	require.Equal(t, "new", disk[session("x", "").Key], "it was confirmed")
+	require.NoError(t, b.Close())
+}
+
+// A panic inside bbolt may leave its mutexes held: the term is over at once, no
+// later call waits for them, and the account can be held again.
+func TestPanicInsideTheFileEndsTheTerm(t *testing.T) {
+	path := newPath(t)
+	b, err := Open(path, smallLog) // closed below: with a mutex of bbolt held, Close could wait for ever
+	require.NoError(t, err)
+	rec := hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("v")))
+	f := openFileOf(b)
+	undo := hookWrites(f.db, func(writeAt) writeAt {
+		return func([]byte, int64) (int, error) { panic("a page that makes no sense") }
+	})
+	large := authstore.Batch{Put: []authstore.Entry{session("y", string(make([]byte, 9000)))}}
+	require.ErrorContains(t, b.Auth.Commit(t.Context(), rec.Epoch, large), "a page that makes no sense")
+	undo()
+	_, err = b.Lock.Renew(t.Context(), rec)
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, large), authstore.ErrFenced)
+	rec = hold(t, b)
+	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, large))
+	disk, err := crashed(t, imageOf(t, path))
+	require.NoError(t, err)
+	require.Equal(t, "v", disk[session("1", "").Key])
+	require.Len(t, disk[session("y", "").Key], 9000)
 	require.NoError(t, b.Close())
 }

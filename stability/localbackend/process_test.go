@@ -188,3 +188,33 @@ func requireOneFile(t *testing.T, path string) {
 	_, err = check(bytes.NewReader(data), int64(len(data)))
 	require.NoError(t, err)
 }
+
+// However a term ends, this process forgets it.
+func TestEndedTermsAreForgotten(t *testing.T) {
+	path := newPath(t)
+	listed := func() (n int) {
+		here.mu.Lock()
+		defer here.mu.Unlock()
+		for t := range here.terms {
+			if t.path == path {
+				n++
+			}
+		}
+		return n
+	}
+	b := openAt(t, path)
+	for range 3 {
+		rec := hold(t, b)
+		require.Equal(t, 1, listed())
+		require.NoError(t, b.Lock.Release(t.Context(), rec))
+		require.Zero(t, listed(), "released")
+	}
+	rec := hold(t, b)
+	openFileOf(b).gone.Store(true) // as after a fault
+	_, err := b.Lock.Renew(t.Context(), rec)
+	require.ErrorIs(t, err, lock.ErrLost)
+	hold(t, b)
+	require.Equal(t, 1, listed(), "one that nobody released")
+	require.NoError(t, b.Close())
+	require.Zero(t, listed(), "closed")
+}
