@@ -66,7 +66,7 @@ func hashed(n uint32) func(string) string {
 }
 
 // specs is never written to. Landing: what a crash must find first stands
-// lowest. What is kept of a message before its event is finished. An event before its session: found in the buffer, it is dispatched
+// lowest. A kept message lands before its event is finished. An event lands before its session: found in the buffer, it is dispatched
 // again. Sent messages before the session beside which they stood. The prekey counter before prekeys: no id is used twice. The removal
 // of a prekey after the session that came from it.
 func specOf(t tableID) spec {

@@ -143,8 +143,8 @@ func (a *attachment) handle(evt any) bool {
 	return true
 }
 
-// admits says whether a message may be handed over now. What is decrypted
-// after the wire was cut could not be answered or acknowledged any more.
+// admits says whether a message may be handed over now. A message that is
+// decrypted after the wire was cut could not be answered or acknowledged any more.
 func (a *attachment) admits() bool {
 	if a.refuse.Load() {
 		return false
@@ -315,7 +315,7 @@ func (a *attachment) cleanUp(f core.CleanUp) {
 	}
 }
 
-// giveUp retires a client of which something is still running. What runs goes
+// giveUp retires a client of which something is still running. Its calls go
 // on, so the device that it stands on ends here, before there is another: from
 // now on nothing of this client reads or writes the store. Two clients on one
 // device would take messages from each other, and what one of them has

@@ -16,8 +16,8 @@ import (
 
 // A message whose handling ends the process comes again at every start, and dies
 // again, and nothing behind it is ever handled. So a mark stands in the store
-// while a term runs, and a clean hand-over removes it. Who finds the mark of an
-// earlier term is careful: until the backlog is handled, each message is written
+// while a term runs, and a clean hand-over removes it. A term that finds the mark of
+// an earlier one is careful: until the backlog is handled, each message is written
 // down before it is. One that was begun so and not ended three times is left
 // alone at the service, and what is behind it goes on.
 
@@ -139,8 +139,9 @@ func (r *received) accuse(ctx context.Context, rec messageRecord) error {
 	return nil
 }
 
-// survivor turns what an earlier process left into what the book begins with.
-// What was begun and did not end is offered again, until it was so too often.
+// survivor turns a record of an earlier process into one that the book begins
+// with. A message that was begun and did not end is offered again, until that
+// happened too often.
 // clean says that the term before ended in good order.
 func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 	if rec.Begun && clean {

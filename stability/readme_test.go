@@ -26,22 +26,22 @@ var noMessageIsLost = []struct {
 	{"Each received message is handled, waits, or was set aside, and `Status().Messages` counts all three", []string{
 		"stability.TestBookBalancesWhateverHappens", "stability/internal/book.TestMessageIsInOneOfThreePlaces",
 	}},
-	{"What could not be saved is not acknowledged, and is delivered again", []string{
+	{"A message that could not be saved is not acknowledged, and is delivered again", []string{
 		"stability.TestAnOutageOfTheStoreWhileConnectedLosesNoMessage", "authstore.TestAnOutageNeverBecomesALostMessage",
 	}},
-	{"What your handler refused comes again by itself", []string{
+	{"A message that your handler refused comes again by itself", []string{
 		"stability.TestRefusedMessageComesAgainByItself", "stability.TestHostThatRefusesEverythingIsDownAndNotPoisoned",
 	}},
-	{"What it panicked at is kept, and handed over again", []string{
+	{"One at which it panicked is kept, and handed over again", []string{
 		"stability.TestMessageThatPanicsAHandlerIsKeptAndHandedOverAgain", "stability.TestWhatAHandlerPanickedAtOutlivesTheProcess",
 	}},
-	{"A message that it never takes while it takes others is set aside with its content", []string{
+	{"One that it never takes while it takes others is set aside with its content", []string{
 		"stability.TestPoisonousMessageIsSetAsideWithItsContent",
 	}},
-	{"One that ends the process is left alone at WhatsApp after four times at most, and what is behind it is handled", []string{
+	{"One that ends the process is left alone at WhatsApp after four times at most, and those behind it are handled", []string{
 		"stability.TestMessagesThatKillTheProcessAreFoundAndLeftAlone", "stability.TestHandlerThatCallsOSExitLosesNoMessage",
 	}},
-	{"What cannot be decrypted is asked of the phone for 14 days", []string{
+	{"One that cannot be decrypted is asked of the phone for 14 days", []string{
 		"stability.TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere", "stability.TestUndecryptableMessageIsNotedBeforeItIsAcknowledged",
 	}},
 	{"After that an entry says who sent it, where and when", []string{

@@ -12,8 +12,8 @@ import (
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
-// Nothing keeps a sender from using an id twice. What is kept or was set aside
-// under an id must neither go when another message under it is handled, nor keep
+// Nothing keeps a sender from using an id twice. A message that is kept or set
+// aside under an id must neither go when another message under it is handled, nor keep
 // that message from the handlers. So contents are compared. Where they differ,
 // what is here gets an entry of its own.
 

@@ -16,7 +16,7 @@ import (
 // Compiling a package's tests takes longer than running one of them. So all
 // defects of a package that are inside functions go into one test binary: each
 // function stands in it as it is and with each of its defects, and an
-// environment variable chooses. What cannot be combined is compiled alone.
+// environment variable chooses. A defect that cannot be combined is compiled alone.
 
 const chosen = "WASTABILITY_DEFECT" // number of the defect in a combined binary
 

@@ -224,7 +224,7 @@ func testOwnership(t *testing.T, a Account) {
 		copy(e.Value, "ZZZZZ")
 	}
 	requireValue(t, a, key("k"), []byte("first"))
-	// What was returned stays as it was while the store goes on.
+	// A returned value stays as it was while the store goes on.
 	kept := get(t, a, key("k"))[key("k")]
 	for i := range 20 {
 		commit(t, a, epoch, put("k", fmt.Sprint("later ", i), fmt.Sprint("filler", i), string(random(3000))))

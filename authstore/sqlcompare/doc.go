@@ -17,8 +17,8 @@
 //
 // # Deviations
 //
-// What authstore answers differently, and why. The comparison leaves these
-// calls out, or checks each store against its own rule.
+// These calls authstore answers differently, for a reason. The comparison leaves
+// them out, or checks each store against its own rule.
 //
 //   - DeleteAllIdentities and DeleteAllSessions also delete the rows under the
 //     user's LID address and its other name: whatsmeow passes the bare user of

@@ -28,8 +28,8 @@ import (
 const window = 16
 
 // loadTest measures one account on this Firestore: n messages of a simulated
-// service come as fast as the account takes them, and each is answered. What it
-// writes is removed at the end.
+// service come as fast as the account takes them, and each is answered. Its
+// documents are removed at the end.
 func loadTest(ctx context.Context, n int, out io.Writer) (err error) {
 	client, err := newClient(ctx)
 	if err != nil {

@@ -40,8 +40,8 @@
 // may not be written to: then nothing but you keeps the old service from being
 // started.
 //
-// It can be stopped at any time and started again. What was imported is used
-// only after all of it was read back and compared with the source.
+// It can be stopped at any time and started again. An imported account
+// is used only after all of it was read back and compared with the source.
 //
 // An archive is a copy for the worst case, encrypted with the 32 bytes of the file
 // that -key names; the account stays where it is. Its lock is taken meanwhile: a

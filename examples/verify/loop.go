@@ -21,8 +21,8 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
-// What the child process needs to know. envBroken is for tests: a part that it
-// is to leave out.
+// The settings of the child process. envBroken is for tests: a part that the
+// child leaves out.
 const (
 	envChild   = "WASTABILITY_VERIFY_ENDPOINT"
 	envAccount = "WASTABILITY_VERIFY_ACCOUNT"

@@ -6,7 +6,7 @@ import (
 	"net/url"
 )
 
-// What the buttons of the page do. Each is a form that works without a script.
+// The buttons of the page. Each is a form that works without a script.
 
 // deed is what one button does. run returns the word for what is said then.
 type deed struct {
@@ -63,7 +63,7 @@ func (h *Handler) change(ctx context.Context, f func(context.Context) error) *re
 }
 
 // act does what a button asks, and sends the browser back to the page, which
-// says what was done. Whatever was refused is shown at once.
+// says what was done. A refusal is shown at once.
 func (h *Handler) act(w http.ResponseWriter, r *http.Request, c *caller) {
 	form, no := readForm(w, r)
 	if no == nil {

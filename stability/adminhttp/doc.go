@@ -59,8 +59,8 @@
 // {success, timestamp, summary, wa, state, config, heartbeats, probes}. Every
 // field is always there, null where there is no value. Times are RFC 3339, UTC,
 // with milliseconds; durations are numbers whose names end in Ms;
-// wa.lockLeaseUntil is in milliseconds of the Unix epoch. What only the holder
-// of the lock knows (state, retries, keys) is null in standby. wa.authSizes has
+// wa.lockLeaseUntil is in milliseconds of the Unix epoch. Values that only the
+// holder of the lock knows (state, retries, keys) are null in standby. wa.authSizes has
 // the sizes of what grows with traffic; null where nobody has counted yet.
 //
 // Four fields of wa answer an operator's questions without any other: summary
@@ -88,14 +88,14 @@
 //   - GET does no I/O: it reads what the Manager knows, and never waits. Except
 //     /api/whatsapp/quarantine and the page about it, which read the backend,
 //     for 10 s at most.
-//     What is set aside is read and changed by one request at a time. A
+//     Messages set aside are read and changed by one request at a time. A
 //     change goes on when its caller has gone, for a minute at most, and may
 //     be repeated.
 //   - Without the token there is nothing but the page that asks for it, /health and
 //     /ready, and these name a status and a reason, nothing more. Tokens are
-//     compared in constant time. Who sends wrong ones is slowed down, by
-//     address and all together, at the form too; whoever has the right one is
-//     never locked out by that. With WithAuthorizer the host's function decides instead, for
+//     compared in constant time. Wrong ones are slowed down, by
+//     address and all together, at the form too; the right one is never locked
+//     out by that. With WithAuthorizer the host's function decides instead, for
 //     the page too, and a POST from another site is refused.
 //   - No key material. Phone numbers are masked, except with WithPhoneNumbers.
 //     The code to scan is a secret for as long as it is valid: who has it can

@@ -52,7 +52,7 @@ func stream(w http.ResponseWriter, r *http.Request, c *caller, s *streams, close
 	}
 	defer s.leave()
 	rc := http.NewResponseController(w)
-	// What cannot drop a slow client would wait for it for ever.
+	// A server that cannot drop a slow client would wait for it for ever.
 	if err := rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		(&refusal{code: http.StatusNotImplemented, word: "no_streams", message: "The server of this program does not let writes end: load the page anew to see changes."}).tell(w)
 		return

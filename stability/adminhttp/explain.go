@@ -48,7 +48,7 @@ func tellAbout(st stability.Status) about {
 		text.Means = "No phone has been linked yet."
 	}
 	if a := st.Auth; a != nil && a.Deleted && st.LastDisconnectReason == reconnect.ReasonQRExpired {
-		// What came last is not what is wrong.
+		// The last reason is not the trouble here.
 		text.Means = join("The session that was there ended for good at "+clock(a.DeletedAt)+", and nobody has scanned a new code since.",
 			told(ended(a.Reason), st.State.FirstDisconnectDetail, st.State.FirstDisconnectCode))
 	}

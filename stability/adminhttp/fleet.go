@@ -41,7 +41,7 @@ type Fleet struct {
 // maps.All of a copy of a host's own map does. A day of an account is noted from
 // when it was first listed: at NewFleet, or with a later request.
 //
-// Whoever is let in sees all accounts. The options are those of New.
+// Everybody who is let in sees all accounts. The options are those of New.
 //
 //	GET  /                          all accounts, worst first
 //	GET  /health                    200 while the process is fit; 503 once there are Managers, and all are closed
@@ -68,7 +68,7 @@ func NewFleet(list func() iter.Seq2[string, *stability.Manager], opts ...Option)
 		f.door.routes(f.routes, f.signInPage)
 	}
 	for path, rt := range new(Handler).table(false) {
-		// Who is not let in cannot tell it from a name that there is.
+		// A caller who is not let in cannot tell it from a name that exists.
 		gone := func(w http.ResponseWriter, _ *http.Request) {
 			writeJSON(w, http.StatusNotFound, failure{Error: "no_account", Message: "There is no account of this name here."})
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Who signs in on the page gets a cookie with a random id, and this process
-// remembers the id's hash. Nothing of the token is in the cookie, and a restart
+// Signing in on the page gives the browser a cookie with a random id, and this
+// process remembers the id's hash. Nothing of the token is in the cookie, and a restart
 // signs everybody out.
 
 const (
@@ -95,8 +95,8 @@ func (s *sessions) end(r *http.Request) {
 	}
 }
 
-// cookie has no Path: a browser then sends it to where it got it, and below.
-// That is the handler's own place, also behind a proxy that changes paths.
+// cookie has no Path: a browser then sends it to where it got it, and below:
+// the handler's own place, also behind a proxy that changes paths.
 func cookie(r *http.Request, id string) *http.Cookie {
 	c := &http.Cookie{
 		Name: cookieName, Value: id, HttpOnly: true, SameSite: http.SameSiteStrictMode,

@@ -13,7 +13,7 @@ import (
 	"github.com/wastability/wastability/stability"
 )
 
-// What the store has set aside, and what can be done with it. Unlike the rest
+// The rows and messages that were set aside, and the calls for them. Unlike the rest
 // of this handler these calls read and write the backend: one at a time, and
 // each for a bounded time.
 
@@ -136,7 +136,7 @@ func (h *Handler) purges(w http.ResponseWriter, r *http.Request, word string) bo
 
 // withStore runs f when nobody else's is running, or says what went wrong.
 func (h *Handler) withStore(ctx context.Context, limit time.Duration, f func(context.Context) error) *refusal {
-	// What needs no store is said at once.
+	// Answers that need no store are given at once.
 	switch st := h.m.Status(); {
 	case st.Closed:
 		return h.problem(stability.ErrClosed)
@@ -176,9 +176,9 @@ func (h *Handler) storeProblem(err error) *refusal {
 	case is(authstore.ErrWrongKey), is(authstore.ErrSealed), is(authstore.ErrNotSealed), is(authstore.ErrNewerFormat), is(authstore.ErrCorrupt), is(authstore.ErrTooLarge):
 		return &refusal{code: http.StatusBadGateway, word: "store_refused", message: "The store cannot do it, and trying again will not help: " + err.Error()}
 	case is(context.DeadlineExceeded), is(context.Canceled):
-		return &refusal{http.StatusServiceUnavailable, "not_in_time", "The backend did not answer in time. What was begun may be repeated and goes on where it stopped.", tryAgainAfter}
+		return &refusal{http.StatusServiceUnavailable, "not_in_time", "The backend did not answer in time. Repeat the request: it goes on where it stopped.", tryAgainAfter}
 	}
-	return &refusal{http.StatusServiceUnavailable, string(reconnect.ReasonStoreUnavailable), "The backend does not answer. What was begun may be repeated: " + err.Error(), tryAgainAfter}
+	return &refusal{http.StatusServiceUnavailable, string(reconnect.ReasonStoreUnavailable), "The backend does not answer. The request may be repeated: " + err.Error(), tryAgainAfter}
 }
 
 // what says in plain words what a row was, and what its loss means.

@@ -191,7 +191,7 @@
 //
 //	firebase deploy --only firestore
 //
-// That is for a project of its own. The command replaces the rules of the whole
+// Use it in a project of its own. The command replaces the rules of the whole
 // database, and takes the file for all of its indexes and exemptions: those that
 // are not in it are deleted once that is confirmed, with --force unasked. In a
 // project that others use too, merge both files into those that it has. An

@@ -195,8 +195,8 @@ func (s lockStore) take(ctx context.Context, op string, h held, now time.Time, h
 		batch.Create(b.lockDoc, fields)
 		batch.Create(b.fenceDoc, fence)
 	default:
-		// That the lock is missing is a condition that can hold again later: the
-		// fence as it was never comes again.
+		// A lock that is missing can be missing again later. The fence as it was
+		// never comes again.
 		fence["released"], fence["lastWrite"] = firestore.Delete, firestore.Delete
 		batch.Create(b.lockDoc, fields)
 		batch.Update(b.fenceDoc, updates(fence), firestore.LastUpdateTime(token))

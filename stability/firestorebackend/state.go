@@ -189,7 +189,7 @@ func stateOf(s *firestore.DocumentSnapshot) (reconnect.State, error) {
 }
 
 // mapKey is any text as the name of a field in a map: Firestore takes neither
-// an empty one nor __x__. What escape would change but Firestore takes stays.
+// an empty one nor __x__. Text that Firestore takes stays, even where escape would change it.
 func mapKey(s string) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "%", "%25")
 	switch {

@@ -48,8 +48,8 @@ func (s lockStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error] {
 				}
 			case <-poll.C:
 				w.replaceDeaf()
-				// Whoever waits for the lock looks too, as often: a tenth
-				// later there is nobody else who does.
+				// Those who wait for the lock look too, as often. After a tenth
+				// more there is nobody else who does.
 				if left := b.poll + b.poll/10 - b.sinceLook(); left > 0 {
 					poll.Reset(left)
 					continue

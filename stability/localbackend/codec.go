@@ -14,7 +14,7 @@ import (
 )
 
 // formatVersion is the newest format of a file that this library reads and the
-// one it writes. Whatever a later format changes, the bucket "head" keeps its
+// one it writes. A later format may change everything else: the bucket "head" keeps its
 // record "format" with this checksum, so that an older library can tell.
 //
 // Format 1 has no log of commits; opening it adds one.

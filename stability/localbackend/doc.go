@@ -38,8 +38,8 @@
 //
 // A commit is one record in a log and one sync. The log is a region of the same
 // file (1 MiB, a value that bbolt keeps and is never asked to change), so there
-// is still one file, and a copy of it is the whole account. What stands in the
-// log is in memory too, and reads see it. When the log is full, when a commit
+// is still one file, and a copy of it is the whole account. The changes in the
+// log are in memory too, and reads see them. When the log is full, when a commit
 // would take most of it, and at the end of the term, it is folded: one bbolt
 // transaction (its pages, a sync, the meta page that makes them count, another
 // sync) that also empties the log. Acquire folds what a process left that was

@@ -321,8 +321,8 @@ func (f *file) whole() error {
 	return nil
 }
 
-// close waits for reading transactions and gives the lock up. What is still in
-// the log goes into the tables; where that fails, the next opening does it.
+// close waits for reading transactions and gives the lock up. Changes that are still
+// in the log go into the tables; where that fails, the next opening does it.
 func (f *file) close() error {
 	if len(f.pending) > 0 && !f.gone.Load() {
 		_ = f.fold(nil, nil)

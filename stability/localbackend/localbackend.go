@@ -24,7 +24,7 @@ var (
 )
 
 // AnotherProcess is the Holder of a Record while another process has the file.
-// Who that is stands in the file, which cannot be read then.
+// Its name stands in the file, which cannot be read then.
 const AnotherProcess = "another process"
 
 // Option configures Open. There are none yet.
@@ -244,7 +244,7 @@ func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*ba
 		return fmt.Errorf("localbackend: %s: %w", op, err)
 	}
 	if !t.named() {
-		// What was written went into a file that nobody will find.
+		// The last writes went into a file that nobody will find.
 		t.gone.Store(true)
 		return fmt.Errorf("localbackend: %s: %s was removed or replaced while it was open: %w", op, b.path, lock.ErrFenced)
 	}

@@ -170,8 +170,8 @@ func (s lockStore) Release(ctx context.Context, held lock.Record) error {
 		return nil
 	}
 	rec := t.record()
-	// That the term was released is written for a late repetition of its
-	// attempt only. The lock is given up by closing, also when the disk is full.
+	// The release is written for a late repetition of the term's attempt only.
+	// The lock is given up by closing, also when the disk is full.
 	data, err := json.Marshal(lockRecord{Nonce: t.nonce, Epoch: t.epoch, Lease: rec.Lease, AcquiredAt: rec.AcquiredAt})
 	if err == nil && !t.gone.Load() {
 		_ = t.fold(nil, func(tx *bbolt.Tx) error { return putHead(tx, keyLock, data) })

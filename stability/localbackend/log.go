@@ -15,8 +15,8 @@ import (
 
 // The log of commits is a region of the same file: one large value, in a bucket
 // of its own, that bbolt is never asked to change and so never moves. A commit
-// appends a record there and syncs once. What stands in the log is also in
-// memory (file.pending) until it is folded into the tables: one transaction of
+// appends a record there and syncs once. The changes in the log are also in
+// memory (file.pending) until they are folded into the tables: one transaction of
 // bbolt that puts all of it and raises the log's generation, which empties it.
 //
 // A record takes sectors of 512 bytes, beginning on a page of 4,096: a page with

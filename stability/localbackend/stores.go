@@ -79,8 +79,8 @@ func (s *slab) clone(v []byte) []byte {
 	return (*s)[at:len(*s):len(*s)]
 }
 
-// Scan yields in the order of ids. What is written meanwhile may be seen or
-// not; what is there all the time is seen once.
+// Scan yields in the order of ids. An entry that is written meanwhile may be
+// seen or not; an entry that is there all the time is seen once.
 func (s keyValues) Scan(ctx context.Context, kind authstore.Kind, idPrefix string) iter.Seq2[authstore.Entry, error] {
 	return func(yield func(authstore.Entry, error) bool) {
 		prefix := dbKey(kind, idPrefix)

@@ -54,7 +54,7 @@
 // one of a closed set of values: State for state, reconnect.Reasons for reason,
 // keepalive.Health for health, guard.Types for incident, stability.StoreCalls
 // for operation, and for result ok or error, or with sends acknowledged or
-// refused. code is of eight known refusals. Whatever else there is becomes
+// refused. code is of eight known refusals. Everything else becomes
 // "other": no value comes from WhatsApp, from a chat or from an error's text.
 // The account is there only with WithAccount or WithAccountLabels.
 //

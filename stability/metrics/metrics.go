@@ -23,15 +23,15 @@ type config struct {
 }
 
 // WithAccount gives every series the attribute wastability.account with this
-// value. It is for Register; a fixed word for the account is best. What is
-// given here goes to whoever reads the metrics: no phone number.
+// value. It is for Register; a fixed word for the account is best. Everybody
+// who reads the metrics sees it: give no phone number.
 func WithAccount(label string) Option {
 	return func(c *config) { c.label = func(string) string { return label } }
 }
 
 // WithAccountLabels gives each account of RegisterAll its own series, with the
 // attribute wastability.account. label makes the value from the sequence's key;
-// nil takes the key. What is returned goes to whoever reads the metrics: no
+// nil takes the key. Everybody who reads the metrics sees the value: return no
 // phone number. Each value costs some 130 series.
 func WithAccountLabels(label func(account string) string) Option {
 	if label == nil {

@@ -78,7 +78,7 @@ func read(m *stability.Manager) *sample {
 	s.state, since = StateOf(s.st)
 	s.age = s.past(since)
 	for _, inc := range m.Incidents() {
-		// What the holder alone may say, a former holder only remembers.
+		// A former holder only remembers the incidents of the holder.
 		if inc.Active && !s.st.Closed && (s.active || !inc.Type.ByHolder()) {
 			s.incidents = append(s.incidents, inc.Type)
 		}

@@ -57,7 +57,7 @@ type instrument struct {
 	sets []attribute.Set // of the variants
 }
 
-// index finds the variant. What is unknown becomes other.
+// index finds the variant. An unknown one becomes other.
 func (i *instrument) index(variant []string) int {
 	if len(i.variants) == 0 {
 		return 0

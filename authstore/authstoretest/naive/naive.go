@@ -15,8 +15,8 @@ import (
 )
 
 // Store pays for the calls that a message makes, document by document: Read and
-// Write get what they concern, and panic if they fail. What it answers comes from
-// AllStores, which should cost nothing.
+// Write get what they concern, and panic if they fail. Its
+// answers come from AllStores, which should cost nothing.
 type Store struct {
 	store.AllStores
 	Read  func(ctx context.Context, kind, id string)

@@ -20,7 +20,7 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
-// What a process of Replicas needs to know.
+// The settings of a process of Replicas.
 const (
 	envEndpoint = "WASTABILITY_DEMO_ENDPOINT"
 	envName     = "WASTABILITY_DEMO_NAME"

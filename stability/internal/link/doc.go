@@ -119,8 +119,8 @@
 //     may be called again, and resumes.
 //   - whatsmeow's own Disconnect (pairing failed, Logout, or called by the
 //     host) and a context that the host cancels on its own Connect stop the
-//     consumer of the read pump's frames before the pump. What the pump still
-//     has is taken off its hands when its socket is closed (pump.go). A host
+//     consumer of the read pump's frames before the pump. The frames that the
+//     pump still has are taken off its hands when its socket is closed (pump.go). A host
 //     that replaces client.Log after Install may leave a pump behind: then
 //     nobody hears of its socket.
 //   - A pairing that is cut between the server's pair-success and our answer

@@ -58,7 +58,7 @@ func (c *Conn) watchProxy(t *http.Transport) {
 }
 
 // blame says of an attempt that failed for err whether it came no further than
-// the proxy. What lies behind a SOCKS proxy that let it through is not the
+// the proxy. A failure behind a SOCKS proxy that let it through is not the
 // proxy's doing, and net/http tells of such a proxy only when it fails.
 func (c *Conn) blame(err error) error {
 	proxy := c.proxy.url.Load()

@@ -2,8 +2,8 @@ package link
 
 import "go.mau.fi/whatsmeow/socket"
 
-// What a Link knows of the form in which the server's hello comes. If it is not
-// the one that is known, an attempt fails though the server answers: the hello
+// A Link knows the form in which the server's hello comes. In another form
+// an attempt fails though the server answers: the hello
 // is held back for ever, or handed over in part. The next attempt is then a
 // trial that lets everything pass. If the trial gets further, and what came was
 // indeed of another form, all later attempts do the same.

@@ -107,7 +107,7 @@ type (
 // News is what an Announce is about.
 type News uint8
 
-// What is announced.
+// The announcements.
 const (
 	NewsConnecting News = iota + 1
 	NewsConnected

@@ -7,7 +7,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// What is done about the end of a connection. The first cause ends it; later
+// The rules for the end of a connection. The first cause ends it; later
 // ones can only make the reason better.
 
 // end takes a cause for the end of the newest connection.
@@ -283,8 +283,8 @@ func retireDown(c *Core, e Evidence) {
 }
 
 // givenUpDown is for a client that is given up because its connection cannot be
-// brought to its very end. What follows that end is decided first: whoever
-// makes the next client must find it.
+// brought to its very end. The steps behind that end are decided first: the
+// next client must find them.
 func givenUpDown(c *Core, e Evidence) {
 	c.over()
 	givenUp(c, e)

@@ -198,7 +198,7 @@ type (
 // Closer says who closed a socket.
 type Closer uint8
 
-// Who closed a socket.
+// The parties that close a socket.
 const (
 	ByOther  Closer = iota // the service, the network, or whoever Cause names
 	ByPause                // we, since the lock was not trusted after a pause of the process

@@ -7,7 +7,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// What is done about the device, its attachment and pairing.
+// The rules for the device, its attachment and pairing.
 
 // PasskeyTime is how long a person has for a passkey. WhatsApp's own hand-over
 // key lives as long.

@@ -8,7 +8,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// What is done about the term itself: it ends, its state is saved, a loop is
+// The rules for the term itself: it ends, its state is saved, a loop is
 // broken.
 
 func stop(c *Core, e Evidence) { c.leave(Leaving, e.(Stop).Why) }

@@ -8,7 +8,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// What is done about sockets, attempts and logins.
+// The rules for sockets, attempts and logins.
 
 // to moves the newest connection on. The rule that asks for it says whether it may.
 func (c *Core) to(p Conn) { c.conn.phase = p }
