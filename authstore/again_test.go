@@ -302,3 +302,33 @@ func TestRowThatIsDamagedTwiceIsKeptTwice(t *testing.T) {
 	}
 	require.Equal(t, 2, kv.count(kindQuarantine))
 }
+
+// Who reads a session that was taken from under it reads it again, and what it
+// writes then is written: the session and the message go on.
+func TestSessionThatIsReadAgainAfterABreakIsWritten(t *testing.T) {
+	for name, again := range map[string]func(d *store.Device) error{
+		"by a retry receipt": func(d *store.Device) error { return retryStep(t, d, "1:0", 0) },
+		"by a send":          func(d *store.Device) error { return sendStep(t, d, []string{"1:0"}, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, d, _ := open(t, newMapKV())
+				done := make(chan error, 1)
+				go func() { // all in one goroutine, as in whatsmeow
+					if _, err := d.Sessions.GetSession(bg, "1:0"); err != nil {
+						done <- err
+						return
+					}
+					time.Sleep(time.Minute)
+					done <- again(d)
+				}()
+				synctest.Wait()
+				require.NoError(t, receiveStep(t, d, "1:0", 0), "it breaks the window")
+				require.NoError(t, <-done)
+				v, err := d.Sessions.GetSession(bg, "1:0")
+				require.NoError(t, err)
+				require.EqualValues(t, 2, sessionCounter(t, v), "the receive counts, and what followed")
+			})
+		})
+	}
+}

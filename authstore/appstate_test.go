@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -93,4 +94,27 @@ func TestDeletedCollectionLeavesTheOthersAlone(t *testing.T) {
 		}
 		c, d, _ = reopen(t, kv, c)
 	}
+}
+
+// A commit that takes several batches, of which one holds the whole patch: the
+// version's removal and its new value never stand in one batch.
+func TestPatchBesideAValueInPartsKeepsItsVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		kv.limits = Limits{MaxValue: 1000, MaxBatch: 2500}
+		_, d, _ := open(t, kv)
+		for version := range uint64(3) {
+			_, _, err := d.Contacts.PutPushName(bg, testJID(2), strings.Repeat(fmt.Sprint(version), 3000))
+			require.NoError(t, err)
+			require.NoError(t, d.AppState.PutAppStateVersion(bg, "regular", version, [128]byte{byte(version)}))
+			require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", version, macs(byte(version), 1)))
+			require.NoError(t, storeOf(d).flush("test"))
+			require.NotZero(t, kv.count(kindPart))
+			d = killed(t, kv)
+			got, hash, err := d.AppState.GetAppStateVersion(bg, "regular")
+			require.NoError(t, err)
+			require.Equal(t, version, got)
+			require.Equal(t, [128]byte{byte(version)}, hash)
+		}
+	})
 }

@@ -203,3 +203,32 @@ func TestSentMessagesMoveWithTheirDevice(t *testing.T) {
 		})
 	}
 }
+
+// A row goes when the youngest of its messages is too old, whichever of them came
+// into it last: one of an earlier term joins younger ones.
+func TestRowOfSentMessagesIsAsOldAsItsYoungest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		sendWith(t, d, 100, "2:0")
+		time.Sleep(6 * aDay)
+		c, d, _ = reopen(t, kv, c)
+		for i := range packedCount - 1 {
+			sendWith(t, d, i, "1:0")
+		}
+		require.NoError(t, d.Sessions.PutSession(bg, "2:0", validSession(t, 200)))
+		require.Equal(t, 1, kv.count("outgoing"), "the older one has made the row full")
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 300)), "the others stand in that row alone now")
+		c, d, _ = reopen(t, kv, c)
+		time.Sleep(2 * aDay)
+		require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
+		synctest.Wait()
+		_, d, _ = reopen(t, kv, c)
+		for i := range packedCount - 1 {
+			requireSent(t, d, i)
+		}
+		text, err := storeOf(d).Sent(bg, testJID(1), types.EmptyJID, "ID100")
+		require.NoError(t, err)
+		require.Nil(t, text, "that one is too old by itself")
+	})
+}

@@ -97,3 +97,41 @@ func TestWriteGivenUpBetweenAttemptsUndoesNothingNewer(t *testing.T) {
 		})
 	}
 }
+
+// A store is closed while a device is being read, and Close does not wait for it:
+// the device is given to nobody, and writes nothing.
+func TestDeviceThatIsReadWhileTheStoreClosesIsGivenToNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, _, f := open(t, kv)
+		read := make(chan struct{})
+		kv.before.set(func(op string, _ Batch) error {
+			if op != "commit" {
+				<-read
+			}
+			return nil
+		})
+		type answer struct {
+			d   *store.Device
+			err error
+		}
+		loaded := make(chan answer, 1)
+		go func() {
+			d, err := c.Device(bg, f)
+			loaded <- answer{d, err}
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
+		close(read)
+		got := <-loaded
+		require.ErrorIs(t, got.err, ErrSuperseded)
+		require.Nil(t, got.d)
+		commits := kv.Commits()
+		synctest.Wait()
+		time.Sleep(time.Hour)
+		require.Equal(t, commits, kv.Commits())
+		require.NoError(t, c.Close(bg))
+	})
+}
