@@ -20,7 +20,6 @@ import (
 	waLog "go.mau.fi/whatsmeow/util/log"
 
 	"github.com/wastability/wastability/reconnect"
-	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -38,6 +37,9 @@ type hostCall struct {
 	lists bool
 	// ends: the account needs a new pairing behind it.
 	ends bool
+	// alone: beside the host's own Connect it may leave one of whatsmeow's read
+	// pumps behind (internal/link says why), so no random program has it.
+	alone bool
 }
 
 var errNoProxy = errors.New("no proxy")
@@ -121,7 +123,7 @@ var hostCalls = []hostCall{
 		c.EnableDecryptedEventBuffer = false
 	}},
 	{name: "RefreshCAT = nil", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.RefreshCAT = nil }},
-	{name: "Log = another", sets: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.Log = waLog.Noop }},
+	{name: "Log = another", sets: true, alone: true, do: func(_ context.Context, _ *host, c *whatsmeow.Client) { c.Log = waLog.Noop }},
 
 	{name: "RemoveEventHandlers; AddEventHandler", lists: true, do: func(_ context.Context, h *host, c *whatsmeow.Client) {
 		c.RemoveEventHandlers()
@@ -165,7 +167,7 @@ func randomProgram(r *rand.Rand) (p hostProgram) {
 	for range 1 + r.IntN(10) {
 		s := hostStep{after: pauses[r.IntN(len(pauses))]}
 		c := hostCalls[r.IntN(len(hostCalls))]
-		if c.ends && r.IntN(2) == 0 { // pairing takes the time of the others
+		if c.alone || c.ends && r.IntN(2) == 0 { // pairing takes the time of the others
 			c = hostCalls[0]
 		}
 		if stabilitytest.Race && c.sets && slices.ContainsFunc(p, func(s hostStep) bool { return s.place == "setup" }) {
@@ -180,6 +182,15 @@ func randomProgram(r *rand.Rand) (p hostProgram) {
 		}
 		p = append(p, s)
 	}
+	// The Manager puts its handler back after RemoveEventHandlers, and whatsmeow
+	// lets it wait while a handler runs: virtual time would stand still.
+	if slices.ContainsFunc(p, func(s hostStep) bool { return s.call == "RemoveEventHandlers; AddEventHandler" }) {
+		for i := range p {
+			if p[i].place == "handler" {
+				p[i].place = "goroutine"
+			}
+		}
+	}
 	return p
 }
 
@@ -189,6 +200,8 @@ type host struct {
 	mine   sync.Mutex
 	client *whatsmeow.Client // of the newest setup
 	armed  []hostStep        // for the next event
+	inside int               // calls that are made in a handler
+	lists  int               // calls that change the list of handlers
 	calls  sync.WaitGroup
 }
 
@@ -199,9 +212,36 @@ func (h *host) call(s hostStep) {
 	if c == nil {
 		return
 	}
+	call := hostCallNamed(s.call)
+	if call.lists {
+		h.betweenHandlers()
+		defer h.count(&h.lists, -1)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	hostCallNamed(s.call).do(ctx, h, c)
+	call.do(ctx, h, c)
+}
+
+// betweenHandlers waits until none of the program's calls runs in a handler.
+// whatsmeow's list of handlers is locked while one runs, and virtual time
+// stands still while anybody waits for that lock.
+func (h *host) betweenHandlers() {
+	for {
+		h.mine.Lock()
+		if h.inside == 0 {
+			h.lists++
+			h.mine.Unlock()
+			return
+		}
+		h.mine.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (h *host) count(n *int, by int) {
+	h.mine.Lock()
+	defer h.mine.Unlock()
+	*n += by
 }
 
 // play runs a program and says what is wrong behind it.
@@ -218,9 +258,15 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 
 		h.heed(func(any) {
 			h.mine.Lock()
+			if h.lists > 0 { // the next event's
+				h.mine.Unlock()
+				return
+			}
 			todo := h.armed
 			h.armed = nil
+			h.inside++
 			h.mine.Unlock()
+			defer h.count(&h.inside, -1)
 			for _, s := range todo {
 				h.call(s)
 			}
@@ -269,11 +315,6 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 		if got := w.sim.Connections() - others; got != 1 {
 			note("%d sockets at the end", got)
 		}
-		for _, d := range w.account.Devices() {
-			if n := d.Stats().Replaced; n > 0 {
-				note("%d logins beside another one", n)
-			}
-		}
 		cancel()
 		if err := <-h.result; err != nil {
 			note("Run: %v", err)
@@ -285,6 +326,9 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 		if got := w.sim.Connections() - others; got != 0 {
 			note("%d sockets behind Close", got)
 		}
+		// Judged at the client, whose every way to the service is recorded. The
+		// service may see a login before it sees the end of a socket that was closed
+		// at the very same moment.
 		if long := h.lines.together(); long > 0 {
 			note("two sockets at once, for %v", long)
 		}
@@ -297,6 +341,7 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 // comesBack waits until the account is connected, or does what status asks for.
 func (h *host) comesBack(p hostProgram, note func(string, ...any)) {
 	ended := slices.ContainsFunc(p, func(s hostStep) bool { return hostCallNamed(s.call).ends })
+	var last error // of a scan
 	for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(time.Second) {
 		switch st := h.status(); {
 		case st.WA == reconnect.StatusConnected:
@@ -314,14 +359,11 @@ func (h *host) comesBack(p hostProgram, note func(string, ...any)) {
 			if err == nil {
 				err = h.w.account.Phone().Scan(q.Code)
 			}
-			if err != nil && !errors.Is(err, stability.ErrAlreadyPaired) && h.status().WA == reconnect.StatusNeedsPairing {
-				note("no code: %v", err)
-				return
-			}
+			last = err // the code's connection may have ended meanwhile: the next one counts
 			time.Sleep(10 * time.Second)
 		}
 	}
-	note("it never came back")
+	note("it never came back (the last scan: %v)", last)
 }
 
 // hearsAgain waits for a message.
@@ -370,12 +412,17 @@ func TestNoProgramOfHostCallsKeepsTheAccountAway(t *testing.T) {
 	}
 }
 
-// Programs that once showed a fault.
+// Programs that once showed a fault, and those that no random program is.
 func TestHostProgramsOfBeforeStayHarmless(t *testing.T) {
 	if stabilitytest.Race {
 		t.Skip("these programs race with whatsmeow")
 	}
 	for name, p := range map[string]hostProgram{
+		"another log in setup and in a handler": {
+			{0, "setup", "Log = another"},
+			{0, "handler", "Log = another"},
+			{time.Second, "goroutine", "EnableAutoReconnect = true"},
+		},
 		"calls beside each other behind a way past the dialer": {
 			{50000000, "goroutine", "SetWebsocketHTTPClient; Disconnect; Connect"},
 			{50000000, "setup", "SetSOCKSProxy; Disconnect"},

@@ -130,9 +130,9 @@ func TestHealthyInstanceTakesOverFromASickOne(t *testing.T) {
 		make func(testing.TB) server
 		n    int // of each illness
 	}{
-		{"memory", newServer, stabilitytest.Pick(3, 125)},
-		{"local", newLocal, stabilitytest.Pick(1, 25)},
-		{"firestore", func(t testing.TB) server { return &firestoreServer{t: t} }, stabilitytest.Pick(1, 12)},
+		{"memory", newServer, stabilitytest.Pick(18, 125)},
+		{"local", newLocal, stabilitytest.Pick(3, 25)},
+		{"firestore", func(t testing.TB) server { return &firestoreServer{t: t} }, stabilitytest.Pick(2, 12)},
 	} {
 		for i, ill := range illnesses {
 			t.Run(on.name+", "+ill.name, func(t *testing.T) {

@@ -29,6 +29,10 @@ func (c *conn) handleIQ(n *node) {
 		case str(n, "xmlns") == "md" && child(n, "link_code_companion_reg") != nil:
 			c.linkCode(n)
 		case str(n, "xmlns") == "md" && c.passkeyStep(n):
+		case str(n, "xmlns") == "passive", str(n, "xmlns") == "encrypt":
+			// whatsmeow asks these in the background behind a login. If the host logs
+			// out and connects meanwhile, they come on the new connection.
+			c.iqError(n, 401, "not-authorized")
 		default:
 			c.unknown(n)
 		}
