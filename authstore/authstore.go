@@ -48,7 +48,8 @@ type Info struct {
 	JID      types.JID // of the paired device, or of the deleted one
 	KeyCount int       // entries in memory; -1 before Device was called
 	// Counts are the entries by kind: "session", "lid" (contacts), "token",
-	// "event" (messages that no handler has finished), "seen", and others in
+	// "event" (messages that no handler has finished, or whose end
+	// a process that was killed did not note), "seen", and others in
 	// memory, if there are any; "secret", "senderkey" and "outgoing" (sent
 	// messages) in the KV, about as many as there are, if they were counted yet.
 	// Nil before Device was called.

@@ -47,8 +47,11 @@ type Healer interface {
 
 // Policy holds the thresholds. A zero field means its default.
 type Policy struct {
-	Disabled     bool          // never heal, never slow down
-	InProcess    bool          // begin a new term in this process instead of ending it: where nobody restarts it
+	Disabled bool // never heal, never slow down
+	// InProcess begins a new term in this process instead of ending it: where
+	// nobody restarts it. The lock is released in between, as at a restart, so a
+	// waiting instance may have it then, whatever the reason of the failures.
+	InProcess    bool
 	Attempts     int           // within Window. 10
 	Window       time.Duration // 10 min
 	Failures     int           // in a row. 10

@@ -123,7 +123,7 @@ type sizes struct {
 	Sessions       int  `json:"sessions"`
 	Contacts       int  `json:"contacts"` // whose LID and number are known
 	Tokens         int  `json:"tokens"`
-	Unfinished     int  `json:"unfinished"` // received messages that no handler has finished
+	Unfinished     int  `json:"unfinished"` // received messages that no handler has finished, or whose end a process that was killed did not note
 	Finished       int  `json:"finished"`   // known so that they are not handled twice
 	MessageSecrets *int `json:"messageSecrets"`
 	SenderKeys     *int `json:"senderKeys"`
