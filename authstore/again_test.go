@@ -303,8 +303,8 @@ func TestRowThatIsDamagedTwiceIsKeptTwice(t *testing.T) {
 	require.Equal(t, 2, kv.count(kindQuarantine))
 }
 
-// Who reads a session that was taken from under it reads it again, and what it
-// writes then is written: the session and the message go on.
+// A goroutine whose session was changed under it reads it again. Its next write
+// counts then: the session and the message go on.
 func TestSessionThatIsReadAgainAfterABreakIsWritten(t *testing.T) {
 	for name, again := range map[string]func(d *store.Device) error{
 		"by a retry receipt": func(d *store.Device) error { return retryStep(t, d, "1:0", 0) },
