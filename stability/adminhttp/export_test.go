@@ -1,6 +1,11 @@
 package adminhttp
 
-import "github.com/wastability/wastability/stability"
+import (
+	"maps"
+	"slices"
+
+	"github.com/wastability/wastability/stability"
+)
 
 // Remembered is how many addresses the limiter keeps.
 func (h *Handler) Remembered() int {
@@ -36,3 +41,6 @@ func Explained(st stability.Status) (why, next, do string) {
 	x := explain(st)
 	return x.why, x.next, x.do
 }
+
+// Deeds is what the buttons of the page can do.
+func Deeds() []string { return slices.Sorted(maps.Keys(deeds)) }

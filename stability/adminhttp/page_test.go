@@ -20,7 +20,7 @@ import (
 
 // browser keeps cookies, as far as these tests need them, and follows forms.
 type browser struct {
-	t      *testing.T
+	t      testing.TB
 	h      http.Handler
 	site   string // "" is http://bot.example.com
 	remote string
@@ -91,13 +91,13 @@ func (b *browser) press(p *page, do string, more url.Values) *httptest.ResponseR
 
 // page is a parsed page.
 type page struct {
-	t    *testing.T
+	t    testing.TB
 	doc  *html.Node
 	size int
 }
 
 // parse reads a page as a browser does, and holds it to what every page keeps.
-func parse(t *testing.T, w *httptest.ResponseRecorder) *page {
+func parse(t testing.TB, w *httptest.ResponseRecorder) *page {
 	t.Helper()
 	require.Equal(t, "text/html; charset=utf-8", w.Header().Get("Content-Type"))
 	p := &page{t: t, size: w.Body.Len()}

@@ -280,9 +280,17 @@ func TestAStoreThatCannotDoItIsSaid(t *testing.T) {
 // spoiled is an active Manager, by hand, on a file with a deleted session and n
 // damaged rows.
 func spoiled(f testing.TB, n int) *stability.Manager {
-	ctx, file := context.Background(), filepath.Join(f.TempDir(), "wa.db")
-	b, err := localbackend.Open(file)
-	require.NoError(f, err)
+	file := filepath.Join(f.TempDir(), "wa.db")
+	return spoil(f, n, func() stability.Backend {
+		b, err := localbackend.Open(file)
+		require.NoError(f, err)
+		return b
+	}, nil)
+}
+
+// spoil does it to what open opens, and calls before with the lock held.
+func spoil(f testing.TB, n int, open func() stability.Backend, before func(stability.Backend, lock.Record)) *stability.Manager {
+	ctx, b := context.Background(), open()
 	rec, _, err := b.Lock.Acquire(ctx, "before", "once", time.Minute)
 	require.NoError(f, err)
 	c := authstore.New(b.Auth)
@@ -307,12 +315,13 @@ func spoiled(f testing.TB, n int) *stability.Manager {
 	require.NoError(f, err)
 	require.NoError(f, d.Delete(ctx))
 	require.NoError(f, c.Close(ctx))
+	if before != nil {
+		before(b, rec)
+	}
 	require.NoError(f, b.Lock.Release(ctx, rec))
 	require.NoError(f, b.Close())
 
-	b, err = localbackend.Open(file)
-	require.NoError(f, err)
-	m, err := stability.New(stability.WithBackend(b), stability.WithLogger(silent()))
+	m, err := stability.New(stability.WithBackend(open()), stability.WithLogger(silent()))
 	require.NoError(f, err)
 	f.Cleanup(func() { _ = m.Close(ctx) })
 	ok, err := m.TryActivate(ctx)

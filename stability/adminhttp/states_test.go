@@ -364,7 +364,7 @@ var (
 
 // normalise sets the clock to noon, rounds times to seconds and replaces what
 // is volatile. The order of the fields stays.
-func normalise(t *testing.T, body []byte) []byte {
+func normalise(t testing.TB, body []byte) []byte {
 	var doc struct{ Timestamp time.Time }
 	require.NoError(t, json.Unmarshal(body, &doc))
 	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)

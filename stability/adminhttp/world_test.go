@@ -53,7 +53,7 @@ const token = "0123456789abcdef"
 // place is a simulated service, one account and one instance that looks after
 // it, with its handler.
 type place struct {
-	t       *testing.T
+	t       testing.TB
 	sim     *wasim.Service
 	account *wasim.Account
 	memory  *memorybackend.Memory
@@ -76,7 +76,7 @@ type place struct {
 }
 
 // newPlace makes an instance that does not run yet. Delays have no jitter.
-func newPlace(t *testing.T, opts ...stability.Option) *place {
+func newPlace(t testing.TB, opts ...stability.Option) *place {
 	// A little longer than the Manager offers a code, so that it is first.
 	sim := wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithQRLifetime(61*time.Second, 21*time.Second))
 	p := &place{t: t, sim: sim, memory: memorybackend.New()}
