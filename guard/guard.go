@@ -30,6 +30,7 @@ type Facts struct {
 	Demands int
 
 	Loop            bool // auto-heal is about to give up
+	Heal            Heal // what it does then
 	BudgetExhausted bool // auto-heal may not give up again
 
 	// Unfit are the holders that gave the lock up in the present trouble because
@@ -63,6 +64,16 @@ type Facts struct {
 	SetAsideCount int
 	MessagesText  string // about both, without contents, addresses and phone numbers
 }
+
+// Heal is what breaks a reconnect loop.
+type Heal uint8
+
+// The ways to break a reconnect loop.
+const (
+	HealUnknown Heal = iota // not known: the text names both ways
+	HealExit                // the process ends, and its platform starts a new one
+	HealTerm                // a new term begins in the same process
+)
 
 // Plan is what to do with the IncidentStore now.
 type Plan struct {

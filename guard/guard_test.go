@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -350,6 +351,51 @@ func TestNobodyFitToHoldTheLockIsAnIncident(t *testing.T) {
 	require.Empty(t, g.Decide(f, start.Add(3*time.Hour)).Resolve, "that it is long ago is no cure")
 	f.Connected, f.DisconnectedSince = true, time.Time{}
 	require.Contains(t, g.Decide(f, start.Add(4*time.Hour)).Resolve, guard.TypeHolderUnfit.ActiveID())
+}
+
+// A loop is broken by the end of the process or by a new term in it. The text
+// tells of what was done, and of both where that is not known.
+func TestReconnectLoopSaysWhatWasDone(t *testing.T) {
+	told := func(h guard.Heal) string {
+		plan := guard.New(guard.Policy{}).Decide(guard.Facts{Holder: true, Loop: true, Heal: h, Reason: "timed_out", DisconnectedSince: start}, start)
+		require.Len(t, plan.Raise, 1)
+		require.Equal(t, guard.TypeReconnectLoop, plan.Raise[0].Type)
+		return plan.Raise[0].Instructions + "\n" + plan.Raise[0].Runbook
+	}
+	exit, term, unknown := told(guard.HealExit), told(guard.HealTerm), told(guard.HealUnknown)
+	require.Contains(t, exit, "the process restarts by itself")
+	require.Contains(t, exit, "the process ended with code 1")
+	require.NotContains(t, exit, "goes on")
+	require.Contains(t, term, "The process goes on")
+	for _, wrong := range []string{"restarts by itself", "code 1", "platform"} {
+		require.NotContains(t, term, wrong)
+	}
+	require.Contains(t, unknown, "ended with code 1, or it goes on")
+}
+
+// Evidence has names for machines and labels for people. Every name that the guard
+// writes has a label, and nothing is lost between the two.
+func TestEvidenceIsLabelledForPeople(t *testing.T) {
+	full := guard.Facts{
+		InstanceID: "a", Reason: "timed_out", Code: 500, Detail: "detail", DisconnectedSince: start, RetryCount: 3, NextRetryAt: start, NotBefore: start,
+		Demands: 7, Unfit: []time.Time{start}, UnfitText: "unfit", DegradedSince: start, DegradedText: "degraded", SendsRefusedSince: start, SendsCode: 463,
+		SendsFailed: 3, StoreDownSince: start, Terms: []time.Time{start}, DamagedAt: start, DamagedRows: 2, DamagedText: "damaged",
+		WaitingSince: start, WaitingCount: 2, SetAsideSince: start, SetAsideCount: 2, MessagesText: "messages",
+	}
+	for _, kind := range guard.Types() {
+		inc := guard.Described(kind, full)
+		var values []string
+		for label, value := range inc.Seen() {
+			require.NotContains(t, inc.Evidence, label, "%s: a name is no label", kind)
+			values = append(values, value)
+		}
+		require.ElementsMatch(t, slices.Collect(maps.Values(inc.Evidence)), values, kind)
+	}
+	var labels []string
+	for label := range (guard.Incident{Evidence: map[string]string{"z_own": "1", "reason": "2", "a_own": "3", "since": "4"}}).Seen() {
+		labels = append(labels, label)
+	}
+	require.Equal(t, []string{"Since", "Reason, as the log names it", "a_own", "z_own"}, labels)
 }
 
 func TestEveryTypeHasARunbook(t *testing.T) {

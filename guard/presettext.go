@@ -2,8 +2,6 @@ package guard
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -33,7 +31,8 @@ func (m message) todo() string {
 	return cmp.Or(m.n.Incident.Instructions, "Look at the status of this instance.")
 }
 
-// facts are lines of "name: value": when, who, and the evidence.
+// facts are lines of "what it is about: value", for people: when, who, and the
+// evidence.
 func (m message) facts() string {
 	inc := m.n.Incident
 	var b strings.Builder
@@ -42,18 +41,18 @@ func (m message) facts() string {
 			b.WriteString(clean(name, 100, keep) + ": " + clean(value, 300, keep) + "\n")
 		}
 	}
-	line("incident", string(inc.Type))
-	line("since", stamp(inc.DetectedAt))
 	if m.n.Change == ChangeResolved {
-		line("until", stamp(m.n.At))
+		inc.Evidence = map[string]string{"reason": inc.Evidence["reason"]} // the rest speaks of a next attempt, which has been
 	}
-	line("instance", inc.InstanceID)
-	for _, name := range slices.Sorted(maps.Keys(inc.Evidence)) {
-		if m.n.Change == ChangeResolved && name != "reason" {
-			continue // it speaks of a next attempt, which has been
-		}
-		line(name, strings.ReplaceAll(inc.Evidence[name], "\n", " "))
+	line("Active since", moment(inc.DetectedAt))
+	if m.n.Change == ChangeResolved {
+		line("Over since", moment(m.n.At))
 	}
+	for name, value := range inc.Seen() {
+		line(name, strings.ReplaceAll(readable(value), "\n", " "))
+	}
+	line("Instance", inc.InstanceID)
+	line("Incident, as the log names it", string(inc.Type))
 	return strings.TrimSuffix(b.String(), "\n")
 }
 

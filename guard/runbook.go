@@ -19,11 +19,28 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			steps[0] = "Nothing happens by itself. When the cause is dealt with, press Try now on the admin page, or let the program call Reconnect."
 		}
 	case TypeReconnectLoop:
-		instructions = "Nothing yet: the process restarts by itself, or a standby takes over. Look at the logs if it happens again."
-		steps = []string{
-			"Too many attempts failed in a short time, so the lock was released and the process ended with code 1.",
-			"Check that the platform restarts it.",
-			"If it comes back, compare the reasons in the logs before each restart.",
+		switch f.Heal {
+		case HealExit:
+			instructions = "Nothing yet: the process restarts by itself, or a standby takes over. Look at the logs if it happens again."
+			steps = []string{
+				"Too many attempts failed in a short time, so the lock was released and the process ended with code 1.",
+				"Check that the platform restarts it.",
+				"If it comes back, compare the reasons in the logs before each restart.",
+			}
+		case HealTerm:
+			instructions = "Nothing yet: this instance begins anew by itself, or a standby takes over. Look at the logs if it happens again."
+			steps = []string{
+				"Too many attempts failed in a short time, so the lock was released. The process goes on, and asks for the lock again by itself.",
+				"If it comes back, compare the reasons in the logs before each line \"breaking a reconnect loop\".",
+				"A new term keeps what is wrong in the process itself. If other hosts can connect, restart the program.",
+			}
+		default:
+			instructions = "Nothing yet: the account is begun anew by itself, or a standby takes over. Look at the logs if it happens again."
+			steps = []string{
+				"Too many attempts failed in a short time, so the lock was released. The process ended with code 1, or it goes on and asks for the lock again: the program's settings decide.",
+				"If the process ended, check that the platform restarts it.",
+				"If it comes back, compare the reasons in the logs before each line \"breaking a reconnect loop\".",
+			}
 		}
 	case TypeRestartLoop:
 		means = "WhatsApp ends each new connection with the demand for another one (code 515). Once is normal after pairing; again and again it is not."
@@ -57,7 +74,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 	case TypeTemporaryBan:
 		until := ""
 		if !f.NotBefore.IsZero() {
-			until = ", at " + f.NotBefore.UTC().Format("15:04:05 UTC on 2 January 2006")
+			until = ", at " + moment(f.NotBefore)
 		}
 		instructions = "Wait until the ban is over" + until + ". Do not connect this account from elsewhere."
 		steps = []string{

@@ -77,7 +77,7 @@ max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) >
 - restart_required, again and again: update whatsmeow. Check whether other accounts are treated the same way.
 - lock_lost, holder_lost, handed_over: the lock moves. Check whether an instance crashes, and the network between instances and backend.
 - closed_by_program, requested, redelivery: the program itself ends its connections, or refuses messages again and again.
-- Other reasons: check the network between this host and WhatsApp. Where attempts fail too often the process ends with code 1; check that the platform restarts it.`,
+- Other reasons: check the network between this host and WhatsApp. Where attempts fail too often the process ends with code 1, unless it is set to heal in process; check that the platform restarts it.`,
 	},
 	{
 		name: "WastabilityMute", severity: "critical", wait: time.Minute,

@@ -135,17 +135,9 @@ func lastWrite(st stability.Status) time.Time {
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }
 
-// evidenceNames says in words what the library's own evidence is about.
-var evidenceNames = map[string]string{
-	"reason": "Reason, as the log names it", "code": "Code", "detail": "What was reported", "since": "Since", "found": "Found",
-	"retryCount": "Attempts in this trouble", "nextRetryAt": "Next attempt, as planned then", "notBefore": "No attempt before",
-	"terms": "Times that the lock moved", "rows": "Rows", "messages": "Messages", "instances": "Instances that gave the lock up",
-	"inARow": "Refused in a row", "demands": "Demands for a new connection in a row",
-}
-
 // evidence is a fact in the page's words, and by its clock.
 func (h *Handler) evidence(name, value string, now time.Time) fact {
-	f := fact{Name: cmp.Or(evidenceNames[name], short(name, 40))}
+	f := fact{Name: short(name, 40)}
 	if at, err := time.Parse(time.RFC3339, value); err == nil {
 		f.At = moment{at, now}
 		return f

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"html/template"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,11 +215,11 @@ func (h *Handler) incident(inc guard.Incident, now time.Time) incidentView {
 		ID: linkID(inc.ID), Name: short(inc.Type.Title(), 100), Active: inc.Active, From: moment{inc.DetectedAt, now}, To: moment{inc.ResolvedAt, now},
 		Instructions: short(h.mask(inc.Instructions), 600), Runbook: short(h.mask(inc.Runbook), 3000), InstanceID: short(inc.InstanceID, 100),
 	}
-	for _, k := range slices.Sorted(maps.Keys(inc.Evidence)) {
+	for name, value := range inc.Seen() {
 		if len(i.Evidence) == 8 {
 			break
 		}
-		i.Evidence = append(i.Evidence, h.evidence(k, inc.Evidence[k], now))
+		i.Evidence = append(i.Evidence, h.evidence(name, value, now))
 	}
 	return i
 }

@@ -112,6 +112,10 @@ func (c *Core) Facts(f *guard.Facts, now time.Time, s Sight) bool {
 	}
 	f.Replacements = st.Replacements
 	f.Loop, f.BudgetExhausted = v.Looping, v.Unbroken
+	f.Heal = guard.HealExit
+	if c.cfg.HealInProcess {
+		f.Heal = guard.HealTerm
+	}
 	if d := c.vital.verdict; f.Connected && d.Health == keepalive.Degraded {
 		f.DegradedSince, f.DegradedText = d.Since, d.Text
 	}
