@@ -218,6 +218,7 @@ func FuzzSignedIn(f *testing.F) {
 			}
 		}
 		add(where, byPerson, 0, 0, "POST", "/sign-out", "", "")
+		add(where, byNobody, 0, 0, "PUT", "/sign-in", "", "")
 		add(where, byPerson, 0, 0, "POST", "/sign-in", "account="+url.QueryEscape(injected), "")
 	}
 	f.Fuzz(func(t *testing.T, where, who, csrf, from uint8, method, path, query, do, body, phone, header, said, text string) {
@@ -323,6 +324,8 @@ func FuzzSignedIn(f *testing.F) {
 		if !known {
 			switch {
 			case path == "/health", path == "/ready", w.Code == 307: // which names nobody, or adds a slash
+			case path == "/sign-in" && method != http.MethodPost:
+				require.Equal(t, 405, w.Code)
 			case w.Code == 200 && strings.HasSuffix(path, "/"):
 				require.NotNil(t, parse(t, w.ResponseRecorder).id("sign-in-form"))
 			default:
