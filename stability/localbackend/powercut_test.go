@@ -32,6 +32,20 @@ func hookWrites(db *bbolt.DB, wrap func(real writeAt) writeAt) (undo func()) {
 	return func() { *p = real }
 }
 
+// failWrites lets what bbolt writes at some places happen and fail, as when a
+// page was written and not synced.
+func failWrites(db *bbolt.DB, where func(off int64) bool) (undo func()) {
+	return hookWrites(db, func(real writeAt) writeAt {
+		return func(p []byte, off int64) (int, error) {
+			n, err := real(p, off)
+			if err == nil && where(off) {
+				err = syscall.EIO
+			}
+			return n, err
+		}
+	})
+}
+
 func metaPages() int64 { return 2 * int64(os.Getpagesize()) }
 
 func session(id, v string) authstore.Entry {
@@ -46,15 +60,7 @@ func TestAFailureAtTheVeryEndOfACommitLeavesNoHalfOfIt(t *testing.T) {
 	rec := hold(t, b)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{session("x", "old")}}))
 	f := openFileOf(b)
-	undo := hookWrites(f.db, func(real writeAt) writeAt {
-		return func(p []byte, off int64) (int, error) {
-			n, err := real(p, off)
-			if off < metaPages() {
-				return n, syscall.EIO // as when the page was written, and not synced
-			}
-			return n, err
-		}
-	})
+	undo := failWrites(f.db, func(off int64) bool { return off < metaPages() })
 	require.Error(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{session("x", "new"), session("y", string(make([]byte, 9000)))}}))
 	undo()
 	require.True(t, f.unsettled)
@@ -216,23 +222,12 @@ func TestNothingIsAppendedBehindAnEmptyingOfUnknownOutcome(t *testing.T) {
 	rec := hold(t, b)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, authstore.Batch{Put: []authstore.Entry{session("x", "old")}}))
 	f := openFileOf(b)
-	failing := func(fails func(off int64) bool) (undo func()) {
-		return hookWrites(f.db, func(real writeAt) writeAt {
-			return func(p []byte, off int64) (int, error) {
-				n, err := real(p, off)
-				if err == nil && fails(off) {
-					err = syscall.EIO
-				}
-				return n, err
-			}
-		})
-	}
 	large := authstore.Batch{Put: []authstore.Entry{session("y", string(make([]byte, 9000)))}} // does not go through the log
-	undo := failing(func(off int64) bool { return off < metaPages() })
+	undo := failWrites(f.db, func(off int64) bool { return off < metaPages() })
 	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, large), syscall.EIO)
 	undo()
 	require.True(t, f.unsettled)
-	undo = failing(func(off int64) bool { return off >= metaPages() })
+	undo = failWrites(f.db, func(off int64) bool { return off >= metaPages() })
 	require.ErrorIs(t, b.Auth.Commit(t.Context(), rec.Epoch, large), syscall.EIO)
 	undo()
 	require.False(t, f.unsettled, "the page was settled by the second attempt, and the second commit never came to its own")

@@ -19,6 +19,18 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
+// termsAt are the terms of this process on a path.
+func termsAt(path string) (terms []*term) {
+	here.mu.Lock()
+	defer here.mu.Unlock()
+	for t := range here.terms {
+		if t.path == path {
+			terms = append(terms, t)
+		}
+	}
+	return terms
+}
+
 // A term of this process whose file was closed under it holds nothing.
 func TestHolderOfAClosedFileIsNobody(t *testing.T) {
 	path := newPath(t)
@@ -27,14 +39,7 @@ func TestHolderOfAClosedFileIsNobody(t *testing.T) {
 	_, granted, err := b.Lock.Acquire(t.Context(), "one", "n", time.Hour)
 	require.NoError(t, err)
 	require.True(t, granted)
-	here.mu.Lock()
-	var one *term
-	for t := range here.terms {
-		if t.path == path {
-			one = t
-		}
-	}
-	here.mu.Unlock()
+	one := termsAt(path)[0]
 	require.NoError(t, unflock(one.f))
 	require.NoError(t, one.f.Close())
 	defer one.delist()
@@ -192,16 +197,7 @@ func requireOneFile(t *testing.T, path string) {
 // However a term ends, this process forgets it.
 func TestEndedTermsAreForgotten(t *testing.T) {
 	path := newPath(t)
-	listed := func() (n int) {
-		here.mu.Lock()
-		defer here.mu.Unlock()
-		for t := range here.terms {
-			if t.path == path {
-				n++
-			}
-		}
-		return n
-	}
+	listed := func() int { return len(termsAt(path)) }
 	b := openAt(t, path)
 	for range 3 {
 		rec := hold(t, b)

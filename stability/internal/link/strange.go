@@ -2,11 +2,11 @@ package link
 
 import "go.mau.fi/whatsmeow/socket"
 
-// A Link knows the form in which the server's hello comes. In another form
-// an attempt fails though the server answers: the hello
-// is held back for ever, or handed over in part. The next attempt is then a
-// trial that lets everything pass. If the trial gets further, and what came was
-// indeed of another form, all later attempts do the same.
+// A Link knows the form in which the server's hello comes. In another form an
+// attempt fails though the server answers: the hello is held back for ever, or
+// handed over in part. The next attempt is then a trial that lets everything
+// pass. If the trial gets further, and the hello was indeed of another form, all
+// later attempts do the same.
 const (
 	framesKnown   = iota // as far as was seen
 	framesTried          // the next attempt, or the present one, is a trial

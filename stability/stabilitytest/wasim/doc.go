@@ -11,8 +11,8 @@
 //	client.SetPreLoginHTTPClient(http)
 //	client.SetMediaHTTPClient(http)
 //
-// or, with this library, stability.WithTransport(s.Transport()). The
-// service answers for every host that is dialed, with a certificate that the transport
+// or, with this library, stability.WithTransport(s.Transport()). The service
+// answers for every host that is dialed, with a certificate that the transport
 // trusts. Without more, connections are in memory, and the service can live in
 // a testing/synctest bubble; Listen puts it on a loopback TCP port instead.
 //
