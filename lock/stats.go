@@ -18,13 +18,16 @@ type Stats struct {
 	LastError    error     // of the last failed call; nil after a successful one
 	Seen         Record    // the record as last seen, ours or another's
 	SeenAt       time.Time // when Seen was found to have changed
+	LookedAt     time.Time // when the store last told the record, changed or not
+	SeenOver     bool      // Seen names a holder whose lease has run out since, by the local clock: it may be gone
 }
 
 // Stats tells the state of the Lease. No I/O.
 func (l *Lease) Stats() Stats {
 	l.mu.Lock()
 	s, t := l.stats, l.cur
-	s.Seen, s.SeenAt = l.seen.rec, l.seen.at
+	s.Seen, s.SeenAt, s.LookedAt = l.seen.rec, l.seen.at, l.seen.looked
+	s.SeenOver = l.seen.over(time.Now(), l.cfg.lease)
 	l.mu.Unlock()
 	s.Holder, s.Lease, s.Refresh, s.Margin = l.holder, l.cfg.lease, l.cfg.refresh, l.cfg.margin
 	if t != nil {
@@ -55,11 +58,12 @@ func (l *Lease) noteOK() {
 	l.mu.Unlock()
 }
 
-// sighting is the record as last seen, and when it last changed, by the local
-// monotonic clock.
+// sighting is the record as last seen, when it last changed, and when it was
+// last looked at, by the local monotonic clock.
 type sighting struct {
 	rec     Record
 	at      time.Time
+	looked  time.Time
 	changed bool // it changed while we looked on: its holder was alive at that time
 }
 
@@ -70,9 +74,10 @@ func (l *Lease) observe(rec Record) {
 	old := l.seen.rec
 	if !l.seen.at.IsZero() && old.Epoch == rec.Epoch && old.Holder == rec.Holder &&
 		old.RenewedAt.Equal(rec.RenewedAt) && old.LeaseUntil.Equal(rec.LeaseUntil) {
+		l.seen.looked = now
 		return
 	}
-	l.seen = sighting{rec: rec, at: now, changed: !l.seen.at.IsZero()}
+	l.seen = sighting{rec: rec, at: now, looked: now, changed: !l.seen.at.IsZero()}
 }
 
 // leaseLeft is how long the seen lease lasts at most, if nobody renews it.
@@ -84,6 +89,18 @@ func (s *sighting) leaseLeft(now time.Time, def time.Duration) time.Duration {
 		def = s.rec.Lease
 	}
 	return def - now.Sub(s.at)
+}
+
+// over reports whether the seen lease has run out. Where the store names no lease
+// (a file's lock ends with its process) an answer counts for as long as one of ours.
+func (s *sighting) over(now time.Time, def time.Duration) bool {
+	switch {
+	case s.rec.Holder == "":
+		return false
+	case s.rec.Lease > 0:
+		return now.Sub(s.at) >= s.rec.Lease
+	}
+	return now.Sub(s.looked) >= def
 }
 
 func (l *Lease) renewed(sent time.Time) {

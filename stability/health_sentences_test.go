@@ -103,6 +103,66 @@ func TestHolderOfThisProcessIsNamedAsOne(t *testing.T) {
 	})
 }
 
+// A host by hand that asked once, and asks no more, knows the holder of that
+// moment only.
+func TestHolderOfAnOldAnswerIsNotSaidToHold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithInstanceID("first")).run().pair()
+		b := w.named("b", stability.WithInstanceID("second"))
+		ask := func() {
+			ok, err := b.m.TryActivate(t.Context())
+			require.NoError(t, err)
+			require.False(t, ok)
+		}
+		ask()
+		asked := time.Now()
+		rec, err := w.look().Lock.Load(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, b.status().Summary, "first) holds the lock")
+		a.wire.hang(anyCall) // as a process that was killed
+		w.sim.Partition("a")
+		a.reached(1, stability.EventDeactivated)
+		for ; time.Since(asked) < 3*time.Minute; time.Sleep(time.Second) {
+			st := b.status()
+			if says := "first holds the lock"; time.Since(asked) >= rec.Lease {
+				require.True(t, st.LockMayBeFree)
+				require.NotContains(t, st.Summary, says)
+				require.Contains(t, st.Summary, "first held the lock when this instance last asked")
+			} else {
+				require.False(t, st.LockMayBeFree)
+				require.Contains(t, st.Summary, says)
+			}
+		}
+		a.wire.heal()
+		a.kill()
+		w.close()
+	})
+}
+
+// The lock is asked for again under Run, so the newest answer counts. By hand an
+// answer counts for as long as the lease that it names.
+func TestHolderOfANewAnswerIsSaidToHold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance().run().pair()
+		b, c := w.instance().run(), w.instance()
+		for range 10 {
+			ok, err := c.m.TryActivate(t.Context())
+			require.NoError(t, err)
+			require.False(t, ok)
+			time.Sleep(80 * time.Second)
+			for _, i := range []*instance{b, c} {
+				require.False(t, i.status().LockMayBeFree)
+				require.Contains(t, i.status().Summary, "holds the lock")
+			}
+		}
+		c.stop()
+		b.stop()
+		a.stop()
+	})
+}
+
 // A store that is away keeps the end of a connection from being saved. The Manager
 // that saw it knows it nevertheless.
 func TestOwnEndIsKnownAlsoUnsaved(t *testing.T) {

@@ -60,6 +60,8 @@ type Status struct {
 	LockHolder            string
 	LockHolderHere        bool // the holder is another Manager of this very process
 	LockLeaseUntil        time.Time
+	LockSeenAt            time.Time // when this instance last asked who holds the lock; zero while it holds it itself
+	LockMayBeFree         bool      // the lease that was seen then has run out by this instance's clock
 	LeaseEpoch            int64
 	TrustedUntil          time.Time // this instance's own term; zero without one
 	InstanceID            string
@@ -121,7 +123,7 @@ func (m *Manager) Status() Status {
 		}
 		r := t.hold.Record()
 		st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch, st.InstanceID = r.Holder, r.LeaseUntil, r.Epoch, r.Holder
-		st.LockHolderHere = false
+		st.LockHolderHere, st.LockMayBeFree, st.LockSeenAt = false, false, time.Time{}
 		st.TrustedUntil = t.hold.TrustedUntil()
 		st.Parked = v.Parked
 		if v.Device != core.Unread && !v.Ending { // else the store would have to look
@@ -164,7 +166,8 @@ func (m *Manager) lockStatus(st *Status) {
 	st.LeaseEpoch = stats.Seen.Epoch
 	if stats.Seen.Holder != stats.Holder { // its own it has given back; else it is a term's, below
 		st.LockHolder, st.LockLeaseUntil = stats.Seen.Holder, stats.Seen.LeaseUntil
-		st.LockHolderHere = heldHere(stats.Seen)
+		st.LockHolderHere, st.LockSeenAt = heldHere(stats.Seen), stats.LookedAt
+		st.LockMayBeFree = stats.SeenOver && !st.LockHolderHere
 	}
 }
 
@@ -214,6 +217,12 @@ func (st Status) summary() string {
 		return "Released:" + st.yieldText(ago) + " Another one can connect meanwhile. It asks for the lock again in " + keepalive.Span(st.AsksAgainAt.Sub(st.At)) + "."
 	case st.Mode == ModePassive && st.StoreUnavailable != nil:
 		return "The backend does not answer, so nobody knows who holds the lock. It is asked again until it does. The error: " + st.StoreUnavailable.Error() + "."
+	case st.Mode == ModePassive && st.LockMayBeFree:
+		next := " This instance takes it only when the program asks for it."
+		if st.Running {
+			next = " This instance asks again."
+		}
+		return "Not active: " + st.LockHolder + " held the lock when this instance last asked, " + ago(st.LockSeenAt) + " ago, and may have given it up since." + next + st.yieldText(ago)
 	case st.Mode == ModePassive && st.LockHolder != "":
 		who, does := st.LockHolder, " holds the lock. This instance takes over when it is released or expires."
 		if !st.Running {

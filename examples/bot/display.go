@@ -98,7 +98,7 @@ func (s *display) status(st stability.Status) string {
 	switch {
 	case st.StoreUnavailable != nil:
 		state, since, c = "store out of reach", st.StoreUnavailableSince, red
-	case st.Mode != stability.ModeActive && st.LockHolder != "" && st.LockHolder != st.InstanceID:
+	case st.Mode != stability.ModeActive && st.LockHolder != "" && st.LockHolder != st.InstanceID && !st.LockMayBeFree:
 		state = "stands by, " + st.LockHolder + " is active,"
 	case st.Mode != stability.ModeActive:
 	case st.WA == reconnect.StatusConnected && st.Probes.Health == keepalive.Mute:

@@ -59,7 +59,9 @@
 // {success, timestamp, summary, wa, state, config, heartbeats, probes}. Every
 // field is always there, null where there is no value. Times are RFC 3339, UTC,
 // with milliseconds; durations are numbers whose names end in Ms;
-// wa.lockLeaseUntil is in milliseconds of the Unix epoch. Values that only the
+// wa.lockLeaseUntil is in milliseconds of the Unix epoch. wa.lockMayBeFree is true
+// where wa.lockHolder held the lock at wa.lockSeenAt, its lease has run out
+// since, and nobody here has asked again. Values that only the
 // holder of the lock knows (state, retries, keys) are null in standby. wa.authSizes has
 // the sizes of what grows with traffic; null where nobody has counted yet.
 //

@@ -72,6 +72,9 @@ func (v *view) facts(h *Handler, st stability.Status, doc statusDoc) {
 		add("Holder of the lock", "nobody that is known here")
 	case st.LockHolder == st.InstanceID:
 		add("Holder of the lock", st.LockHolder+" (this instance)")
+	case st.LockMayBeFree:
+		add("Holder of the lock, when last asked", st.LockHolder)
+		at("When that was", st.LockSeenAt)
 	default:
 		add("Holder of the lock", st.LockHolder)
 	}

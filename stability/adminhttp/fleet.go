@@ -220,7 +220,10 @@ func (f *Fleet) overview(w http.ResponseWriter, r *http.Request, c *caller) {
 		st := h.m.Status()
 		line := accountLine{
 			headline: headlineOf(st), Name: short(h.mask(h.name), 100), Path: "./~" + url.PathEscape(h.name) + "/",
-			Since: moment{explain(st).since, st.At}, Holder: short(h.mask(st.LockHolder), 60),
+			Since: moment{explain(st).since, st.At},
+		}
+		if !st.LockMayBeFree {
+			line.Holder = short(h.mask(st.LockHolder), 60)
 		}
 		if st.NextRetryAt.After(st.At) {
 			line.Next = moment{st.NextRetryAt, st.At}

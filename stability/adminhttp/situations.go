@@ -57,6 +57,19 @@ var whileStandingBy = []situation{
 				do:   bringBack(a.Status),
 			}
 		}},
+	{headline{"lock_may_be_free", warn, "Not active", "This instance does not look after the account, and has not asked lately whether another one does."},
+		func(st stability.Status) bool { return passive(st) && st.LockMayBeFree },
+		func(a about) explanation {
+			x := explanation{
+				since: a.ModeSince, why: "Another instance held the lock when this one last asked, at " + clock(a.LockSeenAt) + ". It may still hold it, and renew its lease; or it may be gone.",
+				next: "The lock is taken as soon as the program asks for it (it calls Run, Activate or TryActivate) and it is free.",
+				do:   "Look whether another instance is active. If none is, look at this program's log for what it waits for, and tell its developers.",
+			}
+			if a.Running {
+				x.next, x.do = "The lock is asked for again, and taken when it is free.", "If this lasts, look at the program's log for what the backend answers."
+			}
+			return x
+		}},
 	{headline{"standby", calm, "Standby", "Another instance looks after the account."},
 		func(st stability.Status) bool {
 			return passive(st) && st.LockHolder != "" && st.LockHolder != st.InstanceID

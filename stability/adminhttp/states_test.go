@@ -68,6 +68,16 @@ var states = []struct {
 		p.run()
 		time.Sleep(time.Minute + off)
 	}, nil},
+	{"standby_not_asked", false, func(p *place) {
+		other := &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory, open: p.open}
+		other.make(stability.WithInstanceID("wa-2"))
+		other.run().pair()
+		ok, err := p.m.TryActivate(p.t.Context())
+		require.NoError(p.t, err)
+		require.False(p.t, ok)
+		other.stop()
+		time.Sleep(5*time.Minute + off)
+	}, nil},
 	{"backoff_lasting", false, func(p *place) {
 		p.run().pair()
 		time.Sleep(2 * time.Minute)
@@ -349,7 +359,7 @@ func atNoon(t *testing.T, body []byte) []byte {
 
 // volatile fields depend on random intervals: they get a value that could be.
 var volatile = map[string]string{
-	"lastReadAt": "-5s", "lastProbeAt": "-20s", "lastRenewalAt": "-10s", "trustedUntil": "70s", "lockLeaseUntil": "80s", "lastEventAt": "-40s",
+	"lockSeenAt": "-5s", "lastReadAt": "-5s", "lastProbeAt": "-20s", "lastRenewalAt": "-10s", "trustedUntil": "70s", "lockLeaseUntil": "80s", "lastEventAt": "-40s",
 	"waModeSince": "-150s", "countedSince": "-150s", "timeSinceLastEventMs": "40000", "lastAuthWriteAt": "-50s", "updatedAt": "0s", "authKeyCount": "840", "bytes": "960", "handlerAgeMs": "210000", "handledPerSecond": "0",
 }
 

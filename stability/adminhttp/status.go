@@ -102,6 +102,8 @@ type waDoc struct {
 	InstanceID            *string `json:"instanceId"`
 	LockHolder            *string `json:"lockHolder"`
 	LockLeaseUntil        *int64  `json:"lockLeaseUntil"`
+	LockSeenAt            stamp   `json:"lockSeenAt"`
+	LockMayBeFree         bool    `json:"lockMayBeFree"`
 	LeaseEpoch            *int64  `json:"leaseEpoch"`
 	StoreUnavailable      *string `json:"storeUnavailable"`
 	StoreUnavailableSince stamp   `json:"storeUnavailableSince"`
@@ -267,6 +269,8 @@ func (h *Handler) document(st stability.Status) statusDoc {
 			WaitsForOperator: st.Parked || st.QRAvailable,
 			AuthStore:        st.AuthStore, InstanceID: filled(st.InstanceID), LockHolder: filled(st.LockHolder), LeaseEpoch: filled(st.LeaseEpoch),
 			LockLeaseUntil:        value(st.LockLeaseUntil.UnixMilli(), !st.LockLeaseUntil.IsZero()),
+			LockSeenAt:            stamp(st.LockSeenAt),
+			LockMayBeFree:         st.LockMayBeFree,
 			StoreUnavailable:      h.errorText(st.StoreUnavailable),
 			StoreUnavailableSince: stamp(st.StoreUnavailableSince),
 			LastEventAt:           stamp(st.LastEventAt), LastMessageAt: stamp(st.LastMessageAt),
