@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,9 +20,13 @@ type config struct {
 	onIncident     []func(Incident)
 	log            *slog.Logger
 
-	background tasks
-	writes     unsettledWrites
+	background  tasks
+	writes      unsettledWrites
+	secretTurns atomic.Int64
 }
+
+// nextSecretTurn is 0, and then one more for each call.
+func (c *config) nextSecretTurn() int64 { return c.secretTurns.Add(1) - 1 }
 
 // WithCallTimeout bounds every single call of the KV. Default 10 s. The
 // contexts that whatsmeow gives have no deadline.

@@ -163,7 +163,7 @@ func (s *deviceStore) resetLocked(gen string) {
 	s.keys = senderKeys{absent: make(map[string]struct{}), changes: s.keys.changes + 1}
 	clear(s.migrated)
 	clear(s.checked)
-	clear(s.secrets)
+	s.secrets = newWrittenSecrets(s.cfg.nextSecretTurn())
 	clear(s.loaded)
 	clear(s.torn)
 	s.seenRow = ""

@@ -17,6 +17,38 @@ import (
 // are written with every message, so writing reads nothing: the id of the term
 // is part of the row's id, and the oldest row of a message counts. That is how
 // the first write wins without a look at what is there.
+//
+// A message often comes with its secret twice, so the last ones written are
+// remembered, in two halves: when the younger one is full, it becomes the older
+// one, and that one is forgotten. A forgotten secret that comes again gets a row
+// of its own: the row's id also counts the halves and the devices of the term.
+
+// knownSecrets is how many secrets a half remembers.
+const knownSecrets = 1 << 14
+
+// writtenSecrets are the message secrets that this device wrote last.
+type writtenSecrets struct {
+	younger, older map[[16]byte]struct{}
+	turn           int64 // tells rows of one term apart: a later one has a higher number
+}
+
+func newWrittenSecrets(turn int64) writtenSecrets {
+	return writtenSecrets{younger: make(map[[16]byte]struct{}), turn: turn}
+}
+
+func (w *writtenSecrets) has(key [16]byte) bool {
+	_, younger := w.younger[key]
+	_, older := w.older[key]
+	return younger || older
+}
+
+// add remembers key; nextTurn is called when others are forgotten for it.
+func (w *writtenSecrets) add(key [16]byte, nextTurn func() int64) {
+	if len(w.younger) >= knownSecrets {
+		*w = writtenSecrets{younger: make(map[[16]byte]struct{}), older: w.younger, turn: nextTurn()}
+	}
+	w.younger[key] = struct{}{}
+}
 
 func shortHash(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
@@ -42,17 +74,18 @@ func (s *deviceStore) PutMessageSecrets(ctx context.Context, inserts []store.Mes
 		for _, in := range inserts {
 			chat, sender, id := in.Chat.ToNonAD().String(), in.Sender.ToNonAD().String(), string(in.ID)
 			key := secretKey(chat, sender, id)
-			if s.hasSecret(key, inTxn) {
+			known, turn := s.hasSecret(key, inTxn)
+			if known {
 				continue
 			}
-			rowID := secretPrefix(in.ID) + shortHash(chat, sender) + "/" + epochID(s.gate.fence.Epoch())
+			rowID := secretPrefix(in.ID) + shortHash(chat, sender) + "/" + epochID(s.gate.fence.Epoch()) + turnID(turn)
 			if inTxn {
 				// May yet be rolled back, so it is not noted in secrets.
 				if _, ok := get(tSecret, rowID); ok {
 					continue
 				}
 			} else {
-				s.secrets[key] = struct{}{}
+				s.secrets.add(key, s.cfg.nextSecretTurn)
 			}
 			value := appendBytes(appendBytes(appendBytes(appendBytes(nil, []byte(chat)), []byte(sender)), []byte(id)), in.Secret)
 			value = binary.AppendVarint(value, now)
@@ -63,19 +96,27 @@ func (s *deviceStore) PutMessageSecrets(ctx context.Context, inserts []store.Mes
 }
 
 // hasSecret is called with mu held, except in a transaction.
-func (s *deviceStore) hasSecret(key [16]byte, inTxn bool) bool {
+func (s *deviceStore) hasSecret(key [16]byte, inTxn bool) (known bool, turn int64) {
 	if inTxn {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 	}
-	_, ok := s.secrets[key]
-	return ok
+	known, turn = s.secrets.has(key), s.secrets.turn
+	return known, turn
 }
 
 // epochID sorts like the epoch.
 func epochID(epoch int64) string {
 	id := strconv.FormatInt(epoch, 16)
 	return strings.Repeat("0", max(16-len(id), 0)) + id
+}
+
+// turnID sorts like the turn, behind the id of its epoch.
+func turnID(turn int64) string {
+	if turn == 0 {
+		return ""
+	}
+	return "." + epochID(turn)
 }
 
 // GetMessageSecret looks under the chat and the sender and their other names,

@@ -120,3 +120,56 @@ func TestSecretThatMovesWhileItIsReadIsFound(t *testing.T) {
 	require.Equal(t, []byte{2, 7}, secret)
 	require.False(t, moving(t, kv))
 }
+
+// A term may last for months. The secrets that it remembers have a bound, and
+// the first secret of a message counts beyond it.
+func TestRememberedSecretsHaveABound(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	first := func() {
+		t.Helper()
+		secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), "ID")
+		require.NoError(t, err)
+		require.Equal(t, "first", string(secret))
+	}
+	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), "ID", []byte("first")))
+	const n = 3 * knownSecrets
+	require.NoError(t, d.MsgSecrets.PutMessageSecrets(bg, secrets(0, n)))
+	s := storeOf(d)
+	s.mu.Lock()
+	remembered := len(s.secrets.younger) + len(s.secrets.older)
+	s.mu.Unlock()
+	require.LessOrEqual(t, remembered, 2*knownSecrets)
+	require.NoError(t, s.flush("test"))
+	require.NoError(t, d.MsgSecrets.PutMessageSecrets(bg, secrets(n-knownSecrets, n)))
+	require.NoError(t, s.flush("test"))
+	require.Equal(t, n+1, kv.count("secret"), "the last ones cost nothing again")
+
+	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), "ID", []byte("later")))
+	first()
+	require.NoError(t, s.flush("test"))
+	first()
+	_, d, _ = reopen(t, kv, c)
+	first()
+}
+
+// A term may have several devices, one after the other. The first secret of a
+// message counts whichever of them was given it.
+func TestFirstSecretCountsAcrossDevicesOfATerm(t *testing.T) {
+	kv := newMapKV()
+	c, d, f := open(t, kv)
+	for i := range 20 { // numbers of one digit and of two
+		id := types.MessageID(fmt.Sprint(i))
+		require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), id, []byte("first")))
+		for range 2 {
+			var err error
+			d, err = c.Device(bg, f)
+			require.NoError(t, err)
+			require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), id, []byte("later")))
+			require.NoError(t, storeOf(d).flush("test"))
+			secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(1), testJID(2), id)
+			require.NoError(t, err)
+			require.Equal(t, "first", string(secret))
+		}
+	}
+}

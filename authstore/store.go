@@ -44,7 +44,7 @@ type deviceStore struct {
 	lastWrite   time.Time
 	migrated    map[string]struct{}        // PN users whose sessions have moved
 	checked     map[string]struct{}        // addresses whose session is known to parse
-	secrets     map[[16]byte]struct{}      // message secrets written in this term
+	secrets     writtenSecrets             // message secrets written in this term
 	staged      map[string]*stagedAppState // by collection
 	loaded      map[string]struct{}        // collections whose MACs are in memory
 	torn        map[string]struct{}        // collections that are kept without a version: see refused.go
@@ -71,7 +71,7 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
 		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), late: make(map[logicalID]struct{}), asides: make(map[Key][]Entry),
-		migrated: make(map[string]struct{}), checked: make(map[string]struct{}), secrets: make(map[[16]byte]struct{}),
+		migrated: make(map[string]struct{}), checked: make(map[string]struct{}), secrets: newWrittenSecrets(c.cfg.nextSecretTurn()),
 		staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{}),
 	}
 	s.doubtful = make(map[tableID]map[Key]struct{})
