@@ -274,7 +274,6 @@ func (i *instance) history(kinds ...stability.EventKind) []stability.Event {
 	return out
 }
 
-// await waits in small steps until cond holds.
 // someUnderRace leaves out two rows in three of a long table while the race
 // detector is on, others each day. Without it every row runs.
 func someUnderRace(t *testing.T) {
@@ -287,6 +286,7 @@ func someUnderRace(t *testing.T) {
 	}
 }
 
+// await waits in small steps until cond holds.
 func (w *world) await(what string, cond func() bool) {
 	w.t.Helper()
 	start, step := time.Now(), 10*time.Millisecond

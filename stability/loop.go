@@ -128,6 +128,9 @@ func (t *term) carryOut(f core.Effect) {
 		}
 	case core.ForgetDevice:
 		t.device, t.own = nil, noAddress
+		if t.core.Device() == core.Gone {
+			t.wg.Go(t.setAside)
+		}
 	case core.RetireClient:
 		if a != nil && a.number == f.Client {
 			a.refuse.Store(true)

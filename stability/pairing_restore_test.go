@@ -97,12 +97,16 @@ func TestAPairingThatFailsHalfwayLeavesTheEarlierDeviceRestorable(t *testing.T) 
 	}
 }
 
-// refuseOne answers the first commit as a backend does that will never take it,
-// and no other. The store makes it twice: with what waits beside it, and alone.
-func refuseOne() func(string) error {
+// refuseOne refuses one commit for good. The store makes it twice: with what
+// waits beside it, and alone.
+func refuseOne() func(string) error { return refuseFirst(2) }
+
+// refuseFirst answers the first commits as a backend does that will never take
+// them, and no others.
+func refuseFirst(n int) func(string) error {
 	refused := 0
 	return func(call string) error {
-		if call != "commit" || refused == 2 {
+		if call != "commit" || refused == n {
 			return nil
 		}
 		refused++

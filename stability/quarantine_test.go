@@ -1,6 +1,9 @@
 package stability_test
 
 import (
+	"context"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,4 +68,70 @@ func TestAWrongKeyIsToldAtOnce(t *testing.T) {
 		require.NoError(t, b.m.Close(t.Context()))
 		w.close()
 	})
+}
+
+// A session that the service ended is set aside soon, also when whatsmeow's own
+// deletion of it is cut short or the store is down, and when nobody asks for
+// another phone; then a code is offered at once to who does.
+func TestAnEndedSessionIsSetAsideWhateverTheStoreDoes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		at   func(*wire)
+		then func(*wire)
+	}{
+		{"fast", func(*wire) {}, func(*wire) {}},
+		{"slow", func(w *wire) { w.slow(4 * time.Second) }, func(w *wire) { w.slow(0) }},
+		{"too slow for two minutes", func(w *wire) { w.slow(12 * time.Second) }, func(w *wire) { time.Sleep(2 * time.Minute); w.slow(0) }},
+		{"down for a moment", func(w *wire) { w.fail(func(string) bool { return true }) }, func(w *wire) { time.Sleep(5 * time.Second); w.heal() }},
+		{"down for half a minute", func(w *wire) { w.fail(func(string) bool { return true }) }, func(w *wire) { time.Sleep(28 * time.Second); w.heal() }},
+		{"refuses one write", func(w *wire) { w.set(refuseFirst(2)) }, func(*wire) {}},
+		{"refuses some writes", func(w *wire) { w.set(refuseFirst(8)) }, func(*wire) {}},
+		{"down for an hour", func(w *wire) { w.fail(func(string) bool { return true }) }, func(w *wire) { time.Sleep(time.Hour); w.heal() }},
+	} {
+		for _, atLogin := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,login=%v", c.name, atLogin), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					w := newWorld(t)
+					a := w.named("a", stability.WithPairingOnRequest()).run()
+					_, err := a.m.WaitQR(t.Context())
+					require.NoError(t, err)
+					a.pair()
+					jid := w.device().JID()
+					time.Sleep(2 * time.Minute)
+					a.forget()
+					if atLogin {
+						var once sync.Once
+						a.mu.Lock()
+						a.onChange = func(e stability.Event) {
+							if e.Kind == stability.EventConnecting {
+								once.Do(func() { c.at(a.wire) })
+							}
+						}
+						a.mu.Unlock()
+						w.sim.Fault(wasim.Failure(401)).For(w.account.JID()).Always().OnNextLogin()
+						w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+					} else {
+						c.at(a.wire)
+						w.sim.Fault(wasim.DeviceRemoved()).For(w.account.JID()).Now()
+					}
+					a.reached(1, stability.EventNeedsPairing)
+					c.then(a.wire)
+					time.Sleep(3 * time.Minute)
+					require.True(t, a.status().Parked, a.status().Summary)
+					q, err := a.m.Quarantine(t.Context())
+					require.NoError(t, err)
+					require.NotNil(t, q.Device, "nothing is set aside")
+					require.Equal(t, jid, q.Device.JID)
+					require.Equal(t, string(reconnect.ReasonLoggedOut), q.Device.Reason)
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					defer cancel()
+					_, err = a.m.WaitQR(ctx)
+					require.NoError(t, err)
+					a.stop()
+					w.close()
+				})
+			})
+		}
+	}
 }

@@ -218,15 +218,64 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 func (t *term) load(ctx context.Context) (*store.Device, error) {
 	t.m.mu.Lock()
 	gone := t.core.Device() == core.Gone
+	reason := t.core.State().LastDisconnectReason
 	t.m.mu.Unlock()
 	d, err := t.m.store.Device(ctx, fence{t})
 	if err != nil || !gone || d.ID == nil {
 		return d, err
 	}
+	t.m.store.SetDeleteReason(string(reason))
 	if err := d.Delete(ctx); err != nil {
 		return nil, fmt.Errorf("set the logged-out device aside: %w", err)
 	}
 	return t.m.store.Device(ctx, fence{t})
+}
+
+// setAside makes sure that a device which the service has ended is set aside,
+// though nobody may ask for another. It waits for the very end of the device's
+// connection: until then whatsmeow may be at it.
+func (t *term) setAside() {
+	err := t.m.waitFor(t.patience, func() (bool, error) {
+		number, _, _ := t.core.Conn()
+		return number == 0 || t.core.Over() || t.core.Device() != core.Gone, nil
+	})
+	if err != nil {
+		return
+	}
+	pause := t.m.retryPause()
+	for told := false; ; told = true {
+		err := t.setAsideNow()
+		if err == nil || t.patience.Err() != nil {
+			return
+		}
+		if !told {
+			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet", "error", err)
+		}
+		if !sleep(t.patience, pause()) {
+			return
+		}
+	}
+}
+
+func (t *term) setAsideNow() error {
+	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
+	defer cancel()
+	select {
+	case t.loading <- struct{}{}: // nobody gets a device meanwhile
+		defer func() { <-t.loading }()
+	case <-ctx.Done():
+		return fmt.Errorf("stability: set the logged-out device aside: %w", context.Cause(ctx))
+	}
+	t.m.mu.Lock()
+	gone := t.core.Device() == core.Gone && !t.core.Ending()
+	t.m.mu.Unlock()
+	if !gone {
+		return nil
+	}
+	if _, err := t.load(ctx); err != nil {
+		return fmt.Errorf("stability: %w", err)
+	}
+	return nil
 }
 
 // container learns of the deletion of a device, by whomever: whatsmeow deletes

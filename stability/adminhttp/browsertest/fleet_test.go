@@ -147,10 +147,6 @@ func TestSetAsideIsShownAndRestored(t *testing.T) {
 	b.press("Restore it")
 	b.awaitText("The session that was set aside is the account's again.")
 	// The phone has really removed it: it logs in, hears so, and is set aside again.
-	p.await(func(stability.Status) bool {
-		q, err := p.m.Quarantine(t.Context())
-		require.NoError(t, err)
-		return q.Device != nil && q.Device.At.After(removed)
-	})
+	p.awaitSetAside(removed)
 	b.calm()
 }

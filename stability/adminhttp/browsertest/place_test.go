@@ -163,6 +163,18 @@ func (p *place) logOut() {
 	p.t.Helper()
 	p.sim.Fault(wasim.DeviceRemoved()).For(p.account.JID()).Now()
 	p.await(func(st stability.Status) bool { return st.Parked })
+	p.awaitSetAside(time.Time{})
+}
+
+// awaitSetAside waits until a session deleted after this moment is set aside:
+// whatsmeow tells of the end of a session while it still deletes it.
+func (p *place) awaitSetAside(after time.Time) {
+	p.t.Helper()
+	p.await(func(stability.Status) bool {
+		q, err := p.m.Quarantine(p.t.Context())
+		require.NoError(p.t, err)
+		return q.Device != nil && q.Device.At.After(after)
+	})
 }
 
 // damage writes an encryption state with this peer that nobody can read.
