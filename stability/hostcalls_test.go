@@ -433,6 +433,11 @@ func TestHostProgramsOfBeforeStayHarmless(t *testing.T) {
 			{0, "goroutine", "SetProxy"},
 			{0, "goroutine", "InitialAutoReconnect = true; Disconnect; Connect"},
 		},
+		"a connection past the dialer that nobody hears of, of a client that is given up": {
+			{0, "setup", "RemoveEventHandlers; AddEventHandler"},
+			{0, "setup", "SetWebsocketHTTPClient; Disconnect; Connect"},
+			{0, "setup", "Logout; Connect"},
+		},
 		"a connection past the dialer, and another one": {
 			{50000000, "goroutine", "SetWebsocketHTTPClient; Disconnect; Connect"},
 			{1000000000, "goroutine", "RemoveEventHandlers; AddEventHandler"},

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"errors"
 
 	"go.mau.fi/whatsmeow"
@@ -62,6 +63,28 @@ func (l *Link) lookOnceMore() {
 	l.mu.Unlock()
 	if again && l.bypassed() && !errors.Is(l.lookAtSocket(), whatsmeow.ErrNotConnected) {
 		l.lookForForeign()
+	}
+}
+
+// Abandon ends what a client that is given up has open past our dialer and
+// nobody has seen, because the host removed our event handler: the account has
+// another client next, and each would end the other's connection. An attempt
+// that is on its way, or a Disconnect, may hold the client's locks for longer
+// than ctx: it is ended behind that all the same.
+func (l *Link) Abandon(ctx context.Context) {
+	if !l.bypassed() {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !errors.Is(l.lookAtSocket(), whatsmeow.ErrNotConnected) {
+			l.client.Disconnect()
+		}
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 
