@@ -24,6 +24,16 @@ func (r *report) begin(id, title string) {
 	fmt.Fprintf(r.out, "\n%s  %s\n", id, title)
 }
 
+// add appends what another report holds, and prints it. That report wrote into a
+// buffer.
+func (r *report) add(one *report) {
+	fmt.Fprint(r.out, one.out)
+	r.parts = append(r.parts, one.parts...)
+	r.passed += one.passed
+	r.failed += one.failed
+	r.broken = append(r.broken, one.broken...)
+}
+
 // check notes one result. detail says what was seen; it is shown when it helps.
 func (r *report) check(what string, ok bool, detail string) bool {
 	mark, now := "✅", r.parts[len(r.parts)-1]

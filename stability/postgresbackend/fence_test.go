@@ -290,6 +290,7 @@ func TestTermThatIsOverWritesAndDeletesNothing(t *testing.T) {
 }
 
 func TestCommitsAreDurableWhateverTheServersSetting(t *testing.T) {
+	t.Parallel()
 	s := postgrestest.NeedOwn(t, postgrestest.WithSetting("synchronous_commit", "off"), postgrestest.WithSetting("wal_writer_delay", "10s"))
 	db := openedOn(t, s.DSN())
 	b := backend(t, db, anyAccount())
@@ -313,6 +314,7 @@ func TestCommitsAreDurableWhateverTheServersSetting(t *testing.T) {
 // Writers of many accounts commit while the server is killed, again and again.
 // Whatever was acknowledged is there.
 func TestAKilledServerLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	s := postgrestest.NeedOwn(t)
 	db := openedOn(t, s.DSN(), WithTimeout(2*time.Second))
 	const writers = 4
@@ -370,6 +372,7 @@ func TestAKilledServerLosesNothingAcknowledged(t *testing.T) {
 
 // Connections are terminated at random under traffic.
 func TestTerminatedConnectionsLoseNothing(t *testing.T) {
+	t.Parallel()
 	db := opened(t)
 	b := backend(t, db, anyAccount())
 	rec := hold(t, b, "one")
@@ -415,6 +418,7 @@ func TestTerminatedConnectionsLoseNothing(t *testing.T) {
 // Contenders on a network that loses requests and replies: the history is that
 // of one lock.
 func TestContendersOnABadNetworkAreLinearizable(t *testing.T) {
+	t.Parallel()
 	const lease = 400 * time.Millisecond
 	s := postgrestest.Need(t)
 	opened(t) // migrates
@@ -422,7 +426,7 @@ func TestContendersOnABadNetworkAreLinearizable(t *testing.T) {
 	rec := locktest.NewRecorder()
 	rec.Slack = 5 * time.Millisecond
 	contenders := stabilitytest.Pick(6, 20)
-	end := time.Now().Add(stabilitytest.Pick(4*time.Second, time.Minute))
+	end := time.Now().Add(stabilitytest.Pick(2*time.Second, time.Minute))
 	var (
 		wg          sync.WaitGroup
 		terms, cuts atomic.Int64

@@ -3,6 +3,7 @@ package postgresbackend
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -28,6 +29,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if !playPart() {
+		_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait most of the time
 		goleak.VerifyTestMain(postgrestest.Main(m))
 	}
 }
@@ -81,6 +83,7 @@ func inModes(t *testing.T, f func(t *testing.T, db *DB)) {
 // Behind a PgBouncer in transaction mode the statements of one connection reach
 // the server over several.
 func TestBehindAPgBouncerEverythingConforms(t *testing.T) {
+	t.Parallel()
 	s := postgrestest.Need(t)
 	db := openedOn(t, postgrestest.NeedBouncer(t, s)+"&default_query_exec_mode=exec&pool_max_conns=12", patient)
 	authstoretest.Run(t, func(t *testing.T) authstoretest.Account { return authAccount(t, db, anyAccount()) })
@@ -135,6 +138,7 @@ func authAccount(t *testing.T, db *DB, id string) authstoretest.Account {
 }
 
 func TestAuthConforms(t *testing.T) {
+	t.Parallel()
 	inModes(t, func(t *testing.T, db *DB) {
 		authstoretest.Run(t, func(t *testing.T) authstoretest.Account { return authAccount(t, db, anyAccount()) })
 	})
