@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait most of the time
 	os.Exit(postgrestest.Main(firestoresim.Main(m)).Run())
 }
 
@@ -124,6 +126,7 @@ func (r *rollout) longestOff() (stop func() time.Duration) {
 }
 
 func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
+	t.Parallel()
 	// Each finds its store before any runs, so that a missing one skips only its own.
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

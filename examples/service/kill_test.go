@@ -84,9 +84,10 @@ func (w *tunnel) pass(to, from net.Conn) {
 // other one takes over, on the same machine at once, else at the end of the
 // lease. Every message is answered, once.
 func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
+	t.Parallel()
 	const (
 		grace = 2 * time.Second // a hand-over may take 36 s
-		lease = 9 * time.Second
+		lease = 6 * time.Second
 		login = 20 * time.Second // at most, on a slow machine
 	)
 	for _, c := range []struct {

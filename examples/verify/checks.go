@@ -139,25 +139,19 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 	}
 	defer s.close()
 	id := guard.TypeLoggedOut.ActiveID()
+	s.away.Store(true)
 	for _, d := range s.account.Devices() {
 		s.account.Phone().RemoveDevice(d)
 	}
 	var d, inc document
-	const pace = 5 * time.Millisecond // the phone scans at once
-	seen := watch(ctx, 10*time.Second, pace, func() bool {
-		now, err := s.status(ctx)
-		if err != nil {
-			return false
-		}
-		if now.at("wa", "waStatus") == "NEEDS_PAIRING" {
-			d = now
-		}
-		return d != nil
+	seen := await(ctx, 10*time.Second, func() bool {
+		d, err = s.status(ctx)
+		return err == nil && d.at("wa", "waStatus") == "NEEDS_PAIRING"
 	})
 	if r.check("waStatus is NEEDS_PAIRING", seen, "") {
 		r.checkf("the reason is logged_out", d.at("wa", "lastDisconnectReason") == "logged_out", "%v", d.at("wa", "lastDisconnectReason"))
 		// The attempt that fetches a code to scan is planned for a moment.
-		quiet := watch(ctx, 5*time.Second, pace, func() bool {
+		quiet := await(ctx, 5*time.Second, func() bool {
 			now, err := s.status(ctx)
 			if err == nil {
 				d = now
@@ -172,7 +166,11 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 		instructions, _ := inc.at("instructions").(string)
 		r.check("with instructions and a runbook", len(runbook) > 40 && instructions != "", instructions)
 	}
+	s.away.Store(false)
 	again := await(ctx, 10*time.Second, func() bool {
+		if code, ok := s.manager.QR(); ok { // it was offered while the phone was away
+			_ = s.account.Phone().Scan(code.Code)
+		}
 		d, err := s.status(ctx)
 		return err == nil && d.at("wa", "waStatus") == "CONNECTED"
 	})

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wastability/wastability/autoheal"
@@ -51,7 +52,8 @@ type stage struct {
 	url     string
 	token   string
 	log     *logbook
-	forget  func() // removes what a backend left
+	forget  func()      // removes what a backend left
+	away    atomic.Bool // the phone is: nobody scans
 
 	cancel context.CancelFunc
 	ran    chan error
@@ -70,7 +72,11 @@ func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error
 	opts = append([]stability.Option{
 		stability.WithBackend(backend), stability.WithTransport(s.service.Transport("host")), stability.WithReconnect(policy),
 		stability.WithGuard(care), stability.WithAutoHeal(autoheal.Policy{Disabled: true}), stability.WithLogger(slog.New(s.log)),
-		stability.WithQR(func(q stability.QR) { _ = s.account.Phone().Scan(q.Code) }),
+		stability.WithQR(func(q stability.QR) {
+			if !s.away.Load() {
+				_ = s.account.Phone().Scan(q.Code)
+			}
+		}),
 	}, opts...)
 	s.manager, err = stability.New(append(opts, p.options...)...)
 	if err != nil {
@@ -167,17 +173,12 @@ func (s *stage) incident(ctx context.Context, id string) (document, error) {
 
 // await waits until cond holds, at most for d.
 func await(ctx context.Context, d time.Duration, cond func() bool) bool {
-	return watch(ctx, d, 20*time.Millisecond, cond)
-}
-
-// watch is await for what may be over again soon: it looks at every pace.
-func watch(ctx context.Context, d, pace time.Duration, cond func() bool) bool {
 	deadline := time.Now().Add(d)
 	for !cond() {
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return false
 		}
-		time.Sleep(pace)
+		time.Sleep(20 * time.Millisecond)
 	}
 	return true
 }
