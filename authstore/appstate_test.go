@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -117,4 +118,52 @@ func TestPatchBesideAValueInPartsKeepsItsVersion(t *testing.T) {
 			require.Equal(t, [128]byte{byte(version)}, hash)
 		}
 	})
+}
+
+// A patch of the app state that only removes is not complete before a second has
+// passed. Whoever reads the collection meanwhile sees it all the same: else the
+// same patch would be fetched again.
+func TestPatchOnItsWayIsSeenByEveryReader(t *testing.T) {
+	for name, read := range map[string]func(t *testing.T, c *Container, d *store.Device){
+		"its version": func(t *testing.T, _ *Container, d *store.Device) {
+			version, hash, err := d.AppState.GetAppStateVersion(bg, "regular")
+			require.NoError(t, err)
+			require.EqualValues(t, 7, version)
+			require.Equal(t, [128]byte{7}, hash)
+		},
+		"what it removes": func(t *testing.T, _ *Container, d *store.Device) {
+			mac, err := d.AppState.GetAppStateMutationMAC(bg, "regular", []byte{1})
+			require.NoError(t, err)
+			require.Nil(t, mac)
+		},
+		"what it leaves": func(t *testing.T, _ *Container, d *store.Device) {
+			mac, err := d.AppState.GetAppStateMutationMAC(bg, "regular", []byte{2})
+			require.NoError(t, err)
+			require.Equal(t, []byte{5}, mac)
+		},
+		"an export": func(t *testing.T, c *Container, _ *store.Device) {
+			to := newMapKV()
+			_, err := Restore(bg, bytes.NewReader(exported(t, FromContainer(c))), archiveKey, New(to), newFence(1))
+			require.NoError(t, err)
+			_, d, _ := open(t, to)
+			version, _, err := d.AppState.GetAppStateVersion(bg, "regular")
+			require.NoError(t, err)
+			require.EqualValues(t, 7, version)
+			mac, err := d.AppState.GetAppStateMutationMAC(bg, "regular", []byte{1})
+			require.NoError(t, err)
+			require.Nil(t, mac)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, d, _ := open(t, newMapKV())
+				require.NoError(t, d.AppState.PutAppStateVersion(bg, "regular", 5, [128]byte{5}))
+				require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 5, macs(5, 1, 2)))
+				require.NoError(t, d.AppState.PutAppStateVersion(bg, "regular", 7, [128]byte{7}))
+				require.NoError(t, d.AppState.DeleteAppStateMutationMACs(bg, "regular", [][]byte{{1}}))
+				read(t, c, d)
+				require.NoError(t, c.Close(bg))
+			})
+		})
+	}
 }

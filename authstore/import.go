@@ -321,6 +321,9 @@ func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error
 	if h.Gen != "" {
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}
+	if h.Kept != nil { // else it would come back when the imported one is deleted
+		h.Purge, h.Kept = append(slices.Clone(h.Purge), h.Kept.Gen), nil
+	}
 	h.Gen, h.State, h.JID = m.Gen, statePaired, jid.String()
 	h.DeletedAt, h.Reason, h.Names = time.Time{}, "", cmp.Or(h.Names, m.Names)
 	encoded, err := h.encode()

@@ -1,12 +1,14 @@
 package authstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -412,4 +414,106 @@ func TestImportDoesNotWriteOverAMapItCannotRead(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever device an import takes the place of, none of its rows stays: they
+// have its keys, and nothing else would ever find them.
+func TestImportLeavesNothingOfTheDevicesBeforeIt(t *testing.T) {
+	ways := map[string]func(from *mapKV, f *testFence, c *Container, tf *testFence) error{
+		"import": func(from *mapKV, f *testFence, c *Container, tf *testFence) error {
+			return second(Import(bg, FromKV("old", from, f), c, tf, ReplaceDevice()))
+		},
+		"restore": func(from *mapKV, f *testFence, c *Container, tf *testFence) error {
+			var archive bytes.Buffer
+			if _, err := Export(bg, FromKV("old", from, f), &archive, archiveKey); err != nil {
+				return err
+			}
+			return second(Restore(bg, &archive, archiveKey, c, tf, ReplaceDevice()))
+		},
+	}
+	states := map[string]func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence){
+		"a paired device": func(t *testing.T, _ *mapKV, _ *Container, d *store.Device, _ *testFence) { login(t, d) },
+		"a deleted device": func(t *testing.T, _ *mapKV, c *Container, d *store.Device, _ *testFence) {
+			require.NoError(t, c.DeleteDevice(bg, d))
+		},
+		"a deleted device, and a new one that has not logged in": func(t *testing.T, _ *mapKV, c *Container, d *store.Device, f *testFence) {
+			require.NoError(t, c.DeleteDevice(bg, d))
+			d, err := c.Device(bg, f)
+			require.NoError(t, err)
+			pair(t, d, testJID(5))
+			furnishSome(t, d)
+		},
+		"a pairing that came to nothing": func(t *testing.T, _ *mapKV, c *Container, d *store.Device, f *testFence) {
+			require.NoError(t, c.DeleteDevice(bg, d))
+			d, err := c.Device(bg, f)
+			require.NoError(t, err)
+			pair(t, d, testJID(5))
+			furnishSome(t, d)
+			require.NoError(t, c.DeleteDevice(bg, d))
+		},
+		"a purge that broke off": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) {
+			require.NoError(t, c.DeleteDevice(bg, d))
+			commits := 0
+			kv.before.set(func(op string, b Batch) error {
+				if op == "commit" {
+					if commits++; commits > 1 {
+						return ErrCorrupt
+					}
+				}
+				return nil
+			})
+			require.Error(t, c.PurgeDevice(bg, f))
+			kv.before.set(nil)
+		},
+	}
+	for state, prepare := range states {
+		for way, move := range ways {
+			t.Run(way+" over "+state, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					from, f := source(t)
+					kv := newMapKV()
+					c, d, tf := open(t, kv)
+					furnishSome(t, d)
+					prepare(t, kv, c, d, tf)
+					require.NoError(t, move(from, f, c, tf))
+					d, err := c.Device(bg, tf)
+					require.NoError(t, err)
+					synctest.Wait()
+					gens := make(map[string]int)
+					for k := range kv.data {
+						gen, _, _ := strings.Cut(k.ID, "/")
+						gens[gen]++
+					}
+					s := storeOf(d)
+					s.mu.Lock()
+					h := s.head
+					s.mu.Unlock()
+					require.Positive(t, gens[h.Gen])
+					delete(gens, h.Gen)
+					delete(gens, globalGen)
+					require.Empty(t, gens)
+					require.Empty(t, h.Purge)
+					// Should the service not know the device any more, it is the
+					// one that can be restored.
+					require.NoError(t, c.DeleteDevice(bg, d))
+					info, err := c.Info(bg)
+					require.NoError(t, err)
+					require.True(t, info.Deleted)
+					require.Equal(t, *d.ID, info.JID)
+					require.NoError(t, c.Restore(bg, tf))
+					require.NoError(t, second(c.Device(bg, tf)))
+					require.NoError(t, c.Close(bg))
+				})
+			})
+		}
+	}
+}
+
+// furnishSome puts something into some tables.
+func furnishSome(t *testing.T, d *store.Device) {
+	t.Helper()
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "1@g.us", "1:0", validSenderKey([]byte{1})))
+	require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(1), testJID(2), "ID", []byte("secret")))
+	require.NoError(t, storeOf(d).flush("test"))
 }

@@ -3,6 +3,7 @@ package authstore
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -112,4 +113,66 @@ func TestEveryWayInSplitsWhatABatchCannotTake(t *testing.T) {
 			require.NoError(t, c.Close(bg))
 		})
 	}
+}
+
+// A value of any size can be written, read and set aside, whichever of the limits
+// is the smaller one: also one that fits with nothing to spare, or by one byte
+// not.
+func TestValuesAroundTheLimitsAreKept(t *testing.T) {
+	const lim = 8000
+	for name, limits := range map[string]Limits{
+		"a value":            {MaxValue: lim},
+		"a batch":            {MaxBatch: lim},
+		"a value of a batch": {MaxValue: lim, MaxBatch: lim},
+		"a smaller value":    {MaxValue: lim, MaxBatch: lim + 150},
+		"a smaller batch":    {MaxValue: lim + 150, MaxBatch: lim},
+	} {
+		for form, opts := range map[string][]Option{"plain": nil, "sealed": {nameSeal}} {
+			t.Run(name+", "+form, func(t *testing.T) {
+				kv := newMapKV()
+				kv.limits = limits
+				c, d, _ := open(t, kv, opts...)
+				text := func(n int) []byte { return bytes.Repeat([]byte{byte(n), 'x'}, n)[:n] }
+				hash := func(n int) [32]byte { return [32]byte{byte(n), byte(n >> 8)} }
+				parts := 0 // values that stand in parts
+				const from, to = lim - 250, lim + 20
+				for n := from; n < to; n++ {
+					before := kv.count(kindPart)
+					require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, hash(n), text(n), time.Unix(1, 0)), "%d bytes", n)
+					if kv.count(kindPart) > before {
+						parts++
+					}
+				}
+				require.Greater(t, parts, 20)
+				require.Less(t, parts, to-from-20, "what fits stands in one piece")
+				c, d, _ = reopen(t, kv, c, opts...)
+				for n := from; n < to; n++ {
+					e, err := d.EventBuffer.GetBufferedEvent(bg, hash(n))
+					require.NoError(t, err)
+					require.NotNil(t, e, "%d bytes", n)
+					require.True(t, bytes.Equal(text(n), e.Plaintext), "%d bytes", n)
+				}
+				// Damaged, they are set aside, whole.
+				damaged := 0
+				for k, v := range kv.data {
+					if k.Kind == "event" && len(v) > 1000 {
+						kv.data[k] = v[:len(v)-1] + string(v[len(v)-1]^1)
+						damaged++
+					}
+				}
+				c, _, _ = reopen(t, kv, c, opts...)
+				require.NoError(t, storeOf(c.current.device).flush("test"))
+				q, err := c.Quarantined(bg)
+				require.NoError(t, err)
+				require.Len(t, q.Rows, damaged)
+				require.Empty(t, locked(c.current, func() int { return len(c.current.asides) }))
+			})
+		}
+	}
+}
+
+func locked(s *deviceStore, f func() int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f()
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,4 +188,44 @@ func TestPanicInDecryptionIsAnErrorThatChangesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, trusted, "nothing was written")
 	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), "no window is left open")
+}
+
+// An entry of the book and its removal are written when the call returns, where
+// that is asked for: a removal that is lost hands the message over once more.
+func TestEntryOfAMessageIsDurableWhereThatIsAskedFor(t *testing.T) {
+	for name, durable := range map[string]bool{"durable": true, "riding": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				c, d, _ := open(t, kv)
+				require.NoError(t, c.PutMessageEntry(bg, "old", []byte("old"), true))
+				require.NoError(t, storeOf(d).flush("test"))
+				commits := kv.Commits()
+				stored := func(want ...string) { // as a crash leaves it
+					t.Helper()
+					kv.mu.Lock()
+					left := newMapKV()
+					left.data = maps.Clone(kv.data)
+					kv.mu.Unlock()
+					entries, err := storeOf(killed(t, left)).c.MessageEntries(bg)
+					require.NoError(t, err)
+					require.ElementsMatch(t, want, slices.Collect(maps.Keys(entries)))
+				}
+				require.NoError(t, c.PutMessageEntry(bg, "new", []byte("new"), durable))
+				if durable {
+					stored("old", "new")
+				}
+				require.NoError(t, c.PutMessageEntry(bg, "old", nil, durable))
+				if durable {
+					stored("new")
+				} else {
+					stored("old")
+					require.Equal(t, commits, kv.Commits(), "it waits for another commit")
+				}
+				time.Sleep(soon + 1)
+				synctest.Wait()
+				stored("new") // a second later in any case
+			})
+		})
+	}
 }
