@@ -116,7 +116,9 @@
 // secrets are kept for 180 days, sender keys that nobody has used and tokens of
 // contacts that were not renewed as long, the marks of finished events for 14
 // days, what was sent for 7. A received message that no handler has finished has
-// no such age, and the LID map none unless Retention.LIDs gives it a bound. Removals
+// no such age, unless a killed process has left it and WhatsApp does not deliver
+// it any more: it was perhaps handled, and goes 14 days after that was found
+// (EventLeftovers). The LID map has none unless Retention.LIDs gives it a bound. Removals
 // ride on other commits. Sent messages are packed, sixteen messages to a row
 // (SentKeeper). Until a row is full, its messages stand in the rows of sessions
 // that are written anyway: with WithSending in that of the send itself, so that a

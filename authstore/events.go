@@ -38,6 +38,7 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 		return nil, err
 	}
 	id := eventID(hash)
+	s.askedFor(id)
 	open := true
 	v, ok := s.get(ctx, tEvent, id)
 	if !ok {
@@ -142,7 +143,7 @@ func (s *deviceStore) seenBucketLocked(ctx context.Context) string {
 }
 
 // DeleteOldBufferedHashes forgets what the service cannot deliver again. A message that no
-// handler has finished stays, however old it is: without its plaintext the
+// handler has finished stays here, however old it is (but see leftover.go): without its plaintext the
 // service's next delivery of it would be taken for one that was handled.
 // whatsmeow asks for it with its first message and then twice a day.
 func (s *deviceStore) DeleteOldBufferedHashes(ctx context.Context) error {

@@ -170,6 +170,7 @@ func (s *deviceStore) loadTables(ctx context.Context) error {
 		}
 	}
 	s.loadSizes()
+	s.noteUnaskedLocked()
 	s.quarantine(bad)
 	s.dropOrphans(parts)
 	return nil

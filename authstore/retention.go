@@ -24,7 +24,8 @@ const Forever = time.Duration(math.MaxInt64)
 // their defaults; Forever keeps.
 //
 // The plaintext of a received message that no handler has finished is never
-// removed by its age.
+// removed by its age, unless a killed process has left it, and WhatsApp does not
+// deliver it any more: see FinishedEvents and EventLeftovers.
 type Retention struct {
 	// MessageSecrets decrypt reactions, votes and edits of older messages.
 	// Default 180 days. Secrets that were stored by a version that did not note
@@ -44,7 +45,8 @@ type Retention struct {
 
 	// FinishedEvents are what a message that the service delivers twice is known
 	// by. Default 14 days, for which the service keeps what was not
-	// acknowledged; less is not accepted.
+	// acknowledged; less is not accepted. A decrypted message that was perhaps handled
+	// is kept for as long, from the moment when it was found to be such.
 	FinishedEvents time.Duration
 
 	// Sent is for how long a recipient who could not decrypt a message may ask

@@ -50,6 +50,7 @@ type deviceStore struct {
 	torn        map[string]struct{}        // collections that are kept without a version: see refused.go
 	seenRow     string                     // the bucket that takes the next finished event
 	seenNext    int
+	unasked     map[string]struct{}          // decrypted events of earlier terms that nobody has asked for in this one
 	warned      sync.Once                    // of fields of the Device that cannot be kept
 	outgoingDue time.Time                    // when old outgoing events are next looked for
 	sweepAt     [numTables]time.Time         // when their tables are next looked at

@@ -12,6 +12,7 @@ import (
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
 // unfinished counts the decrypted messages in the store that are not marked as
@@ -55,6 +56,110 @@ func TestKillBehindAcknowledgementHandsNothingOverTwice(t *testing.T) {
 		require.Empty(t, w.device().Pending())
 		b.stop()
 	})
+}
+
+// leaves ends a process at the moment behind the acknowledgement of a message
+// and before the note of it.
+func (w *world) leaves(carol *wasim.Phone, a *tended, say string) {
+	w.t.Helper()
+	was := w.unfinished()
+	_, err := carol.Send(w.account.JID(), "before "+say)
+	require.NoError(w.t, err)
+	time.Sleep(time.Minute)
+	_, err = carol.Send(w.account.JID(), say)
+	require.NoError(w.t, err)
+	w.await("the last is acknowledged", func() bool {
+		return slices.Contains(a.texts(), say) && len(w.device().Pending()) == 0
+	})
+	a.crash()
+	require.Equal(w.t, was+1, w.unfinished(), "the mark is lost")
+}
+
+func TestWhatAKilledProcessLeftWasPerhapsHandledAndGoesInTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const day = 24 * time.Hour
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		carol := w.writer()
+		left := func(n *tended) stability.MessageGroup { return n.balanced().PerhapsHandled }
+		w.leaves(carol, a, "last")
+		received := time.Now()
+
+		b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		time.Sleep(10 * time.Minute)
+		require.Zero(t, left(b), "the service may still deliver it")
+		require.Empty(t, b.status().Messages.Received.Text)
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, 1, left(b).Count)
+		require.WithinDuration(t, received, left(b).Oldest, 2*time.Second)
+		require.Contains(t, b.status().Messages.Received.Text, "One message was perhaps handled")
+		require.Empty(t, b.m.Messages(), "it is not one of those that wait")
+		time.Sleep(7 * day)
+		require.Equal(t, 1, left(b).Count)
+
+		w.leaves(carol, b, "and another")
+		c := w.tended("c", stability.WithAutoHeal(noHeal)).run().ready()
+		require.Equal(t, 1, left(c).Count, "the new holder knows of it at once")
+		time.Sleep(20 * time.Minute)
+		require.Equal(t, 2, left(c).Count)
+		require.Contains(t, c.status().Messages.Received.Text, "2 messages were perhaps handled")
+		time.Sleep(8 * day)
+		require.Equal(t, 1, left(c).Count, "14 days after it was found the first is gone")
+		require.Equal(t, 1, w.unfinished())
+		time.Sleep(8 * day)
+		require.Zero(t, left(c))
+		require.Zero(t, w.unfinished())
+		require.Empty(t, c.status().Messages.Received.Text)
+		c.stop()
+		require.Equal(t, []string{"before and another", "and another"}, b.texts())
+		require.Empty(t, c.texts(), "none is handed over twice")
+	})
+}
+
+// A decrypted message that waits for its handlers is none of these, however long.
+func TestWhatTheServiceStillDeliversWasNotHandled(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, stay := range map[string]func(*mortal, string) bool{
+		"refused":    nil,
+		"left alone": func(_ *mortal, s string) bool { return s == "kill" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var n *tended
+				state := stability.MessageRefused
+				if stay == nil {
+					n = w.tended("a", stability.WithAutoHeal(noHeal))
+					n.refuse = func(e *events.Message) bool { return true }
+					n.run().pair()
+					_, err := w.writer().Send(w.account.JID(), "no")
+					require.NoError(t, err)
+					time.Sleep(time.Minute)
+					n.stop()
+					next := w.tended("b", stability.WithAutoHeal(noHeal))
+					next.refuse = n.refuse
+					n = next.run().ready()
+				} else {
+					state = stability.MessageLeftAlone
+					m := newMortal(w, func(s string) bool { return stay(nil, s) })
+					defer close(m.over)
+					m.start().pair()
+					_, err := w.writer().Send(w.account.JID(), "kill")
+					require.NoError(t, err)
+					m.live(10 * time.Minute)
+					n = m.now
+				}
+				for range 10 {
+					time.Sleep(50 * time.Minute / 10)
+					require.Zero(t, n.balanced().PerhapsHandled)
+				}
+				require.Equal(t, 1, n.balanced().By[state].Count)
+				require.Equal(t, 1, w.unfinished())
+				time.Sleep(2 * day)
+				require.Zero(t, n.balanced().PerhapsHandled)
+			})
+		})
+	}
 }
 
 // A sender may use an id in two chats. Each message has an entry of its own.

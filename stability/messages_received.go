@@ -9,6 +9,7 @@ import (
 
 	"go.mau.fi/whatsmeow/types"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/stability/internal/book"
 )
@@ -46,7 +47,19 @@ type ReceivedMessages struct {
 	Waiting  MessageGroup
 	SetAside MessageGroup
 	By       map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
-	Text     string                        // in words; empty while nothing waits for long and nothing is set aside
+
+	// PerhapsHandled are messages that an earlier process decrypted, and that
+	// WhatsApp does not deliver any more: that process was killed at the moment
+	// between WhatsApp's being told that a message was handled and the note of
+	// it here. So the handlers have taken it, unless the account was away for so long
+	// that WhatsApp dropped the message. It is not handed over again: most would
+	// be handled twice, and what is here does not say who sent it. It counts
+	// nowhere else, neither in Total nor in SetAside, is kept as long as
+	// authstore.Retention.FinishedEvents says, and then removed. It is known a
+	// quarter of an hour after a login.
+	PerhapsHandled MessageGroup
+
+	Text string // in words; empty while nothing waits for long, nothing is set aside and nothing was perhaps handled
 }
 
 func (r *received) status(now time.Time) (out ReceivedMessages) {
@@ -65,6 +78,9 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 		if into.Oldest.IsZero() || group.Oldest.Before(into.Oldest) {
 			into.Oldest = group.Oldest
 		}
+	}
+	if s, ok := r.m.store.(authstore.EventLeftovers); ok {
+		out.PerhapsHandled.Count, out.PerhapsHandled.Oldest = s.LeftoverEvents()
 	}
 	out.Text = out.text(now)
 	if n, since := r.hanging(now, false); n > 0 {
@@ -97,6 +113,15 @@ func (r ReceivedMessages) text(now time.Time) string {
 		"are left alone at WhatsApp, since the process ended while they were handled",
 		"What was left alone is offered again when this process has run for an hour, in a new build, or on request.")
 	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand over again or remove what was set aside.")
+	const then = "The program's handlers have taken what they were given then, unless WhatsApp itself dropped it for its age; it is removed by itself."
+	switch g := r.PerhapsHandled; {
+	case g.Count == 1:
+		out = append(out, fmt.Sprintf("One message was perhaps handled: a process ended without notice while it noted that; the message was received %s ago. %s",
+			keepalive.Span(now.Sub(g.Oldest)), then))
+	case g.Count > 1:
+		out = append(out, fmt.Sprintf("%d messages were perhaps handled: a process ended without notice while it noted that; the oldest was received %s ago. %s",
+			g.Count, keepalive.Span(now.Sub(g.Oldest)), then))
+	}
 	return strings.Join(out, " ")
 }
 

@@ -39,6 +39,8 @@ type received struct {
 	begun   time.Time // when that began
 	marked  bool      // its mark is in the store, or on its way
 	careful bool      // an earlier term did not end in good order
+
+	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
 }
 
 // messageRecord is an entry of the book as it stands in the store.
@@ -103,6 +105,7 @@ func (r *received) arrived(k book.Key) {
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), info: infoOf(message, a.device)}
 	if !r.admit(ctx, d) {
+		r.m.stillDelivered(message)
 		return nil, nil, false
 	}
 	return d, func() { r.ended(d) }, true
@@ -306,7 +309,7 @@ func (r *received) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.book.Leave()
-	r.more = nil
+	r.more, r.settleAt = nil, time.Time{}
 }
 
 // hungUp is told that a connection is over.
@@ -314,6 +317,7 @@ func (r *received) hungUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.book.HungUp()
+	r.settleAt = time.Time{}
 }
 
 // facts says what the guard is to know of messages that nobody took.

@@ -138,7 +138,15 @@ func (r *received) due(t *term) (again time.Time) {
 		alone = r.book.Alone(now)
 	}
 	marked, epoch := r.marked, r.epoch
+	settle := !r.settleAt.IsZero() && !now.Before(r.settleAt)
+	if settle {
+		r.settleAt = now.Add(settleAgain)
+	}
+	sooner(r.settleAt)
 	r.mu.Unlock()
+	if settle {
+		r.settle()
+	}
 	if !marked {
 		r.putMark(t.patience, epoch) // it was not paired when the term began
 	}
@@ -276,6 +284,7 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 func (r *received) synced() {
 	r.calm()
 	r.mu.Lock()
+	r.settleAt = time.Now().Add(settleAfter)
 	missing := r.book.Synced()
 	var gone []book.Key // begun by an earlier process, and the service has it no more
 	for k, rec := range r.more {
@@ -288,6 +297,7 @@ func (r *received) synced() {
 	for _, k := range gone {
 		_ = r.store(context.Background(), k, nil, false)
 	}
+	r.wake.ring()
 	for _, k := range missing {
 		r.aside(k, "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it")
 	}

@@ -19,7 +19,10 @@ type receivedDoc struct {
 	Waiting  groupDoc            `json:"waiting"`
 	SetAside groupDoc            `json:"setAside"`
 	By       map[string]groupDoc `json:"by"` // by state; every state is there
-	Text     *string             `json:"text"`
+
+	PerhapsHandled groupDoc `json:"perhapsHandled"` // by a process that was killed meanwhile; counted nowhere else
+
+	Text *string `json:"text"`
 }
 
 type groupDoc struct {
@@ -36,7 +39,7 @@ func (h *Handler) received(r stability.ReceivedMessages) receivedDoc {
 	group := func(g stability.MessageGroup) groupDoc { return groupDoc{g.Count, stamp(g.Oldest)} }
 	doc := receivedDoc{
 		Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: group(r.Waiting), SetAside: group(r.SetAside),
-		By: make(map[string]groupDoc), Text: h.text(r.Text),
+		By: make(map[string]groupDoc), PerhapsHandled: group(r.PerhapsHandled), Text: h.text(r.Text),
 	}
 	for _, s := range messageStates {
 		doc.By[string(s)] = group(r.By[s])

@@ -1,0 +1,168 @@
+package authstore
+
+import (
+	"context"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Leftovers of the event buffer.
+//
+// whatsmeow decrypts a part of a message and puts it into the buffer, gives it to the
+// handlers, marks it as finished when they took it, and acknowledges the
+// message. The mark rides, up to a second late. So a process that is killed
+// behind the acknowledgement leaves the plaintext without its mark, and nobody
+// comes back for it: the service has the message no more. (A part that
+// whatsmeow acknowledged because it could not parse it is left too.)
+//
+// Such a row is not handed over again. The service keeps a message until it is
+// acknowledged, and whatsmeow acknowledges behind the handlers: they have taken
+// it, unless the account was away for so long that the service dropped the
+// message. Nor could it be: the row does not know its sender and chat.
+//
+// So it is counted as a message that was perhaps handled, and goes in the end.
+
+// EventLeftovers is a Store that knows which decrypted messages an earlier term
+// has left in the event buffer without the mark that they are finished. What it
+// needs to know for that, its caller knows: when the service has delivered all
+// that it has. *Container implements it.
+type EventLeftovers interface {
+	// DeliveredEvent says that the service still has the part of a message whose
+	// ciphertext has that hash, although whatsmeow was not given it.
+	DeliveredEvent(hash [32]byte)
+	// SettleEvents says that the service has delivered all that it has. What an
+	// earlier term has left, and nobody has asked for in this one, was perhaps
+	// handled. It is kept for as long as Retention.FinishedEvents from now on,
+	// and removed by a later call. known says of a plaintext (padded, as whatsmeow
+	// decrypted it) that the caller knows what became of it: it is left alone.
+	// What changes rides with the next commit.
+	SettleEvents(known func(plaintext []byte) bool) error
+	// LeftoverEvents counts the messages that were perhaps handled, and says when
+	// the oldest of them was received. From memory.
+	LeftoverEvents() (n int, oldest time.Time)
+}
+
+var _ EventLeftovers = (*Container)(nil)
+
+const leftoverID = "leftovers" // a single value: the ids of leftovers, and when each was found
+
+// noteUnaskedLocked begins a term: what is in the buffer now, nobody has asked
+// for yet. mu is held, or nobody else knows s.
+func (s *deviceStore) noteUnaskedLocked() {
+	s.unasked = make(map[string]struct{})
+	s.im.each(tEvent, func(id string, _ []byte) { s.unasked[id] = struct{}{} })
+}
+
+// askedFor notes that the service still has a message.
+func (s *deviceStore) askedFor(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unasked, id)
+}
+
+// leftoversLocked are the leftovers that were found, by id, with the time at which
+// each was found. mu is held.
+func (s *deviceStore) leftoversLocked() map[string]int64 {
+	v, ok := s.im.get(tMisc, leftoverID)
+	if !ok {
+		return nil
+	}
+	out := make(map[string]int64)
+	for f := (fields{b: v}); len(f.b) > 0; {
+		id, at := hex.EncodeToString(f.bytes()), f.varint()
+		if f.err != nil {
+			break // found anew
+		}
+		_, there := s.im.get(tEvent, id)
+		if _, left := s.unasked[id]; there && left {
+			out[id] = at
+		}
+	}
+	return out
+}
+
+// DeliveredEvent implements EventLeftovers.
+func (c *Container) DeliveredEvent(hash [32]byte) {
+	if s, err := c.device("note a delivery"); err == nil {
+		s.askedFor(eventID(hash))
+	}
+}
+
+// SettleEvents implements EventLeftovers.
+func (c *Container) SettleEvents(known func(plaintext []byte) bool) error {
+	const op = "look for what the event buffer has left"
+	s, err := c.device(op)
+	if err != nil {
+		return err
+	}
+	if err := s.ready(op); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	rows := make(map[string][]byte)
+	for id := range s.unasked {
+		if v, ok := s.im.get(tEvent, id); ok {
+			rows[id] = v
+		} else {
+			delete(s.unasked, id)
+		}
+	}
+	s.mu.Unlock()
+	for id, v := range rows {
+		if _, _, plaintext, err := parseEvent(v); err == nil && known(plaintext) {
+			delete(rows, id)
+		}
+	}
+	now, limit := time.Now(), before(s.cfg.retention.FinishedEvents).Unix()
+	return s.update(context.Background(), op, lazily, func(get func(tableID, string) ([]byte, bool)) (changes []change) {
+		found := s.leftoversLocked()
+		var note []byte
+		for _, id := range slices.Sorted(maps.Keys(rows)) {
+			if _, ok := s.unasked[id]; !ok { // meanwhile somebody has asked
+				continue
+			}
+			at, ok := found[id]
+			if ok && at < limit {
+				changes = append(changes, del(tEvent, id))
+				continue
+			}
+			if !ok {
+				at = now.Unix()
+			}
+			if raw, err := hex.DecodeString(id); err == nil {
+				note = append(appendBytes(note, raw), fieldsOf(at)...)
+			}
+		}
+		switch old, ok := get(tMisc, leftoverID); {
+		case len(note) == 0 && ok:
+			changes = append(changes, del(tMisc, leftoverID))
+		case len(note) > 0 && !same(old, ok, note):
+			changes = append(changes, put(tMisc, leftoverID, note))
+		}
+		return changes
+	})
+}
+
+// LeftoverEvents implements EventLeftovers.
+func (c *Container) LeftoverEvents() (n int, oldest time.Time) {
+	s, err := c.device("count what the event buffer has left")
+	if err != nil {
+		return 0, time.Time{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.leftoversLocked() {
+		v, _ := s.im.get(tEvent, id)
+		inserted, _, _, err := parseEvent(v)
+		if err != nil {
+			continue
+		}
+		n++
+		if at := time.UnixMilli(inserted); oldest.IsZero() || at.Before(oldest) {
+			oldest = at
+		}
+	}
+	return n, oldest
+}

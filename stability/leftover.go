@@ -1,0 +1,64 @@
+package stability
+
+import (
+	"crypto/sha256"
+	"time"
+
+	waBinary "go.mau.fi/whatsmeow/binary"
+
+	"github.com/wastability/wastability/authstore"
+)
+
+// What a killed process has left in the event buffer: see
+// ReceivedMessages.PerhapsHandled and authstore.EventLeftovers.
+
+const (
+	settleAfter = 15 * time.Minute // behind the backlog of a login: whoever handles it has begun
+	settleAgain = 24 * time.Hour
+)
+
+// stillDelivered tells the store of a message that the service has delivered and
+// that whatsmeow is not given.
+func (m *Manager) stillDelivered(message *waBinary.Node) {
+	s, ok := m.store.(authstore.EventLeftovers)
+	if !ok {
+		return
+	}
+	for _, enc := range message.GetChildrenByTag("enc") {
+		if b, ok := enc.Content.([]byte); ok {
+			s.DeliveredEvent(sha256.Sum256(b)) // as whatsmeow names it
+		}
+	}
+}
+
+// settle is called when the service has delivered all that it has.
+func (r *received) settle() {
+	s, ok := r.m.store.(authstore.EventLeftovers)
+	if !ok {
+		return
+	}
+	before, _ := s.LeftoverEvents()
+	if s.SettleEvents(r.accounted) != nil {
+		return // the term is over
+	}
+	if n, _ := s.LeftoverEvents(); n > before {
+		r.m.cfg.logger.Warn("decrypted messages of a process that ended without notice were perhaps handled: WhatsApp does not deliver them again", "messages", n)
+	}
+	r.tell()
+}
+
+// accounted reports whether the book has the message with that plaintext.
+func (r *received) accounted(plaintext []byte) bool {
+	raw, _, ok := unpadded(plaintext)
+	if !ok {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rec := range r.more {
+		if !rec.OfPhone && rec.has(raw) {
+			return true
+		}
+	}
+	return false
+}
