@@ -148,6 +148,7 @@ func (p *process) end(s syscall.Signal) string {
 // The service and Ada live on while the bot is killed, so every message can be
 // accounted for.
 func TestKilledAtAnyMomentTheBotNeedsNoNewCodeAndLosesNoMessage(t *testing.T) {
+	t.Parallel()
 	kills := stabilitytest.Pick(3, 20)
 	service := wasim.New(wasim.WithTB(t))
 	require.NoError(t, service.Listen())
@@ -206,6 +207,7 @@ func TestKilledAtAnyMomentTheBotNeedsNoNewCodeAndLosesNoMessage(t *testing.T) {
 // the bot is answered afterwards; only what was under way at a kill may have
 // been answered to an Ada who is no more.
 func TestTheWholeSimulationCanBeKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	kills := stabilitytest.Pick(2, 20)
 	r := role{Simulate: true, Dir: t.TempDir(), Pace: 200 * time.Millisecond}
 	p := r.start(t)

@@ -38,6 +38,7 @@ var imported = map[string]string{
 }
 
 func TestTheCodeInTheReadmeCompiles(t *testing.T) {
+	t.Parallel()
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
 	require.Len(t, blocks, 5)
 	dir := t.TempDir() // a module of its own, as a host's would be

@@ -154,10 +154,23 @@ func (p *place) pair() *place {
 	return p
 }
 
+// await looks after each change, at full hundredths of a second, and else ten
+// times a second.
 func (p *place) await(cond func(stability.Status) bool) {
 	p.t.Helper()
-	for start := time.Now(); !cond(p.m.Status()); time.Sleep(10 * time.Millisecond) {
+	const grid = 10 * time.Millisecond
+	start := time.Now()
+	for {
+		changed := p.m.Changed()
+		if cond(p.m.Status()) {
+			return
+		}
 		require.Less(p.t, time.Since(start), 2*time.Hour, "%+v", p.m.Status())
+		select {
+		case <-changed:
+		case <-time.After(100*time.Millisecond - grid):
+		}
+		time.Sleep(grid - time.Since(start)%grid)
 	}
 }
 

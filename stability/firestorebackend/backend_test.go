@@ -21,6 +21,7 @@ func TestBackendConformsOnTheSimulator(t *testing.T) {
 }
 
 func TestBackendConformsOnTheEmulator(t *testing.T) {
+	t.Parallel()
 	backendConforms(t, func(t *testing.T) *firestore.Client {
 		ofToday(t)
 		return onEmulator(t)

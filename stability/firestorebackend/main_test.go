@@ -144,6 +144,7 @@ func incidentAccount(t *testing.T, c *firestore.Client) guardtest.Account {
 }
 
 func TestTheLockConformsOnTheEmulator(t *testing.T) {
+	t.Parallel()
 	c := onEmulator(t)
 	locktest.Run(t, locktest.Config{Lease: time.Second, New: func(t *testing.T) func() lock.Store {
 		ofToday(t)
@@ -153,6 +154,7 @@ func TestTheLockConformsOnTheEmulator(t *testing.T) {
 }
 
 func TestAuthConformsOnTheEmulator(t *testing.T) {
+	t.Parallel()
 	authstoretest.Run(t, func(t *testing.T) authstoretest.Account {
 		ofToday(t)
 		return authAccount(t, onEmulator(t))
@@ -160,10 +162,12 @@ func TestAuthConformsOnTheEmulator(t *testing.T) {
 }
 
 func TestStateConformsOnTheEmulator(t *testing.T) {
+	t.Parallel()
 	reconnecttest.Run(t, func(t *testing.T) reconnecttest.Account { return stateAccount(t, onEmulator(t)) })
 }
 
 func TestIncidentsConformOnTheEmulator(t *testing.T) {
+	t.Parallel()
 	guardtest.Run(t, func(t *testing.T) guardtest.Account {
 		ofToday(t)
 		return incidentAccount(t, onEmulator(t))
