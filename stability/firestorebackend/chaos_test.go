@@ -114,6 +114,7 @@ func (l *ledger) hold(t *testing.T, r *mrand.Rand, b stability.Backend, term loc
 // every RPC: nothing acknowledged is undone, nothing is half visible, and there
 // are never two holders.
 func TestNothingIsUndoneOnANetworkThatKeepsRequests(t *testing.T) {
+	t.Parallel()
 	const contenders = 5
 	commits, terms := 0, 0
 	for round := range stabilitytest.Pick(3, 50) {

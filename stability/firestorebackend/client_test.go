@@ -118,8 +118,8 @@ func plainTo(addr string) []option.ClientOption {
 // A renewal, and what waits for the lock, find their way again although nobody
 // was told that the connection is gone.
 func TestSilentConnectionIsReplaced(t *testing.T) {
-	e := firestoresim.NeedEmulator(t)
-	t.Setenv(firestoresim.HostEnv, "")
+	t.Parallel()
+	e := emulator(t)
 	project := "demo-" + strings.ToLower(rand.Text()[:20])
 	made := map[string]func(addr string) (*firestore.Client, error){
 		"NewClient": func(addr string) (*firestore.Client, error) {

@@ -3,7 +3,9 @@ package firestorebackend
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"hash/fnv"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -26,13 +28,25 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(firestoresim.Main(m)) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait most of the time
+	goleak.VerifyTestMain(firestoresim.Main(m))
+}
+
+// emulator is the official emulator. From here on the environment names none,
+// or clients would dial it by themselves.
+func emulator(t testing.TB) *firestoresim.Emulator {
+	t.Helper()
+	e := firestoresim.NeedEmulator(t)
+	require.NoError(t, os.Unsetenv(firestoresim.HostEnv))
+	return e
+}
 
 // onEmulator gives a client of the official emulator, with a project of its
 // own.
 func onEmulator(t testing.TB) *firestore.Client {
 	t.Helper()
-	e := firestoresim.NeedEmulator(t)
+	e := emulator(t)
 	c, err := e.Client(t.Context(), "demo-"+strings.ToLower(rand.Text()[:20]))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })

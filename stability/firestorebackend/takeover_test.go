@@ -28,6 +28,7 @@ import (
 // fast as it can, while another takes over: what the new holder reads first is
 // what it finds at the end.
 func TestNothingOfTheOldHolderLandsAfterATakeover(t *testing.T) {
+	t.Parallel()
 	c := onEmulator(t)
 	landed, refused := 0, 0
 	for round := range stabilitytest.Pick(25, 500) {
@@ -89,6 +90,7 @@ func TestNothingOfTheOldHolderLandsAfterATakeover(t *testing.T) {
 // Contenders whose replies and requests get lost, in real time: the history is
 // that of one lock.
 func TestContendersOnABadNetworkAreLinearizable(t *testing.T) {
+	t.Parallel()
 	const lease = 500 * time.Millisecond
 	root := "accounts/" + rand.Text()
 	rec := locktest.NewRecorder()
@@ -100,7 +102,7 @@ func TestContendersOnABadNetworkAreLinearizable(t *testing.T) {
 	// On a busy machine the first terms take longer than the whole run should.
 	more := func() bool {
 		d := time.Since(began)
-		return d < stabilitytest.Pick(4*time.Second, time.Minute) || terms.Load() <= 5 && d < 2*time.Minute
+		return d < stabilitytest.Pick(2*time.Second, time.Minute) || terms.Load() <= 5 && d < 2*time.Minute
 	}
 	stores := make([]lock.Store, contenders)
 	for i := range contenders {

@@ -195,8 +195,7 @@ func (s broken) RecvMsg(any) error            { return s.fault.answer(s.ctx, s.e
 // new unless one is named.
 func onWire(t testing.TB, project ...string) (*firestore.Client, *wire) {
 	t.Helper()
-	e := firestoresim.NeedEmulator(t)
-	t.Setenv(firestoresim.HostEnv, "") // or the client would dial by itself
+	e := emulator(t)
 	w := &wire{counts: counts{rpcs: map[string]int{}}}
 	conn, err := grpc.NewClient("passthrough:///"+e.Addr(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(owner{}),

@@ -46,11 +46,13 @@ func TestBehaviour(t *testing.T) {
 		}
 	})
 	t.Run("sim in real time", func(t *testing.T) {
+		t.Parallel()
 		for _, b := range behaviours {
 			t.Run(b.name, func(t *testing.T) { t.Parallel(); onSim(t, b) })
 		}
 	})
 	t.Run("emulator", func(t *testing.T) {
+		t.Parallel()
 		e := NeedEmulator(t)
 		for _, b := range behaviours {
 			t.Run(b.name, func(t *testing.T) { t.Parallel(); onEmulator(t, e, b) })

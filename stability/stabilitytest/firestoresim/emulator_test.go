@@ -2,6 +2,7 @@ package firestoresim
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"strings"
@@ -13,7 +14,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(Main(m)) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "8") // unless the command line says another: they wait most of the time
+	goleak.VerifyTestMain(Main(m))
+}
 
 func TestEmulatorAnswersAndResets(t *testing.T) {
 	e := NeedEmulator(t)
