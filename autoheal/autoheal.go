@@ -49,8 +49,9 @@ type Healer interface {
 type Policy struct {
 	Disabled bool // never heal, never slow down
 	// InProcess begins a new term in this process instead of ending it: where
-	// nobody restarts it. The lock is released in between, as at a restart, so a
-	// waiting instance may have it then, whatever the reason of the failures.
+	// nobody restarts it. Where the last failure may be this instance's own, the lock
+	// is released in between, as at a restart, and a waiting instance may have it.
+	// Where it is the account's or the service's, the lock is kept.
 	InProcess    bool
 	Attempts     int           // within Window. 10
 	Window       time.Duration // 10 min

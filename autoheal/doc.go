@@ -21,7 +21,8 @@
 //     If that fails there is no heal: a restart that nobody counts is how a
 //     crash loop without end begins.
 //  2. Raise the incident wa_reconnect_loop.
-//  3. Release the lock, so that a standby takes over at once.
+//  3. Release the lock, so that a standby takes over at once. A new term in the
+//     same process keeps it where everybody would meet the same.
 //  4. Exit with code 1 through a replaceable function (or begin a new term in
 //     the same process).
 //

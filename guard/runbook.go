@@ -30,14 +30,14 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		case HealTerm:
 			instructions = "Nothing yet: this instance begins anew by itself, or a standby takes over. Look at the logs if it happens again."
 			steps = []string{
-				"Too many attempts failed in a short time, so the lock was released. The process goes on, and asks for the lock again by itself.",
+				"Too many attempts failed in a short time, so this instance ended its term. The process goes on, and begins another term by itself. The lock was released in between, unless every instance would fail in the same way.",
 				"If it comes back, compare the reasons in the logs before each line \"breaking a reconnect loop\".",
 				"A new term keeps what is wrong in the process itself. If other hosts can connect, restart the program.",
 			}
 		default:
 			instructions = "Nothing yet: the account is begun anew by itself, or a standby takes over. Look at the logs if it happens again."
 			steps = []string{
-				"Too many attempts failed in a short time, so the lock was released. The process ended with code 1, or it goes on and asks for the lock again: the program's settings decide.",
+				"Too many attempts failed in a short time, so this instance ended its term. The process ended with code 1, or it goes on and begins another term: the program's settings decide.",
 				"If the process ended, check that the platform restarts it.",
 				"If it comes back, compare the reasons in the logs before each line \"breaking a reconnect loop\".",
 			}

@@ -111,6 +111,9 @@
 // exclusion in that short time rests on the epoch alone. [NewHolderID] makes an
 // id that nobody else has; with it two copies never steal from each other.
 //
+// A Lease uses the same rule to follow one of its own terms by the next without
+// giving the lock up: see [Lease.Succeed].
+//
 // If two processes run with one id, the one that loses its term reports
 // ErrInstanceIDNotUnique (unless a call of its own Acquire became unclear less
 // than two leases ago and may have arrived late) and does not fight: it reads the record first and

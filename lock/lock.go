@@ -26,6 +26,10 @@ var (
 	// ErrReleased is why a term ended that was released.
 	ErrReleased = errors.New("lock: released")
 
+	// ErrSucceeded is why a term ended that the same Lease has followed by a new
+	// one, without giving the lock up in between.
+	ErrSucceeded = errors.New("lock: succeeded: a new term of the same holder follows")
+
 	// ErrHeld reports that an account cannot be destroyed: an instance holds it.
 	ErrHeld = errors.New("lock: an instance holds the account: close its Manager first, or wait until its lease has run out")
 
@@ -89,6 +93,15 @@ type Lock interface {
 	Load(ctx context.Context) (Record, error)
 }
 
+// Successor is optional: a Lock that can begin a new term without giving the lock
+// up before. *Lease can.
+type Successor interface {
+	// Succeed ends t, which must be the living term, with [ErrSucceeded], and
+	// returns the term that follows, under a new epoch. Nobody else can have the
+	// lock in between. After an error the lock is given up, as by Release.
+	Succeed(ctx context.Context, t Term) (Term, error)
+}
+
 // Term is one uninterrupted possession of the lock. The terms of a Lease also
 // have a method Cause() error; see [Cause].
 type Term interface {
@@ -100,7 +113,7 @@ type Term interface {
 	Release(ctx context.Context) error
 }
 
-// Cause says why a term ended: ErrReleased, ErrExpired, ErrLost or
+// Cause says why a term ended: ErrReleased, ErrSucceeded, ErrExpired, ErrLost or
 // ErrInstanceIDNotUnique (which is an ErrLost), to be matched with errors.Is.
 // It is nil while the term lives, and known for good once Lost is closed. For a
 // Term without a method Cause() error that has ended it is ErrLost.

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -30,6 +31,36 @@ func (t *term) Release(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("lock: release: %w: it goes on in the background", ctx.Err())
 	}
+}
+
+// Succeed implements Successor. The store grants a new term to the holder that
+// has the lock, so the lock is never free. What is left of t is fenced by the new
+// epoch. t ends first: a renewal of it must not take the new epoch for another
+// process's.
+func (l *Lease) Succeed(ctx context.Context, old Term) (Term, error) {
+	select {
+	case l.acquiring <- struct{}{}:
+		defer func() { <-l.acquiring }()
+	case <-ctx.Done():
+		return nil, errors.Join(fmt.Errorf("lock: succeed: %w", ctx.Err()), old.Release(ctx))
+	}
+	t, _ := old.(*term)
+	if t == nil || t.l != l || !t.end(ErrSucceeded) {
+		return nil, errors.Join(fmt.Errorf("lock: succeed: the term is over: %w", ErrLost), old.Release(ctx))
+	}
+	bounded, stop := l.untilClosing(ctx)
+	defer stop()
+	l.spawn(func() { l.watchClocks(bounded.Done(), nil) })
+	next, err := l.acquireOnce(bounded)
+	if next != nil {
+		close(t.release.done) // there is nothing to release
+		return next, nil
+	}
+	l.spawn(t.giveUp)
+	if err == nil {
+		err = fmt.Errorf("lock: succeed: %w", ErrLost)
+	}
+	return nil, errors.Join(err, t.Release(ctx))
 }
 
 // giveUp releases the term at the store. It repeats what fails within one call

@@ -66,6 +66,11 @@ func (t *term) renewLoop() {
 // moment.
 func (t *term) lose(now Record, err error) {
 	t.mu.Lock()
+	if t.cause != nil {
+		// It was over before, and the newer epoch may be our own.
+		t.mu.Unlock()
+		return
+	}
 	t.distrust()
 	t.mu.Unlock()
 	l := t.l

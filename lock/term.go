@@ -141,15 +141,16 @@ func expired(l *Lease) error {
 }
 
 // end ends the term: trust first, then everything else. Only the first call
-// counts.
-func (t *term) end(cause error) {
+// counts; it reports whether this was it.
+func (t *term) end(cause error) bool {
 	t.mu.Lock()
 	if t.cause != nil {
 		t.mu.Unlock()
-		return
+		return false
 	}
 	t.distrust()
 	t.finish(cause)
+	return true
 }
 
 // distrust makes Held false for good. The caller holds mu.
@@ -176,7 +177,9 @@ func (t *term) finish(cause error) {
 	close(t.lost)
 	t.mu.Unlock()
 	t.l.log.Info("lock: term ended", "epoch", t.epoch, "cause", cause)
-	t.l.spawn(t.giveUp)
+	if cause != ErrSucceeded {
+		t.l.spawn(t.giveUp)
+	}
 }
 
 // confirm extends trust by a renewal that was sent at that time. It reports

@@ -110,8 +110,8 @@
 // timed_out, untrusted_server, client_outdated, connect_rejected, and the HTTP
 // answers 403, 407 and 429 to the upgrade. A holder that meets them gives the
 // lock up, so that another instance can try; an attempt that fails for any other reason
-// would fail everywhere and never moves the lock. (A restart that autoheal asks
-// for releases it, whatever the reason.) The account's counters, windows and plans
+// would fail everywhere and never moves the lock. (Where autoheal ends the process,
+// the lock is released, whatever the reason.) The account's counters, windows and plans
 // go on ([Machine.Yielded]). A holder that has not tried yet in this trouble
 // makes one attempt at once; whoever takes the lock back waits for what is
 // planned, however far away it is ([Machine.Began]).

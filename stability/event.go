@@ -46,6 +46,7 @@ type Event struct {
 	Health   keepalive.Health   // for health
 	Incident string             // id, for incident_opened and incident_resolved
 	Offline  time.Duration      // for connected: how long it had been away; 0 for the first time
+	Kept     bool               // for deactivated: the lock was not given up, and this instance's next term follows
 }
 
 // String is one line for a log or a terminal.
@@ -64,6 +65,9 @@ func (e Event) String() string {
 			return fmt.Sprintf("%s after %s", e.Kind, e.Offline.Round(100*time.Millisecond))
 		}
 	case EventDeactivated, EventNeedsPairing:
+		if e.Kept {
+			return fmt.Sprintf("%s: %s; the lock is kept for a new term", e.Kind, e.Reason)
+		}
 		if e.Reason != "" {
 			return fmt.Sprintf("%s: %s", e.Kind, e.Reason)
 		}

@@ -45,8 +45,9 @@ type Manager struct {
 	end  context.CancelFunc
 	shut chan struct{} // closed when Close has finished
 
-	mu      mutex // guards what follows; never held across I/O, a callback or the host's log
-	term    *term // the present one; nil in standby
+	mu      mutex     // guards what follows; never held across I/O, a callback or the host's log
+	term    *term     // the present one; nil in standby
+	heir    lock.Term // held already for the term that follows a heal; nil: none
 	seat    seat
 	runs    running
 	last    reconnect.State // of the last term, for Status between terms
@@ -346,7 +347,7 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 		m.release(hold)
 		return nil, ErrClosed
 	}
-	m.term = t
+	m.term, m.heir = t, nil
 	m.seat.began(now, behindYield(st))
 	t.possession().begins()
 	if m.outage.watched { // it answered just now; if it cannot be written, this instance tells

@@ -44,6 +44,7 @@ func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeo
 	m.mu.Unlock()
 	err = errRunPanicked
 	defer func() {
+		m.disinherit(nil)
 		m.mu.Lock()
 		m.runs.on, m.runs.ended = false, time.Now()
 		if !errors.Is(err, ErrClosed) {

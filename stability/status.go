@@ -113,6 +113,10 @@ func (m *Manager) Status() Status {
 	if t := m.term; t == nil {
 		st.WA = m.waStatus()
 		st.Probes = m.probes(now, core.Sight{})
+		if m.heir != nil && m.heir.Held() {
+			r := m.heir.Record()
+			st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch, st.InstanceID = r.Holder, r.LeaseUntil, r.Epoch, r.Holder
+		}
 	} else {
 		sight := t.sight()
 		v := t.core.View(now, sight)
@@ -223,7 +227,7 @@ func (st Status) summary() string {
 			next = " This instance asks again."
 		}
 		return "Not active: " + st.LockHolder + " held the lock when this instance last asked, " + ago(st.LockSeenAt) + " ago, and may have given it up since." + next + st.yieldText(ago)
-	case st.Mode == ModePassive && st.LockHolder != "":
+	case st.Mode == ModePassive && st.LockHolder != "" && st.LockHolder != st.InstanceID:
 		who, does := st.LockHolder, " holds the lock. This instance takes over when it is released or expires."
 		if !st.Running {
 			does = " holds the lock. This instance can take it when it is released or expires."
@@ -232,6 +236,8 @@ func (st Status) summary() string {
 			who = "another Manager of this process (" + who + ")"
 		}
 		return "Standing by: " + who + does + st.yieldText(ago)
+	case st.Mode == ModePassive && st.LockHolder != "" && st.LockHolder == st.InstanceID:
+		return "Not active: a reconnect loop was broken, and this instance keeps the lock for a new term. If none begins soon, it gives the lock up."
 	case st.Mode == ModePassive && st.Running:
 		return "Not active: this instance asks for the lock, and knows of no other that holds it." + st.yieldText(ago)
 	case st.Mode == ModePassive:

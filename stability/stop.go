@@ -66,7 +66,12 @@ func (t *term) tearDown() {
 	}
 	t.awaitTwin(cause)
 	twin := isClosed(t.hold.Lost()) && errors.Is(lock.Cause(t.hold), lock.ErrInstanceIDNotUnique)
-	m.release(t.hold)
+	var heir lock.Term
+	if m.healKeeps(t) {
+		heir = m.succeed(t.hold)
+	} else {
+		m.release(t.hold)
+	}
 	t.possession().ends()
 
 	m.mu.Lock()
@@ -79,7 +84,11 @@ func (t *term) tearDown() {
 	if why.Unfit {
 		reason = m.last.LastDisconnectReason
 	}
-	m.eventLocked(Event{Kind: EventDeactivated, Reason: reason, Detail: cause.Error()})
+	if heir != nil {
+		reason = m.last.LastDisconnectReason
+		m.bequeathLocked(heir)
+	}
+	m.eventLocked(Event{Kind: EventDeactivated, Reason: reason, Detail: cause.Error(), Kept: heir != nil})
 	if deactivation(cause) == reconnect.ReasonStoreUnavailable {
 		m.noteStoreLocked(cause)
 	}

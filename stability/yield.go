@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
@@ -36,11 +37,77 @@ func (m *Manager) gaveUpLocked(st reconnect.State) {
 // healYields reports whether the lock is given to others behind a heal: not
 // for what they would meet as well.
 func (m *Manager) healYields(t *core.Core) bool {
-	if m.cfg.policy.YieldAfter == reconnect.NoYield {
-		return false
-	}
 	_, cause, ended := t.End()
-	return ended && (cause.OfInstance() || cause.Reason.Class() == reconnect.ClassTransient && cause.Reason != reconnect.ReasonServiceUnavailable)
+	return m.cfg.policy.YieldAfter != reconnect.NoYield && ended && !ofAccount(cause)
+}
+
+// healKeeps reports whether the lock stays here behind a heal: the reason would
+// meet every holder, and the next term begins in this process.
+func (m *Manager) healKeeps(t *term) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	why, graceful := t.core.Why()
+	_, cause, ended := t.core.End()
+	return why.Healing && graceful && ended && ofAccount(cause) && m.cfg.autoheal.InProcess && m.life.Err() == nil
+}
+
+// ofAccount reports whether every instance would meet that end.
+func ofAccount(cause reconnect.Cause) bool {
+	return !cause.OfInstance() && (cause.Reason.Class() != reconnect.ClassTransient || cause.Reason == reconnect.ReasonServiceUnavailable)
+}
+
+// succeed begins the next possession of the lock where the last one ends, so that
+// nobody else can take it in between. nil: the lock was released.
+func (m *Manager) succeed(hold lock.Term) lock.Term {
+	s, ok := m.lock.(lock.Successor)
+	if !ok {
+		m.release(hold)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(m.life, m.cfg.shutdown)
+	defer cancel()
+	next, err := s.Succeed(ctx, hold)
+	if err != nil {
+		m.cfg.logger.Warn("the lock could not be kept behind a heal: it is free for all", "error", err)
+		return nil
+	}
+	return next
+}
+
+// bequeathLocked leaves a lock that is held already to the next term. If none
+// begins, as where a program by hand does not ask again, others must have it.
+func (m *Manager) bequeathLocked(hold lock.Term) {
+	m.heir = hold
+	time.AfterFunc(yieldPause, func() { m.disinherit(hold) })
+}
+
+// disinherit releases a lock that was left to the next term, and that no term has
+// taken up. nil stands for whichever there is.
+func (m *Manager) disinherit(hold lock.Term) {
+	m.mu.Lock()
+	none := m.heir == nil
+	m.mu.Unlock()
+	if none {
+		return
+	}
+	select {
+	case m.turn <- struct{}{}: // nobody is taking it up
+		defer func() { <-m.turn }()
+	case <-m.life.Done(): // Close releases it
+		return
+	}
+	m.mu.Lock()
+	heir := m.heir
+	if hold != nil && hold != heir {
+		heir = nil
+	}
+	if heir != nil {
+		m.heir = nil
+	}
+	m.mu.Unlock()
+	if heir != nil {
+		m.release(heir)
+	}
 }
 
 // restLeft is how much of the pause is left.

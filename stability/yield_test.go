@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
@@ -155,34 +157,101 @@ func TestHealInProcessGivesTheLockAway(t *testing.T) {
 	require.Less(t, took, 30*time.Second)
 }
 
-// A heal releases the lock, and whoever asks first has it. For what everybody would
-// meet nobody makes way, and nobody is said to be unfit.
-func TestHealForTheServiceIsNoYield(t *testing.T) {
+// For what everybody would meet nobody makes way, and nobody is said to be unfit.
+// A heal in the same process keeps the lock too: one term succeeds the other, and
+// whoever waits goes on waiting.
+func TestHealForTheServiceKeepsTheLock(t *testing.T) {
+	for _, on := range []struct {
+		name string
+		make func(testing.TB) server
+	}{{"memory", newServer}, {"local", newLocal}, {"firestore", func(t testing.TB) server { return &firestoreServer{t: t} }}} {
+		t.Run(on.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorldOn(t, wasim.WithFewKeys())
+				w.memory = on.make(t)
+				heals := stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})
+				a := w.from("a", heals).run().pair()
+				b := w.from("b", heals).run()
+				b.reached(1, stability.EventStandby)
+				time.Sleep(2 * time.Minute)
+				old, epoch := a.m.Client(), a.status().LeaseEpoch
+				w.sim.Fault(wasim.UpgradeStatus(503)).Always().OnNextLogin()
+				w.sim.Fault(wasim.Reset()).From("a").Now()
+				e := a.reached(1, stability.EventDeactivated)
+				require.True(t, e.Kept)
+				require.Equal(t, reconnect.ReasonServiceUnavailable, e.Reason)
+				a.reached(2, stability.EventActivated)
+				require.Equal(t, epoch+1, a.status().LeaseEpoch)
+				require.ErrorIs(t, old.Store.Identities.PutIdentity(t.Context(), "491520000009:0", [32]byte{1}), context.Canceled, "the old client writes no more")
+				late := authstore.Batch{Put: []authstore.Entry{{Key: authstore.Key{Kind: "identity", ID: "491520000009:0"}, Value: []byte("late")}}}
+				require.ErrorIs(t, a.backend.Auth.Commit(t.Context(), epoch, late), authstore.ErrFenced, "nor does what it had under way")
+				for range 600 {
+					time.Sleep(time.Second)
+					require.Equal(t, stability.ModeActive, a.status().Mode)
+					require.Equal(t, stability.ModePassive, b.status().Mode)
+					for _, i := range []*tended{a, b} {
+						require.Empty(t, i.status().Yield.By)
+					}
+				}
+				require.Len(t, b.history(stability.EventActivated), 0)
+				require.False(t, w.incident(guard.TypeHolderUnfit.ActiveID()).Active)
+				w.sim.Heal()
+				a.m.Reconnect() // as many heals as are allowed were made: it tries rarely
+				a.ready()
+				require.NotSame(t, old, a.m.Client())
+				a.stop()
+				b.ready()
+				b.stop()
+				w.close()
+			})
+		})
+	}
+}
+
+// A program by hand need not ask again. Then others have the lock.
+func TestLockThatIsKeptForNobodyIsReleased(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		heals := stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})
-		a := w.from("a", heals).run().pair()
-		b := w.from("b", heals).run()
-		b.reached(1, stability.EventStandby)
+		h := w.byHand(stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})).activate()
+		h.pair()
 		time.Sleep(2 * time.Minute)
-		w.sim.Fault(wasim.UpgradeStatus(503)).Always().OnNextLogin()
-		w.sim.Fault(wasim.Reset()).From("a").Now()
-		a.reached(1, stability.EventHealing)
-		for range 600 {
-			time.Sleep(time.Second)
-			for _, i := range []*tended{a, b} {
-				st := i.status()
-				require.NotEqual(t, stability.ModeReleased, st.Mode)
-				require.Empty(t, st.Yield.By)
-			}
-		}
-		require.False(t, w.incident(guard.TypeHolderUnfit.ActiveID()).Active)
-		w.sim.Heal()
-		w.await("somebody connects", func() bool {
-			return a.status().WA == reconnect.StatusConnected || b.status().WA == reconnect.StatusConnected
-		})
-		a.stop()
+		f := w.sim.Fault(wasim.UpgradeStatus(503)).From("byhand").Always().OnNextLogin()
+		w.sim.Fault(wasim.Reset()).From("byhand").Now()
+		e := h.reached(1, stability.EventDeactivated)
+		require.True(t, e.Kept)
+		b := w.from("b").run()
+		b.reached(1, stability.EventStandby)
+		require.Contains(t, h.status().Summary, "this instance keeps the lock for a new term")
+		require.WithinDuration(t, e.Time.Add(30*time.Second), b.reached(1, stability.EventActivated).Time, 2*time.Second)
+		f.Stop()
+		b.ready()
 		b.stop()
+		require.NoError(t, h.m.Activate(t.Context()))
+		h.kill()
+		w.close()
+	})
+}
+
+// Where Run ends, nobody takes up what was kept.
+func TestRunThatEndsInAHealLeavesNoLock(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.from("a", stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})).run().pair()
+		time.Sleep(2 * time.Minute)
+		w.sim.Fault(wasim.UpgradeStatus(503)).From("a").Always().OnNextLogin()
+		w.sim.Fault(wasim.Reset()).From("a").Now()
+		a.wire.set(func(call string) error {
+			if call == "acquire" { // of the term that would follow
+				a.cancel()
+			}
+			return nil
+		})
+		require.NoError(t, <-a.result)
+		require.True(t, a.reached(1, stability.EventDeactivated).Kept)
+		rec, err := w.look().Lock.Load(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, rec.Holder)
+		require.NoError(t, a.m.Close(t.Context()))
 		w.close()
 	})
 }

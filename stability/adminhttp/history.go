@@ -134,6 +134,9 @@ func sentence(e seen) string {
 		out = fmt.Sprintf("This instance took the lock (term %d).", e.Epoch)
 	case stability.EventDeactivated:
 		out = "This instance gave the lock up."
+		if e.Kept {
+			out = "This instance ended its term, and kept the lock for a new one."
+		}
 		if means != "" {
 			out += " " + means + "."
 		}
