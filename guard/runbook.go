@@ -11,7 +11,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 	case TypeDisconnectStuck:
 		instructions = or(f.Do, "Check the network between this host and WhatsApp.")
 		steps = []string{
-			"The library keeps trying by itself. The admin page says when next, and can try now.",
+			"The program keeps trying by itself. The admin page says when next, and can try now.",
 			"Check network, DNS, proxy and firewall of this host, and whether other hosts can connect.",
 			"If only this account is affected, open WhatsApp on the phone and look for a notice.",
 		}
@@ -46,7 +46,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		means = "WhatsApp ends each new connection with the demand for another one (code 515). Once is normal after pairing; again and again it is not."
 		instructions = "Update whatsmeow and restart. If it goes on, remove this linked device on the phone and pair again."
 		steps = []string{
-			"The library tries again with growing pauses. It does not end the process for it: a fresh process would be treated the same way.",
+			"The program tries again with growing pauses. It does not restart for this: a fresh process would be treated the same way.",
 			"Messages that were not acknowledged wait at WhatsApp meanwhile.",
 			"Check whether your other accounts are treated the same way: then it is WhatsApp's own trouble, or this client version's.",
 			"If only this account is affected, open WhatsApp on the phone and look for a notice before you pair again.",
@@ -54,7 +54,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 	case TypeRestartBudget:
 		instructions = or(f.Do, "Look for the cause: the log says the reason before each restart.")
 		steps = []string{
-			"Restarting did not help. The library tries rarely now, and restarts no more until enough time has passed.",
+			"Restarting did not help. The program tries rarely now, and restarts no more until enough time has passed.",
 			"Compare the reasons in the logs, check the network, update whatsmeow.",
 			"When the cause is mended, press Try now on the admin page, or restart the program.",
 		}
@@ -62,8 +62,9 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		instructions = or(f.Do, "Pair again: scan the code of the admin page with the phone, under Linked devices.")
 		steps = []string{
 			"The session is gone; retrying cannot bring it back.",
-			"On the phone open Settings, Linked devices, Link a device, and scan the code that the admin page shows.",
-			"The old session is set aside until another device is paired. Nobody needs it.",
+			"Open WhatsApp on the phone. If it shows a notice about the account, do first what the notice says.",
+			"Then open Settings, Linked devices, Link a device, and scan the code that the admin page shows.",
+			"The old session is set aside until another device is paired. If the device was logged out in error, restore the session on the admin page.",
 		}
 	case TypeAccountBanned:
 		instructions = or(f.Do, "Open WhatsApp on the phone and request a review.")
@@ -78,7 +79,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		}
 		instructions = "Wait until the ban is over" + until + ". Do not connect this account from elsewhere."
 		steps = []string{
-			"The library makes one attempt when the ban is over, and none before, even if it is restarted.",
+			"The program makes one attempt when the ban is over, and none before, even if it is restarted.",
 			"The detail says what WhatsApp objected to. Afterwards send less, and only to people who expect it.",
 		}
 	case TypeHolderUnfit:
@@ -90,17 +91,17 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 			"A new instance makes one attempt at once.",
 		}
 	case TypeClientOutdated:
-		instructions = or(f.Do, "Update whatsmeow and restart.")
+		instructions = or(f.Do, "Tell the program's developers: it must be built with a newer whatsmeow, and be started again.")
 		steps = []string{
-			"WhatsApp refuses this client version. The library tries again rarely.",
-			"Update the whatsmeow module, rebuild, deploy. A restart tries at once.",
+			"WhatsApp refuses the version of the program's client library, whatsmeow. Trying again seldom helps, so the program tries rarely.",
+			"For the developers: update the whatsmeow module, build, deploy. A restart tries at once.",
 		}
 	case TypeConnectionConflict:
 		instructions = "Find the other program that uses this session and stop it."
 		steps = []string{
 			"This instance holds the lock, so the other copy does not use it: an old host, a backup that was restored, a second program.",
-			"The library tries rarely, so that the two do not fight.",
-			"When it is stopped, press Try now on the admin page, or let the program call Reconnect.",
+			"This instance tries rarely, so that the two do not fight.",
+			"When the other copy is stopped, press Try now on the admin page, or let the program call Reconnect.",
 			"If you cannot find it, remove the linked device on the phone and pair again.",
 		}
 	case TypeInstanceIDNotUnique:
@@ -109,7 +110,11 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		steps = []string{"This instance does not fight for the lock: it stands by.", "Look for a copied environment variable or a fixed id in a deployment with more than one replica."}
 	case TypeDegraded:
 		means = f.DegradedText
-		instructions = "Read below what is wrong. If a handler of the program hangs, restart the program: what was not handled comes again."
+		where := "Open the admin page: it says what is wrong."
+		if means != "" {
+			where = "Read below what is wrong."
+		}
+		instructions = where + " If a handler of the program hangs, restart the program: what was not handled comes again."
 		steps = []string{
 			"The link is alive; reconnecting would not help.",
 			"A stuck handler: after the restart, look for a call in it that waits for ever.",
@@ -120,7 +125,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		means = f.SendsMeans
 		instructions = or(f.SendsDo, "Stop sending for a while, then try one message to somebody who wrote to this account lately.")
 		steps = []string{
-			"The connection is kept and messages come in. The library sends nothing again by itself: each refused send has returned an error to the program.",
+			"The connection is kept and messages come in. No refused send is tried again by itself: each has returned an error to the program.",
 			"The status counts refused sends by code, and says when one was accepted last. The first accepted one ends this incident.",
 			"Open WhatsApp on the phone and look for a notice about the account, and whether a message goes through from there.",
 			"Check whether other accounts are treated the same way: then it is WhatsApp's own trouble, or this version of whatsmeow.",
@@ -154,7 +159,7 @@ func runbook(t Type, f *Facts) (instructions, text string) {
 		instructions = "Bring the backend back: network, credentials, quota, disk space."
 		steps = []string{
 			"Nothing is received that could not be saved; what arrives meanwhile waits at WhatsApp.",
-			"The library goes on by itself when the backend answers.",
+			"The program goes on by itself when the backend answers.",
 		}
 	case TypeLockFlapping:
 		means = "The lock moves between instances again and again."

@@ -64,7 +64,7 @@ var (
 	textClientOutdated = Text{
 		Means: "WhatsApp no longer accepts this client version (code 405).",
 		Does:  "It tries again rarely, in case the version is accepted again.",
-		Do:    "Build the program with a newer whatsmeow, or let it set a current version (store.SetWAVersion), then restart it.",
+		Do:    "Tell the program's developers: it must be built with a newer whatsmeow, or set a current version (store.SetWAVersion), and be started again.",
 	}
 	textUntrustedServer = Text{
 		Means: "The server could not prove that it is WhatsApp: its Noise certificate is wrong.",

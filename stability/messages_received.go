@@ -105,7 +105,7 @@ func (r ReceivedMessages) text(now time.Time) string {
 		}
 	}
 	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers",
-		"WhatsApp delivers again at the next login what was refused; this program logs in anew for it by itself.")
+		"WhatsApp delivers again at the next login what was refused; this program makes a new connection for that by itself.")
 	say(MessageKept, "waits here to be handed over to the program's handlers", "wait here to be handed over to the program's handlers",
 		"That is tried again and again, with pauses of up to a quarter of an hour.")
 	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for the content; it must be online.")

@@ -56,7 +56,7 @@ max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) >
 		do: "If another alert of this account names the cause, do what that one says. Else open the account's admin page: it says why, and what to do.",
 		runbook: `- Without the admin page: check network, DNS, proxy and firewall of this account's hosts, and whether other accounts are connected.
 - If only this account is off, open WhatsApp on its phone and look for a notice.
-- The library keeps trying by itself wherever trying can help. Messages that arrive meanwhile wait at WhatsApp.`,
+- The program keeps trying by itself wherever trying can help. Messages that arrive meanwhile wait at WhatsApp.`,
 	},
 	{
 		name: "WastabilityMissing", severity: "critical", wait: 10 * time.Minute,
@@ -132,7 +132,7 @@ max` + by + `(wastability_connection_state{wastability_state="needs_pairing"}) >
 		do:   "Look why the lock is not renewed: the backend, its network, or a process that was paused.",
 		runbook: `- A healthy holder renews the lock long before this.
 - Look at wastability_lock_renewals_total and at the backend's latency on the dashboard.
-- If the lease runs out the connection is cut, and whoever can renew first connects. Nothing is lost.`,
+- If the lease runs out the connection is cut, and the first instance that reaches the backend connects. Nothing is lost.`,
 	},
 	other("WastabilityRestartsDoNotHelp", "critical", guard.TypeRestartBudget),
 	other("WastabilityBanned", "critical", guard.TypeAccountBanned),

@@ -80,6 +80,14 @@ func untaken(st stability.Status) (n int, oldest time.Time) {
 // pairAgain is how a device is linked when there is none.
 const pairAgain = "Press Show a code: a code to scan is there after some seconds. Scan it within a minute, on the phone: Settings, Linked devices, Link a device. Or get a code to type, with the phone number."
 
+// pairAfter is pairAgain where something must be done first.
+func pairAfter(first string) string {
+	if first == "" {
+		return pairAgain
+	}
+	return first + " Then " + lower(pairAgain)
+}
+
 // bringBack names the backend that should be brought back.
 func bringBack(st stability.Status) string {
 	return strings.Replace(reconnect.ReasonStoreUnavailable.Text().Do, "the backend", "the backend ("+st.AuthStore+")", 1)

@@ -271,7 +271,7 @@ func fleetHeadline(tones map[tone]int) headline {
 	case tones[bad] > 0:
 		return headline{"bad", bad, "Look here", some(tones[bad], "needs somebody.", "need somebody.")}
 	case tones[warn] > 0:
-		return headline{"warn", warn, "Not all is well", some(tones[warn], "is not as it should be; it is being dealt with.", "are not as they should be; they are being dealt with.")}
+		return headline{"warn", warn, "Not all is well", some(tones[warn], "is not as it should be: open it to see what to do.", "are not as they should be: open each to see what to do.")}
 	case tones[good]+tones[calm] == 0:
 		return headline{"none", calm, "No accounts", "This program looks after no account yet."}
 	}

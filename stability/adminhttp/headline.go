@@ -5,7 +5,7 @@ type tone string
 
 const (
 	bad  tone = "bad"  // somebody must do something
-	warn tone = "warn" // not as it should be; it is being dealt with, or will be
+	warn tone = "warn" // not as it should be, and it may pass by itself
 	calm tone = "calm" // as it should be, elsewhere
 	good tone = "good"
 )

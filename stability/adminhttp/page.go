@@ -59,11 +59,19 @@ func toString(s any) string {
 // form is one button, with what it sends.
 type form struct {
 	CSRF, Do, Label, Entry, Confirm, ID string
+
+	Main bool // it stands out
+}
+
+// MainIn lets the button stand out if the text says to press it.
+func (f form) MainIn(text string) form {
+	f.Main = strings.Contains(text, "ress "+f.Label)
+	return f
 }
 
 // button makes one. With confirm, a box with this text must be ticked first.
 func button(csrf, do, label, entry, confirm, id string) form {
-	return form{csrf, do, label, entry, confirm, id}
+	return form{CSRF: csrf, Do: do, Label: label, Entry: entry, Confirm: confirm, ID: id}
 }
 
 // maxPage is how many bytes a page has at most: it is read on phones.

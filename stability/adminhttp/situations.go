@@ -19,6 +19,9 @@ type situation struct {
 	tell func(about) explanation
 }
 
+// again is what follows a failed attempt, as a rule.
+const again = "It tries again, with growing pauses."
+
 // situations is pure. The first that fits counts: it goes from what stops
 // everything to what is only odd.
 var situations = slices.Concat([]situation{
@@ -32,7 +35,7 @@ var situations = slices.Concat([]situation{
 		func(a about) explanation {
 			return explanation{
 				since: a.RunEndedAt, why: "The part of the program that looks after the account (Run) has ended with an error: " + a.RunError.Error() + ".",
-				next: "Nothing: this instance does not take the lock before Run is called again. Another one that stands by takes over.",
+				next: "Nothing happens here before the program is started again, or calls Run again. Another instance takes over if one stands by.",
 				do:   "Deal with the error, then start the program again.",
 			}
 		}},
@@ -75,16 +78,20 @@ var whileStandingBy = []situation{
 			return passive(st) && st.LockHolder != "" && st.LockHolder != st.InstanceID
 		},
 		func(a about) explanation {
-			if a.LockHolderHere {
-				return explanation{
-					since: a.ModeSince, why: "Another Manager in this same process holds the lock and looks after the connection. That is how it should be where a program makes two for one account.",
-					next: "This instance takes over when the lock is released. Nobody needs to do anything.",
-				}
-			}
-			return explanation{
+			x := explanation{
 				since: a.ModeSince, why: "Another instance holds the lock and looks after the connection. That is how it should be.",
 				next: "This instance takes over when the lock is released or expires. Nobody needs to do anything.",
 			}
+			if a.LockHolderHere {
+				x.why = "Another Manager in this same process holds the lock and looks after the connection. That is how it should be where a program makes two for one account."
+				x.next = "This instance takes over when the lock is released. Nobody needs to do anything."
+			}
+			if a.LastDisconnectReason == reconnect.ReasonLockLost {
+				x.why = "This instance had the connection until " + clock(a.LastDisconnectAt) + ", and lost the lock then. Another instance has taken it, and looks after the connection."
+				x.do = "Nothing now. If the lock moves often, check the network between the instances and the backend, and whether this process is paused at times."
+				x.next = "This instance takes over again when the lock is released or expires."
+			}
+			return x
 		}},
 	{headline{"not_active", warn, "Not active", "This instance does not look after the account, and knows of no other that does."},
 		passive,
@@ -103,8 +110,8 @@ var whileStandingBy = []situation{
 				}
 			}
 			return explanation{
-				since: a.ModeSince, why: "The program has not let this instance take the lock, and this instance knows of no other that holds it.",
-				next: "The lock is taken as soon as the program asks for it (it calls Run, Activate or TryActivate) and it is free.",
+				since: a.ModeSince, why: "The program has not asked this instance to look after the account, and this instance knows of no other that does.",
+				next: "This instance looks after the account as soon as the program asks for that (it calls Run, Activate or TryActivate), unless another instance does then.",
 				do:   "Wait a minute if the program has just been started. If this lasts, look at the program's log for what it waits for, and tell its developers.",
 			}
 		}},
@@ -160,12 +167,15 @@ var whileConnected = []situation{
 	{headline{"messages_wait", warn, "Connected", "But the program has not taken all messages."},
 		func(st stability.Status) bool { n, _ := untaken(st); return connected(st) && n > 0 },
 		func(a about) explanation {
-			n, oldest := untaken(a.Status)
+			_, oldest := untaken(a.Status)
 			by := a.Messages.Received.By
 			left, aside := by[stability.MessageLeftAlone].Count, by[stability.MessageSetAside].Count
-			next := "The connection is kept, and other messages are handled as they come."
-			if n > left+aside {
-				next += " Those that were refused or kept are handed over again with pauses of up to a quarter of an hour."
+			next := "Other messages are handled as they come."
+			if by[stability.MessageRefused].Count > 0 {
+				next += " For those that were refused the connection is made anew, with pauses of up to a quarter of an hour between: it is away for a moment each time."
+			}
+			if by[stability.MessageKept].Count > 0 {
+				next += " Those that are kept here are handed over again with pauses of up to a quarter of an hour."
 			}
 			if left > 0 {
 				next += " Those that the program may have ended at are left alone for now, and handed over again later."
@@ -210,7 +220,7 @@ var whileOff = []situation{
 			return explanation{
 				since: a.down, why: "The code was scanned, and WhatsApp asks for a passkey before it links the phone.",
 				next: "Once the program has answered, the phone is linked. If nobody answers within some minutes, a new code to scan is shown.",
-				do:   "Do what the program that looks after the account asks for (a passkey, on this device or on the phone). If it asks for nothing, it cannot answer: whoever maintains it must add that.",
+				do:   "Look where the program asks for the passkey (on a page of its own, or on the phone), and answer there. If it asks nowhere, it cannot answer yet: tell its developers. For a new code, press Begin the attempt anew.",
 			}
 		}},
 	{headline{"phone_code", bad, "Not linked", "Type the code into the phone."},
@@ -240,10 +250,10 @@ var whileOff = []situation{
 			return explanation{
 				since: a.down, why: a.text.Means,
 				next: "Nothing happens by itself: no code is offered until somebody asks for one.",
-				do:   join(operatorFirst(a.LastDisconnectReason), pairAgain),
+				do:   pairAfter(operatorFirst(a.LastDisconnectReason)),
 			}
 		}},
-	{headline{"stopped", bad, "Not connected", "It does not come back by itself: somebody must ask for it."},
+	{headline{"stopped", bad, "Not connected", "It does not come back by itself: somebody must press Try now."},
 		func(st stability.Status) bool { return st.Parked },
 		func(a about) explanation {
 			do := "Press Try now when it should be connected again."
@@ -251,7 +261,7 @@ var whileOff = []situation{
 				do = strings.TrimSuffix(first, " Let it try again only then.") + " Only then press Try now."
 			}
 			return explanation{
-				since: a.down, why: a.text.Means, next: join(a.text.Does, "Nothing happens until somebody asks for an attempt."),
+				since: a.down, why: a.text.Means, next: join(a.text.Does, "Nothing happens until somebody presses Try now."),
 				do: do,
 			}
 		}},
@@ -274,7 +284,13 @@ var whileOff = []situation{
 	{headline{"connecting", warn, "Connecting", "An attempt is under way."},
 		func(st stability.Status) bool { return st.Connecting },
 		func(a about) explanation {
-			return a.off("An attempt is under way, and given up after "+fmt.Sprint(a.Settings.ConnectTimeout)+". If it fails: "+lower(cmp.Or(a.text.Does, "It retries with growing pauses.")), "")
+			fails := cmp.Or(a.text.Does, again)
+			if r := a.LastDisconnectReason; r != reconnect.ReasonNone && !r.Counts() && r.Action() != reconnect.ActionSlowRetry && r.Action() != reconnect.ActionWait {
+				fails = again // that it came for this reason says nothing of a failure
+			}
+			x := a.off("An attempt is under way, and given up after "+fmt.Sprint(a.Settings.ConnectTimeout)+". If it fails: "+lower(fails), "")
+			x.do = cmp.Or(x.do, "Nothing now: wait for this attempt.")
+			return x
 		}},
 	{headline{"no_plan", bad, "Not connected", "No attempt is planned."},
 		func(st stability.Status) bool { return st.NextRetryAt.IsZero() },

@@ -110,3 +110,35 @@ func TestAskingForTheLockIsNotCalledWaitingForTheProgram(t *testing.T) {
 	require.Contains(t, why, "The program asks for the lock")
 	require.NotContains(t, next, "as soon as the program asks")
 }
+
+// What brought an attempt about says nothing of what follows if it fails.
+func TestAttemptThatFailsIsNotSaidToComeBackAtOnce(t *testing.T) {
+	for _, r := range append(reconnect.Reasons(), reconnect.ReasonNone) {
+		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusDisconnected, Connecting: true, LastDisconnectReason: r}
+		_, next, do := adminhttp.Explained(st)
+		require.NotContains(t, next, "not counted as a failure", r)
+		require.NotEmpty(t, do, r)
+	}
+}
+
+func TestStandbyThatLostTheLockSaysWhen(t *testing.T) {
+	lost := time.Date(2026, 8, 21, 22, 15, 0, 0, time.UTC)
+	st := stability.Status{At: lost.Add(time.Minute), Mode: stability.ModePassive, Running: true, LockHolder: "wa-2", InstanceID: "wa-1", LastDisconnectReason: reconnect.ReasonLockLost, LastDisconnectAt: lost}
+	why, _, do := adminhttp.Explained(st)
+	require.Contains(t, why, "until 22:15:00 UTC on 21 August 2026, and lost the lock")
+	require.Contains(t, do, "If the lock moves often")
+	st.LastDisconnectReason = reconnect.ReasonHandedOver
+	why, _, do = adminhttp.Explained(st)
+	require.Contains(t, why, "That is how it should be")
+	require.Empty(t, do)
+}
+
+// A new connection is made for refused messages, and for no others.
+func TestOnlyRefusedMessagesEndTheConnection(t *testing.T) {
+	for state, ends := range map[stability.MessageState]bool{stability.MessageRefused: true, stability.MessageKept: false, stability.MessageLeftAlone: false, stability.MessageSetAside: false} {
+		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
+		st.Messages.Received.By = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
+		_, next, _ := adminhttp.Explained(st)
+		require.Equal(t, ends, strings.Contains(next, "the connection is made anew"), state)
+	}
+}
