@@ -17,6 +17,7 @@ type Group struct {
 	owner   *Account
 	members []*Account
 	lid     bool
+	keyless int // messages that are delivered without their sender's key
 }
 
 // NewGroup makes a group; the first member owns it. It panics without members.
@@ -48,6 +49,14 @@ func (s *Service) newGroup(subject string, lid bool, members []*Account) *Group 
 
 // JID is the group's address.
 func (g *Group) JID() types.JID { return types.NewJID(g.user, types.GroupServer) }
+
+// WithoutKeys delivers the next n messages of the group without the sender's key, as
+// a sender writes that believes its key to be known.
+func (g *Group) WithoutKeys(n int) {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	g.keyless = n
+}
 
 // Add adds a member and tells the group.
 func (g *Group) Add(a *Account) { g.change("add", a) }

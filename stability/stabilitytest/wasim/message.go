@@ -195,13 +195,18 @@ func (c *conn) toGroup(n *node, to types.JID) (phash string, err error) {
 	if err != nil {
 		return "", err
 	}
+	keys := encs
+	if g.keyless > 0 {
+		g.keyless--
+		keys = nil
+	}
 	base := c.base(n)
 	base["from"], base["participant"] = to, c.dev.in(server)
 	base["addressing_mode"] = mode(server)
 	c.alt(base, "participant", server)
 	for _, m := range g.members {
 		for _, d := range m.devices {
-			switch enc := encs[d]; {
+			switch enc := keys[d]; {
 			case d == c.dev:
 			case enc != nil:
 				d.deliver(node{Tag: "message", Attrs: base,
