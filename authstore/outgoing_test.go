@@ -1,13 +1,16 @@
 package authstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 )
 
@@ -172,4 +175,77 @@ func TestEventSentAgainIsNotAnOldOne(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "again", string(text))
 	})
+}
+
+// Where nothing that is sent may be kept, none of the ways in keeps a plaintext,
+// and what an earlier term has kept goes.
+func TestNothingSentIsKeptWhereThatIsForbidden(t *testing.T) {
+	forbidden := WithRetention(Retention{Sent: -1})
+	text := []byte("a text that nobody may find")
+	ways := map[string]func(d *store.Device) error{
+		"an outgoing event": func(d *store.Device) error {
+			return storeOf(d).AddOutgoingEvent(bg, testJID(1), "ID", packedKind, text)
+		},
+		"an outgoing event of another format": func(d *store.Device) error {
+			return storeOf(d).AddOutgoingEvent(bg, testJID(1), "ID", "fb", text)
+		},
+		"a sent message": func(d *store.Device) error { return storeOf(d).KeepSent(bg, testJID(1), "ID", text) },
+		"a large sent message": func(d *store.Device) error {
+			return storeOf(d).KeepSent(bg, testJID(1), "ID", bytes.Repeat(text, packedBytes/len(text)+1))
+		},
+		"a send": func(d *store.Device) error {
+			x := &Sending{Chat: testJID(1), ID: "ID", Plaintext: func() []byte { return text }}
+			return d.Sessions.PutManySessions(WithSending(bg, x), map[string][]byte{"1:0": validSession(t, 1)})
+		},
+	}
+	stored := func(kv *mapKV) (n int) {
+		for _, v := range kv.data {
+			n += strings.Count(v, string(text)) + strings.Count(v, string(keptSent))
+		}
+		return n
+	}
+	look := func(t *testing.T, d *store.Device) {
+		t.Helper()
+		format, plaintext, err := storeOf(d).GetOutgoingEvent(bg, testJID(1), types.EmptyJID, "ID")
+		require.NoError(t, err)
+		require.Empty(t, format)
+		require.Empty(t, plaintext)
+		plaintext, err = storeOf(d).Sent(bg, testJID(1), types.EmptyJID, "ID")
+		require.NoError(t, err)
+		require.Nil(t, plaintext)
+	}
+	for name, keep := range ways {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				c, d, _ := open(t, kv, forbidden)
+				require.NoError(t, keep(d))
+				look(t, d)
+				require.NoError(t, storeOf(d).flush("test"))
+				c, d, _ = reopen(t, kv, c, forbidden)
+				look(t, d)
+				require.Zero(t, stored(kv))
+				require.Zero(t, kv.count("outgoing"))
+				require.NoError(t, c.Close(bg))
+			})
+		})
+		t.Run(name+" of an earlier term", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				c, d, _ := open(t, kv)
+				require.NoError(t, keep(d))
+				c, d, _ = reopen(t, kv, c, forbidden)
+				require.Positive(t, stored(kv))
+				time.Sleep(time.Second)
+				look(t, d)
+				require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
+				synctest.Wait()
+				time.Sleep(lazily + 1)
+				synctest.Wait()
+				require.Zero(t, stored(kv))
+				require.Zero(t, kv.count("outgoing"))
+				require.NoError(t, c.Close(bg))
+			})
+		})
+	}
 }
