@@ -48,6 +48,51 @@ func TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere(t *testing.T) {
 	})
 }
 
+func TestPhoneThatAnswersEachOfManyRequestsIsHeardOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
+		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		require.Greater(t, a.m.Messages()[0].Tries, 2, "asked again and again")
+		before := w.device().Stats().PeerRequests
+		w.account.Phone().On()
+		time.Sleep(time.Minute)
+		require.Greater(t, w.device().Stats().PeerRequests-before, 2, "each was answered")
+		require.Equal(t, []string{"lost?"}, slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" }))
+		require.Empty(t, a.m.Messages())
+		a.balanced()
+		a.stop()
+	})
+}
+
+// The sender sends it again while the phone is off, and the phone answers then.
+func TestPhoneThatAnswersBehindTheSenderIsNotHeard(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
+		carol := w.writer()
+		id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+		time.Sleep(time.Minute)
+		require.Empty(t, a.m.Messages())
+		before := w.device().Stats().PeerRequests
+		w.account.Phone().On()
+		time.Sleep(time.Minute)
+		require.Greater(t, w.device().Stats().PeerRequests, before, "it was answered")
+		require.Equal(t, []string{"lost?"}, slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" }))
+		a.balanced()
+		a.stop()
+	})
+}
+
 func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")

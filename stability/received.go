@@ -34,6 +34,7 @@ type received struct {
 	book   book.Book
 	more   map[book.Key]messageRecord // of entries that the store has
 	inHand map[book.Key]*delivery
+	lately []foundMessage // missed, and here since, oldest first
 
 	epoch   int64     // of the term that this is about
 	begun   time.Time // when that began
@@ -167,6 +168,9 @@ func (r *received) ended(d *delivery) {
 	}
 	switch {
 	case gone:
+		if rec.State == book.Undecrypted { // its sender has sent it again
+			r.found(d.key, now)
+		}
 		delete(r.more, d.key)
 	case write:
 		rec.Entry, rec.Info = e, info

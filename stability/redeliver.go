@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.mau.fi/whatsmeow"
@@ -36,6 +37,10 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	now := time.Now()
 	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}, OfPhone: true}
 	r.mu.Lock()
+	if r.had(evt, now) {
+		r.mu.Unlock()
+		return true
+	}
 	var found bool
 	for _, e := range r.book.Entries() {
 		missed := e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0
@@ -64,10 +69,41 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	if ok {
 		rec.Entry = e
 		r.note(rec)
+		if found {
+			r.found(rec.Key, now)
+		}
 	}
 	r.mu.Unlock()
 	r.wake.ring()
 	return true
+}
+
+// A phone that was off answers each of the requests that piled up, and a sender
+// may have sent the message again meanwhile. So the messages are remembered that
+// were missed and are found: a further answer about one is not handed over.
+type foundMessage struct {
+	key book.Key
+	at  time.Time
+}
+
+const (
+	foundFor  = time.Hour // the answers come together; behind that a program may ask by itself
+	mostFound = 1000
+)
+
+// found notes that a message is here that the phone was asked for. The caller
+// holds mu.
+func (r *received) found(k book.Key, now time.Time) {
+	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, now})
+}
+
+// had reports whether the phone's answer is about a message that was found
+// before. The caller holds mu.
+func (r *received) had(evt *events.Message, now time.Time) bool {
+	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return now.Sub(f.at) >= foundFor })
+	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
+		return f.key.ID == evt.Info.ID && sameSender(f.key, evt.Info.Sender.User, evt.Info.Chat.User)
+	})
 }
 
 func sameSender(k book.Key, sender, chat string) bool {

@@ -147,8 +147,15 @@ func (c *conn) toUsers(n *node, to types.JID) (phash string, err error) {
 func (c *conn) toOne(n *node, chat, dest types.JID) error {
 	enc := child(n, "enc")
 	if p := c.s.phoneAt(dest); p != nil && p.a == c.dev.acct && str(n, "category") == "peer" {
-		if err := p.asked(c.dev, n); err != nil { // a session of an earlier life: no answer
-			c.s.opt.log.Debug("the phone cannot read a request", "device", c.dev.jid(), "error", err)
+		answer := func() {
+			if err := p.asked(c.dev, n); err != nil { // a session of an earlier life: no answer
+				c.s.opt.log.Debug("the phone cannot read a request", "device", c.dev.jid(), "error", err)
+			}
+		}
+		if live := p.a.live; live.on {
+			answer()
+		} else {
+			live.waits = append(live.waits, answer)
 		}
 		return nil
 	}

@@ -137,7 +137,7 @@ func (c *conn) handleReceipt(n *node) {
 	switch types.ReceiptType(typ) {
 	case types.ReceiptTypeRetry:
 		c.dev.stats.RetryReceipts++
-		if p := c.s.phoneAt(to); p != nil {
+		if p := c.s.phoneAt(to); p != nil && p.a.live.on {
 			p.retry(c.dev, n)
 		}
 	case types.ReceiptTypeDelivered, types.ReceiptTypeInactive, types.ReceiptTypeSender, types.ReceiptTypePeerMsg:

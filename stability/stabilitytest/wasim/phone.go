@@ -24,6 +24,8 @@ const phoneRegistration = 1
 type livePhone struct {
 	*endpoint
 	on    bool
+	late  bool     // requests wait until it is on
+	waits []func() // with s.mu
 	state *appStates
 }
 
@@ -72,10 +74,27 @@ func (p *Phone) On() *Phone { return p.turn(true) }
 // answered.
 func (p *Phone) Off() *Phone { return p.turn(false) }
 
+// Late turns the phone off for a while: the service keeps the requests, and
+// [Phone.On] answers each of them.
+func (p *Phone) Late() *Phone {
+	p.Off()
+	p.a.s.mu.Lock()
+	defer p.a.s.mu.Unlock()
+	p.alive().late = true
+	return p
+}
+
 func (p *Phone) turn(on bool) *Phone {
 	p.a.s.mu.Lock()
 	defer p.a.s.mu.Unlock()
-	p.alive().on = on
+	live := p.alive()
+	waits := live.waits
+	live.on, live.late, live.waits = on, false, nil
+	if on {
+		for _, answer := range waits {
+			answer()
+		}
+	}
 	return p
 }
 

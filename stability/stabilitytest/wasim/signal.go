@@ -125,9 +125,9 @@ func (d *Device) takePreKey() (preKey, bool) {
 	return k, true
 }
 
-// phoneAt is the phone at an address, if it is on.
+// phoneAt is the phone at an address, if it is on, or will be.
 func (s *Service) phoneAt(j types.JID) *Phone {
-	if a := s.account(j); a != nil && j.Device == 0 && a.live != nil && a.live.on {
+	if a := s.account(j); a != nil && j.Device == 0 && a.live != nil && (a.live.on || a.live.late) {
 		return &Phone{a}
 	}
 	return nil
