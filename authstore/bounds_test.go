@@ -319,3 +319,32 @@ func TestLIDMapHasNoBoundByDefault(t *testing.T) {
 		require.Equal(t, 2000, info.Counts["lid"])
 	})
 }
+
+// A table that was never counted stays so at the end of a term: nobody says that
+// it is empty, and the next look counts it.
+func TestTableThatWasNeverCountedIsNotEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		putSecrets(t, d, "S", 3)
+		putKeys(t, d, "1@g.us", 4, 1)
+		require.NoError(t, c.Close(bg))
+		require.Contains(t, kv.data, Key{"misc", "d0/" + sizesID})
+		delete(kv.data, Key{"misc", "d0/" + sizesID}) // as an older version leaves it
+		for range 2 {
+			c, d, _ = reopen(t, kv, c)
+			require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+			info, err := c.Info(bg)
+			require.NoError(t, err)
+			require.NotContains(t, info.Counts, Kind("secret"))
+			require.NotContains(t, info.Counts, Kind("senderkey"))
+		}
+		require.NoError(t, d.EventBuffer.DeleteOldBufferedHashes(bg))
+		synctest.Wait()
+		info, err := c.Info(bg)
+		require.NoError(t, err)
+		require.Equal(t, 3, info.Counts["secret"])
+		require.Equal(t, 4, info.Counts["senderkey"])
+		require.NoError(t, c.Close(bg))
+	})
+}

@@ -3,6 +3,7 @@ package authstore
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -58,6 +59,11 @@ func (s *deviceStore) lead() {
 	if err != nil && s.gate.check(reqs[0].op) == nil {
 		// Permanent, so somebody's own fault, or too much for one batch:
 		// each for itself, and the riders last.
+		if errors.Is(err, errTooMuch) {
+			// Nobody's fault: the riders first. An identity and a sent message
+			// are not later than the session that they belong to.
+			_ = s.commitTogether(nil, true, false) // those that are refused come again below
+		}
 		for _, r := range reqs {
 			r.err = s.commitTogether([]*request{r}, false, false)
 		}

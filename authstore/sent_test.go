@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -159,5 +160,45 @@ func TestSentMessagesOfADeviceReadAnewStandBesideTheOlder(t *testing.T) {
 	_, d, _ = reopen(t, kv, c)
 	for i := range 2 * n {
 		requireSent(t, d, i)
+	}
+}
+
+// A commit that one batch cannot take is written in several, and a crash between
+// any two of them costs no message that an earlier send has kept: the row of
+// sixteen is there before the session beside which they stood is written anew.
+func TestSentMessagesOutliveACrashBetweenTwoBatches(t *testing.T) {
+	kv := newMapKV()
+	_, d, _ := open(t, kv)
+	require.NoError(t, storeOf(d).flush("test"))
+	for i := range packedCount - 1 {
+		sendWith(t, d, i, "1:0")
+	}
+	require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
+	kv.limits = Limits{MaxKeys: 1}
+	var crashes []map[Key]string
+	kv.after.set(func(string, Batch) error {
+		kv.mu.Lock()
+		defer kv.mu.Unlock()
+		crashes = append(crashes, maps.Clone(kv.data))
+		return nil
+	})
+	sendWith(t, d, packedCount-1, "1:0")
+	kv.after.set(nil)
+	require.Greater(t, len(crashes), 1)
+	for at, data := range crashes {
+		left := newMapKV()
+		left.data = data
+		d := killed(t, left)
+		if session, err := d.Sessions.GetSession(bg, "1:0"); sessionCounter(t, session) == packedCount {
+			require.NoError(t, err)
+			trusted, err := d.Identities.IsTrustedIdentity(bg, "1:0", [32]byte{2})
+			require.NoError(t, err)
+			require.False(t, trusted, "an identity is not later than its session")
+		}
+		for i := range packedCount - 1 {
+			text, err := storeOf(d).Sent(bg, testJID(1), types.EmptyJID, types.MessageID(fmt.Sprint("ID", i)))
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprint("text ", i), string(text), "after batch %d", at)
+		}
 	}
 }

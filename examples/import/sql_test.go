@@ -181,3 +181,28 @@ func TestTheImportedDeviceGivesEveryAnswerThatSQLStoreGives(t *testing.T) {
 		})
 	}
 }
+
+// A database that is marked as moved more than once is marked as it says: one
+// number off, and it can be used again.
+func TestMarkOfAMovedDatabaseIsTakenOffInOneStep(t *testing.T) {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "old.db")+"?_pragma=foreign_keys(1)")
+	require.NoError(t, err)
+	defer db.Close()
+	upgrade := func() error { return sqlstore.NewWithDB(db, "sqlite3", nil).Upgrade(t.Context()) }
+	compat := func() (n int) {
+		t.Helper()
+		require.NoError(t, db.QueryRowContext(t.Context(), "SELECT compat FROM whatsmeow_version").Scan(&n))
+		return n
+	}
+	require.NoError(t, upgrade())
+	before := compat()
+	for range 3 {
+		require.NoError(t, authstore.RetireSQL(t.Context(), db))
+		require.Error(t, upgrade(), "nothing logs in with it")
+	}
+	_, err = db.ExecContext(t.Context(), "UPDATE whatsmeow_version SET compat=compat-1000000")
+	require.NoError(t, err)
+	require.NoError(t, upgrade())
+	require.Positive(t, compat())
+	require.LessOrEqual(t, before, compat())
+}
