@@ -39,6 +39,7 @@ type term struct {
 	// guarded by Manager.mu
 	core     *core.Core
 	device   *store.Device // nil until AuthState, and after a logout
+	away     bool          // the one before it is deleted in the store
 	own      types.JID     // the account's own address; empty while not paired
 	client   *attachment   // the present one; nil before Attach
 	clients  int           // how many there were
@@ -205,7 +206,7 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	}
 	d.Container = &container{DeviceContainer: d.Container, t: t}
 	t.noteWith(func() core.Evidence {
-		t.device = d
+		t.device, t.away = d, false
 		if d.ID != nil {
 			t.own = *d.ID
 		}
@@ -267,7 +268,7 @@ func (t *term) setAsideNow() error {
 		return fmt.Errorf("stability: set the logged-out device aside: %w", context.Cause(ctx))
 	}
 	t.m.mu.Lock()
-	gone := t.core.Device() == core.Gone && !t.core.Ending()
+	gone := t.core.Device() == core.Gone && !t.away && !t.core.Ending()
 	t.m.mu.Unlock()
 	if !gone {
 		return nil
@@ -298,6 +299,7 @@ func (c *container) DeleteDevice(ctx context.Context, d *store.Device) error {
 	err := c.DeviceContainer.DeleteDevice(ctx, d)
 	if err == nil {
 		c.t.noteWith(func() core.Evidence {
+			c.t.away = true
 			if c.t.device != d {
 				return nil
 			}
