@@ -224,12 +224,13 @@ func TestOrdinaryDayRaisesNoAlert(t *testing.T) {
 func TestEachAlertFiresInItsTrouble(t *testing.T) {
 	tool(t, "promtool")
 	drop := func(w *world) { w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now() }
-	for _, c := range []struct {
+	type trouble struct {
 		name  string
 		every time.Duration
 		fires []string
 		play  func(t *testing.T, w *world, p *tape)
-	}{
+	}
+	troubles := []trouble{
 		{"down", 15 * time.Second, []string{"WastabilityDown", "WastabilityFlapping"}, func(t *testing.T, w *world, p *tape) {
 			p.start("a").ready()
 			p.run(time.Minute)
@@ -346,7 +347,70 @@ func TestEachAlertFiresInItsTrouble(t *testing.T) {
 			}
 			p.run(75 * time.Minute)
 		}},
-	} {
+		{"restarts do not help", time.Minute, []string{"WastabilityDown", "WastabilityFlapping", "WastabilityRestartsDoNotHelp"}, func(t *testing.T, w *world, p *tape) {
+			a := p.start("a").ready()
+			p.run(time.Minute)
+			away := w.sim.Fault(wasim.Refused()).Always().Now()
+			drop(w)
+			p.run(3 * time.Hour)
+			away.Stop()
+			a.m.Reconnect()
+			p.run(30 * time.Minute)
+		}},
+		{"banned", 15 * time.Second, []string{"WastabilityBanned"}, func(t *testing.T, w *world, p *tape) {
+			a := p.start("a").ready()
+			p.run(time.Minute)
+			w.sim.Fault(wasim.Failure(406)).OnNextLogin()
+			drop(w)
+			p.run(15 * time.Minute)
+			a.m.Reconnect() // the ban was lifted: somebody asks for a code
+			a.ready()
+			p.run(5 * time.Minute)
+		}},
+		{"banned for some time", 15 * time.Second, []string{"WastabilityBannedForNow"}, func(t *testing.T, w *world, p *tape) {
+			p.start("a").ready()
+			p.run(time.Minute)
+			w.sim.Fault(wasim.TemporaryBan(101, 5*time.Minute)).OnNextLogin()
+			drop(w)
+			p.run(30 * time.Minute)
+		}},
+		{"two processes of one name", 15 * time.Second, []string{"WastabilitySameInstanceID"}, func(t *testing.T, w *world, p *tape) {
+			p.start("a", stability.WithInstanceID("twin")).ready()
+			p.run(5 * time.Minute)
+			b := p.start("b", stability.WithInstanceID("twin")).ready()
+			p.run(10 * time.Minute)
+			b.stop()
+			p.run(10 * time.Minute)
+		}},
+		{"data damaged", 15 * time.Second, []string{"WastabilityDataDamaged"}, func(t *testing.T, w *world, p *tape) {
+			a := p.start("a").ready()
+			p.run(time.Minute)
+			require.NoError(t, a.m.Client().Store.Sessions.PutSession(t.Context(), "1:0", []byte("no session")))
+			a.stop()
+			b := p.start("b").ready()
+			_, _ = b.m.Client().Store.Sessions.GetSession(t.Context(), "1:0")
+			p.run(5 * time.Minute)
+			require.NoError(t, b.m.PurgeRows(t.Context()))
+			p.run(5 * time.Minute)
+		}},
+		{"messages set aside", 5 * time.Minute, []string{"WastabilityMessagesWaiting", "WastabilityMessagesSetAside"}, func(t *testing.T, w *world, p *tape) {
+			a := p.start("a").ready()
+			a.refuses.Store("nobody takes this")
+			w.write("nobody takes this")
+			for range 26 {
+				w.write("hello") // others are taken
+				p.run(time.Hour)
+			}
+			list := a.m.Messages()
+			require.Len(t, list, 1)
+			require.NoError(t, a.m.PurgeMessage(t.Context(), list[0].Entry))
+			p.run(time.Hour)
+		}},
+	}
+	for _, a := range alerts {
+		require.True(t, slices.ContainsFunc(troubles, func(c trouble) bool { return slices.Contains(c.fires, a.name) }), "no trouble lets %s fire", a.name)
+	}
+	for _, c := range troubles {
 		t.Run(c.name, func(t *testing.T) { lived(t, 3, c.every, c.play).fire(t, c.fires...) })
 	}
 }

@@ -82,6 +82,7 @@ type process struct {
 	m        *stability.Manager
 	registry *prometheus.Registry
 	refuse   atomic.Bool  // its handlers
+	refuses  atomic.Value // the text of the one message that they refuse
 	hang     atomic.Int64 // nanoseconds for the next message
 	cancel   context.CancelFunc
 	result   chan error
@@ -120,9 +121,9 @@ func (w *world) process(name string, opts ...stability.Option) *process {
 func (p *process) setup(_ context.Context, c *whatsmeow.Client) error {
 	c.ManualHistorySyncDownload = true
 	c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
-		if _, ok := evt.(*events.Message); ok {
+		if m, ok := evt.(*events.Message); ok {
 			time.Sleep(time.Duration(p.hang.Swap(0)))
-			return !p.refuse.Load()
+			return !p.refuse.Load() && m.Message.GetConversation() != p.refuses.Load()
 		}
 		return true
 	})

@@ -239,6 +239,10 @@ func (p *place) says(b *tab) {
 	for _, id := range []string{"headline", "since"} {
 		require.NotEmpty(b.t, eval[string](b, `document.querySelector("main #`+id+`").innerText`))
 	}
+	const stands = `[...document.querySelectorAll("#actions button.main")].map(b => b.innerText).join()`
+	if label := eval[string](b, stands); label != "" {
+		require.Contains(b.t, a.WhatToDo, "ress "+label, "a button stands out where the text says to press it, and only there")
+	}
 	require.NotRegexp(b.t, `/api/|/health|/ready|POST|GET `, b.text(), "a reader at night has no use for routes")
 	require.NotContains(b.t, b.text(), "491520000001")
 }
