@@ -45,6 +45,15 @@ func (b *tab) press(text string) {
 	run(b, chromedp.Click(chromedp.JSPath(button(text))))
 }
 
+// atOnce checks that a phone shows what is wrong and what to do, and the code to
+// scan, before anybody has moved the page.
+func (b *tab) atOnce() {
+	b.t.Helper()
+	b.phone()
+	require.Empty(b.t, eval[[]string](b, `[...document.querySelectorAll("#headline, #do, #qr svg, .asked .said")]
+		.filter(e => e.checkVisibility() && e.getBoundingClientRect().bottom + scrollY > innerHeight).map(e => e.outerHTML.slice(0, 200))`), "below the edge of the screen")
+}
+
 // usable checks that everybody can read and use the page: in both colours and
 // sizes, magnified, in the few colours that a reader may choose, and without
 // anything that moves.

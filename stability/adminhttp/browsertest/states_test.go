@@ -206,6 +206,7 @@ func TestEveryStateIsShownToEverybody(t *testing.T) {
 			b := newTab(t)
 			p.enter(b)
 			p.says(b)
+			b.atOnce()
 			b.usable()
 			b.plain()
 			p.says(b)
