@@ -35,18 +35,28 @@ type EventLeftovers interface {
 	// SettleEvents says that the service has delivered all that it has. What an
 	// earlier term has left, and nobody has asked for in this one, was perhaps
 	// handled. It is kept for as long as Retention.FinishedEvents from now on,
-	// and removed by a later call. known says of a plaintext (padded, as whatsmeow
-	// decrypted it) that the caller knows what became of it: it is left alone.
-	// What changes rides with the next commit.
-	SettleEvents(known func(plaintext []byte) bool) error
+	// and removed by a later call. judge says what the caller knows of a
+	// plaintext (padded, as whatsmeow decrypted it). What changes rides with the
+	// next commit.
+	SettleEvents(judge func(plaintext []byte) Leftover) error
 	// LeftoverEvents counts the messages that were perhaps handled, and says when
 	// the oldest of them was received. From memory.
 	LeftoverEvents() (n int, oldest time.Time)
 }
 
+// Leftover is what the caller of SettleEvents knows of a plaintext.
+type Leftover uint8
+
+// What may be known of a plaintext.
+const (
+	LeftoverPerhapsHandled Leftover = iota // nothing: it was perhaps handled
+	LeftoverKnown                          // what became of it: it is left alone
+	LeftoverUseless                        // no handler was given it: it goes in the end, and is not counted
+)
+
 var _ EventLeftovers = (*Container)(nil)
 
-const leftoverID = "leftovers" // a single value: the ids of leftovers, and when each was found
+const leftoverID = "leftovers" // a single value: the ids of leftovers, and when each was found; negative where it is useless
 
 // noteUnaskedLocked begins a term: what is in the buffer now, nobody has asked
 // for yet. mu is held, or nobody else knows s.
@@ -91,7 +101,7 @@ func (c *Container) DeliveredEvent(hash [32]byte) {
 }
 
 // SettleEvents implements EventLeftovers.
-func (c *Container) SettleEvents(known func(plaintext []byte) bool) error {
+func (c *Container) SettleEvents(judge func(plaintext []byte) Leftover) error {
 	const op = "look for what the event buffer has left"
 	s, err := c.device(op)
 	if err != nil {
@@ -110,9 +120,17 @@ func (c *Container) SettleEvents(known func(plaintext []byte) bool) error {
 		}
 	}
 	s.mu.Unlock()
+	useless := make(map[string]bool)
 	for id, v := range rows {
-		if _, _, plaintext, err := parseEvent(v); err == nil && known(plaintext) {
+		_, _, plaintext, err := parseEvent(v)
+		if err != nil {
+			continue
+		}
+		switch judge(plaintext) {
+		case LeftoverKnown:
 			delete(rows, id)
+		case LeftoverUseless:
+			useless[id] = true
 		}
 	}
 	now, limit := time.Now(), before(s.cfg.retention.FinishedEvents).Unix()
@@ -124,12 +142,14 @@ func (c *Container) SettleEvents(known func(plaintext []byte) bool) error {
 				continue
 			}
 			at, ok := found[id]
-			if ok && at < limit {
+			if ok && max(at, -at) < limit {
 				changes = append(changes, del(tEvent, id))
 				continue
 			}
 			if !ok {
-				at = now.Unix()
+				if at = now.Unix(); useless[id] {
+					at = -at
+				}
 			}
 			if raw, err := hex.DecodeString(id); err == nil {
 				note = append(appendBytes(note, raw), fieldsOf(at)...)
@@ -153,7 +173,10 @@ func (c *Container) LeftoverEvents() (n int, oldest time.Time) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id := range s.leftoversLocked() {
+	for id, at := range s.leftoversLocked() {
+		if at < 0 { // useless
+			continue
+		}
 		v, _ := s.im.get(tEvent, id)
 		inserted, _, _, err := parseEvent(v)
 		if err != nil {

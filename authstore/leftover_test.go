@@ -12,7 +12,7 @@ func TestLeftoversAreThoseOfAnEarlierTermThatNobodyAsksFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
 		c, d, _ := open(t, kv)
-		nobody := func([]byte) bool { return false }
+		nobody := func([]byte) Leftover { return LeftoverPerhapsHandled }
 		for n := range byte(5) {
 			require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{n}, []byte{'m', n}, time.Now()))
 			time.Sleep(time.Minute)
@@ -26,7 +26,12 @@ func TestLeftoversAreThoseOfAnEarlierTermThatNobodyAsksFor(t *testing.T) {
 		_, err := d.EventBuffer.GetBufferedEvent(bg, [32]byte{0})
 		require.NoError(t, err)
 		c.DeliveredEvent([32]byte{1})
-		require.NoError(t, c.SettleEvents(func(plaintext []byte) bool { return plaintext[1] == 2 }))
+		require.NoError(t, c.SettleEvents(func(plaintext []byte) Leftover {
+			if plaintext[1] == 2 {
+				return LeftoverKnown
+			}
+			return LeftoverPerhapsHandled
+		}))
 		n, oldest := c.LeftoverEvents()
 		require.Equal(t, 2, n)
 		require.WithinDuration(t, time.Now().Add(-2*time.Minute), oldest, time.Second, "the fourth, and the fifth")
@@ -58,6 +63,28 @@ func TestLeftoversAreThoseOfAnEarlierTermThatNobodyAsksFor(t *testing.T) {
 	})
 }
 
+// What no handler was given is not said to be handled, and goes like the others.
+func TestUselessLeftoverIsNotCountedAndGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{1}, []byte("odd"), time.Now()))
+		useless := func([]byte) Leftover { return LeftoverUseless }
+		for range 2 {
+			c, _, _ = reopen(t, kv, c)
+			require.NoError(t, c.SettleEvents(useless))
+			n, _ := c.LeftoverEvents()
+			require.Zero(t, n)
+			time.Sleep(time.Minute)
+			require.Equal(t, 1, kv.count("event"))
+		}
+		time.Sleep(eventTTL)
+		require.NoError(t, c.SettleEvents(useless))
+		time.Sleep(time.Minute)
+		require.Zero(t, kv.count("event"))
+	})
+}
+
 func TestLookingForLeftoversWritesNothingWhereThereIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
@@ -65,7 +92,7 @@ func TestLookingForLeftoversWritesNothingWhereThereIsNone(t *testing.T) {
 		require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{1}, []byte("m"), time.Now()))
 		c, _, _ = reopen(t, kv, c, WithRetention(Retention{FinishedEvents: Forever}))
 		settle := func() {
-			require.NoError(t, c.SettleEvents(func([]byte) bool { return false }))
+			require.NoError(t, c.SettleEvents(func([]byte) Leftover { return LeftoverPerhapsHandled }))
 			time.Sleep(time.Minute)
 		}
 		settle()

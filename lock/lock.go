@@ -26,9 +26,9 @@ var (
 	// ErrReleased is why a term ended that was released.
 	ErrReleased = errors.New("lock: released")
 
-	// ErrSucceeded is why a term ended that the same Lease has followed by a new
-	// one, without giving the lock up in between.
-	ErrSucceeded = errors.New("lock: succeeded: a new term of the same holder follows")
+	// ErrSucceeded is why a term ended that the same Lease follows by a new one,
+	// without giving the lock up in between. Where that fails, the lock is given up.
+	ErrSucceeded = errors.New("lock: succeeded: a new term of the same holder is to follow")
 
 	// ErrHeld reports that an account cannot be destroyed: an instance holds it.
 	ErrHeld = errors.New("lock: an instance holds the account: close its Manager first, or wait until its lease has run out")

@@ -390,7 +390,7 @@ func (a *attachment) retire(ctx context.Context, cause error) (err error) {
 	if err = a.finish(ctx, conn); err != nil {
 		a.m.cfg.logger.Warn("a handler is still running behind a connection that is over", "error", err)
 	}
-	a.link.Abandon(ctx)
+	err = errors.Join(err, a.link.Abandon(ctx))
 	a.t.note(core.Retire{Client: a.number})
 	return err
 }

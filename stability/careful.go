@@ -55,7 +55,7 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 	first := r.epoch != epoch
 	if first {
 		own := r.epoch // of this process's last term: it has lost the lock, and lives
-		r.epoch, r.begun, r.marked = epoch, time.Now(), false
+		r.epoch, r.begun, r.marked, r.markStands = epoch, time.Now(), false, false
 		r.careful = false
 		var before termRecord
 		if found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch && before.Epoch != own) {
@@ -75,18 +75,34 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 
 // putMark writes the mark with the next commit. An account that is not paired
 // has none.
-func (r *received) putMark(ctx context.Context, epoch int64) {
+func (r *received) putMark(ctx context.Context, epoch int64) { r.writeMark(ctx, epoch, false) }
+
+// standMark writes the mark at once, unless it was so in this term. A message that was
+// decrypted before is handed over without a commit, so no mark would ride before
+// it; one that is decrypted now takes the mark with it.
+func (r *received) standMark(ctx context.Context) {
+	r.mu.Lock()
+	epoch, stands := r.epoch, r.markStands
+	r.mu.Unlock()
+	if !stands {
+		r.writeMark(ctx, epoch, true)
+	}
+}
+
+func (r *received) writeMark(ctx context.Context, epoch int64, now bool) {
 	s, ok := r.m.store.(authstore.MessageBook)
 	if !ok {
 		return
 	}
 	value, err := json.Marshal(termRecord{epoch, time.Now()})
-	if err != nil || s.PutMessageEntry(ctx, termMark, value, false) != nil {
+	if err != nil || s.PutMessageEntry(ctx, termMark, value, now) != nil {
 		return
 	}
 	r.mu.Lock()
-	r.marked = r.epoch == epoch
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	if r.epoch == epoch {
+		r.marked, r.markStands = true, r.markStands || now
+	}
 }
 
 // unmark ends a term in good order. A handler may still be running: it is slow,

@@ -55,6 +55,13 @@ func (m *Manager) Close(ctx context.Context) error {
 	case m.turn <- struct{}{}: // nobody is in the middle of an activation
 	case <-bounded.Done():
 	}
+	m.mu.Lock()
+	heir := m.heir
+	m.heir = nil
+	m.mu.Unlock()
+	if heir != nil {
+		m.release(heir)
+	}
 	if watched {
 		select {
 		case <-m.incidents.done:

@@ -67,6 +67,7 @@ func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error 
 	switch {
 	case known == nil:
 	case known.Plaintext != nil:
+		d.a.m.received.standMark(ctx)
 		raw, _, ok := unpadded(known.Plaintext)
 		aside = ok && d.isAside(raw)
 	default:

@@ -166,5 +166,6 @@
 // its goroutine. A host that calls its client's own Disconnect or Logout while
 // frames arrive stops whatsmeow's taker of frames before its read pump; the pump
 // is freed within seconds, which takes the client's logger: whoever replaces
-// client.Log may leave one behind. Nothing else outlives Close.
+// client.Log may leave one behind. One that removed our event handler and connects past
+// our dialer is disconnected as soon as its attempt returns. Nothing else outlives Close.
 package stability

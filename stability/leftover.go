@@ -38,27 +38,28 @@ func (r *received) settle() {
 		return
 	}
 	before, _ := s.LeftoverEvents()
-	if s.SettleEvents(r.accounted) != nil {
+	if s.SettleEvents(r.judge) != nil {
 		return // the term is over
 	}
 	if n, _ := s.LeftoverEvents(); n > before {
-		r.m.cfg.logger.Warn("decrypted messages of a process that ended without notice were perhaps handled: WhatsApp does not deliver them again", "messages", n)
+		r.m.cfg.logger.Warn("decrypted messages of a process that was killed, or lost the backend, were perhaps handled: WhatsApp does not deliver them again", "messages", n)
 	}
 	r.tell()
 }
 
-// accounted reports whether the book has the message with that plaintext.
-func (r *received) accounted(plaintext []byte) bool {
+// judge says whether the book has the message with that plaintext. whatsmeow
+// acknowledges one that does not parse, and gives it to no handler.
+func (r *received) judge(plaintext []byte) authstore.Leftover {
 	raw, _, ok := unpadded(plaintext)
 	if !ok {
-		return false
+		return authstore.LeftoverUseless
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, rec := range r.more {
 		if !rec.OfPhone && rec.has(raw) {
-			return true
+			return authstore.LeftoverKnown
 		}
 	}
-	return false
+	return authstore.LeftoverPerhapsHandled
 }

@@ -347,8 +347,8 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 		m.release(hold)
 		return nil, ErrClosed
 	}
+	m.seat.began(now, behindYield(st) || m.heir == hold)
 	m.term, m.heir = t, nil
-	m.seat.began(now, behindYield(st))
 	t.possession().begins()
 	if m.outage.watched { // it answered just now; if it cannot be written, this instance tells
 		m.outage.watched, m.outage.since = false, now

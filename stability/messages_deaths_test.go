@@ -64,6 +64,7 @@ func (m *mortal) live(calm time.Duration) {
 		select {
 		case <-m.dead:
 			m.deaths++
+			require.Less(m.w.t, m.deaths, 100, "it dies again and again: %+v", m.now.m.Status().Messages.Received)
 			m.start()
 		case <-time.After(calm):
 			return

@@ -49,7 +49,7 @@ type ReceivedMessages struct {
 	By       map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
 
 	// PerhapsHandled are messages that an earlier process decrypted, and that
-	// WhatsApp does not deliver any more: that process was killed at the moment
+	// WhatsApp does not deliver any more: that process was killed, or lost the backend, at the moment
 	// between WhatsApp's being told that a message was handled and the note of
 	// it here. So the handlers have taken it, unless the account was away for so long
 	// that WhatsApp dropped the message. It is not handed over again: most would
@@ -116,10 +116,10 @@ func (r ReceivedMessages) text(now time.Time) string {
 	const then = "The program's handlers have taken what they were given then, unless WhatsApp itself dropped it for its age; it is removed by itself."
 	switch g := r.PerhapsHandled; {
 	case g.Count == 1:
-		out = append(out, fmt.Sprintf("One message was perhaps handled: a process ended without notice while it noted that; the message was received %s ago. %s",
+		out = append(out, fmt.Sprintf("One message was perhaps handled: a process was killed, or lost the backend, before it could note that; the message was received %s ago. %s",
 			keepalive.Span(now.Sub(g.Oldest)), then))
 	case g.Count > 1:
-		out = append(out, fmt.Sprintf("%d messages were perhaps handled: a process ended without notice while it noted that; the oldest was received %s ago. %s",
+		out = append(out, fmt.Sprintf("%d messages were perhaps handled: a process was killed, or lost the backend, before it could note that; the oldest was received %s ago. %s",
 			g.Count, keepalive.Span(now.Sub(g.Oldest)), then))
 	}
 	return strings.Join(out, " ")

@@ -36,10 +36,11 @@ type received struct {
 	inHand map[book.Key]*delivery
 	lately []foundMessage // missed, and here since, oldest first
 
-	epoch   int64     // of the term that this is about
-	begun   time.Time // when that began
-	marked  bool      // its mark is in the store, or on its way
-	careful bool      // an earlier term did not end in good order
+	epoch      int64     // of the term that this is about
+	begun      time.Time // when that began
+	marked     bool      // its mark is in the store, or on its way
+	markStands bool      // and it is known to be in the store
+	careful    bool      // an earlier term did not end in good order
 
 	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
 }

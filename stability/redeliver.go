@@ -37,10 +37,6 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	now := time.Now()
 	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}, OfPhone: true}
 	r.mu.Lock()
-	if r.had(evt, now) {
-		r.mu.Unlock()
-		return true
-	}
 	var found bool
 	for _, e := range r.book.Entries() {
 		missed := e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0
@@ -49,7 +45,11 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 			break
 		}
 	}
+	had := !found && r.had(evt, now)
 	r.mu.Unlock()
+	if had {
+		return true
+	}
 	if !found { // the program asked for it by itself
 		rec.Key = book.Key{ID: evt.Info.ID, Chat: evt.Info.Chat.String()}
 		if evt.Info.IsGroup {

@@ -62,6 +62,7 @@ type Status struct {
 	LockLeaseUntil        time.Time
 	LockSeenAt            time.Time // when this instance last asked who holds the lock; zero while it holds it itself
 	LockMayBeFree         bool      // the lease that was seen then has run out by this instance's clock
+	LockKept              bool      // between two terms of this instance, behind a heal: it holds the lock for the next one
 	LeaseEpoch            int64
 	TrustedUntil          time.Time // this instance's own term; zero without one
 	InstanceID            string
@@ -115,6 +116,7 @@ func (m *Manager) Status() Status {
 		st.Probes = m.probes(now, core.Sight{})
 		if m.heir != nil && m.heir.Held() {
 			r := m.heir.Record()
+			st.LockKept = true
 			st.LockHolder, st.LockLeaseUntil, st.LeaseEpoch, st.InstanceID = r.Holder, r.LeaseUntil, r.Epoch, r.Holder
 		}
 	} else {
@@ -236,8 +238,10 @@ func (st Status) summary() string {
 			who = "another Manager of this process (" + who + ")"
 		}
 		return "Standing by: " + who + does + st.yieldText(ago)
-	case st.Mode == ModePassive && st.LockHolder != "" && st.LockHolder == st.InstanceID:
+	case st.LockKept:
 		return "Not active: a reconnect loop was broken, and this instance keeps the lock for a new term. If none begins soon, it gives the lock up."
+	case st.Mode == ModePassive && st.LockHolder != "":
+		return "Handing over: this instance finishes what is in hand, writes down what is left, and gives the lock up."
 	case st.Mode == ModePassive && st.Running:
 		return "Not active: this instance asks for the lock, and knows of no other that holds it." + st.yieldText(ago)
 	case st.Mode == ModePassive:

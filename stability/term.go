@@ -198,6 +198,9 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 		return d, nil
 	}
 	d, err = t.load(ctx)
+	if err == nil && d == nil {
+		d, err = t.m.store.Device(ctx, fence{t})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stability: read the device: %w", err)
 	}
@@ -215,7 +218,8 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	return d, nil
 }
 
-// load reads the device. One that the service has ended must not come back: whatsmeow deletes it, unless it was cut short.
+// load reads the device. One that the service has ended must not come back: whatsmeow
+// deletes it, unless it was cut short. Then it is deleted here, and nil is returned.
 func (t *term) load(ctx context.Context) (*store.Device, error) {
 	t.m.mu.Lock()
 	gone := t.core.Device() == core.Gone
@@ -229,7 +233,10 @@ func (t *term) load(ctx context.Context) (*store.Device, error) {
 	if err := d.Delete(ctx); err != nil {
 		return nil, fmt.Errorf("set the logged-out device aside: %w", err)
 	}
-	return t.m.store.Device(ctx, fence{t})
+	t.m.mu.Lock()
+	t.away = true
+	t.m.mu.Unlock()
+	return nil, nil
 }
 
 // setAside makes sure that a device which the service has ended is set aside,

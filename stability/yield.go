@@ -93,7 +93,7 @@ func (m *Manager) disinherit(hold lock.Term) {
 	select {
 	case m.turn <- struct{}{}: // nobody is taking it up
 		defer func() { <-m.turn }()
-	case <-m.life.Done(): // Close releases it
+	case <-m.life.Done(): // Close releases it: the lease may be the host's
 		return
 	}
 	m.mu.Lock()

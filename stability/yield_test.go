@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/localbackend"
@@ -228,6 +230,28 @@ func TestLockThatIsKeptForNobodyIsReleased(t *testing.T) {
 		b.stop()
 		require.NoError(t, h.m.Activate(t.Context()))
 		h.kill()
+		w.close()
+	})
+}
+
+// A lease of the host's outlives the Manager: Close gives back what was kept.
+func TestCloseReleasesAKeptLockOfAHostsLease(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		lease, err := lock.New(w.memory.Backend().Lock, "host", lock.WithLogger(logger()))
+		require.NoError(t, err)
+		h := w.byHand(stability.WithLock(lease), stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})).activate()
+		h.pair()
+		time.Sleep(2 * time.Minute)
+		w.sim.Fault(wasim.UpgradeStatus(503)).From("byhand").Always().OnNextLogin()
+		w.sim.Fault(wasim.Reset()).From("byhand").Now()
+		require.True(t, h.reached(1, stability.EventDeactivated).Kept)
+		require.NoError(t, h.m.Close(t.Context()))
+		time.Sleep(10 * time.Second)
+		rec, err := w.look().Lock.Load(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, rec.Holder)
+		require.NoError(t, lease.Close(t.Context()))
 		w.close()
 	})
 }
@@ -513,5 +537,31 @@ func TestUnpairedAccountThatIsRefusedTriesAgainAtItsTime(t *testing.T) {
 		a.pair()
 		require.Less(t, time.Since(at), time.Minute)
 		a.stop()
+	})
+}
+
+// A handler is still running while the instance hands over: nothing was broken.
+func TestHandingOverIsSaidSo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.from("a").run().pair()
+		a.heed(func(evt any) {
+			if _, ok := evt.(*events.Message); ok {
+				time.Sleep(3 * time.Second)
+			}
+		})
+		_, err := w.peer().Send(t.Context(), w.account.JID(), "slow")
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		a.cancel()
+		time.Sleep(time.Second)
+		st := a.status()
+		require.Equal(t, stability.ModePassive, st.Mode)
+		require.Equal(t, st.InstanceID, st.LockHolder)
+		require.False(t, st.LockKept)
+		require.Contains(t, st.Summary, "Handing over")
+		require.NoError(t, <-a.result)
+		require.NoError(t, a.m.Close(t.Context()))
+		w.close()
 	})
 }

@@ -192,7 +192,11 @@ func (s *simulation) observe(e stability.Event) {
 		case stability.EventStoreUp:
 			s.tell(green, "bot", "can use its session file again")
 		case stability.EventDeactivated:
-			s.tell(plain, "bot", "has handed the lock over: another instance could take it now")
+			if e.Kept {
+				s.tell(plain, "bot", "has ended its term, and keeps the lock for a new one")
+			} else {
+				s.tell(plain, "bot", "has handed the lock over: another instance could take it now")
+			}
 		}
 	})
 }

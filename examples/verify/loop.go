@@ -176,7 +176,7 @@ func loop(ctx context.Context, r *report, p parts) error {
 	refused := s.service.Fault(wasim.Refused()).From("child").Always().OnNextLogin()
 	s.service.Fault(wasim.FIN()).For(s.account.JID()).Now()
 	ended := await(ctx, 40*time.Second, func() bool { return first.over() || first.said("deactivated") >= 0 }) &&
-		await(ctx, 5*time.Second, first.over) // the lock is released last
+		await(ctx, 10*time.Second, first.over) // the lock is released last
 	if !r.check("after ten attempts in ten minutes it ends by itself", ended, fmt.Sprintf("%d dials", s.service.DialsFrom("child"))) {
 		return nil
 	}

@@ -85,7 +85,7 @@ func pairAfter(first string) string {
 	if first == "" {
 		return pairAgain
 	}
-	return first + " Then " + lower(pairAgain)
+	return strings.NewReplacer(", then pair again.", ".", " Only when the ban was lifted, pair again.", " Wait until the ban is lifted.").Replace(first) + " Then " + lower(pairAgain)
 }
 
 // bringBack names the backend that should be brought back.

@@ -96,13 +96,18 @@ var whileStandingBy = []situation{
 	{headline{"not_active", warn, "Not active", "This instance does not look after the account, and knows of no other that does."},
 		passive,
 		func(a about) explanation {
-			if a.LockHolder != "" { // it is this one
+			switch {
+			case a.LockKept:
 				return explanation{
 					since: a.ModeSince, why: join(a.text.Means, "A reconnect loop was broken, and this instance keeps the lock for a new term."),
 					next: "The program begins a new term. If it does not within half a minute, the lock is given up, and another instance can take it.",
 				}
-			}
-			if a.Running {
+			case a.LockHolder != "": // it is this one
+				return explanation{
+					since: a.ModeSince, why: join(a.text.Means, "This instance ends its term: it finishes what is in hand, and writes down what is left."),
+					next: "The lock is given up in some seconds. Then another instance can take it.",
+				}
+			case a.Running:
 				return explanation{
 					since: a.ModeSince, why: "The program asks for the lock, and has not been given it yet. This instance knows of no other that holds it.",
 					next: "The lock is asked for again and again, and taken as soon as it is free.",

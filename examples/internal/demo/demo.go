@@ -92,7 +92,11 @@ func Tell(who string, e stability.Event) {
 	case stability.EventActivated:
 		Say(who, "holds the lock (term %d)", e.Epoch)
 	case stability.EventDeactivated:
-		Say(who, "has handed over (%s)", e.Reason)
+		if e.Kept {
+			Say(who, "has ended its term, and keeps the lock for a new one (%s)", e.Reason)
+		} else {
+			Say(who, "has handed over (%s)", e.Reason)
+		}
 	case stability.EventPaired:
 		Say(who, "is paired")
 	case stability.EventConnected:

@@ -3,7 +3,9 @@ package browsertest
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -240,9 +242,11 @@ func (p *place) says(b *tab) {
 	for _, id := range []string{"headline", "since"} {
 		require.NotEmpty(b.t, eval[string](b, `document.querySelector("main #`+id+`").innerText`))
 	}
-	const stands = `[...document.querySelectorAll("#actions button.main")].map(b => b.innerText).join()`
-	if label := eval[string](b, stands); label != "" {
-		require.Contains(b.t, a.WhatToDo, "ress "+label, "a button stands out where the text says to press it, and only there")
+	const labels = `[...document.querySelectorAll("#actions button")].map(b => b.innerText)`
+	const stands = `[...document.querySelectorAll("#actions button.main")].map(b => b.innerText)`
+	for _, label := range eval[[]string](b, labels) {
+		require.Equal(b.t, strings.Contains(a.WhatToDo, "ress "+label), slices.Contains(eval[[]string](b, stands), label),
+			"%q stands out where the text says to press it, and only there: %s", label, a.WhatToDo)
 	}
 	require.NotRegexp(b.t, `/api/|/health|/ready|POST|GET `, b.text(), "a reader at night has no use for routes")
 	require.NotContains(b.t, b.text(), "491520000001")

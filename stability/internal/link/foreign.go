@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.mau.fi/whatsmeow"
 )
@@ -70,10 +71,10 @@ func (l *Link) lookOnceMore() {
 // nobody has seen, because the host removed our event handler: the account has
 // another client next, and each would end the other's connection. An attempt
 // that is on its way, or a Disconnect, may hold the client's locks for longer
-// than ctx: it is ended behind that all the same.
-func (l *Link) Abandon(ctx context.Context) {
+// than ctx: that is an error, and it is ended behind that all the same.
+func (l *Link) Abandon(ctx context.Context) error {
 	if !l.bypassed() {
-		return
+		return nil
 	}
 	done := make(chan struct{})
 	go func() {
@@ -84,7 +85,9 @@ func (l *Link) Abandon(ctx context.Context) {
 	}()
 	select {
 	case <-done:
+		return nil
 	case <-ctx.Done():
+		return fmt.Errorf("link: ending a connection past the dialer: %w", context.Cause(ctx))
 	}
 }
 
