@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.mau.fi/libsignal/signalerror"
+	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
@@ -24,7 +25,8 @@ import (
 type delivery struct {
 	a     *attachment
 	key   book.Key
-	began time.Time // when it was taken in hand
+	began time.Time      // when it was taken in hand
+	node  *waBinary.Node // its stanza; nil for one that is handed over from the store
 
 	// Changed by the goroutine alone that handles the message.
 	before messageRecord // what was known of it when it was taken in hand
@@ -41,6 +43,7 @@ type delivery struct {
 	asked    bool              // the event buffer was asked for a part
 	repeated bool              // a part had been finished before
 	aside    bool              // it was set aside
+	again    bool              // it is here since the phone, or its sender, sent it again
 	left     bool              // we kept it from the handlers
 	unheard  bool              // there was no handler of the program's
 	refused  bool              // a handler returned false
@@ -198,14 +201,22 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		}
 	}
 	poisonous := evt != nil && r.poisonous(d.key)
+	again := admits && evt != nil && r.resent(d, evt.RawMessage)
+	if again {
+		d.finished()
+	}
 	d.mu.Lock()
 	d.info, d.event, d.handed = plainInfo(info), evt, true
-	if admits && !aside && !d.ours && evt != nil {
+	if admits && !aside && !again && !d.ours && evt != nil {
 		d.parts = append(d.parts, evt.RawMessage)
 	}
 	switch {
 	case aside: // it is acknowledged at the next login
 		d.aside = true
+		d.mu.Unlock()
+		return false
+	case again: // so is this
+		d.again = true
 		d.mu.Unlock()
 		return false
 	case !admits:
@@ -227,6 +238,14 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	defer d.mu.Unlock()
 	d.aside, d.left = err == nil, err != nil
 	return false
+}
+
+// finished marks what was decrypted of the message as finished, which whatsmeow
+// does only for a message that all handlers took.
+func (d *delivery) finished() {
+	for _, hash := range hashesOf(d.node) {
+		_ = d.a.device.EventBuffer.ClearBufferedEventPlaintext(context.Background(), hash)
+	}
 }
 
 // undecryptable is told of the event of that name.
@@ -270,7 +289,7 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 		return book.Saved, d.why
 	case d.ours:
 		return book.Handled, ""
-	case d.aside:
+	case d.aside, d.again:
 		return book.Repeat, ""
 	case d.unheard:
 		d.keepParts()

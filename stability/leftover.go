@@ -24,11 +24,19 @@ func (m *Manager) stillDelivered(message *waBinary.Node) {
 	if !ok {
 		return
 	}
+	for _, hash := range hashesOf(message) {
+		s.DeliveredEvent(hash)
+	}
+}
+
+// hashesOf names the parts of a message as whatsmeow does in the event buffer.
+func hashesOf(message *waBinary.Node) (hashes [][32]byte) {
 	for _, enc := range message.GetChildrenByTag("enc") {
 		if b, ok := enc.Content.([]byte); ok {
-			s.DeliveredEvent(sha256.Sum256(b)) // as whatsmeow names it
+			hashes = append(hashes, sha256.Sum256(b))
 		}
 	}
+	return hashes
 }
 
 // settle is called when the service has delivered all that it has.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/guard"
@@ -91,6 +93,47 @@ func TestPhoneThatAnswersBehindTheSenderIsNotHeard(t *testing.T) {
 		a.balanced()
 		a.stop()
 	})
+}
+
+// The phone answers, and the sender, who was off, sends the message again the next day.
+func TestSenderWhoSendsAgainBehindThePhoneIsNotHeard(t *testing.T) {
+	for name, send := range map[string]func(*wasim.Phone, string, types.JID, *waE2E.Message) error{
+		"readable":   (*wasim.Phone).SendAs,
+		"unreadable": (*wasim.Phone).SendUnreadableAs,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				carol := w.writer()
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				w.await("the phone has sent it", func() bool { return slices.Contains(a.texts(), "lost?") })
+				time.Sleep(10 * time.Hour)
+				before, asked := a.balanced().Repeated, w.device().Stats().PeerRequests
+				require.NoError(t, send(carol, id, w.account.JID(), text("lost?")))
+				time.Sleep(10 * time.Minute)
+				heard := func(a *instance) []string {
+					return slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" })
+				}
+				require.Equal(t, []string{"lost?"}, heard(a), "once")
+				require.Equal(t, asked, w.device().Stats().PeerRequests, "the phone is not asked for it")
+				require.Equal(t, before+1, a.balanced().Repeated)
+				require.NoError(t, carol.SendAs("3EB0AAAABBBBCCCCDDDD", w.account.JID(), text("next")))
+				w.await("the next is handled", func() bool { return slices.Contains(a.texts(), "next") })
+				a.stop()
+
+				b := w.instance(stability.WithAutoHeal(noHeal)).run().ready() // another process, which remembers nothing
+				w.await("it is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
+				time.Sleep(time.Minute)
+				require.Equal(t, []string{"lost?", "next"}, append(heard(a), heard(b)...))
+				require.Empty(t, b.m.Messages())
+				b.balanced()
+				b.stop()
+			})
+		})
+	}
 }
 
 func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {

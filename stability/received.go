@@ -13,6 +13,7 @@ import (
 
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/store"
+	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
@@ -105,7 +106,7 @@ func (r *received) arrived(k book.Key) {
 // begin notes that a message is being handled until end is called; false when
 // it is already.
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
-	d = &delivery{a: a, key: keyOf(message), info: infoOf(message, a.device)}
+	d = &delivery{a: a, key: keyOf(message), node: message, info: infoOf(message, a.device)}
 	if !r.admit(ctx, d) {
 		r.m.stillDelivered(message)
 		return nil, nil, false
@@ -150,6 +151,10 @@ func (r *received) ended(d *delivery) {
 	hung := d.ours && time.Since(d.began) >= hangsAfter
 	d.mu.Lock()
 	info, contents, hidden := d.info, d.contents, d.hidden
+	var content *waE2E.Message
+	if d.event != nil {
+		content = d.event.RawMessage
+	}
 	d.mu.Unlock()
 	now := time.Now()
 	r.mu.Lock()
@@ -170,7 +175,7 @@ func (r *received) ended(d *delivery) {
 	switch {
 	case gone:
 		if rec.State == book.Undecrypted { // its sender has sent it again
-			r.found(d.key, now)
+			r.found(d.key, content, now)
 		}
 		delete(r.more, d.key)
 	case write:

@@ -2,6 +2,7 @@ package stability
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 	"google.golang.org/protobuf/proto"
 
@@ -45,7 +47,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 			break
 		}
 	}
-	had := !found && r.had(evt, now)
+	had := !found && r.had(evt.Info, now)
 	r.mu.Unlock()
 	if had {
 		return true
@@ -70,7 +72,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		rec.Entry = e
 		r.note(rec)
 		if found {
-			r.found(rec.Key, now)
+			r.found(rec.Key, evt.RawMessage, now)
 		}
 	}
 	r.mu.Unlock()
@@ -79,30 +81,56 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 }
 
 // A phone that was off answers each of the requests that piled up, and a sender
-// may have sent the message again meanwhile. So the messages are remembered that
-// were missed and are found: a further answer about one is not handed over.
+// may have sent the message again meanwhile, or sends it when it is back itself.
+// So the messages are remembered that were missed and are found: a further answer about
+// one is not handed over, and neither is the same content when its sender sends it again.
 type foundMessage struct {
 	key book.Key
+	sum [sha256.Size]byte // of its content
 	at  time.Time
 }
 
 const (
-	foundFor  = time.Hour // the answers come together; behind that a program may ask by itself
+	foundFor  = time.Hour           // the answers come together; behind that a program may ask by itself
+	resentFor = 14 * 24 * time.Hour // so long the service keeps a retry receipt for a sender that is off
 	mostFound = 1000
 )
 
 // found notes that a message is here that the phone was asked for. The caller
 // holds mu.
-func (r *received) found(k book.Key, now time.Time) {
-	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, now})
+func (r *received) found(k book.Key, content *waE2E.Message, now time.Time) {
+	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, sumOf(content), now})
+}
+
+func sumOf(content *waE2E.Message) [sha256.Size]byte {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(content)
+	if err != nil {
+		return [sha256.Size]byte{}
+	}
+	return sha256.Sum256(raw)
 }
 
 // had reports whether the phone's answer is about a message that was found
 // before. The caller holds mu.
-func (r *received) had(evt *events.Message, now time.Time) bool {
-	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return now.Sub(f.at) >= foundFor })
+func (r *received) had(info types.MessageInfo, now time.Time) bool {
 	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key.ID == evt.Info.ID && sameSender(f.key, evt.Info.Sender.User, evt.Info.Chat.User)
+		return f.key.ID == info.ID && now.Sub(f.at) < foundFor && sameSender(f.key, info.Sender.User, info.Chat.User)
+	})
+}
+
+// resent reports whether the message of d was found before, and the book is done
+// with it: so its sender has sent it again. A content that is not the same is
+// another message under its id; nil stands for one that cannot be read.
+func (r *received) resent(d *delivery, content *waE2E.Message) bool {
+	if d.ours || d.before.State != "" {
+		return false
+	}
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return now.Sub(f.at) >= resentFor })
+	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
+		return f.key == d.key && (content == nil || f.sum == sumOf(content))
 	})
 }
 

@@ -101,6 +101,12 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 
 // keepUndecrypted writes a message down that is acknowledged without content.
 func (r *received) keepUndecrypted(ctx context.Context, d *delivery, rec messageRecord) error {
+	if r.resent(d, nil) {
+		d.mu.Lock()
+		d.again = true
+		d.mu.Unlock()
+		return nil
+	}
 	if err := r.split(ctx, d, nil); err != nil {
 		return err
 	}
