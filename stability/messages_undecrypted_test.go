@@ -22,6 +22,12 @@ import (
 // retry receipt.
 func (w *world) writer() *wasim.Phone { return w.sim.NewAccount("491520000007").Phone() }
 
+// written are the texts that were handed over, without the messages that have none:
+// the phone shares its keys in one, a sender its own.
+func (i *instance) written() []string {
+	return slices.DeleteFunc(i.texts(), func(s string) bool { return s == "" })
+}
+
 func TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -64,7 +70,7 @@ func TestPhoneThatAnswersEachOfManyRequestsIsHeardOnce(t *testing.T) {
 		w.account.Phone().On()
 		time.Sleep(time.Minute)
 		require.Greater(t, w.device().Stats().PeerRequests-before, 2, "each was answered")
-		require.Equal(t, []string{"lost?"}, slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" }))
+		require.Equal(t, []string{"lost?"}, a.written())
 		require.Empty(t, a.m.Messages())
 		a.balanced()
 		a.stop()
@@ -89,7 +95,7 @@ func TestPhoneThatAnswersBehindTheSenderIsNotHeard(t *testing.T) {
 		w.account.Phone().On()
 		time.Sleep(time.Minute)
 		require.Greater(t, w.device().Stats().PeerRequests, before, "it was answered")
-		require.Equal(t, []string{"lost?"}, slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" }))
+		require.Equal(t, []string{"lost?"}, a.written())
 		a.balanced()
 		a.stop()
 	})
@@ -114,10 +120,7 @@ func TestSenderWhoSendsAgainBehindThePhoneIsNotHeard(t *testing.T) {
 				before, asked := a.balanced().Repeated, w.device().Stats().PeerRequests
 				require.NoError(t, send(carol, id, w.account.JID(), text("lost?")))
 				time.Sleep(10 * time.Minute)
-				heard := func(a *instance) []string {
-					return slices.DeleteFunc(a.texts(), func(s string) bool { return s == "" })
-				}
-				require.Equal(t, []string{"lost?"}, heard(a), "once")
+				require.Equal(t, []string{"lost?"}, a.written(), "once")
 				require.Equal(t, asked, w.device().Stats().PeerRequests, "the phone is not asked for it")
 				require.Equal(t, before+1, a.balanced().Repeated)
 				require.NoError(t, carol.SendAs("3EB0AAAABBBBCCCCDDDD", w.account.JID(), text("next")))
@@ -127,7 +130,7 @@ func TestSenderWhoSendsAgainBehindThePhoneIsNotHeard(t *testing.T) {
 				b := w.instance(stability.WithAutoHeal(noHeal)).run().ready() // another process, which remembers nothing
 				w.await("it is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
 				time.Sleep(time.Minute)
-				require.Equal(t, []string{"lost?", "next"}, append(heard(a), heard(b)...))
+				require.Equal(t, []string{"lost?", "next"}, append(a.written(), b.written()...))
 				require.Empty(t, b.m.Messages())
 				b.balanced()
 				b.stop()

@@ -114,7 +114,8 @@
 //
 // Stanza and LastStanza send any stanza at all, TextFirst and StrangeFrames what
 // is none. Device.DropPreKeys makes the
-// service ask for prekeys. Group.WithoutKeys withholds senders' keys from members. Contact.Reinstall gives an address a new identity;
+// service ask for prekeys. Group.WithoutKeys withholds senders' keys from members,
+// Group.Mangle makes senders' messages malformed. Contact.Reinstall gives an address a new identity;
 // Account.TellIdentityChanged tells those who know the account.
 //
 // # Starting again, and other processes

@@ -18,6 +18,9 @@ type Group struct {
 	members []*Account
 	lid     bool
 	keyless int // messages that are delivered without their sender's key
+
+	mangled int                       // messages that are delivered as mangle alters them
+	mangle  func(skmsg []byte) []byte // see Mangle
 }
 
 // NewGroup makes a group; the first member owns it. It panics without members.
@@ -56,6 +59,15 @@ func (g *Group) WithoutKeys(n int) {
 	g.s.mu.Lock()
 	defer g.s.mu.Unlock()
 	g.keyless = n
+}
+
+// Mangle delivers the next n messages of the group as f makes them of what the
+// sender encrypted with its sender key: malformed, as a faulty sender writes them.
+// The sender knows nothing of it, and answers retry receipts with the message itself.
+func (g *Group) Mangle(n int, f func(skmsg []byte) []byte) {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	g.mangled, g.mangle = n, f
 }
 
 // Add adds a member and tells the group.

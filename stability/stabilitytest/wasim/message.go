@@ -207,6 +207,12 @@ func (c *conn) toGroup(n *node, to types.JID) (phash string, err error) {
 		g.keyless--
 		keys = nil
 	}
+	if g.mangled > 0 {
+		g.mangled--
+		altered := *sk
+		altered.Content = g.mangle(slices.Clone(content(sk)))
+		sk = &altered
+	}
 	base := c.base(n)
 	base["from"], base["participant"] = to, c.dev.in(server)
 	base["addressing_mode"] = mode(server)
