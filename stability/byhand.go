@@ -85,7 +85,7 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 	a.tapped = tapped
 	a.link = link.New(link.Config{
 		Transport: m.cfg.transport, Gate: t.mayWrite, Handle: a.handle, Admit: a.admit,
-		Panicked: a.panicked, Refused: m.received.refused, Undecryptable: m.received.undecryptable, Logger: m.cfg.logger,
+		Panicked: a.panicked, Refused: m.received.refused, Undecryptable: m.received.undecryptable, Malformed: a.malformed, Logger: m.cfg.logger,
 		Restored: a.restored, Compat: m.noteCompat, Without: m.cfg.without,
 	})
 	a.link.OnConn(a.onDial)

@@ -48,6 +48,7 @@ type delivery struct {
 	unheard  bool              // there was no handler of the program's
 	refused  bool              // a handler returned false
 	panicked string            // what a handler panicked with
+	untried  bool              // then: whatsmeow itself did, before a handler was given it
 	failed   string            // why it could not be decrypted
 	hidden   bool              // nobody is to be told that it could not be
 	old      string            // an old counter: it was decrypted before

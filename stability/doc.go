@@ -71,6 +71,8 @@
 //	                            handed over again from there, with the same pauses
 //	it cannot be decrypted      an entry is written before it is acknowledged; the phone is asked for it, after 5 min
 //	                            and then more and more rarely, for 14 days
+//	whatsmeow panics at it      the process goes on; what was decrypted by then is kept, and handed over from there, else
+//	                            it cannot be decrypted
 //	the phone has sent it       it is kept first, and handed over from there
 //	the program has no handler  the same as one that returns false, if it had one before or has been attached for
 //	                            less than 2 min; a program that never has one does not want messages

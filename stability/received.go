@@ -12,8 +12,8 @@ import (
 	"time"
 
 	waBinary "go.mau.fi/whatsmeow/binary"
-	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
@@ -150,7 +150,7 @@ func (r *received) ended(d *delivery) {
 	o, why := d.outcome()
 	hung := d.ours && time.Since(d.began) >= hangsAfter
 	d.mu.Lock()
-	info, contents, hidden := d.info, d.contents, d.hidden
+	info, contents, hidden, untried := d.info, d.contents, d.hidden, d.untried
 	var content *waE2E.Message
 	if d.event != nil {
 		content = d.event.RawMessage
@@ -179,6 +179,11 @@ func (r *received) ended(d *delivery) {
 		}
 		delete(r.more, d.key)
 	case write:
+		if untried { // it is due at once
+			if due, ok := r.book.Again(d.key, true, now); ok {
+				e = due
+			}
+		}
 		rec.Entry, rec.Info = e, info
 		rec.Hidden = hidden
 		r.book.Hide(d.key, hidden)

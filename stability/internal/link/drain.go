@@ -300,8 +300,9 @@ func (g *loopLogger) Errorf(msg string, args ...any) {
 		stack, _ := args[2].([]byte)
 		g.l.cfg.Panicked(args[0], args[1], string(stack))
 	}
-	if id, ok := first(args).(types.MessageID); ok && msg == wordsMalformed && len(args) == 3 && g.l.cfg.Undecryptable != nil {
-		g.l.cfg.Undecryptable(id, fmt.Errorf("decryption panicked: %v", args[1]))
+	if id, ok := first(args).(types.MessageID); ok && msg == wordsMalformed && len(args) == 3 && g.l.cfg.Malformed != nil {
+		stack, _ := args[2].([]byte)
+		g.l.cfg.Malformed(id, nil, args[1], string(stack))
 	}
 	g.Logger.Errorf(msg, args...)
 }

@@ -100,6 +100,12 @@ type Config struct {
 	// err is nil in the second case. nil: nobody is told.
 	Undecryptable func(id string, err error)
 
+	// Malformed is told that whatsmeow itself panicked while it handled the message
+	// of that id, in the goroutine that handles it and before end is called. Newer
+	// versions catch that, and acknowledge the message behind this call: then
+	// message is nil. With others the process would end. nil: it does.
+	Malformed func(id string, message *waBinary.Node, value any, stack string)
+
 	// Restored is told of a setting of the client's that the host had changed,
 	// and that was set back before an attempt. It must not block, and not call the
 	// client. nil: nobody is told.

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -148,6 +149,13 @@ func (l *Link) counted(h nodeHandler) nodeHandler {
 				return
 			}
 			defer end()
+			if l.cfg.Malformed != nil {
+				defer func() {
+					if p := recover(); p != nil {
+						l.cfg.Malformed(attrText(n, "id"), n, p, string(debug.Stack()))
+					}
+				}()
+			}
 			ctx = handling
 		}
 		h(ctx, n)
