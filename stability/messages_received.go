@@ -82,8 +82,23 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	if s, ok := r.m.store.(authstore.EventLeftovers); ok {
 		out.PerhapsHandled.Count, out.PerhapsHandled.Oldest = s.LeftoverEvents()
 	}
-	out.Text = out.text(now)
-	if n, since := r.hanging(now, false); n > 0 {
+	n, since := r.hanging(now, false)
+	told := make(map[MessageState]MessageGroup)
+	for st, g := range out.By {
+		told[st] = g
+	}
+	if n == 0 { // a try that has just begun changes nothing yet
+		for st, g := range sums.Again {
+			is := told[MessageState(st)]
+			if is.Count == 0 || g.Oldest.Before(is.Oldest) {
+				is.Oldest = g.Oldest
+			}
+			is.Count += g.Count
+			told[MessageState(st)] = is
+		}
+	}
+	out.Text = out.text(now, told)
+	if n > 0 {
 		is := fmt.Sprintf("A handler of the program has not returned from a message for %s", keepalive.Span(now.Sub(since)))
 		if n > 1 {
 			is = fmt.Sprintf("Handlers of the program have not returned from %d messages, the first for %s", n, keepalive.Span(now.Sub(since)))
@@ -93,10 +108,11 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	return out
 }
 
-func (r ReceivedMessages) text(now time.Time) string {
+// text is about the groups of by, and about what was perhaps handled.
+func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) string {
 	var out []string
 	say := func(s MessageState, one, many, then string) {
-		g := r.By[s]
+		g := by[s]
 		switch ago := keepalive.Span(now.Sub(g.Oldest)); {
 		case g.Count == 1:
 			out = append(out, fmt.Sprintf("One message %s; it was received %s ago. %s", one, ago, then))

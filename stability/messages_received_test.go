@@ -198,3 +198,27 @@ func TestHostThatRefusesEverythingIsDownAndNotPoisoned(t *testing.T) {
 		a.stop()
 	})
 }
+
+// A message that is kept is with a handler for a moment, again and again.
+func TestTextSaysWhatWaitsAlsoWhileItIsTried(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var during []string
+		a.refuse = func(*events.Message) bool {
+			time.Sleep(20 * time.Second)
+			during = append(during, a.m.Status().Messages.Received.Text)
+			panic("not today")
+		}
+		a.run().pair()
+		_, err := w.writer().Send(w.account.JID(), "kept")
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		a.stop()
+		require.Greater(t, len(during), 3)
+		require.Empty(t, during[0], "the first try is no news")
+		for _, text := range during[1:] {
+			require.Contains(t, text, "One message waits here to be handed over to the program's handlers; it was received ")
+		}
+	})
+}

@@ -626,22 +626,29 @@ type Sums struct {
 	Handled  uint64
 	Repeated uint64 // came again after they had been handled
 	States   map[State]Group
+	Again    map[State]Group // of those in hand the ones that waited before, by what they were
+}
+
+func (g Group) with(e *Entry) Group {
+	g.Count++
+	if g.Oldest.IsZero() || e.First.Before(g.Oldest) {
+		g.Oldest = e.First
+	}
+	return g
 }
 
 // Sums adds up.
 func (b *Book) Sums() Sums {
-	s := Sums{Received: b.received, Handled: b.handled, Repeated: b.repeated, States: make(map[State]Group)}
+	s := Sums{Received: b.received, Handled: b.handled, Repeated: b.repeated, States: make(map[State]Group), Again: make(map[State]Group)}
 	for _, e := range b.entries {
 		st := e.State
 		if e.before != "" && st != InHand { // queued once more
 			st = e.before
 		}
-		g := s.States[st]
-		g.Count++
-		if g.Oldest.IsZero() || e.First.Before(g.Oldest) {
-			g.Oldest = e.First
+		s.States[st] = s.States[st].with(e)
+		if st == InHand && e.before != "" {
+			s.Again[e.before] = s.Again[e.before].with(e)
 		}
-		s.States[st] = g
 	}
 	return s
 }
