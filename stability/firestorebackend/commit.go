@@ -3,7 +3,6 @@ package firestorebackend
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"cloud.google.com/go/firestore"
 
@@ -101,7 +100,6 @@ func (b *backend) meet(ctx context.Context, op string, ses *session, batch auths
 type plan struct {
 	b       *backend
 	ses     *session
-	expires time.Time
 	changed map[string]*change // by id of the bucket
 	owns    []ownWrite
 }
@@ -119,17 +117,10 @@ type ownWrite struct {
 	del   bool
 }
 
-// eventsKept is how long a buffered event with a document of its own is kept by
-// a TTL policy. whatsmeow forgets after 14 days what it had buffered.
-const eventsKept = 30 * 24 * time.Hour
-
 // plan decides where everything goes and takes it down in the session's
 // knowledge at once. finish corrects that if the commit fails.
 func (b *backend) plan(ses *session, batch authstore.Batch) *plan {
 	p := &plan{b: b, ses: ses, changed: make(map[string]*change)}
-	if now, known := b.clock.now(); known {
-		p.expires = now.Add(eventsKept)
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ses.know.busy = true
@@ -237,9 +228,6 @@ func (p *plan) write(batch *firestore.WriteBatch) {
 		data := map[string]any{"data": notNil(w.value), "updatedAt": firestore.ServerTimestamp}
 		if _, name, _ := cut(w.id); isHashed(name) {
 			data["id"] = []byte(w.key.ID)
-		}
-		if ruleOf(w.key.Kind).ttl && !p.expires.IsZero() {
-			data["expireAt"] = p.expires
 		}
 		batch.Set(ref, data)
 	}

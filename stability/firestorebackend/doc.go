@@ -200,12 +200,13 @@
 // collections with these names would fail.
 //
 // Without the exemptions everything works; writes are slower and cost more
-// storage. Two optional TTL policies remove resolved incidents 90 days after
-// (WithRetention), and large events that were buffered and never handled after
-// 30 days:
+// storage. An optional TTL policy removes resolved incidents 90 days after
+// (WithRetention):
 //
 //	gcloud firestore fields ttls update expireAt --collection-group=incidents --enable-ttl
-//	gcloud firestore fields ttls update expireAt --collection-group=keys --enable-ttl
+//
+// The collection keys needs none: authstore.Retention says what goes there, and
+// when, and a message that no handler has finished stays.
 //
 // The rate that one document sustains depends on the workload; Firestore states no
 // fixed limit. Commits of an account are sent one after the other, so they do not

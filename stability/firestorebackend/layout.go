@@ -24,7 +24,6 @@ type rule struct {
 	route   func(id string) (n int) // length of the part of an id that chooses the bucket; 0: not all of it is there
 	closed  bool                    // that part ends with a byte of its own: nothing that follows makes it longer
 	creds   bool                    // the bucket is the document creds
-	ttl     bool                    // documents of their own have expireAt
 }
 
 const (
@@ -52,10 +51,8 @@ func ruleOf(k authstore.Kind) rule {
 		r.buckets, r.full = 16, 640*kib
 	case "identity":
 		r.buckets = 4
-	case "prekey", "appkey", "appstate":
+	case "prekey", "appkey", "appstate", "event":
 		r.buckets = 1
-	case "event":
-		r.buckets, r.ttl = 1, true
 	case "chat", "token":
 		r.buckets = 2
 	case "appmac": // read by collection
