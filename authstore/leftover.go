@@ -25,19 +25,17 @@ import (
 // So it is counted as a message that was perhaps handled, and goes in the end.
 
 // EventLeftovers is a Store that knows which decrypted messages an earlier term
-// has left in the event buffer without the mark that they are finished. What it
-// needs to know for that, its caller knows: when the service has delivered all
-// that it has. *Container implements it.
+// has left in the event buffer without the mark that they are finished. Its caller
+// tells it when the service has delivered all that it has. *Container implements it.
 type EventLeftovers interface {
 	// DeliveredEvent says that the service still has the part of a message whose
 	// ciphertext has that hash, although whatsmeow was not given it.
 	DeliveredEvent(hash [32]byte)
-	// SettleEvents says that the service has delivered all that it has. What an
-	// earlier term has left, and nobody has asked for in this one, was perhaps
-	// handled. It is kept for as long as Retention.FinishedEvents from now on,
-	// and removed by a later call. judge says what the caller knows of a
-	// plaintext (padded, as whatsmeow decrypted it). What changes rides with the
-	// next commit.
+	// SettleEvents says that the service has delivered all that it has. A message
+	// that an earlier term has left, and that nobody has asked for in this one,
+	// was perhaps handled. It is kept for Retention.FinishedEvents from now on,
+	// and removed by a later call. judge says what the caller knows of a plaintext
+	// (padded, as whatsmeow decrypted it). Changes ride with the next commit.
 	SettleEvents(judge func(plaintext []byte) Leftover) error
 	// LeftoverEvents counts the messages that were perhaps handled, and says when
 	// the oldest of them was received. From memory.

@@ -49,14 +49,14 @@ type ReceivedMessages struct {
 	By       map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
 
 	// PerhapsHandled are messages that an earlier process decrypted, and that
-	// WhatsApp does not deliver any more: that process was killed, or lost the backend, at the moment
-	// between WhatsApp's being told that a message was handled and the note of
-	// it here. So the handlers have taken it, unless the account was away for so long
-	// that WhatsApp dropped the message. It is not handed over again: most would
-	// be handled twice, and what is here does not say who sent it. It counts
-	// nowhere else, neither in Total nor in SetAside, is kept as long as
-	// authstore.Retention.FinishedEvents says, and then removed. It is known a
-	// quarter of an hour after a login.
+	// WhatsApp does not deliver any more. That process was killed, or lost the
+	// backend, in the second after it had acknowledged such a message,
+	// before the note of it was in the store. So the handlers have taken the message, unless the account was away
+	// for so long that WhatsApp dropped it. It is not handed over again: nearly
+	// always it would be handled twice, and the store does not know who sent it.
+	// It counts neither in Total nor in SetAside. It is removed when it has been
+	// known for authstore.Retention.FinishedEvents. It becomes known a quarter of
+	// an hour after a login.
 	PerhapsHandled MessageGroup
 
 	Text string // in words; empty while nothing waits for long, nothing is set aside and nothing was perhaps handled
