@@ -41,6 +41,9 @@ var noMessageIsLost = []struct {
 	{"One that ends the process is left alone at WhatsApp after four times at most, and those behind it are handled", []string{
 		"stability.TestMessagesThatKillTheProcessAreFoundAndLeftAlone", "stability.TestHandlerThatCallsOSExitLosesNoMessage",
 	}},
+	{"One that is so malformed that whatsmeow panics ends no process", []string{
+		"stability.TestMalformedSenderKeyEndsNoProcessAndLosesNoText", "stability.TestWhatWhatsmeowPanicsAtBeforeItDecryptsIsToldWithinAMinute",
+	}},
 	{"One that cannot be decrypted is asked of the phone for 14 days", []string{
 		"stability.TestUndecryptableMessageIsAskedOfThePhoneUntilItIsThere", "stability.TestUndecryptableMessageIsNotedBeforeItIsAcknowledged",
 	}},
