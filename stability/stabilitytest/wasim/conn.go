@@ -187,10 +187,10 @@ func (c *conn) handle(n *node) {
 		c.handleIQ(n)
 	case n.Tag == "ib" && child(n, "unified_session") != nil:
 		// newer clients send it when they pair and when they become available
+	case c.dev == nil && (c.s.known[c.static] || n.Tag == "ack"):
+		c.s.strays[n.Tag]++
 	case c.dev == nil:
-		if n.Tag != "ack" {
-			c.s.violation("<%s> before login", n.Tag)
-		}
+		c.s.violation("<%s> before login", n.Tag)
 	case n.Tag == "message":
 		c.handleMessage(n)
 	case n.Tag == "receipt":

@@ -75,7 +75,8 @@
 //     write too. There are no snapshots of it, no media, newsletters or calls.
 //   - A stanza that the service does not know is answered with an error,
 //     recorded (Unknown) and fails the test; so does what the real protocol
-//     forbids (Violations).
+//     forbids (Violations). A stanza of an earlier login that comes while the
+//     client pairs anew is ignored and counted (Strays).
 //
 // # Older and newer clients
 //

@@ -45,6 +45,7 @@ func (c *conn) login() {
 		old.closeAfter(s.opt.closeDelay)
 	}
 	c.dev, dev.conn, c.loggedIn = dev, c, true
+	s.known[c.static] = true
 	dev.stats.Logins++
 	dev.lastLogin = time.Now()
 	s.opt.log.Debug("login", "device", dev.jid(), "from", c.from)

@@ -1,6 +1,7 @@
 package wasim_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow"
+	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -192,6 +194,41 @@ func TestAClientThatLogsOutIsGone(t *testing.T) {
 	require.NoError(t, h.cli.Logout(t.Context()))
 	require.Empty(t, acct.Devices())
 	h.end()
+}
+
+// A handler of the old connection returns on the new one, and whatsmeow sends the
+// receipt for its message there.
+func TestReceiptOfAnEarlierLoginIsNoViolation(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *wasim.Service) {
+		acct := s.NewAccount("491700000001")
+		h := online(t, s, acct)
+		bob := newContact(t, s, "491700000002")
+		again := make(chan error, 1)
+		h.cli.AddEventHandler(func(e any) {
+			if _, ok := e.(*events.Message); ok {
+				again <- errors.Join(h.cli.Logout(h.ctx), h.connect())
+			}
+		})
+		_, err := bob.Send(t.Context(), acct.JID(), "hello")
+		require.NoError(t, err)
+		require.NoError(t, <-again)
+		eventually(t, "the receipt came", func() bool { return s.Strays()["receipt"] == 1 })
+		require.Empty(t, s.Violations())
+		eventually(t, "QR codes", func() bool { return len(got[*events.QR](h)) == 1 })
+		h.end()
+	})
+}
+
+func TestStanzaOfAClientThatNeverLoggedInIsAViolation(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *wasim.Service) {
+		s := wasim.New(wasim.WithTB(&recorder{TB: t})) // the violation is wanted
+		h := newHost(s, wasim.NewMemoryDevice())
+		require.NoError(t, h.connect())
+		require.NoError(t, h.cli.DangerousInternals().SendNode(h.ctx, waBinary.Node{Tag: "receipt"}))
+		eventually(t, "the violation", func() bool { return len(s.Violations()) == 1 })
+		require.Empty(t, s.Strays())
+		h.end()
+	})
 }
 
 func TestAnotherNoiseKeyIsRefused(t *testing.T) {

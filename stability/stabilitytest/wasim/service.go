@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -40,6 +41,8 @@ type Service struct {
 	nextID     uint64
 	unknown    []Unknown
 	violations []string
+	known      map[[32]byte]bool // Noise keys of clients that have logged in
+	strays     map[string]int    // by tag
 	listener   net.Listener
 	addr       string
 	closed     bool
@@ -152,6 +155,7 @@ func New(opts ...Option) *Service {
 		accounts: map[string]*Account{}, byLID: map[string]*Account{}, groups: map[string]*Group{},
 		conns: map[*conn]struct{}{}, pairings: map[string]*pairing{}, links: map[string]*codeLink{},
 		written: map[string]written{}, certs: map[string]*tls.Certificate{}, dials: map[string]int{},
+		known: map[[32]byte]bool{}, strays: map[string]int{},
 		done: make(chan struct{}),
 	}
 	if s.static == nil {
@@ -251,6 +255,17 @@ func (s *Service) Violations() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.violations...)
+}
+
+// Strays counts, by tag, the stanzas that came on a connection for pairing from
+// a client that had logged in before. Goroutines of whatsmeow outlive their
+// connection and write into the client's next one, so a host that logs out and
+// connects again makes strays. The service ignores them, and they are no
+// violations: those are what a client does that has never logged in.
+func (s *Service) Strays() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.strays)
 }
 
 // id makes a stanza id. The caller holds s.mu.
