@@ -33,6 +33,9 @@ func (c *conn) handleIQ(n *node) {
 			// whatsmeow asks these in the background behind a login. If the host logs
 			// out and connects meanwhile, they come on the new connection.
 			c.iqError(n, 401, "not-authorized")
+		case c.s.known[c.static]:
+			c.s.strays["iq"]++
+			c.iqError(n, 401, "not-authorized")
 		default:
 			c.unknown(n)
 		}

@@ -198,7 +198,7 @@ func TestAClientThatLogsOutIsGone(t *testing.T) {
 
 // A handler of the old connection returns on the new one, and whatsmeow sends the
 // receipt for its message there.
-func TestReceiptOfAnEarlierLoginIsNoViolation(t *testing.T) {
+func TestStanzasOfAnEarlierLoginAreNoViolation(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *wasim.Service) {
 		acct := s.NewAccount("491700000001")
 		h := online(t, s, acct)
@@ -213,7 +213,11 @@ func TestReceiptOfAnEarlierLoginIsNoViolation(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, <-again)
 		eventually(t, "the receipt came", func() bool { return s.Strays()["receipt"] == 1 })
+		query := waBinary.Node{Tag: "iq", Attrs: waBinary.Attrs{"xmlns": "usync", "type": "get", "id": "1"}}
+		require.NoError(t, h.cli.DangerousInternals().SendNode(h.ctx, query))
+		eventually(t, "the query came", func() bool { return s.Strays()["iq"] == 1 })
 		require.Empty(t, s.Violations())
+		require.Empty(t, s.Unknown())
 		eventually(t, "QR codes", func() bool { return len(got[*events.QR](h)) == 1 })
 		h.end()
 	})
