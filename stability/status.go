@@ -307,8 +307,10 @@ func (st Status) summary() string {
 		out += " A code to scan is on its way."
 	case st.Connecting:
 		out += " An attempt is under way."
-	case !st.NextRetryAt.IsZero():
+	case !st.NextRetryAt.IsZero() && (st.Running || st.NextRetryAt.After(st.At)):
 		out += fmt.Sprintf(" Next attempt in %s.", keepalive.Span(st.NextRetryAt.Sub(st.At)))
+	case !st.NextRetryAt.IsZero(): // by hand nobody here makes it
+		out += fmt.Sprintf(" It is the program's move: its next attempt has been due for %s.", ago(st.NextRetryAt))
 	default:
 		out += " No attempt is planned. " + text.Do
 	}

@@ -3,6 +3,8 @@ package adminhttp
 import (
 	"maps"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/wastability/wastability/stability"
 )
@@ -44,3 +46,32 @@ func Explained(st stability.Status) (why, next, do string) {
 
 // Deeds is what the buttons of the page can do.
 func Deeds() []string { return slices.Sorted(maps.Keys(deeds)) }
+
+// Situations names the situations in the order in which they are looked for.
+func Situations() (names []string) {
+	n := map[string]int{}
+	for _, s := range situations {
+		if n[s.State]++; n[s.State] > 1 {
+			names = append(names, s.State+" "+strconv.Itoa(n[s.State]))
+		} else {
+			names = append(names, s.State)
+		}
+	}
+	return names
+}
+
+// Told is how the page explains a status: which situations it is in, as far as
+// the texts are theirs, and the texts.
+func Told(st stability.Status) (in []string, since time.Time, texts []string) {
+	names := Situations()
+	for i, s := range situations {
+		if s.is(st) {
+			in = append(in, names[i])
+			if s.tell != nil {
+				break
+			}
+		}
+	}
+	x, h := explain(st), headlineOf(st)
+	return in, x.since, []string{h.Word + ": " + h.Text, st.Summary, x.why, x.next, x.do}
+}

@@ -285,7 +285,7 @@ var whileOff = []situation{
 			return a.off("One attempt is made when the ban is over, at "+clock(a.NextRetryAt)+", and none before.", "")
 		}},
 	{headline{"lasts", bad, "Not connected", "It tries again, and has not come back for long."},
-		func(st stability.Status) bool { return lasts(st) && (st.Connecting || !st.NextRetryAt.IsZero()) }, nil},
+		func(st stability.Status) bool { return lasts(st) && (st.Connecting || planned(st)) }, nil},
 	{headline{"connecting", warn, "Connecting", "An attempt is under way."},
 		func(st stability.Status) bool { return st.Connecting },
 		func(a about) explanation {
@@ -293,14 +293,18 @@ var whileOff = []situation{
 			if r := a.LastDisconnectReason; r != reconnect.ReasonNone && !r.Counts() && r.Action() != reconnect.ActionSlowRetry && r.Action() != reconnect.ActionWait {
 				fails = again // that it came for this reason says nothing of a failure
 			}
-			x := a.off("An attempt is under way, and given up after "+fmt.Sprint(a.Settings.ConnectTimeout)+". If it fails: "+lower(fails), "")
+			x := a.off("An attempt is under way, and given up after "+keepalive.Span(a.Settings.ConnectTimeout)+" at the latest. If it fails: "+lower(fails), "")
 			x.do = cmp.Or(x.do, "Nothing now: wait for this attempt.")
 			return x
 		}},
-	{headline{"no_plan", bad, "Not connected", "No attempt is planned."},
-		func(st stability.Status) bool { return st.NextRetryAt.IsZero() },
+	{headline{"no_plan", bad, "Not connected", "The next attempt is the program's to make."},
+		func(st stability.Status) bool { return !planned(st) },
 		func(a about) explanation {
-			return a.off("No attempt is planned: it is the program's move.", "If the program does not connect by itself, press Try now, or restart it.")
+			next := "No attempt is planned: it is the program's move."
+			if !a.NextRetryAt.IsZero() {
+				next = "It is the program's move: its next attempt has been due since " + clock(a.NextRetryAt) + "."
+			}
+			return a.off(next, "If the program does not connect by itself, press Try now, or restart it.")
 		}},
 	{headline{"slow", bad, "Not connected", "It tries again, but somebody should look at the cause."},
 		budgetSpent,
@@ -352,6 +356,12 @@ func explain(st stability.Status) explanation {
 func passive(st stability.Status) bool { return st.Mode != stability.ModeActive }
 
 func connected(st stability.Status) bool { return st.WA == reconnect.StatusConnected }
+
+// planned reports whether the next attempt has its time. By hand it is the
+// program that makes it, so one whose time has come is nothing to count on.
+func planned(st stability.Status) bool {
+	return !st.NextRetryAt.IsZero() && (st.Running || st.NextRetryAt.After(st.At))
+}
 
 // inHealth is for a connection with that health.
 func inHealth(h keepalive.Health) func(stability.Status) bool {

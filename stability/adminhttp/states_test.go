@@ -64,14 +64,14 @@ var states = []struct {
 	{"standby", true, func(p *place) {
 		other := &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory, open: p.open}
 		other.make(stability.WithInstanceID("wa-2"))
-		other.run().pair()
+		p.other = other.run().pair()
 		p.run()
 		time.Sleep(time.Minute + off)
 	}, nil},
 	{"standby_not_asked", false, func(p *place) {
 		other := &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory, open: p.open}
 		other.make(stability.WithInstanceID("wa-2"))
-		other.run().pair()
+		p.other = other.run().pair()
 		ok, err := p.m.TryActivate(p.t.Context())
 		require.NoError(p.t, err)
 		require.False(p.t, ok)
@@ -217,8 +217,9 @@ var states = []struct {
 	}, []stability.Option{stability.WithPairingOnRequest()}},
 	{"never_paired_code_to_type", false, func(p *place) {
 		p.run()
-		_, err := p.m.PairPhone(p.t.Context(), "491520000001")
+		code, err := p.m.PairPhone(p.t.Context(), "491520000001")
 		require.NoError(p.t, err)
+		p.typed = code.Code
 		time.Sleep(10*time.Second + off)
 	}, nil},
 	{"never_paired_passkey_asked", false, func(p *place) {

@@ -73,6 +73,7 @@ type place struct {
 	rough   bool                          // the login after pairing took more than one attempt
 	cancel  context.CancelFunc
 	result  chan error
+	seen    // what the harness sees of the instance, whatever that says
 }
 
 // newPlace makes an instance that does not run yet. Delays have no jitter.
@@ -93,7 +94,7 @@ func (p *place) make(opts ...stability.Option) {
 	b.Lock, b.Auth = watchedLock{b.Lock, p}, watchedKV{b.Auth, p}
 	b.State, b.Incidents = watchedState{b.State, p}, watchedIncidents{b.Incidents, p}
 	m, err := stability.New(append([]stability.Option{
-		stability.WithBackend(b), stability.WithTransport(p.sim.Transport()), stability.WithInstanceID("wa-1"),
+		stability.WithBackend(b), stability.WithTransport(p.watched(p.sim.Transport())), stability.WithInstanceID("wa-1"),
 		stability.WithLogger(silent()),
 		stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond, YieldAfter: reconnect.NoYield}),
 		stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
@@ -134,6 +135,7 @@ func (p *place) run() *place {
 						panic(*why)
 					}
 					if b := p.block.Load(); b != nil {
+						p.note(&p.blocked)
 						<-*b
 					}
 				}
@@ -150,6 +152,7 @@ func (p *place) pair() *place {
 	p.t.Helper()
 	require.NoError(p.t, p.account.Phone().Scan((<-p.codes).Code))
 	p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+	p.device = p.account.Devices()[0]
 	p.rough = p.m.Status().LastDisconnectReason != reconnect.ReasonRestartRequired
 	return p
 }
@@ -214,6 +217,7 @@ func (p *place) answer(w *httptest.ResponseRecorder, code int) map[string]any {
 var errNoRoute = errors.New("no route to the backend")
 
 func (p *place) call(name string) error {
+	p.calls.Add(1)
 	if p.calm.Load() {
 		p.t.Errorf("the backend was called: %s", name)
 	}
@@ -230,10 +234,20 @@ type watchedLock struct {
 }
 
 func (l watchedLock) Acquire(ctx context.Context, holder, nonce string, lease time.Duration) (lock.Record, bool, error) {
+	l.p.note(&l.p.asked)
 	if err := l.p.call("acquire"); err != nil {
 		return lock.Record{}, false, err
 	}
-	return l.Store.Acquire(ctx, holder, nonce, lease)
+	rec, granted, err := l.Store.Acquire(ctx, holder, nonce, lease)
+	if granted {
+		l.p.note(&l.p.granted)
+	}
+	return rec, granted, err
+}
+
+func (l watchedLock) Release(ctx context.Context, held lock.Record) error {
+	l.p.note(&l.p.released)
+	return l.Store.Release(ctx, held)
 }
 
 func (l watchedLock) Renew(ctx context.Context, held lock.Record) (lock.Record, error) {

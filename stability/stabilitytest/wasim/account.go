@@ -47,6 +47,7 @@ type Device struct {
 	acks      []Ack
 	stats     DeviceStats
 	lastLogin time.Time
+	lastEnd   time.Time // of a connection that was logged in; not saved
 	ghost     bool // nobody is behind it: what it is sent is dropped
 	contact   bool // a Contact's: replaced when that contact is made again
 }
@@ -200,6 +201,21 @@ func (d *Device) Online() bool {
 	d.s.mu.Lock()
 	defer d.s.mu.Unlock()
 	return d.conn != nil && !d.conn.ending.Load()
+}
+
+// LastLogin is when the device last logged in; zero if it never has.
+func (d *Device) LastLogin() time.Time {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	return d.lastLogin
+}
+
+// LastEnd is when the service last saw a connection end on which the device was
+// logged in; zero if it has seen none.
+func (d *Device) LastEnd() time.Time {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	return d.lastEnd
 }
 
 // PreKeys is how many one-time prekeys are left at the service.

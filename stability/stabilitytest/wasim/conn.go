@@ -113,6 +113,7 @@ func (c *conn) finish() {
 		c.dev.conn = nil
 	}
 	if c.dev != nil {
+		c.dev.lastEnd = time.Now()
 		c.dev.stats.BytesIn += c.link.in.Load()
 		c.dev.stats.BytesOut += c.link.out.Load()
 	}
