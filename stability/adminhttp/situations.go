@@ -290,7 +290,7 @@ var whileOff = []situation{
 		func(st stability.Status) bool { return st.Connecting },
 		func(a about) explanation {
 			fails := cmp.Or(a.text.Does, again)
-			if r := a.LastDisconnectReason; r != reconnect.ReasonNone && !r.Counts() && r.Action() != reconnect.ActionSlowRetry && r.Action() != reconnect.ActionWait {
+			if r := a.LastDisconnectReason; r == reconnect.ReasonConnectionLost || r != reconnect.ReasonNone && !r.Counts() && r.Action() != reconnect.ActionSlowRetry && r.Action() != reconnect.ActionWait {
 				fails = again // that it came for this reason says nothing of a failure
 			}
 			x := a.off("An attempt is under way, and given up after "+keepalive.Span(a.Settings.ConnectTimeout)+" at the latest. If it fails: "+lower(fails), "")

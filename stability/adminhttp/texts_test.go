@@ -117,6 +117,7 @@ func TestAttemptThatFailsIsNotSaidToComeBackAtOnce(t *testing.T) {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusDisconnected, Connecting: true, LastDisconnectReason: r}
 		_, next, do := adminhttp.Explained(st)
 		require.NotContains(t, next, "not counted as a failure", r)
+		require.NotContains(t, next, "reconnects at once", r)
 		require.NotEmpty(t, do, r)
 	}
 }

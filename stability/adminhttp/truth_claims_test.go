@@ -45,11 +45,22 @@ var caused = map[string][]reconnect.Reason{
 	"logged_out_nobody_scanned":      {reconnect.ReasonQRExpired, reconnect.ReasonLoggedOut},
 	"store_down_while_connected":     {reconnect.ReasonStoreUnavailable},
 	"store_down_while_disconnected":  {reconnect.ReasonStoreUnavailable, reconnect.ReasonConnectionClosed},
+	"lost":                           {reconnect.ReasonConnectionLost},
+	"requested":                      {reconnect.ReasonRequested},
+	"closed_by_program":              {reconnect.ReasonClosedByProgram},
+	"restart_required":               {reconnect.ReasonRestartRequired},
+	"handed_over":                    {reconnect.ReasonHandedOver},
+	"holder_lost":                    {reconnect.ReasonHolderLost},
+	"lock_lost":                      {reconnect.ReasonLockLost},
+	"took_over":                      {reconnect.ReasonUntrustedServer},
+	"got_it_back":                    {reconnect.ReasonNetworkUnreachable},
 	"released":                       {reconnect.ReasonUntrustedServer, reconnect.ReasonConnectionClosed},
 }
 
 // reported are the answers of the service, or of the network, in a state.
 var reported = map[string]string{
+	"lost":                        "The socket is open but dead: 2 pings in a row were not answered",
+	"requested":                   "the program asked to reconnect",
 	"backoff_lasting":             "code 503",
 	"backoff_service_unavailable": "code 503",
 	"backoff_bad_session":         "code 500",
@@ -85,6 +96,78 @@ var statesForTruth = []struct {
 		p.run()
 		p.await(func(st stability.Status) bool { return st.Connecting })
 	}, nil},
+	{"lost", false, interrupted(reconnect.ReasonConnectionLost, func(p *place) { p.sim.Fault(wasim.BlackHole()).For(p.account.JID()).Now() }), nil},
+	{"requested", false, interrupted(reconnect.ReasonRequested, func(p *place) { p.m.Reconnect() }), nil},
+	{"closed_by_program", false, interrupted(reconnect.ReasonClosedByProgram, func(p *place) { p.m.Client().Disconnect() }), nil},
+	{"restart_required", false, func(p *place) {
+		p.run()
+		code := (<-p.codes).Code
+		p.sim.Fault(wasim.HelloDelay(time.Minute)).OnNextLogin()
+		require.NoError(p.t, p.account.Phone().Scan(code))
+		p.await(func(st stability.Status) bool {
+			return st.LastDisconnectReason == reconnect.ReasonRestartRequired && st.Connecting
+		})
+		p.device = p.account.Devices()[0]
+		p.note(&p.blocked)
+		time.Sleep(time.Second + off)
+	}, nil},
+	{"handed_over", false, func(p *place) {
+		p.second().run().pair()
+		p.run()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.HelloDelay(time.Minute)).OnNextLogin()
+		p.other.stop()
+		p.await(func(st stability.Status) bool { return st.Connecting })
+		time.Sleep(time.Second + off)
+	}, nil},
+	{"holder_lost", false, func(p *place) {
+		p.second().run().pair()
+		p.run()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.HelloDelay(time.Minute)).OnNextLogin()
+		p.other.broken.Store(true)
+		p.await(func(st stability.Status) bool { return st.Connecting })
+		p.other.broken.Store(false)
+		time.Sleep(time.Second + off)
+	}, nil},
+	{"lock_lost", false, func(p *place) {
+		p.run().pair()
+		p.second().run()
+		time.Sleep(2 * time.Minute)
+		p.broken.Store(true)
+		p.await(func(st stability.Status) bool { return st.Mode != stability.ModeActive })
+		time.Sleep(time.Minute)
+		p.broken.Store(false)
+		time.Sleep(2*time.Minute + off)
+	}, nil},
+	{"took_over", true, func(p *place) {
+		p.second(yields...).run().pair()
+		time.Sleep(2 * time.Minute)
+		p.run()
+		p.sim.Fault(wasim.WrongCertificate()).OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+		time.Sleep(10*time.Second + off)
+	}, yields},
+	{"got_it_back", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		f := p.sim.Fault(wasim.Refused()).Always().OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.Mode == stability.ModeReleased })
+		f.Stop()
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+		time.Sleep(10*time.Second + off)
+	}, yields},
+	{"messages_refused", false, func(p *place) {
+		p.run().pair()
+		p.refuses.Store(true)
+		p.note(&p.blocked)
+		p.writes()
+		p.await(func(st stability.Status) bool { return st.Messages.Received.By[stability.MessageRefused].Count == 1 })
+		time.Sleep(2*time.Minute + off)
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected && !st.Connecting })
+	}, nil},
 	{"messages_wait", false, func(p *place) {
 		p.run().pair()
 		why := "no such table"
@@ -94,6 +177,28 @@ var statesForTruth = []struct {
 		p.note(&p.blocked)
 		time.Sleep(time.Second + off)
 	}, nil},
+}
+
+var yields = []stability.Option{stability.WithReconnect(reconnect.Policy{Jitter: reconnect.NoJitter, StartJitter: time.Nanosecond})}
+
+// interrupted ends the connection, two minutes into it, and looks at the next
+// attempt.
+func interrupted(why reconnect.Reason, end func(*place)) func(*place) {
+	return func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.HelloDelay(time.Minute)).OnNextLogin()
+		end(p)
+		p.await(func(st stability.Status) bool { return st.LastDisconnectReason == why && st.Connecting })
+		time.Sleep(time.Second + off)
+	}
+}
+
+// second makes the other instance.
+func (p *place) second(opts ...stability.Option) *place {
+	p.other = &place{t: p.t, sim: p.sim, account: p.account, memory: p.memory, open: p.open}
+	p.other.make(append([]stability.Option{stability.WithInstanceID("wa-2")}, opts...)...)
+	return p.other
 }
 
 // unclaimed are the situations of which no claim is checked, and why.
@@ -124,11 +229,19 @@ var sinceOf = map[string]func(*truth) time.Time{
 
 // began is when the account was last connected, or looked after first.
 func (x *truth) began() time.Time {
-	if d := x.phone(); d != nil {
+	switch d := x.phone(); {
+	case d == nil || d.LastLogin().IsZero():
+		return x.at(&x.granted)
+	case d.LastEnd().IsZero(): // of a dead link the service hears nothing
+		return x.at(&x.cut)
+	default:
 		return d.LastEnd()
 	}
-	return x.at(&x.granted)
 }
+
+// away reports whether the account has no connection that works. Of the end of a
+// dead link the service hears nothing.
+func (x *truth) away() bool { return !x.online() || x.phone().LastEnd().IsZero() }
 
 // writes lets somebody write to the account.
 func (p *place) writes() (id string) {
@@ -242,7 +355,7 @@ const (
 // claims are all sentences that a status, or the page, may say of the states.
 var claims = slices.Concat([]claim{
 	// These let attempts fail; what was recorded of them is looked at behind that.
-	{says: `(?:If it fails: i|I)t retries with growing pauses`, later: grow(0)},
+	{says: `(?:If it fails: i|I)t (?:retries|tries again,) with growing pauses`, later: grow(0)},
 	{says: `It retries with growing pauses, the first of half a minute`, later: grow(30*time.Second - 10*time.Millisecond)},
 
 	// The connection.
@@ -259,7 +372,7 @@ var claims = slices.Concat([]claim{
 	{says: `Connected: All is well(?:, and nobody writes)?`, now: func(x *truth, _ []string) { x.is(x.online() && x.rec.Holder == x.st.InstanceID) }},
 	{says: `Connected: But .*`, now: func(x *truth, _ []string) { x.is(x.online()) }},
 	{says: `(?:Disconnected|Banned by WhatsApp: not connected|Locked by WhatsApp: not connected) for ` + span + `(?: \((\w+)\)|: the backend does not answer, and no attempt begins before it does)?`, now: func(x *truth, m []string) {
-		x.is(!x.online())
+		x.is(x.away())
 		x.same(x.ago(m[1]), x.began(), after)
 		if m[2] != "" {
 			x.cause(m[2])
@@ -294,7 +407,7 @@ var claims = slices.Concat([]claim{
 		x.is(len(x.account.Devices()) == 0)
 	}},
 	{says: `(?:Connecting: )?An attempt is under way(?:, and given up after (\S+) at the latest)?`, now: func(x *truth, _ []string) {
-		x.is(x.sim.Connections() > 0 && !x.online())
+		x.is(x.sim.Connections() > 0 && x.away())
 	}, later: func(x *truth, m []string) {
 		if m[1] == "" {
 			return
@@ -414,9 +527,20 @@ var claims = slices.Concat([]claim{
 	{says: `Standing by: another Manager of this process \((.*)\) holds the lock`, now: func(x *truth, m []string) { x.is(x.rec.Holder == m[1] && x.rec.LeaseUntil.After(x.st.At)) }},
 	{says: `Another Manager in this same process holds the lock and looks after the connection`, now: func(x *truth, _ []string) { x.is(x.rec.Holder == "wa-2" && x.online()) }},
 	{says: `Standby: Another instance looks after the account`, now: func(x *truth, _ []string) { x.is(x.rec.Holder == "wa-2" && x.online()) }},
-	{says: `This instance takes over when (?:it is released or expires|the lock is released)`, later: func(x *truth, _ []string) {
+	{says: `This instance takes over (?:again )?when (?:it is|the lock is released or expires|it is released or expires|the lock is released)`, later: func(x *truth, _ []string) {
 		x.other.stop()
 		x.takes(20 * time.Second)
+	}},
+	{says: `This instance had the connection until ` + clk + `, and lost the lock then`, now: func(x *truth, m []string) { x.same(x.clock(m[1]), x.phone().LastEnd(), after) }},
+	{says: `Another instance has taken it, and looks after the connection`, now: func(x *truth, _ []string) { x.is(x.rec.Holder == "wa-2" && x.online()) }},
+	{says: `It took over from wa-2, which could not connect \((\w+)\)`, now: func(x *truth, m []string) {
+		x.is(x.rec.Holder == "wa-1" && !x.other.at(&x.other.released).IsZero())
+		x.cause(m[1])
+	}},
+	{says: `This instance gave the lock up ` + span + ` ago \((\w+)\), and got it back`, now: func(x *truth, m []string) {
+		x.same(x.ago(m[1]), x.at(&x.released), after)
+		x.is(x.rec.Holder == "wa-1")
+		x.cause(m[2])
 	}},
 	{says: `Not active: (\S+) held the lock when this instance last asked, ` + span + ` ago, and may have given it up since`, now: func(x *truth, m []string) {
 		x.is(m[1] == "wa-2")
@@ -553,7 +677,14 @@ var claims = slices.Concat([]claim{
 	}},
 	{says: `No incident is raised for this`, now: func(x *truth, _ []string) { x.is(!x.incident()) }},
 
-	{says: `One message waits here to be handed over to the program's handlers; it was received ` + span + ` ago`, now: func(x *truth, m []string) {
+	{says: `WhatsApp delivers again at the next login what was refused; this program makes a new connection for that by itself|For those that were refused the connection is made anew, with pauses of up to a quarter of an hour between: .*`, asked: func(x *truth, _ []string) {
+		x.refuses.Store(false)
+		x.becomes(16*time.Minute, func() bool {
+			s := x.phone().Stats()
+			return s.Redelivered > 0 && s.Logins >= 3 && len(x.phone().Pending()) == 0
+		})
+	}},
+	{says: `One message (?:waits here to be handed over to|was refused by) the program's handlers; it was received ` + span + ` ago`, now: func(x *truth, m []string) {
 		x.same(x.ago(m[1]), x.at(&x.blocked), after)
 	}},
 	{says: `That is tried again and again, with pauses of up to a quarter of an hour|Those that are kept here are handed over again with pauses of up to a quarter of an hour`, asked: func(x *truth, _ []string) {
@@ -563,18 +694,17 @@ var claims = slices.Concat([]claim{
 	}},
 	{says: `Other messages are handled as they come`, later: func(x *truth, _ []string) {
 		x.panics.Store(nil)
-		receives(x, nil)
+		x.refuses.Store(false)
+		id := x.writes()
+		x.becomes(10*time.Second, func() bool { return slices.Contains(x.phone().AckedMessages(), id) })
 	}},
-
 	// The program.
 	{says: `Nothing: this instance is over, and its lock was given back`, now: func(x *truth, _ []string) { x.is(x.rec.Holder == "") }, later: nothing(time.Hour)},
 	{says: `The program ended its use of the account \(it closed the Manager\)`, now: func(x *truth, _ []string) { x.is(x.name == "closed") }},
 	{says: `Stopped: .*|Run has ended with an error, .*|Nothing happens here before the program is started again, .*`, now: func(x *truth, _ []string) { x.is(x.rec.Holder == "") }, later: nothing(time.Hour)},
 	{says: `The part of the program that looks after the account \(Run\) has ended with an error: .*: (.*)`, now: func(x *truth, m []string) { x.is(m[1] == "no such table") }},
 	{says: `Another instance takes over if one stands by`, asked: func(x *truth, _ []string) {
-		x.place.other = &place{t: x.t, sim: x.sim, account: x.account, memory: x.memory, open: x.open}
-		x.other.make(stability.WithInstanceID("wa-2"))
-		x.other.run()
+		x.second().run()
 		x.becomes(20*time.Second, func() bool { return x.lock().Holder == "wa-2" })
 	}},
 	{says: `Closed: (?:this instance does nothing any more|This instance looks after nothing any more)`, later: nothing(time.Hour)},
@@ -636,6 +766,9 @@ func advice() (out []claim) {
 		`Deal with the error, then start the program again`,
 		`Wait some seconds for the code, .*`,
 		`Look in the program's log for why .*`,
+		`Nothing now(?:: wait for this attempt)?`,
+		`A program that wants to stay disconnected ends Run; .*`,
+		`If the lock moves often, .*`,
 		`Below is how often each was tried`,
 		`If the program does not connect by itself, press Try now, or restart it`,
 	} {

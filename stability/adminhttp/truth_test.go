@@ -33,6 +33,7 @@ type seen struct {
 	granted  time.Time // the lock, last
 	released time.Time // the lock, last
 	blocked  time.Time // the handler began to wait, last
+	cut      time.Time // this side closed a connection, last
 }
 
 func (s *seen) note(at *time.Time) {
@@ -54,9 +55,23 @@ func (s *seen) watched(t *http.Transport) *http.Transport {
 		s.mu.Lock()
 		s.dials = append(s.dials, time.Now())
 		s.mu.Unlock()
-		return dial(ctx, network, addr)
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return seenConn{c, s}, nil
 	}
 	return t
+}
+
+type seenConn struct {
+	net.Conn
+	s *seen
+}
+
+func (c seenConn) Close() error {
+	c.s.note(&c.s.cut)
+	return c.Conn.Close()
 }
 
 // since returns the dials behind a moment.

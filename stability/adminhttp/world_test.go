@@ -64,6 +64,7 @@ type place struct {
 	codes   chan stability.QR
 	block   atomic.Pointer[chan struct{}] // the host's message handler waits for it
 	panics  atomic.Pointer[string]        // the host's message handler panics with it
+	refuses atomic.Bool                   // the host's message handler takes none
 	calm    atomic.Bool                   // calls of the backend fail the test
 	broken  atomic.Bool                   // calls of the backend fail
 	hang    atomic.Bool                   // calls of the store never return by themselves
@@ -138,6 +139,7 @@ func (p *place) run() *place {
 						p.note(&p.blocked)
 						<-*b
 					}
+					return !p.refuses.Load()
 				}
 				return true
 			})
