@@ -91,6 +91,9 @@ var whileStandingBy = []situation{
 				x.do = "Nothing now. If the lock moves often, check the network between the instances and the backend, and whether this process is paused at times."
 				x.next = "This instance takes over again when the lock is released or expires."
 			}
+			if !a.Running { // by hand nobody here asks for it
+				x.next = "This instance can take over when the lock is released or expires, and the program asks for it."
+			}
 			return x
 		}},
 	{headline{"not_active", warn, "Not active", "This instance does not look after the account, and knows of no other that does."},

@@ -52,6 +52,7 @@ var caused = map[string][]reconnect.Reason{
 	"handed_over":                    {reconnect.ReasonHandedOver},
 	"holder_lost":                    {reconnect.ReasonHolderLost},
 	"lock_lost":                      {reconnect.ReasonLockLost},
+	"slow_connect_rejected_stopped":  {reconnect.ReasonConnectRejected, reconnect.ReasonConnectionClosed},
 	"took_over":                      {reconnect.ReasonUntrustedServer},
 	"got_it_back":                    {reconnect.ReasonNetworkUnreachable},
 	"released":                       {reconnect.ReasonUntrustedServer, reconnect.ReasonConnectionClosed},
@@ -59,20 +60,21 @@ var caused = map[string][]reconnect.Reason{
 
 // reported are the answers of the service, or of the network, in a state.
 var reported = map[string]string{
-	"lost":                        "The socket is open but dead: 2 pings in a row were not answered",
-	"requested":                   "the program asked to reconnect",
-	"backoff_lasting":             "code 503",
-	"backoff_service_unavailable": "code 503",
-	"backoff_bad_session":         "code 500",
-	"backoff_fourth_attempt":      "the connection was refused",
-	"backoff_network_unreachable": "the connection was refused",
-	"slow_restart_budget_spent":   "the connection was refused",
-	"logged_out_with_code":        "code 401, the device was removed on the phone",
-	"logged_out_nobody_scanned":   "code 401, the device was removed on the phone",
-	"wait_temporary_ban":          "code 402, 101: you sent too many messages to people who don't have you in their address books",
-	"slow_connect_rejected":       "code 413, the crypto auth token was refused",
-	"stopped_untrusted_server":    "the server's Noise certificate is not WhatsApp's",
-	"released":                    "the server's Noise certificate is not WhatsApp's",
+	"lost":                          "The socket is open but dead: 2 pings in a row were not answered",
+	"requested":                     "the program asked to reconnect",
+	"backoff_lasting":               "code 503",
+	"backoff_service_unavailable":   "code 503",
+	"backoff_bad_session":           "code 500",
+	"backoff_fourth_attempt":        "the connection was refused",
+	"backoff_network_unreachable":   "the connection was refused",
+	"slow_restart_budget_spent":     "the connection was refused",
+	"logged_out_with_code":          "code 401, the device was removed on the phone",
+	"logged_out_nobody_scanned":     "code 401, the device was removed on the phone",
+	"wait_temporary_ban":            "code 402, 101: you sent too many messages to people who don't have you in their address books",
+	"slow_connect_rejected_stopped": "code 413, the crypto auth token was refused",
+	"slow_connect_rejected":         "code 413, the crypto auth token was refused",
+	"stopped_untrusted_server":      "the server's Noise certificate is not WhatsApp's",
+	"released":                      "the server's Noise certificate is not WhatsApp's",
 }
 
 // statesForTruth are more of them, for the situations that the others miss.
@@ -97,6 +99,43 @@ var statesForTruth = []struct {
 		p.await(func(st stability.Status) bool { return st.Connecting })
 	}, nil},
 	{"lost", false, interrupted(reconnect.ReasonConnectionLost, func(p *place) { p.sim.Fault(wasim.BlackHole()).For(p.account.JID()).Now() }), nil},
+	{"standby_by_hand", false, func(p *place) {
+		p.second().run().pair()
+		time.Sleep(2 * time.Minute)
+		ok, err := p.m.TryActivate(p.t.Context())
+		require.NoError(p.t, err)
+		require.False(p.t, ok)
+		time.Sleep(10*time.Second + off)
+	}, nil},
+	{"replaced_long_ago", true, func(p *place) {
+		ended(wasim.Replaced(), 0)(p)
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+		time.Sleep(2*time.Minute + off)
+	}, nil},
+	{"slow_connect_rejected_stopped", false, func(p *place) {
+		p.run().pair()
+		time.Sleep(2 * time.Minute)
+		p.sim.Fault(wasim.Failure(413)).Always().OnNextLogin()
+		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		p.await(func(st stability.Status) bool { return st.Parked })
+		time.Sleep(time.Minute + off)
+	}, nil},
+	{"messages_refused_before", false, func(p *place) {
+		p.run().pair()
+		p.refuses.Store(true)
+		p.note(&p.blocked)
+		p.writes()
+		p.await(func(st stability.Status) bool {
+			by := st.Messages.Received.By
+			return by[stability.MessageRefused].Count+by[stability.MessageKept].Count == 1
+		})
+		p.stop()
+		p.refuses.Store(true)
+		p.make()
+		p.run()
+		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
+		time.Sleep(30*time.Second + off)
+	}, nil},
 	{"requested", false, interrupted(reconnect.ReasonRequested, func(p *place) { p.m.Reconnect() }), nil},
 	{"closed_by_program", false, interrupted(reconnect.ReasonClosedByProgram, func(p *place) { p.m.Client().Disconnect() }), nil},
 	{"restart_required", false, func(p *place) {
@@ -425,7 +464,7 @@ var claims = slices.Concat([]claim{
 	{says: `It came back, and was replaced again`, now: func(x *truth, _ []string) { x.is(x.phone().Stats().Logins >= 2) }},
 	{says: `It makes a few slow attempts \(three, unless set otherwise\), then stops`, later: func(x *truth, _ []string) {
 		x.sim.Fault(wasim.Failure(413)).Always().OnNextLogin()
-		time.Sleep(24 * time.Hour)
+		time.Sleep(3 * time.Hour)
 		x.is(len(x.since(x.st.LastDisconnectAt)) <= 3)
 	}},
 	{says: `Next attempt in ` + span, later: func(x *truth, m []string) {
@@ -452,8 +491,8 @@ var claims = slices.Concat([]claim{
 	}},
 	{says: `(?:No attempt is made until somebody asks for one|It stops|No attempt is planned|No attempt is planned: it is the program's move|It is the program's move: its next attempt has been due (?:for|since) .*|Not connected: The next attempt is the program's to make)`, later: nothing(time.Hour)},
 	{says: `Nothing happens until somebody presses Try now`, later: nothing(time.Hour), asked: func(x *truth, _ []string) {
+		from := time.Now().Add(-1)
 		x.m.Reconnect()
-		from := time.Now()
 		x.becomes(2*time.Second, func() bool { return len(x.since(from)) > 0 || x.online() })
 	}},
 	{says: `Nothing of the session was sent`, now: func(x *truth, _ []string) { x.is(x.phone().LastLogin().Before(x.phone().LastEnd())) }},
@@ -530,6 +569,11 @@ var claims = slices.Concat([]claim{
 	{says: `This instance takes over (?:again )?when (?:it is|the lock is released or expires|it is released or expires|the lock is released)`, later: func(x *truth, _ []string) {
 		x.other.stop()
 		x.takes(20 * time.Second)
+	}},
+	{says: `This instance can take (?:over|it) when (?:it|the lock) is released or expires(?:, and the program asks for it)?`, asked: func(x *truth, _ []string) {
+		x.other.stop()
+		ok, err := x.m.TryActivate(context.Background())
+		x.is(ok && err == nil && x.lock().Holder == x.st.InstanceID)
 	}},
 	{says: `This instance had the connection until ` + clk + `, and lost the lock then`, now: func(x *truth, m []string) { x.same(x.clock(m[1]), x.phone().LastEnd(), after) }},
 	{says: `Another instance has taken it, and looks after the connection`, now: func(x *truth, _ []string) { x.is(x.rec.Holder == "wa-2" && x.online()) }},
