@@ -117,6 +117,7 @@ var statesForTruth = []struct {
 		time.Sleep(2 * time.Minute)
 		p.sim.Fault(wasim.Failure(413)).Always().OnNextLogin()
 		p.sim.Fault(wasim.FIN()).For(p.account.JID()).Now()
+		time.Sleep(time.Hour)
 		p.await(func(st stability.Status) bool { return st.Parked })
 		time.Sleep(time.Minute + off)
 	}, nil},
