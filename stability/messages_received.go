@@ -50,10 +50,11 @@ type ReceivedMessages struct {
 
 	// PerhapsHandled are messages that an earlier process decrypted, and that
 	// WhatsApp does not deliver any more. That process was killed, or lost the
-	// backend, in the second after it had acknowledged such a message,
-	// before the note of it was in the store. So the handlers have taken the message, unless the account was away
-	// for so long that WhatsApp dropped it. It is not handed over again: nearly
-	// always it would be handled twice, and the store does not know who sent it.
+	// backend, in the second after it had acknowledged such a message, before the
+	// note of it was in the store. So the handlers have taken the message, unless
+	// the account was away for so long that WhatsApp dropped it. It is not handed
+	// over again: nearly always it would be handled twice, and the store does not
+	// know who sent it.
 	// It counts neither in Total nor in SetAside. It is removed when it has been
 	// known for authstore.Retention.FinishedEvents. It becomes known a quarter of
 	// an hour after a login.

@@ -169,7 +169,7 @@ func loggedOut(ctx context.Context, r *report, p parts) error {
 	s.away.Store(false)
 	again := await(ctx, 10*time.Second, func() bool {
 		if code, ok := s.manager.QR(); ok { // it was offered while the phone was away
-			_ = s.account.Phone().Scan(code.Code)
+			s.scan(code.Code)
 		}
 		d, err := s.status(ctx)
 		return err == nil && d.at("wa", "waStatus") == "CONNECTED"

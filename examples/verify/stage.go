@@ -58,6 +58,15 @@ type stage struct {
 	cancel context.CancelFunc
 	ran    chan error
 	server *http.Server
+
+	scanned atomic.Value // the last code
+}
+
+// scan lets the phone scan a code, once.
+func (s *stage) scan(code string) {
+	if before, _ := s.scanned.Swap(code).(string); before != code {
+		_ = s.account.Phone().Scan(code)
+	}
 }
 
 // open sets the stage and waits until the account is connected.
@@ -74,7 +83,7 @@ func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error
 		stability.WithGuard(care), stability.WithAutoHeal(autoheal.Policy{Disabled: true}), stability.WithLogger(slog.New(s.log)),
 		stability.WithQR(func(q stability.QR) {
 			if !s.away.Load() {
-				_ = s.account.Phone().Scan(q.Code)
+				s.scan(q.Code)
 			}
 		}),
 	}, opts...)

@@ -795,6 +795,7 @@ func advice() (out []claim) {
 		`Only then press Try now`,
 		`Open WhatsApp on the phone of this account and follow what it says.*`,
 		`Only when the ban was lifted, pair again`,
+		`Wait until the ban is lifted`,
 		`Or get a code to type, with the phone number`,
 		`Scan the code that is shown, on the phone of this account: .*`,
 		`Ask for a new code and scan it within a minute`,

@@ -48,8 +48,8 @@ type Device struct {
 	stats     DeviceStats
 	lastLogin time.Time
 	lastEnd   time.Time // of a connection that was logged in; not saved
-	ghost     bool // nobody is behind it: what it is sent is dropped
-	contact   bool // a Contact's: replaced when that contact is made again
+	ghost     bool      // nobody is behind it: what it is sent is dropped
+	contact   bool      // a Contact's: replaced when that contact is made again
 }
 
 func (a *Account) knows(other *Account) {
