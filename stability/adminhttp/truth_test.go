@@ -26,6 +26,7 @@ type seen struct {
 	device *wasim.Device // that was paired
 	typed  string        // the code to type into the phone
 	calls  atomic.Int64  // of the backend
+	took   atomic.Int64  // messages, by the host's handler
 
 	mu       sync.Mutex
 	dials    []time.Time

@@ -139,7 +139,10 @@ func (p *place) run() *place {
 						p.note(&p.blocked)
 						<-*b
 					}
-					return !p.refuses.Load()
+					if p.refuses.Load() {
+						return false
+					}
+					p.took.Add(1)
 				}
 				return true
 			})
