@@ -79,7 +79,7 @@ var (
 	textPairingFailed = Text{
 		Means: "A code was scanned, but the pairing could not be completed.",
 		Does:  "It throws the unfinished device away; a new code to scan can be offered.",
-		Do:    "Scan the new code. If it fails again, check that the store accepts writes.",
+		Do:    "Scan a new code. If it fails again, check that the store accepts writes.",
 	}
 	textMultideviceMismatch = Text{
 		Means: "The code was scanned by a phone that cannot link devices.",

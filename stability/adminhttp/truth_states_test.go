@@ -39,6 +39,8 @@ var caused = map[string][]reconnect.Reason{
 	"store_down_while_connected":     {reconnect.ReasonStoreUnavailable},
 	"store_down_while_disconnected":  {reconnect.ReasonStoreUnavailable, reconnect.ReasonConnectionClosed},
 	"lost":                           {reconnect.ReasonConnectionLost},
+	"pairing_failed_for_good":        {reconnect.ReasonPairingFailed},
+	"pairing_failed":                 {reconnect.ReasonPairingFailed},
 	"requested":                      {reconnect.ReasonRequested},
 	"closed_by_program":              {reconnect.ReasonClosedByProgram},
 	"restart_required":               {reconnect.ReasonRestartRequired},
@@ -53,6 +55,8 @@ var caused = map[string][]reconnect.Reason{
 
 // reported are the answers of the service, or of the network, in a state.
 var reported = map[string]string{
+	"pairing_failed":                "the phone's signature is not valid",
+	"pairing_failed_for_good":       "the phone's signature is not valid",
 	"lost":                          "The socket is open but dead: 2 pings in a row were not answered",
 	"requested":                     "the program asked to reconnect",
 	"backoff_lasting":               "code 503",
@@ -130,6 +134,18 @@ var statesForTruth = []struct {
 		p.await(func(st stability.Status) bool { return st.WA == reconnect.StatusConnected })
 		time.Sleep(30*time.Second + off)
 	}, nil},
+	{"pairing_failed", false, func(p *place) {
+		p.run()
+		_ = p.account.Phone().Scan((<-p.codes).Code, wasim.BadSignature())
+		p.await(func(st stability.Status) bool { return st.LastDisconnectReason == reconnect.ReasonPairingFailed })
+		time.Sleep(off)
+	}, nil},
+	{"pairing_failed_for_good", false, func(p *place) {
+		p.run()
+		_ = p.account.Phone().Scan((<-p.codes).Code, wasim.BadSignature())
+		p.await(func(st stability.Status) bool { return st.Parked })
+		time.Sleep(time.Hour + off)
+	}, []stability.Option{stability.WithPairingRounds(1)}},
 	{"requested", false, interrupted(reconnect.ReasonRequested, func(p *place) { p.m.Reconnect() }), nil},
 	{"closed_by_program", false, interrupted(reconnect.ReasonClosedByProgram, func(p *place) { p.m.Client().Disconnect() }), nil},
 	{"restart_required", false, func(p *place) {
