@@ -175,7 +175,7 @@ func (r *received) ended(d *delivery) {
 	switch {
 	case gone:
 		if rec.State == book.Undecrypted { // its sender has sent it again
-			r.found(d.key, content, now)
+			r.found(d.key, false, content, now)
 		}
 		delete(r.more, d.key)
 	case write:

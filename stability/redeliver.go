@@ -72,7 +72,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		rec.Entry = e
 		r.note(rec)
 		if found {
-			r.found(rec.Key, evt.RawMessage, now)
+			r.found(rec.Key, true, evt.RawMessage, now)
 		}
 	}
 	r.mu.Unlock()
@@ -85,9 +85,10 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 // So the messages are remembered that were missed and are found: a further answer about
 // one is not handed over, and neither is the same content when its sender sends it again.
 type foundMessage struct {
-	key book.Key
-	sum [sha256.Size]byte // of its content
-	at  time.Time
+	key     book.Key
+	ofPhone bool              // and not of its sender
+	sum     [sha256.Size]byte // of its content
+	at      time.Time
 }
 
 const (
@@ -98,11 +99,17 @@ const (
 
 // found notes that a message is here that the phone was asked for. The caller
 // holds mu.
-func (r *received) found(k book.Key, content *waE2E.Message, now time.Time) {
-	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, sumOf(content), now})
+func (r *received) found(k book.Key, ofPhone bool, content *waE2E.Message, now time.Time) {
+	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, ofPhone, sumOf(content), now})
 }
 
+// sumOf tells contents apart. What a message says of devices and secrets is left
+// out: the phone's form of it need not have that.
 func sumOf(content *waE2E.Message) [sha256.Size]byte {
+	if content.GetMessageContextInfo() != nil {
+		content = proto.Clone(content).(*waE2E.Message)
+		content.MessageContextInfo = nil
+	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(content)
 	if err != nil {
 		return [sha256.Size]byte{}
@@ -120,7 +127,8 @@ func (r *received) had(info types.MessageInfo, now time.Time) bool {
 
 // resent reports whether the message of d was found before, and the book is done
 // with it: so its sender has sent it again. A content that is not the same is
-// another message under its id; nil stands for one that cannot be read.
+// another message under its id; nil stands for one that cannot be read, which is
+// taken for the one that the phone has sent.
 func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	if d.ours || d.before.State != "" {
 		return false
@@ -130,7 +138,7 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	defer r.mu.Unlock()
 	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return now.Sub(f.at) >= resentFor })
 	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key == d.key && (content == nil || f.sum == sumOf(content))
+		return f.key == d.key && (content == nil && f.ofPhone || content != nil && f.sum == sumOf(content))
 	})
 }
 
