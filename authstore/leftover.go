@@ -49,7 +49,7 @@ type Leftover uint8
 const (
 	LeftoverPerhapsHandled Leftover = iota // nothing: it was perhaps handled
 	LeftoverKnown                          // what became of it: it is left alone
-	LeftoverUseless                        // no handler was given it: it goes in the end, and is not counted
+	LeftoverUseless                        // nothing that can be read as a message: it goes in the end, and is not counted
 )
 
 var _ EventLeftovers = (*Container)(nil)

@@ -26,8 +26,8 @@ var (
 	// ErrReleased is why a term ended that was released.
 	ErrReleased = errors.New("lock: released")
 
-	// ErrSucceeded is why a term ended that the same Lease follows by a new one,
-	// without giving the lock up in between. Where that fails, the lock is given up.
+	// ErrSucceeded is why a term ended: the same Lease begins the next one, without
+	// giving the lock up in between. Where that fails, the lock is given up.
 	ErrSucceeded = errors.New("lock: succeeded: a new term of the same holder is to follow")
 
 	// ErrHeld reports that an account cannot be destroyed: an instance holds it.

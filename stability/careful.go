@@ -77,8 +77,8 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 // has none.
 func (r *received) putMark(ctx context.Context, epoch int64) { r.writeMark(ctx, epoch, false) }
 
-// standMark writes the mark at once, unless it was so in this term. A message that was
-// decrypted before is handed over without a commit, so no mark would ride before
+// standMark writes the mark and waits until it is in the store, once a term. A message
+// that was decrypted before is handed over without a commit, so no mark would ride before
 // it; one that is decrypted now takes the mark with it.
 func (r *received) standMark(ctx context.Context) {
 	r.mu.Lock()

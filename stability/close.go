@@ -59,9 +59,6 @@ func (m *Manager) Close(ctx context.Context) error {
 	heir := m.heir
 	m.heir = nil
 	m.mu.Unlock()
-	if heir != nil {
-		m.release(heir)
-	}
 	if watched {
 		select {
 		case <-m.incidents.done:
@@ -70,6 +67,9 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 	}
 	cancel()
+	if heir != nil {
+		m.release(heir)
+	}
 	// A wait in vain above must not cost the flush its time.
 	bounded, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.cfg.shutdown)
 	defer cancel()

@@ -43,7 +43,7 @@ type delivery struct {
 	asked    bool              // the event buffer was asked for a part
 	repeated bool              // a part had been finished before
 	aside    bool              // it was set aside
-	again    bool              // it is here since the phone, or its sender, sent it again
+	again    bool              // it was found before, and its sender has sent it once more
 	left     bool              // we kept it from the handlers
 	unheard  bool              // there was no handler of the program's
 	refused  bool              // a handler returned false
@@ -216,7 +216,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.aside = true
 		d.mu.Unlock()
 		return false
-	case again: // so is this
+	case again: // it is acknowledged at the next login, too
 		d.again = true
 		d.mu.Unlock()
 		return false

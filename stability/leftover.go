@@ -55,8 +55,8 @@ func (r *received) settle() {
 	r.tell()
 }
 
-// judge says whether the book has the message with that plaintext. whatsmeow
-// acknowledges one that does not parse, and gives it to no handler.
+// judge says whether the book has the message with that plaintext. One
+// that does not parse was most likely given to no handler: whatsmeow acknowledges it.
 func (r *received) judge(plaintext []byte) authstore.Leftover {
 	raw, _, ok := unpadded(plaintext)
 	if !ok {

@@ -35,7 +35,7 @@ func (a *attachment) malformed(id string, message *waBinary.Node, value any, sta
 	a.m.cfg.logger.Error("whatsmeow panicked at a received message", "id", id, "panic", fmt.Sprint(value), "stack", stack)
 	for _, d := range a.m.received.handling(id) {
 		if d.node == nil || message != nil && d.node != message || !a.admits() || !a.m.received.survive(d, why) {
-			continue // it stays at the service
+			continue // it stays at the service, unless whatsmeow acknowledges it all the same
 		}
 		d.finished()
 		if in, ok := any(a.client.DangerousInternals()).(acknowledger); ok && message != nil {
@@ -55,13 +55,13 @@ func (r *received) survive(d *delivery, why string) bool {
 			d.mu.Unlock()
 		}
 	}
-	contents := d.decrypted(ctx)
+	contents, whole := d.decrypted(ctx)
 	d.mu.Lock()
 	if d.handed || d.left || d.refused || d.aside || d.again || d.panicked != "" {
 		d.mu.Unlock() // the handlers have had a say
 		return false
 	}
-	if len(contents) == 0 {
+	if len(contents) == 0 || !whole { // the phone has all of it
 		d.failed = "it cannot be decrypted: " + why
 		rec := d.record(book.Undecrypted, d.failed)
 		d.mu.Unlock()
@@ -78,20 +78,24 @@ func (r *received) survive(d *delivery, why string) bool {
 	return r.keep(ctx, rec) == nil
 }
 
-// decrypted are the parts of a message that the event buffer has.
-func (d *delivery) decrypted(ctx context.Context) (contents [][]byte) {
+// decrypted are the parts of a message that the event buffer has. whole: there are
+// no others, such as the text behind a sender key that whatsmeow panicked at.
+func (d *delivery) decrypted(ctx context.Context) (contents [][]byte, whole bool) {
+	whole = true
 	for _, enc := range d.node.GetChildrenByTag("enc") {
 		b, ok := enc.Content.([]byte)
 		if a := enc.AttrGetter(); !ok || a.OptionalInt("v") != 2 {
+			whole = false
 			continue
 		}
 		e, err := d.a.device.EventBuffer.GetBufferedEvent(ctx, sha256.Sum256(b))
 		if err != nil || e == nil {
+			whole = false
 			continue
 		}
 		if raw, protocol, ok := unpadded(e.Plaintext); ok && !protocol {
 			contents = append(contents, raw)
 		}
 	}
-	return contents
+	return contents, whole
 }

@@ -101,29 +101,33 @@ func TestPhoneThatAnswersBehindTheSenderIsNotHeard(t *testing.T) {
 	})
 }
 
-// The sender sends it again, and then something unreadable under the same id.
+// The sender sends it again, and then something unreadable under the same id: the
+// same once more, or another message.
 func TestPhoneIsHeardOfAnEntryUnderAnIDThatWasFound(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
-		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
-		carol := w.writer()
-		w.account.Phone().Late()
-		id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
-		require.NoError(t, err)
-		time.Sleep(time.Second)
-		require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
-		w.await("it is handled", func() bool { return len(a.written()) == 1 })
-		require.Empty(t, a.m.Messages())
-		require.NoError(t, carol.SendUnreadableAs(id, w.account.JID(), text("lost?")))
-		time.Sleep(time.Second)
-		require.Len(t, a.m.Messages(), 1)
-		w.account.Phone().On()
-		time.Sleep(20 * time.Minute)
-		require.Empty(t, a.m.Messages(), "the phone has answered")
-		a.balanced()
-		a.stop()
-	})
+	for second, want := range map[string][]string{"lost?": {"lost?"}, "another": {"lost?", "another"}} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+			require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+			carol := w.writer()
+			w.account.Phone().Late()
+			id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+			require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+			w.await("it is handled", func() bool { return len(a.written()) == 1 })
+			require.Empty(t, a.m.Messages())
+			require.NoError(t, carol.SendUnreadableAs(id, w.account.JID(), text(second)))
+			time.Sleep(time.Second)
+			require.Len(t, a.m.Messages(), 1)
+			w.account.Phone().On()
+			time.Sleep(20 * time.Minute)
+			require.Empty(t, a.m.Messages(), "the phone has answered")
+			require.Equal(t, want, a.written())
+			a.balanced()
+			a.stop()
+		})
+	}
 }
 
 // The phone answers, and the sender, who was off, sends the message again the next day.

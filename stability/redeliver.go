@@ -48,8 +48,18 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		}
 	}
 	had := !found && r.had(evt.Info, now)
+	same := found && slices.ContainsFunc(r.lately, func(f foundMessage) bool {
+		return f.key == rec.Key && f.sum == sumOf(evt.RawMessage)
+	})
+	if same { // what could not be read was sent once more
+		r.book.Remove(rec.Key)
+		delete(r.more, rec.Key)
+	}
 	r.mu.Unlock()
-	if had {
+	if same {
+		_ = r.store(context.Background(), rec.Key, nil, false) // else the phone is asked once more
+	}
+	if had || same {
 		return true
 	}
 	if !found { // the program asked for it by itself
@@ -103,12 +113,16 @@ func (r *received) found(k book.Key, ofPhone bool, content *waE2E.Message, now t
 	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, ofPhone, sumOf(content), now})
 }
 
-// sumOf tells contents apart. What a message says of devices and secrets is left
-// out: the phone's form of it need not have that.
+// sumOf tells contents apart. What goes along with a message is left out, for it
+// is another one each time that it is sent: what it says of devices and secrets,
+// a key of its sender's, and the wrapper around what the account itself has sent.
 func sumOf(content *waE2E.Message) [sha256.Size]byte {
-	if content.GetMessageContextInfo() != nil {
+	if inner := content.GetDeviceSentMessage().GetMessage(); inner != nil {
+		content = inner
+	}
+	if content.GetMessageContextInfo() != nil || content.GetSenderKeyDistributionMessage() != nil {
 		content = proto.Clone(content).(*waE2E.Message)
-		content.MessageContextInfo = nil
+		content.MessageContextInfo, content.SenderKeyDistributionMessage = nil, nil
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(content)
 	if err != nil {
@@ -137,9 +151,13 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return now.Sub(f.at) >= resentFor })
-	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
+	i := slices.IndexFunc(r.lately, func(f foundMessage) bool {
 		return f.key == d.key && (content == nil && f.ofPhone || content != nil && f.sum == sumOf(content))
 	})
+	if i >= 0 && content == nil {
+		r.lately[i].at = now // whatsmeow may ask the phone for it again
+	}
+	return i >= 0
 }
 
 func sameSender(k book.Key, sender, chat string) bool {

@@ -241,7 +241,7 @@ func (st Status) summary() string {
 	case st.LockKept:
 		return "Not active: a reconnect loop was broken, and this instance keeps the lock for a new term. If none begins soon, it gives the lock up."
 	case st.Mode == ModePassive && st.LockHolder != "":
-		return "Handing over: this instance finishes what is in hand, writes down what is left, and gives the lock up."
+		return "Handing over: this instance ends its term. Then it gives the lock up, unless it has lost it or keeps it for a new term."
 	case st.Mode == ModePassive && st.Running:
 		return "Not active: this instance asks for the lock, and knows of no other that holds it." + st.yieldText(ago)
 	case st.Mode == ModePassive:

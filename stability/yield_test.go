@@ -240,6 +240,7 @@ func TestCloseReleasesAKeptLockOfAHostsLease(t *testing.T) {
 		w := newWorld(t)
 		lease, err := lock.New(w.memory.Backend().Lock, "host", lock.WithLogger(logger()))
 		require.NoError(t, err)
+		t.Cleanup(func() { _ = lease.Close(context.Background()) })
 		h := w.byHand(stability.WithLock(lease), stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})).activate()
 		h.pair()
 		time.Sleep(2 * time.Minute)

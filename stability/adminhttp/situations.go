@@ -107,8 +107,8 @@ var whileStandingBy = []situation{
 				}
 			case a.LockHolder != "": // it is this one
 				return explanation{
-					since: a.ModeSince, why: join(a.text.Means, "This instance ends its term: it finishes what is in hand, and writes down what is left."),
-					next: "The lock is given up in some seconds. Then another instance can take it.",
+					since: a.ModeSince, why: join(a.text.Means, "This instance ends its term."),
+					next: "In some seconds the lock is given up, unless it is lost already or is kept for a new term.",
 				}
 			case a.Running:
 				return explanation{

@@ -188,8 +188,10 @@ func (c *conn) handle(n *node) {
 		c.handleIQ(n)
 	case n.Tag == "ib" && child(n, "unified_session") != nil:
 		// newer clients send it when they pair and when they become available
-	case c.dev == nil && (c.s.known[c.static] || n.Tag == "ack"):
+	case c.dev == nil && c.s.known[c.static]:
 		c.s.strays[n.Tag]++
+	case c.dev == nil && n.Tag == "ack":
+		// of what it was asked while it pairs
 	case c.dev == nil:
 		c.s.violation("<%s> before login", n.Tag)
 	case n.Tag == "message":
