@@ -84,3 +84,40 @@ func TestWhatWhatsmeowPanicsAtBeforeItDecryptsIsToldWithinAMinute(t *testing.T) 
 		a.stop()
 	})
 }
+
+// The first message of a group's member has two parts: the sender's key, and the
+// text behind it. whatsmeow does not come to the text, so nobody has handled it.
+func TestTextBehindAMalformedKeyIsNotTakenForHandled(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		bob := w.peer()
+		group := w.sim.NewGroup("team", w.account, bob.Account())
+		_, err := bob.SendMessage(t.Context(), group.JID(), text("a good one"))
+		require.NoError(t, err)
+		w.await("the key is known", func() bool { return len(a.written()) == 1 })
+
+		key, err := proto.Marshal(&waE2E.Message{SenderKeyDistributionMessage: &waE2E.SenderKeyDistributionMessage{
+			GroupID: proto.String(group.JID().String()), AxolotlSenderKeyDistributionMessage: []byte{},
+		}})
+		require.NoError(t, err)
+		ours, in := w.device().JID(), bob.Client().DangerousInternals()
+		lid := a.m.Client().Store.GetLID() // the session stands under it
+		enc, _, err := in.EncryptMessageForDevice(t.Context(), append(key, 1), lid, nil, nil, map[string]bool{lid.SignalAddress().String(): true})
+		require.NoError(t, err)
+		require.NoError(t, in.SendNode(t.Context(), waBinary.Node{
+			Tag: "message", Attrs: waBinary.Attrs{"id": bob.Client().GenerateMessageID(), "type": "text", "to": group.JID()},
+			Content: []waBinary.Node{
+				{Tag: "participants", Content: []waBinary.Node{{Tag: "to", Attrs: waBinary.Attrs{"jid": ours}, Content: []waBinary.Node{*enc}}}},
+				{Tag: "enc", Attrs: waBinary.Attrs{"v": "2", "type": "skmsg"}, Content: []byte("the text")},
+			},
+		}))
+		time.Sleep(time.Minute)
+		require.Len(t, a.written(), 1)
+		r := a.balanced()
+		require.Equal(t, 1, r.By[stability.MessageUndecrypted].Count, "%+v", r)
+		require.Empty(t, w.device().Pending())
+		a.stop()
+		w.close()
+	})
+}
