@@ -103,7 +103,7 @@ func TestTextBehindAMalformedKeyIsNotTakenForHandled(t *testing.T) {
 		require.NoError(t, err)
 		ours, in := w.device().JID(), bob.Client().DangerousInternals()
 		lid := a.m.Client().Store.GetLID() // the session stands under it
-		enc, _, err := in.EncryptMessageForDevice(t.Context(), append(key, 1), lid, nil, nil, map[string]bool{lid.SignalAddress().String(): true})
+		enc, _, err := in.EncryptMessageForDevice(t.Context(), key, lid, nil, nil, map[string]bool{lid.SignalAddress().String(): true})
 		require.NoError(t, err)
 		require.NoError(t, in.SendNode(t.Context(), waBinary.Node{
 			Tag: "message", Attrs: waBinary.Attrs{"id": bob.Client().GenerateMessageID(), "type": "text", "to": group.JID()},
