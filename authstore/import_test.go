@@ -431,24 +431,24 @@ func TestImportLeavesNothingOfTheDevicesBeforeIt(t *testing.T) {
 			return second(Restore(bg, &archive, archiveKey, c, tf, ReplaceDevice()))
 		},
 	}
+	anew := func(t *testing.T, c *Container, d *store.Device, f *testFence) *store.Device {
+		require.NoError(t, c.DeleteDevice(bg, d))
+		d, err := c.Device(bg, f)
+		require.NoError(t, err)
+		pair(t, d, testJID(5))
+		furnishSome(t, d)
+		return d
+	}
 	states := map[string]func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence){
 		"a paired device": func(t *testing.T, _ *mapKV, _ *Container, d *store.Device, _ *testFence) { login(t, d) },
 		"a deleted device": func(t *testing.T, _ *mapKV, c *Container, d *store.Device, _ *testFence) {
 			require.NoError(t, c.DeleteDevice(bg, d))
 		},
 		"a deleted device, and a new one that has not logged in": func(t *testing.T, _ *mapKV, c *Container, d *store.Device, f *testFence) {
-			require.NoError(t, c.DeleteDevice(bg, d))
-			d, err := c.Device(bg, f)
-			require.NoError(t, err)
-			pair(t, d, testJID(5))
-			furnishSome(t, d)
+			anew(t, c, d, f)
 		},
 		"a pairing that came to nothing": func(t *testing.T, _ *mapKV, c *Container, d *store.Device, f *testFence) {
-			require.NoError(t, c.DeleteDevice(bg, d))
-			d, err := c.Device(bg, f)
-			require.NoError(t, err)
-			pair(t, d, testJID(5))
-			furnishSome(t, d)
+			d = anew(t, c, d, f)
 			require.NoError(t, c.DeleteDevice(bg, d))
 		},
 		"a purge that broke off": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) {

@@ -33,11 +33,14 @@ func (m *Manager) stillDelivered(message *waBinary.Node) {
 func hashesOf(message *waBinary.Node) (hashes [][32]byte) {
 	for _, enc := range message.GetChildrenByTag("enc") {
 		if b, ok := enc.Content.([]byte); ok {
-			hashes = append(hashes, sha256.Sum256(b))
+			hashes = append(hashes, hashOf(b))
 		}
 	}
 	return hashes
 }
+
+// hashOf is the name of a part in the event buffer, by its ciphertext.
+func hashOf(ciphertext []byte) [32]byte { return sha256.Sum256(ciphertext) }
 
 // settle is called when the service has delivered all that it has.
 func (r *received) settle() {

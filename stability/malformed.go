@@ -2,7 +2,6 @@ package stability
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 
 	waBinary "go.mau.fi/whatsmeow/binary"
@@ -88,7 +87,7 @@ func (d *delivery) decrypted(ctx context.Context) (contents [][]byte, whole bool
 			whole = false
 			continue
 		}
-		e, err := d.a.device.EventBuffer.GetBufferedEvent(ctx, sha256.Sum256(b))
+		e, err := d.a.device.EventBuffer.GetBufferedEvent(ctx, hashOf(b))
 		if err != nil || e == nil {
 			whole = false
 			continue
