@@ -39,11 +39,13 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 	}
 	id := eventID(hash)
 	s.askedFor(id)
-	open := true
-	v, ok := s.get(ctx, tEvent, id)
+	v, open, ok := s.buffered(ctx, id)
 	if !ok {
-		open = false
-		if v, ok = s.get(ctx, tSeen, id); !ok {
+		var err error
+		if v, open, ok, err = s.renamed(ctx, id, hash); err != nil {
+			return nil, err
+		}
+		if !ok {
 			return s.follow(ctx, hash, nil)
 		}
 	}
@@ -56,6 +58,36 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 		e.Plaintext = copyOf(plaintext)
 	}
 	return s.follow(ctx, hash, e)
+}
+
+// buffered is the row of an event; open says that it is not finished.
+func (s *deviceStore) buffered(ctx context.Context, id string) (v []byte, open, ok bool) {
+	if v, ok = s.get(ctx, tEvent, id); ok {
+		return v, true, true
+	}
+	v, ok = s.get(ctx, tSeen, id)
+	return v, false, ok
+}
+
+// renamed looks for an event under the hashes that its message's delivery knows
+// beside that one. An open one is put under hash, where whatsmeow clears it. That rides:
+// lost in a crash, it is found here once more.
+func (s *deviceStore) renamed(ctx context.Context, id string, hash [32]byte) (v []byte, open, ok bool, err error) {
+	d := deliveryOf(ctx)
+	if d == nil {
+		return nil, false, false, nil
+	}
+	for _, other := range d.OtherHashes(ctx, hash) {
+		was := eventID(other)
+		if v, open, ok = s.buffered(ctx, was); !ok || was == id {
+			continue
+		}
+		if open {
+			err = s.later(ctx, "rename buffered event", soon, del(tEvent, was), put(tEvent, id, v))
+		}
+		return v, open, true, err
+	}
+	return nil, false, false, nil
 }
 
 func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plaintext []byte, serverTimestamp time.Time) error {

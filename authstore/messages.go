@@ -19,11 +19,17 @@ var ErrPartDone = errors.New("authstore: this part of the message is done with")
 // the store with the context that they are given. They must not block for longer
 // than the store does.
 type Delivery interface {
-	// Begin is called when whatsmeow asks for a part of the message, before it
-	// is decrypted. known is what the buffer has of it, nil for a new one. An
-	// error is returned to whatsmeow: one that matches context.Canceled leaves
-	// the message unacknowledged. See ErrPartDone.
-	Begin(ctx context.Context, known *store.BufferedEvent) error
+	// OtherHashes are the names that other versions of whatsmeow may have given, in
+	// the buffer, to the part that whatsmeow names hash. It is called when the
+	// buffer has nothing under hash. What was decrypted and not handled before an
+	// upgrade, or before the way back, is found by them: decrypted again, it would
+	// be taken for a message that was handled long ago.
+	OtherHashes(ctx context.Context, hash [32]byte) [][32]byte
+	// Begin is called when whatsmeow asks for the part of the message that it
+	// names hash, before it is decrypted. known is what the buffer has of it,
+	// nil for a new one. An error is returned to whatsmeow: one that matches
+	// context.Canceled leaves the message unacknowledged. See ErrPartDone.
+	Begin(ctx context.Context, hash [32]byte, known *store.BufferedEvent) error
 	// Failed is called when a part could not be decrypted, before whatsmeow
 	// acknowledges the message. An error takes the place of err.
 	Failed(ctx context.Context, err error) error
@@ -113,7 +119,7 @@ func (s *deviceStore) follow(ctx context.Context, hash [32]byte, known *store.Bu
 	if d == nil {
 		return known, nil
 	}
-	err := d.Begin(ctx, known)
+	err := d.Begin(ctx, hash, known)
 	if !errors.Is(err, ErrPartDone) {
 		if err != nil {
 			return nil, err

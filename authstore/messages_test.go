@@ -33,7 +33,7 @@ func TestMessageEntriesOutliveTheDeviceThatWasThere(t *testing.T) {
 	}
 
 	c = New(kv, WithAEAD(aead))
-	d, err = c.Device(bg, newFence(2))
+	d, err = c.Device(bg, newFence(1))
 	require.NoError(t, err)
 	require.Nil(t, d.ID)
 	got, err := c.MessageEntries(bg)
@@ -59,10 +59,13 @@ type follower struct {
 	begin, failed, finish error
 	began, ended          []string
 	last                  *store.BufferedEvent
+	others                [][32]byte
 }
 
-func (f *follower) Begin(_ context.Context, known *store.BufferedEvent) error {
-	f.began, f.last = append(f.began, "begin"), known
+func (f *follower) OtherHashes(context.Context, [32]byte) [][32]byte { return f.others }
+
+func (f *follower) Begin(_ context.Context, hash [32]byte, known *store.BufferedEvent) error {
+	f.began, f.last = append(f.began, fmt.Sprintf("begin %d", hash[0])), known
 	return f.begin
 }
 
@@ -116,6 +119,64 @@ func TestDeliveryDecidesAboutEachPartOfItsMessage(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, e, "one that was never decrypted is skipped too")
 	require.Nil(t, e.Plaintext)
+}
+
+// Another version of whatsmeow names the same part of a message otherwise.
+func TestPartThatAnotherVersionHasNamedIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c := New(kv)
+		d := paired(t, c, newFence(1))
+		open, done, same := [32]byte{1}, [32]byte{2}, [32]byte{3}
+		for _, hash := range [][32]byte{open, done, same} {
+			require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, hash, []byte{hash[0]}, time.Unix(1700000000, 0)))
+		}
+		require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, done))
+		require.NoError(t, c.Close(bg))
+
+		ask := func(hash [32]byte, others ...[32]byte) *store.BufferedEvent {
+			f := &follower{others: others}
+			e, err := d.EventBuffer.GetBufferedEvent(WithDelivery(bg, f), hash)
+			require.NoError(t, err)
+			require.Equal(t, []string{fmt.Sprintf("begin %d", hash[0])}, f.began)
+			require.Equal(t, e, f.last, "the delivery is told of it")
+			return e
+		}
+		for _, died := range []bool{true, false} { // before the new name is in the store
+			kv.mu.Lock()
+			rows := maps.Clone(kv.data)
+			kv.mu.Unlock()
+			c = New(kv)
+			var err error
+			d, err = c.Device(bg, newFence(1))
+			require.NoError(t, err)
+			require.Nil(t, ask([32]byte{11}, [32]byte{12}, [32]byte{13}), "a new one")
+			e := ask([32]byte{11}, [32]byte{12}, open)
+			require.Equal(t, []byte{1}, e.Plaintext)
+			require.Equal(t, time.Unix(1700000000, 0), e.ServerTime)
+			e = ask([32]byte{21}, done)
+			require.NotNil(t, e)
+			require.Nil(t, e.Plaintext, "it was finished")
+			require.Equal(t, []byte{3}, ask(same, [32]byte{31}, same).Plaintext)
+			if died {
+				require.NoError(t, c.Close(bg))
+				kv.mu.Lock()
+				kv.data = rows
+				kv.mu.Unlock()
+				continue
+			}
+			time.Sleep(time.Minute)
+			require.Equal(t, []byte{1}, ask([32]byte{11}).Plaintext, "it has the new name")
+			require.Nil(t, ask(open), "and no other")
+			require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, [32]byte{11}))
+			require.Nil(t, ask([32]byte{11}).Plaintext)
+			require.Nil(t, ask(open, [32]byte{11}).Plaintext, "finished under both")
+			require.NoError(t, c.SettleEvents(func([]byte) Leftover { return LeftoverPerhapsHandled }))
+			n, _ := c.LeftoverEvents()
+			require.Zero(t, n, "the service has all of them")
+			require.NoError(t, c.Close(bg))
+		}
+	})
 }
 
 func TestDeliveryHearsOfAFailedDecryptionBeforeItsAcknowledgement(t *testing.T) {

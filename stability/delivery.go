@@ -41,6 +41,7 @@ type delivery struct {
 	event    *events.Message   // that part; nil for a kind whose content cannot be kept
 	taken    bool              // a part was handled
 	asked    bool              // the event buffer was asked for a part
+	hashes   [][32]byte        // of the parts that it was asked for
 	repeated bool              // a part had been finished before
 	aside    bool              // it was set aside
 	again    bool              // it was found before, and its sender has sent it once more
@@ -66,7 +67,7 @@ const (
 )
 
 // Begin implements authstore.Delivery.
-func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error {
+func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.BufferedEvent) error {
 	aside := false
 	switch {
 	case known == nil:
@@ -82,6 +83,7 @@ func (d *delivery) Begin(ctx context.Context, known *store.BufferedEvent) error 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.asked, d.handed = true, false
+	d.hashes = append(d.hashes, hash)
 	if aside {
 		d.aside = true
 		return authstore.ErrPartDone
@@ -244,8 +246,9 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 // finished marks what was decrypted of the message as finished, which whatsmeow
 // does only for a message that all handlers took.
 func (d *delivery) finished() {
-	for _, hash := range hashesOf(d.node) {
-		_ = d.a.device.EventBuffer.ClearBufferedEventPlaintext(context.Background(), hash)
+	ctx := context.Background()
+	for _, hash := range d.known(ctx, d.encrypted()...) {
+		_ = d.a.device.EventBuffer.ClearBufferedEventPlaintext(ctx, hash)
 	}
 }
 

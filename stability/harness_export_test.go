@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 
+	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types"
 
 	"github.com/wastability/wastability/reconnect"
@@ -57,3 +58,15 @@ func (r *Rig) State() (reconnect.State, reconnect.Policy) {
 
 // SummaryOf is what a status says in plain words.
 func SummaryOf(st Status) string { return st.summary() }
+
+// InHand are the stanzas of the messages that are being handled.
+func InHand(m *Manager) (all []*waBinary.Node) {
+	m.received.mu.Lock()
+	defer m.received.mu.Unlock()
+	for _, d := range m.received.inHand {
+		if d.node != nil {
+			all = append(all, d.node)
+		}
+	}
+	return all
+}

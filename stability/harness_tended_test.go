@@ -3,6 +3,7 @@ package stability_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
@@ -67,6 +68,8 @@ type tended struct {
 	*named
 	label string
 	book  *book
+
+	otherNames *atomic.Int64 // see inOtherVersion
 }
 
 func (w *world) tended(label string, opts ...stability.Option) *tended {

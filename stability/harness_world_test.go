@@ -136,6 +136,7 @@ type instance struct {
 	got      []string // texts handed over
 	setups   int
 	onEvent  func(any)
+	onSetup  func(*whatsmeow.Client)
 	onChange func(stability.Event)
 }
 
@@ -200,7 +201,11 @@ func (i *instance) run() *instance {
 func (i *instance) setup(_ context.Context, c *whatsmeow.Client) error {
 	i.mu.Lock()
 	i.setups++
+	f := i.onSetup
 	i.mu.Unlock()
+	if f != nil {
+		f(c)
+	}
 	c.ManualHistorySyncDownload = true
 	c.AddEventHandlerWithSuccessStatus(i.handle)
 	return nil

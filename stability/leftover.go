@@ -1,10 +1,8 @@
 package stability
 
 import (
-	"crypto/sha256"
+	"context"
 	"time"
-
-	waBinary "go.mau.fi/whatsmeow/binary"
 
 	"github.com/wastability/wastability/authstore"
 )
@@ -19,28 +17,17 @@ const (
 
 // stillDelivered tells the store of a message that the service has delivered and
 // that whatsmeow is not given.
-func (m *Manager) stillDelivered(message *waBinary.Node) {
-	s, ok := m.store.(authstore.EventLeftovers)
-	if !ok {
+func (d *delivery) stillDelivered() {
+	s, ok := d.a.m.store.(authstore.EventLeftovers)
+	if !ok || d.node == nil {
 		return
 	}
-	for _, hash := range hashesOf(message) {
-		s.DeliveredEvent(hash)
-	}
-}
-
-// hashesOf names the parts of a message as whatsmeow does in the event buffer.
-func hashesOf(message *waBinary.Node) (hashes [][32]byte) {
-	for _, enc := range message.GetChildrenByTag("enc") {
-		if b, ok := enc.Content.([]byte); ok {
-			hashes = append(hashes, hashOf(b))
+	for _, p := range d.encrypted() {
+		for _, hash := range d.hashesOf(context.Background(), p) {
+			s.DeliveredEvent(hash)
 		}
 	}
-	return hashes
 }
-
-// hashOf is the name of a part in the event buffer, by its ciphertext.
-func hashOf(ciphertext []byte) [32]byte { return sha256.Sum256(ciphertext) }
 
 // settle is called when the service has delivered all that it has.
 func (r *received) settle() {

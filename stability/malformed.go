@@ -80,21 +80,26 @@ func (r *received) survive(d *delivery, why string) bool {
 // decrypted are the parts of a message that the event buffer has. whole: there are
 // no others, such as the text behind a sender key that whatsmeow panicked at.
 func (d *delivery) decrypted(ctx context.Context) (contents [][]byte, whole bool) {
-	whole = true
-	for _, enc := range d.node.GetChildrenByTag("enc") {
-		b, ok := enc.Content.([]byte)
-		if a := enc.AttrGetter(); !ok || a.OptionalInt("v") != 2 {
+	parts := d.encrypted()
+	whole = len(parts) == len(d.node.GetChildrenByTag("enc"))
+	for _, part := range parts {
+		if a := part.AttrGetter(); a.OptionalInt("v") != 2 {
 			whole = false
 			continue
 		}
-		e, err := d.a.device.EventBuffer.GetBufferedEvent(ctx, hashOf(b))
-		if err != nil || e == nil {
-			whole = false
-			continue
+		found := false
+		for _, hash := range d.known(ctx, part) {
+			e, err := d.a.device.EventBuffer.GetBufferedEvent(ctx, hash)
+			if err != nil || e == nil {
+				continue
+			}
+			found = true
+			if raw, protocol, ok := unpadded(e.Plaintext); ok && !protocol {
+				contents = append(contents, raw)
+			}
+			break
 		}
-		if raw, protocol, ok := unpadded(e.Plaintext); ok && !protocol {
-			contents = append(contents, raw)
-		}
+		whole = whole && found
 	}
 	return contents, whole
 }

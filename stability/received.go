@@ -108,7 +108,7 @@ func (r *received) arrived(k book.Key) {
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), node: message, info: infoOf(message, a.device)}
 	if !r.admit(ctx, d) {
-		r.m.stillDelivered(message)
+		d.stillDelivered()
 		return nil, nil, false
 	}
 	return d, func() { r.ended(d) }, true
