@@ -144,7 +144,8 @@ type importManifest struct {
 //
 // It can be stopped at any point and called again; until it is complete, and
 // has compared the target with the source, the target is what it was. An error
-// leaves it so. A Device that to has given out before is over, and a connection
+// leaves it so. What either side knows of received messages that no handler has taken
+// yet is kept, see MessageBook. A Device that to has given out before is over, and a connection
 // on it is cut: end it, and its term, before.
 //
 // One table is held in memory at a time.
@@ -219,7 +220,8 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	if err := s.putManifest(m); err != nil {
 		return err
 	}
-	im := &importer{s: s, o: o, r: r, sums: make(map[tableID][32]byte)}
+	_, archived := from.(archiveSource)
+	im := &importer{s: s, o: o, r: r, sums: make(map[tableID][32]byte), late: archived}
 	if err := im.copyAll(ctx, v); err != nil {
 		return err
 	}
@@ -237,6 +239,9 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	}
 	r.Warnings = append(r.Warnings, v.warnings()...)
 	if err := from.usable(o); err != nil {
+		return err
+	}
+	if err := im.copyBook(ctx, v, from.usable); err != nil {
 		return err
 	}
 	if err := s.adoptImport(h, m, r.JID); err != nil {

@@ -17,20 +17,21 @@ type importer struct {
 	o    *importConfig
 	r    *Report
 	sums map[tableID][32]byte // of the source's tables, as copied
+	late bool                 // the source is an archive: what the target knows is newer
 
 	strays []Key // rows of the table that was read last, where none belongs
 }
 
-// importOrder: the LID map last, since it is the account's and joins what the
-// target knows already.
+// importOrder: the LID map and the book of messages last, since they are the
+// account's and join what the target knows already.
 func importOrder() []tableID {
 	var out []tableID
 	for t := range numTables {
-		if t != tHead && t != tLID {
+		if !specOf(t).global {
 			out = append(out, t)
 		}
 	}
-	return append(out, tLID)
+	return append(out, tLID, tMessage)
 }
 
 // rowsIn gives a table as rows, the way it stands in a KV.
@@ -129,6 +130,9 @@ func (m *importer) copyAll(ctx context.Context, v view) error {
 		}
 		want := im.rowsIn(t)
 		m.sums[t] = sumOf(want)
+		if t == tMessage {
+			continue // copyBook
+		}
 		have, err := m.target(t)
 		if err != nil {
 			return err
@@ -208,6 +212,9 @@ func (m *importer) verifyAll(ctx context.Context, v view) error {
 		if sumOf(want) != m.sums[t] {
 			return fmt.Errorf("%w (%s)", ErrSourceChanged, specOf(t).kind)
 		}
+		if t == tMessage {
+			continue // copyBook
+		}
 		have, err := m.target(t)
 		if err != nil {
 			return err
@@ -219,16 +226,72 @@ func (m *importer) verifyAll(ctx context.Context, v view) error {
 			}
 			want = merged // nothing left to merge
 		}
-		if len(have) != len(want) {
-			return fmt.Errorf("%w: %d rows of kind %s instead of %d", ErrNotVerified, len(have), specOf(t).kind, len(want))
+		if err := m.verify(t, i+1, want, have); err != nil {
+			return err
 		}
-		for id, value := range want {
-			if got, ok := have[id]; !ok || got == nil && len(value) > 0 || !bytes.Equal(got, value) {
-				return fmt.Errorf("%w: a row of kind %s", ErrNotVerified, specOf(t).kind)
-			}
-			m.r.Verified++
+	}
+	return nil
+}
+
+func (m *importer) verify(t tableID, n int, want, have map[string][]byte) error {
+	if len(have) != len(want) {
+		return fmt.Errorf("%w: %d rows of kind %s instead of %d", ErrNotVerified, len(have), specOf(t).kind, len(want))
+	}
+	for id, value := range want {
+		if got, ok := have[id]; !ok || got == nil && len(value) > 0 || !bytes.Equal(got, value) {
+			return fmt.Errorf("%w: a row of kind %s", ErrNotVerified, specOf(t).kind)
 		}
-		m.tell("verify", t, i+1, len(want), len(want))
+		m.r.Verified++
+	}
+	m.tell("verify", t, n, len(want), len(want))
+	return nil
+}
+
+// copyBook adds the source's entries about received messages to the target's, when
+// all the rest is there. The target's own stay: WhatsApp has those messages no
+// more. Earlier they would be handed over by a target that the import did not reach.
+func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConfig) error) error {
+	im, err := v.table(ctx, tMessage)
+	if err != nil {
+		return err
+	}
+	rows := im.rowsIn(tMessage)
+	if sumOf(rows) != m.sums[tMessage] {
+		return fmt.Errorf("%w (%s)", ErrSourceChanged, specOf(tMessage).kind)
+	}
+	have, err := m.target(tMessage)
+	if err != nil {
+		return err
+	}
+	want := maps.Clone(have)
+	for id, value := range rows {
+		if old, ok := have[id]; !ok || !m.late || old == nil {
+			want[id] = value
+		}
+	}
+	for id, value := range want {
+		if value == nil {
+			delete(want, id) // damaged: it stays as it is, and is set aside when it is read
+			delete(have, id)
+		}
+	}
+	check := func() error {
+		if err := m.copyTable(ctx, tMessage, importTables, want, have); err != nil {
+			return err
+		}
+		now, err := m.target(tMessage)
+		if err != nil {
+			return err
+		}
+		maps.DeleteFunc(now, func(_ string, value []byte) bool { return value == nil })
+		if err := m.verify(tMessage, importTables, want, now); err != nil {
+			return err
+		}
+		return usable(m.o)
+	}
+	if err := check(); err != nil {
+		_ = m.copyTable(context.WithoutCancel(ctx), tMessage, importTables, have, want) // as it was, where that can be
+		return err
 	}
 	return nil
 }

@@ -211,7 +211,12 @@ func TestStanzasOfAnEarlierLoginAreNoViolation(t *testing.T) {
 		})
 		_, err := bob.Send(t.Context(), acct.JID(), "hello")
 		require.NoError(t, err)
-		require.NoError(t, <-again)
+		if err := <-again; err != nil { // newer versions of whatsmeow refuse that, so there is no new connection
+			require.ErrorContains(t, err, "invalid use of deleted device")
+			require.Empty(t, s.Violations())
+			h.end()
+			return
+		}
 		eventually(t, "the receipt came", func() bool { return s.Strays()["receipt"] == 1 })
 		query := waBinary.Node{Tag: "iq", Attrs: waBinary.Attrs{"xmlns": "usync", "type": "get", "id": "1"}}
 		require.NoError(t, h.cli.DangerousInternals().SendNode(h.ctx, query))
