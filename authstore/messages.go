@@ -100,17 +100,23 @@ func (c *Container) PutMessageEntry(ctx context.Context, id string, entry []byte
 	if err != nil {
 		return err
 	}
-	change := put(tMessage, id, entry)
+	entered := put(tMessage, id, entry)
 	if entry == nil {
 		if _, ok := s.get(ctx, tMessage, id); !ok {
 			return nil
 		}
-		change = del(tMessage, id)
+		entered = del(tMessage, id)
+	}
+	s.mu.Lock()
+	unpaired := s.gen == "" // the book is the account's
+	s.mu.Unlock()
+	if unpaired && s.txnOf(ctx) == nil {
+		return s.submit(op, []change{entered}, Batch{})
 	}
 	if durable {
-		return s.write(ctx, op, change)
+		return s.write(ctx, op, entered)
 	}
-	return s.later(ctx, op, soon, change)
+	return s.later(ctx, op, soon, entered)
 }
 
 // follow tells the delivery of ctx that a part of its message is asked for.

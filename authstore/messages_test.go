@@ -43,6 +43,16 @@ func TestMessageEntriesOutliveTheDeviceThatWasThere(t *testing.T) {
 	again, err := c.MessageEntries(bg)
 	require.NoError(t, err)
 	require.Equal(t, "kept", string(again["a"]), "what is given out is a copy")
+	// It is written while nobody is paired, too.
+	require.NoError(t, c.PutMessageEntry(bg, "a", nil, true))
+	require.NoError(t, c.PutMessageEntry(bg, "b", []byte("more"), false))
+	require.NoError(t, c.Close(bg))
+	c = New(kv, WithAEAD(aead))
+	_, err = c.Device(bg, newFence(1))
+	require.NoError(t, err)
+	got, err = c.MessageEntries(bg)
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"b": []byte("more")}, got)
 	require.NoError(t, c.Close(bg))
 }
 

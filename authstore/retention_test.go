@@ -146,3 +146,23 @@ func TestUnfinishedEventStaysHoweverOld(t *testing.T) {
 		require.Equal(t, 1, info.Counts["lid"])
 	})
 }
+
+// The clock of the machine that looked last was ahead: nothing waits for that time.
+func TestSweepOfTheFutureWasNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		tend(t, d)
+		putSecrets(t, d, "a", 3)
+		for _, a := range agings {
+			ahead := sweepValue(time.Now(), time.Now().Add(5*365*aDay))
+			require.NoError(t, storeOf(d).later(bg, "put", soon, put(tMisc, a.note, ahead)))
+		}
+		c, d, _ = reopen(t, kv, c)
+		time.Sleep(200 * aDay)
+		tend(t, d)
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+		require.Zero(t, kv.count("secret"))
+		require.NoError(t, c.Close(bg))
+	})
+}

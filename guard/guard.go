@@ -62,6 +62,7 @@ type Facts struct {
 	WaitingCount  int
 	SetAsideSince time.Time // when the first of those that were set aside was
 	SetAsideCount int
+	BookUnread    bool   // the holder has not read yet which messages wait and are set aside
 	MessagesText  string // about both, without contents, addresses and phone numbers
 }
 

@@ -332,6 +332,9 @@ func TestMessagesThatHandlersDoNotTakeAreAnIncident(t *testing.T) {
 	require.Equal(t, []guard.Type{guard.TypeMessagesSetAside}, types(p.Raise))
 	require.Equal(t, []string{"wa_messages_waiting_active"}, p.Resolve)
 	g.Resolved("wa_messages_waiting_active")
+	f = up
+	f.BookUnread = true
+	require.Empty(t, g.Decide(f, start.Add(2*time.Hour)).Resolve, "a new holder that has read nothing yet knows of no message")
 	require.Equal(t, []string{"wa_messages_set_aside_active"}, g.Decide(up, start.Add(2*time.Hour)).Resolve)
 }
 

@@ -22,6 +22,9 @@ func connected(_ *Policy, f *Facts, _ time.Time) bool { return f.Connected }
 func paired(_ *Policy, f *Facts, _ time.Time) bool    { return !f.NeedsPairing }
 func unseen(*Policy, *Facts, time.Time) bool          { return true }
 
+// bookRead: a new holder that has read nothing yet knows of no message.
+func bookRead(_ *Policy, f *Facts, _ time.Time) bool { return !f.BookUnread }
+
 // hasOwn says of which reasons the trouble has an incident of its own: the same
 // outage is not reported twice.
 func hasOwn(f *Facts) bool {
@@ -102,10 +105,10 @@ var troubles = [...]trouble{
 	}, unseen},
 	{TypeMessagesWaiting, true, false, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return f.WaitingSince.Add(p.WaitingAfter), !f.WaitingSince.IsZero()
-	}, unseen},
+	}, bookRead},
 	{TypeMessagesSetAside, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return f.SetAsideSince, f.SetAsideCount > 0
-	}, unseen},
+	}, bookRead},
 	{TypeLockFlapping, false, true, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
 		return time.Time{}, recent(f.Terms, now, p.FlapWindow) >= p.FlapTerms
 	}, unseen},

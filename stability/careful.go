@@ -160,6 +160,12 @@ func (r *received) accuse(ctx context.Context, rec messageRecord) error {
 // happened too often.
 // clean says that the term before ended in good order.
 func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
+	now := time.Now()
+	for _, at := range []*time.Time{&rec.First, &rec.Since, &rec.Last} {
+		if at.After(now) { // a clock was ahead: nothing waits for such a time to come
+			*at = now
+		}
+	}
 	if rec.Begun && clean {
 		// The note that it did end was not written, but nothing died.
 		rec.Begun, rec.Deaths = false, max(0, rec.Deaths-1)
@@ -177,7 +183,7 @@ func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 	if rec.Deaths < maxDeaths {
 		return rec
 	}
-	rec.Since = time.Now()
+	rec.Since = now
 	rec.Why = fmt.Sprintf("the process ended while it was handled, %d times", rec.Deaths)
 	if rec.State == book.Kept {
 		rec.State = book.SetAside

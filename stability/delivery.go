@@ -237,6 +237,9 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	rec := d.record(book.SetAside, whyPoison)
 	d.mu.Unlock()
 	err := r.setAside(rec)
+	if err == nil { // else the service's next delivery of it is handed over beside what is done with it here
+		d.finished()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.aside, d.left = err == nil, err != nil

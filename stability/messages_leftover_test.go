@@ -117,6 +117,37 @@ func TestWhatAKilledProcessLeftWasPerhapsHandledAndGoesInTheEnd(t *testing.T) {
 	})
 }
 
+// whatsmeow acknowledges a message whose content it cannot read, and never comes back
+// for it. Whoever sends many of them fills nothing up.
+func TestMessageThatIsNoneLeavesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		bob := w.peer()
+		group := w.sim.NewGroup("team", w.account, bob.Account())
+		_, err := bob.SendMessage(t.Context(), group.JID(), text("a good one"))
+		require.NoError(t, err)
+		w.await("they have met", func() bool { return len(a.written()) == 1 })
+		ours, in := w.device().JID(), bob.Client().DangerousInternals()
+		lid := a.m.Client().Store.GetLID() // the session stands under it
+		for range 5 {
+			enc, _, err := in.EncryptMessageForDevice(t.Context(), []byte("no message at all"), lid, nil, nil, map[string]bool{lid.SignalAddress().String(): true})
+			require.NoError(t, err)
+			require.NoError(t, in.SendNode(t.Context(), waBinary.Node{
+				Tag: "message", Attrs: waBinary.Attrs{"id": bob.Client().GenerateMessageID(), "type": "text", "to": w.account.JID()},
+				Content: []waBinary.Node{{Tag: "participants", Content: []waBinary.Node{{Tag: "to", Attrs: waBinary.Attrs{"jid": ours}, Content: []waBinary.Node{*enc}}}}},
+			}))
+		}
+		time.Sleep(time.Minute)
+		require.Empty(t, w.device().Pending())
+		require.Len(t, a.written(), 1)
+		r := a.balanced()
+		require.Equal(t, 5, r.SetAside.Count+r.Waiting.Count, "%+v", r)
+		require.Zero(t, w.unfinished())
+		a.stop()
+	})
+}
+
 // A decrypted message that the book knows is none of these, however long it waits.
 func TestWhatIsKnownToWaitWasNotPerhapsHandled(t *testing.T) {
 	never := func(t *testing.T, w *world, n *tended, state stability.MessageState) {

@@ -220,7 +220,6 @@ func (m *Manager) PurgeMessage(ctx context.Context, entry string) error {
 		if !ok || e.State != book.SetAside && e.State != book.Kept && e.State != book.Undecrypted {
 			return false, false
 		}
-		r.book.Remove(k)
 		return true, true
 	})
 }
@@ -241,10 +240,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 			break
 		}
 	}
-	switch {
-	case found && gone:
-		delete(r.more, rec.Key)
-	case found:
+	if found && !gone {
 		r.note(rec)
 	}
 	r.mu.Unlock()
@@ -257,6 +253,12 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	}
 	if err := r.store(ctx, rec.Key, written, true); err != nil {
 		return fmt.Errorf("stability: %s: %w", op, err)
+	}
+	if gone { // not before the store knows it
+		r.mu.Lock()
+		r.book.Remove(rec.Key)
+		delete(r.more, rec.Key)
+		r.mu.Unlock()
 	}
 	r.wake.ring()
 	r.tell()

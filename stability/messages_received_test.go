@@ -2,6 +2,7 @@ package stability_test
 
 import (
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -118,8 +119,10 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
 	for name, refuse := range map[string]func() bool{
-		"refused":  func() bool { return true },
-		"panicked": func() bool { panic("boom") },
+		"refused":                                func() bool { return true },
+		"refused, asked for before the login":    func() bool { return true },
+		"refused, removed before the next login": func() bool { return true },
+		"panicked":                               func() bool { panic("boom") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -146,6 +149,31 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 				require.Equal(t, 1, r.SetAside.Count, "%+v %+v %d", r, a.m.Messages(), tries.Load())
 				require.Zero(t, r.Waiting.Count)
 				require.GreaterOrEqual(t, tries.Load(), int32(20))
+				if strings.Contains(name, "login") { // WhatsApp still has it
+					require.Len(t, w.device().Pending(), 1)
+					list, times := a.m.Messages(), 0
+					poison.Store(false)
+					if strings.Contains(name, "removed") {
+						require.NoError(t, a.m.PurgeMessage(t.Context(), list[0].Entry))
+					} else {
+						require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
+						times = 1
+					}
+					time.Sleep(time.Minute)
+					a.m.Reconnect()
+					time.Sleep(time.Minute)
+					require.Empty(t, w.device().Pending())
+					require.Empty(t, a.m.Messages())
+					for _, text := range a.texts() {
+						if text == "poison" {
+							times--
+						}
+					}
+					require.Zero(t, times, "it is handed over as often as it was asked for")
+					a.balanced()
+					a.stop()
+					return
+				}
 				a.m.Reconnect()
 				time.Sleep(time.Minute)
 				require.Empty(t, w.device().Pending(), "acknowledged at the next login")

@@ -37,6 +37,7 @@ type received struct {
 	inHand map[book.Key]*delivery
 	lately []foundMessage // missed, and here since, oldest first
 
+	read       bool      // what the store has was read in this term
 	epoch      int64     // of the term that this is about
 	begun      time.Time // when that began
 	marked     bool      // its mark is in the store, or on its way
@@ -141,13 +142,20 @@ func (r *received) take(d *delivery) bool {
 	d.began = time.Now()
 	d.before = r.more[d.key]
 	r.inHand[d.key] = d
-	r.book.Begun(d.key, d.began)
+	if d.ours {
+		r.book.Tried(d.key, d.began)
+	} else {
+		r.book.Begun(d.key, d.began)
+	}
 	return true
 }
 
 // ended notes what became of a message.
 func (r *received) ended(d *delivery) {
 	o, why := d.outcome()
+	if (o == book.Odd || o == book.Lost) && d.asked {
+		d.finished() // acknowledged, and whatsmeow does not come back for what it could not read
+	}
 	hung := d.ours && time.Since(d.began) >= hangsAfter
 	d.mu.Lock()
 	info, contents, hidden, untried := d.info, d.contents, d.hidden, d.untried
@@ -308,6 +316,7 @@ func (r *received) load(ctx context.Context, epoch int64) error {
 		records = append(records, r.survivor(rec, clean))
 	}
 	r.mu.Lock()
+	r.read = true
 	for _, rec := range records {
 		if _, ok := r.book.Find(rec.Key); !ok {
 			r.note(rec)
@@ -324,7 +333,7 @@ func (r *received) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.book.Leave()
-	r.more, r.settleAt = nil, time.Time{}
+	r.more, r.settleAt, r.read = nil, time.Time{}, false
 }
 
 // hungUp is told that a connection is over.
@@ -337,8 +346,10 @@ func (r *received) hungUp() {
 
 // facts says what the guard is to know of messages that nobody took.
 func (r *received) facts(f *guard.Facts) {
+	_, keeps := r.m.store.(authstore.MessageBook)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	f.BookUnread = keeps && !r.read
 	for _, e := range r.book.Entries() {
 		switch {
 		case (e.State == book.SetAside || e.State == book.LeftAlone) && !e.Hidden:

@@ -406,6 +406,7 @@ func (r *received) aside(k book.Key, why string) {
 	r.mu.Unlock()
 	if ok {
 		_ = r.store(context.Background(), k, &rec, false)
+		r.dropSurplus()
 		r.tell()
 	}
 }

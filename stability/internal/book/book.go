@@ -176,7 +176,7 @@ func (b *Book) add(e *Entry) {
 	b.received++
 }
 
-// Begun notes that the handlers are given a message.
+// Begun notes that the handlers are given a message that the service has delivered.
 func (b *Book) Begun(k Key, now time.Time) {
 	if i := slices.Index(b.queue, k); i == 0 { // as nearly always: nothing is moved
 		b.queue = b.queue[1:]
@@ -192,6 +192,12 @@ func (b *Book) Begun(k Key, now time.Time) {
 			b.received--
 		}
 	}
+	b.Tried(k, now)
+}
+
+// Tried notes that the handlers are given a message, such as one that is kept: it
+// stands in no queue.
+func (b *Book) Tried(k Key, now time.Time) {
 	e := b.entries[k]
 	if e == nil { // nobody saw it arrive
 		e = &Entry{Key: k, First: now, Since: now}

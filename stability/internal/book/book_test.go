@@ -156,6 +156,20 @@ func TestNameMisreadOnArrivalIsNoSecondMessage(t *testing.T) {
 	require.EqualValues(t, 2, b.Sums().Received)
 }
 
+func TestKeptMessageThatIsTriedTakesNoneFromTheQueue(t *testing.T) {
+	var b book.Book
+	b.Begun(k1, start)
+	b.Ended(k1, book.Saved, "a panic", start)
+	b.Arrived(k2, start)
+	b.Arrived(book.Key{ID: "C"}, start)
+	b.Tried(k1, start)
+	require.Equal(t, 1, count(&b, book.InHand))
+	require.Equal(t, 2, count(&b, book.Queued))
+	require.EqualValues(t, 3, b.Sums().Received)
+	b.HungUp()
+	require.Equal(t, 2, count(&b, book.AtService))
+}
+
 func TestEntriesOfTheStoreComeBackAsTheyWere(t *testing.T) {
 	var b, next book.Book
 	b.Begun(k1, start)

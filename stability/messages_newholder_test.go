@@ -1,0 +1,162 @@
+package stability_test
+
+import (
+	"context"
+	"encoding/json"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/lock"
+	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability"
+)
+
+// uncut is a fence that nothing cuts.
+type uncut struct{ lock.Term }
+
+func (uncut) Cut(error) {}
+
+// edit changes the entries of the book of messages while no instance holds the lock.
+func (w *world) edit(f func(entry map[string]any)) {
+	w.t.Helper()
+	ctx, back := context.Background(), w.memory.Backend()
+	l, err := lock.New(back.Lock, "editor")
+	require.NoError(w.t, err)
+	term, ok, err := l.TryAcquire(ctx)
+	require.NoError(w.t, err)
+	require.True(w.t, ok)
+	c := authstore.New(back.Auth)
+	_, err = c.Device(ctx, uncut{term})
+	require.NoError(w.t, err)
+	rows, err := c.MessageEntries(ctx)
+	require.NoError(w.t, err)
+	n := 0
+	for id, raw := range rows {
+		var entry map[string]any
+		require.NoError(w.t, json.Unmarshal(raw, &entry))
+		if _, ok := entry["Last"]; !ok {
+			continue // not about a message
+		}
+		n++
+		f(entry)
+		raw, err = json.Marshal(entry)
+		require.NoError(w.t, err)
+		require.NoError(w.t, c.PutMessageEntry(ctx, id, raw, true))
+	}
+	require.Positive(w.t, n)
+	require.NoError(w.t, c.Close(ctx))
+	require.NoError(w.t, l.Close(ctx))
+}
+
+// The clock of the machine that had the lock was ahead.
+func TestMessageOfTheFutureWaitsForNoTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		a.refuse = func(e *events.Message) bool {
+			if e.Message.GetConversation() == "kept" {
+				panic("down")
+			}
+			return false
+		}
+		a.run().pair()
+		w.getMessage("kept")
+		time.Sleep(10 * time.Second)
+		a.stop()
+		w.edit(func(entry map[string]any) {
+			for _, f := range []string{"First", "Since", "Last"} {
+				at, err := time.Parse(time.RFC3339Nano, entry[f].(string))
+				require.NoError(t, err)
+				entry[f] = at.Add(100 * time.Hour).Format(time.RFC3339Nano)
+			}
+		})
+		b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		m := b.m.Messages()
+		require.Len(t, m, 1)
+		for _, at := range []time.Time{m[0].ReceivedAt, m[0].Since, m[0].LastTry} {
+			require.False(t, at.After(time.Now()))
+		}
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, []string{"kept"}, b.texts())
+		b.stop()
+	})
+}
+
+// A new holder knows of no message before it has read the book, and then of all.
+func TestNewHolderThatHasReadNothingResolvesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		a.refuse = func(e *events.Message) bool { panic("down") }
+		a.run().pair()
+		w.getMessage("kept")
+		time.Sleep(10 * time.Second)
+		a.stop()
+		w.edit(func(entry map[string]any) { entry["State"] = string(stability.MessageSetAside) })
+
+		for i, want := range []guard.Change{opened, "", resolved} {
+			n := w.tended(string(rune('b'+i)), stability.WithAutoHeal(noHeal))
+			n.wire.slow(50 * time.Millisecond)
+			n.run().ready()
+			time.Sleep(time.Hour)
+			if want == resolved {
+				require.Empty(t, n.book.of("wa_messages_set_aside_active"), "nothing has changed")
+				require.NoError(t, n.m.PurgeMessage(t.Context(), n.m.Messages()[0].Entry))
+				time.Sleep(time.Minute)
+			}
+			var got []guard.Change
+			if want != "" {
+				got = []guard.Change{want}
+			}
+			require.Equal(t, got, n.book.of("wa_messages_set_aside_active"), "holder %d", i)
+			n.stop()
+		}
+	})
+}
+
+// The book is the account's: it is written while nobody is paired, too.
+func TestMessageIsRemovedForGoodWhileNobodyIsPaired(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		var down atomic.Bool
+		down.Store(true)
+		a.refuse = func(e *events.Message) bool {
+			if down.Load() && e.Message.GetConversation() != "" {
+				panic("down")
+			}
+			return false
+		}
+		a.run().pair()
+		w.getMessage("one")
+		w.getMessage("two")
+		time.Sleep(10 * time.Second)
+		require.Len(t, a.m.Messages(), 2)
+		w.account.Phone().RemoveDevice(w.device())
+		w.await("nobody is paired", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		list := a.m.Messages()
+		require.Len(t, list, 2)
+
+		a.wire.fail(func(call string) bool { return call == "commit" })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		require.Error(t, a.m.PurgeMessage(ctx, list[0].Entry))
+		cancel()
+		require.Len(t, a.m.Messages(), 2, "it is not gone before the store says so")
+		a.wire.heal()
+		time.Sleep(time.Minute)
+		require.NoError(t, a.m.PurgeMessage(t.Context(), list[0].Entry))
+		require.Len(t, a.m.Messages(), 1)
+		a.stop()
+		b := w.tended("b", stability.WithAutoHeal(noHeal)).run()
+		w.await("the book is read", func() bool { return len(b.m.Messages()) > 0 })
+		require.Len(t, b.m.Messages(), 1)
+		require.Equal(t, list[1].ID, b.m.Messages()[0].ID)
+		b.stop()
+	})
+}
