@@ -226,6 +226,57 @@ func TestPlainDataIsRefusedWhereSealingIsRequired(t *testing.T) {
 	require.EqualValues(t, flagSealed, raw[1]&flagSealed, "what is written is sealed")
 }
 
+// A value whose envelope is fine and whose content does not parse is set aside
+// when somebody asks for it, from the table in which it stands, and only once.
+func TestContentThatDoesNotParseIsSetAsideOnce(t *testing.T) {
+	long := strings.Repeat("\xff", 12) // a number that does not end
+	hash := [32]byte{7}
+	event := func(d *store.Device) error { return second(d.EventBuffer.GetBufferedEvent(bg, hash)) }
+	for name, c := range map[string]struct {
+		bad change
+		ask func(d *store.Device) error
+	}{
+		"an event":         {put(tEvent, eventID(hash), []byte(long)), event},
+		"a finished event": {change{table: tSeen, id: eventID(hash), bucket: "1-1", value: []byte(long)}, event},
+		"a session":        {put(tSession, "1:0", []byte("no session")), func(d *store.Device) error { return second(d.Sessions.GetSession(bg, "1:0")) }},
+		"sessions":         {put(tSession, "1:0", []byte("no session")), func(d *store.Device) error { return second(d.Sessions.GetManySessions(bg, []string{"1:0"})) }},
+		"a sender key":     {put(tSenderKey, senderKeyID("1@g.us", "1:0"), []byte("no key")), func(d *store.Device) error { return second(d.SenderKeys.GetSenderKey(bg, "1@g.us", "1:0")) }},
+		"an app state key": {put(tAppKey, "ID", []byte(long)), func(d *store.Device) error { return second(d.AppStateKeys.GetAppStateSyncKey(bg, []byte("ID"))) }},
+		"an app state":     {put(tAppState, "regular", []byte("short")), func(d *store.Device) error { _, _, err := d.AppState.GetAppStateVersion(bg, "regular"); return err }},
+		"an outgoing event": {put(tOutgoing, outgoingID(testJID(2), "ID"), []byte(long)), func(d *store.Device) error {
+			_, _, err := storeOf(d).GetOutgoingEvent(bg, testJID(2), types.EmptyJID, "ID")
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				var rows []Kind
+				told := WithOnIncident(func(i Incident) { rows = append(rows, i.Row) })
+				c1, d, _ := open(t, kv, told)
+				require.NoError(t, storeOf(d).submit("test", []change{c.bad}, Batch{}))
+				kind := specOf(c.bad.table).kind
+				require.Equal(t, 1, kv.count(kind))
+				c1, d, _ = reopen(t, kv, c1, told)
+				for range 3 {
+					require.NoError(t, c.ask(d))
+				}
+				require.Equal(t, []Kind{kind}, rows, "told once")
+				require.Zero(t, kv.count(kind))
+				c1, d, _ = reopen(t, kv, c1, told)
+				require.NoError(t, c.ask(d))
+				require.Equal(t, []Kind{kind}, rows)
+				q, err := c1.Quarantined(bg)
+				require.NoError(t, err)
+				require.Len(t, q.Rows, 1)
+				require.Equal(t, kind, q.Rows[0].Kind)
+				require.Equal(t, len(c.bad.value), q.Rows[0].Size)
+				require.NoError(t, c1.Close(bg))
+			})
+		})
+	}
+}
+
 // Ids from strangers, of any content and length.
 func TestAnyIDIsHarmless(t *testing.T) {
 	keepApart(t, "~x", "a/b:0", "ü:0", "\x00:0", strings.Repeat("x", 5000)+":0", " ", "a b", "\xff\xfe", "~"+strings.Repeat("0", 64))

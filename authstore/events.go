@@ -51,7 +51,11 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 	}
 	inserted, server, plaintext, err := parseEvent(v)
 	if err != nil {
-		return nil, s.setAside(tEvent, id, v, err)
+		from := tSeen
+		if open {
+			from = tEvent
+		}
+		return nil, s.setAside(from, id, v, err)
 	}
 	e := &store.BufferedEvent{InsertTime: time.UnixMilli(inserted), ServerTime: time.Unix(server, 0)}
 	if open {
