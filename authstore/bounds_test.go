@@ -257,6 +257,63 @@ func TestTablesThatWereNeverCountedAreLookedAtOnce(t *testing.T) {
 	}
 }
 
+// Where more contacts are known than the map may hold, all others go and each of
+// these stays, our own pair too: whichever contact is looked at first.
+func TestFullLIDMapKeepsEachContactThatIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		few := WithRetention(Retention{LIDs: 5})
+		kv := newMapKV()
+		c, d, _ := open(t, kv, few)
+		known := make(map[types.JID]types.JID) // by number
+		n := 0
+		contact := func() (pn, lid types.JID) {
+			n++
+			pn, lid = types.NewJID(fmt.Sprint(4000+n), types.DefaultUserServer), types.NewJID(fmt.Sprint(9000+n), types.HiddenUserServer)
+			require.NoError(t, d.LIDs.PutLIDMapping(bg, lid, pn))
+			return pn, lid
+		}
+		for _, use := range []func(name types.JID) error{
+			func(name types.JID) error {
+				return d.Sessions.PutSession(bg, name.SignalAddress().String(), validSession(t, 1))
+			},
+			func(name types.JID) error {
+				return d.Identities.PutIdentity(bg, name.SignalAddress().String(), [32]byte{1})
+			},
+			func(name types.JID) error { return d.Contacts.PutContactName(bg, name, "C", "Contact") },
+			func(name types.JID) error { return d.ChatSettings.PutPinned(bg, name, true) },
+			func(name types.JID) error {
+				return d.PrivacyTokens.PutPrivacyTokens(bg, store.PrivacyToken{User: name, Token: []byte("t"), Timestamp: time.Now()})
+			},
+		} {
+			for range 2 { // under one name and under the other
+				pn, lid := contact()
+				known[pn] = lid
+				require.NoError(t, use([]types.JID{pn, lid}[n%2]))
+			}
+		}
+		known[d.ID.ToNonAD()] = d.LID.ToNonAD()
+		require.NoError(t, d.LIDs.PutLIDMapping(bg, d.LID.ToNonAD(), d.ID.ToNonAD()))
+		for range 100 {
+			contact()
+		}
+		tend(t, d)
+		for range 2 {
+			info, err := c.Info(bg)
+			require.NoError(t, err)
+			require.Equal(t, len(known), info.Counts["lid"])
+			for pn, lid := range known {
+				got, err := d.LIDs.GetLIDForPN(bg, pn)
+				require.NoError(t, err)
+				require.Equal(t, lid, got)
+				back, err := d.LIDs.GetPNForLID(bg, lid)
+				require.NoError(t, err)
+				require.Equal(t, pn, back)
+			}
+			c, d, _ = reopen(t, kv, c, few)
+		}
+	})
+}
+
 func TestBoundedLIDMapKeepsContactsThatAreKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()

@@ -198,3 +198,67 @@ func TestRecordOfSealedNamesStaysMarked(t *testing.T) {
 		})
 	}
 }
+
+// Reseal changes how a row is sealed and nothing of what the row says of itself:
+// that it has its id inside, that it stands in parts, that names are sealed. A
+// library that does not know these marks must find them.
+func TestResealKeepsTheMarksOfEveryRow(t *testing.T) {
+	old, both := NewAESGCM(keyOf(5)), NewAESGCM(keyOf(6), keyOf(5))
+	marks := func(kv *mapKV) map[Key]byte {
+		out := make(map[Key]byte)
+		for k, v := range kv.data {
+			if k.Kind != kindPart { // these get other names
+				out[k] = v[1] &^ flagSealed
+			}
+		}
+		return out
+	}
+	for name, way := range map[string][]Option{
+		"another key": {WithAEAD(both)},
+		"no key":      {WithSealingRemoved(old)},
+		"again":       {WithAEAD(foreignAEAD{old})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kv := newMapKV()
+			kv.limits = nameTests
+			c, d, _ := open(t, kv, WithAEAD(old))
+			furnish(t, d)
+			require.NoError(t, d.SenderKeys.PutSenderKey(bg, "large@g.us", "7:0", validSenderKey(make([]byte, 4000))))
+			require.NoError(t, d.Sessions.PutSession(bg, "bad:0", []byte("no session")))
+			require.NoError(t, c.Close(bg))
+			kv.setEpoch(kv.epoch + 1)
+			c, d, _ = open(t, kv, WithAEAD(old))
+			require.NoError(t, second(d.Sessions.GetSession(bg, "bad:0")))
+			require.NoError(t, c.Close(bg))
+			for _, n := range []int64{2, 5} { // an import that has begun, one that has written something
+				kv.setEpoch(kv.epoch + 1)
+				from, f := source(t)
+				commits := kv.commits.Load()
+				kv.before.set(func(op string, _ Batch) error {
+					if op == "commit" && kv.commits.Load() > commits+n {
+						return fmt.Errorf("%w: it breaks off", ErrTooLarge)
+					}
+					return nil
+				})
+				require.Error(t, second(Import(bg, FromKV("old", from, f), New(kv, WithAEAD(old)), newFence(kv.epoch), ReplaceDevice())))
+				kv.before.set(nil)
+			}
+			before, want := marks(kv), tables(t, FromKV("kv", kv, newFence(kv.epoch), WithAEAD(old)))
+			found := make(map[byte]bool)
+			for _, m := range before {
+				for _, flag := range []byte{flagNames, flagLongID, flagSplit} {
+					found[flag] = found[flag] || m&flag != 0
+				}
+			}
+			require.Equal(t, map[byte]bool{flagNames: true, flagLongID: true, flagSplit: true}, found)
+			require.Positive(t, kv.count(kindImport))
+			require.Positive(t, kv.count(kindQuarantine))
+			for range 2 {
+				kv.setEpoch(kv.epoch + 1)
+				require.NoError(t, New(kv, way...).Reseal(bg, newFence(kv.epoch), nil))
+				require.Equal(t, before, marks(kv))
+				require.Equal(t, want, tables(t, FromKV("kv", kv, newFence(kv.epoch), way...)))
+			}
+		})
+	}
+}
