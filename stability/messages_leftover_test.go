@@ -116,6 +116,7 @@ func TestWhatAKilledProcessLeftWasPerhapsHandledAndGoesInTheEnd(t *testing.T) {
 		c.stop()
 		time.Sleep(6*day + 12*time.Hour)
 		c = start("c, later").ready()
+		time.Sleep(20 * time.Minute) // it has looked
 		require.Equal(t, 2, left(c).Count)
 		time.Sleep(day + time.Hour)
 		require.Equal(t, 1, left(c).Count, "14 days after it was found the first is gone")
@@ -123,6 +124,7 @@ func TestWhatAKilledProcessLeftWasPerhapsHandledAndGoesInTheEnd(t *testing.T) {
 		c.stop()
 		time.Sleep(6 * day)
 		c = start("c, at last").ready()
+		time.Sleep(20 * time.Minute) // it has looked
 		require.Equal(t, 1, left(c).Count)
 		time.Sleep(day + time.Hour)
 		require.Zero(t, left(c))
