@@ -302,7 +302,7 @@ func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 				w.sim.Fault(c.fault).Always().OnNextLogin()
 				w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
-				for range stabilitytest.Pick((c.hours+2)/3, c.hours) * 60 {
+				for range stabilitytest.Pick(30, c.hours*60) {
 					time.Sleep(time.Minute)
 					a.m.Reconnect() // even a person who tries and tries
 				}

@@ -29,6 +29,9 @@ type authority struct {
 	tlsKey    *ecdsa.PrivateKey
 	tlsCert   *x509.Certificate
 	leafKey   *ecdsa.PrivateKey
+
+	mu    sync.Mutex
+	certs map[string]*tls.Certificate
 }
 
 // processAuthority makes the authority and overrides whatsmeow.WACertPubKey,
@@ -51,7 +54,7 @@ var (
 )
 
 func newAuthority() (*authority, error) {
-	a := &authority{noiseRoot: keys.NewKeyPair()}
+	a := &authority{noiseRoot: keys.NewKeyPair(), certs: make(map[string]*tls.Certificate)}
 	var err error
 	if a.tlsKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
@@ -76,9 +79,21 @@ func newAuthority() (*authority, error) {
 	return a, err
 }
 
-// issue makes a certificate for one server name. All share one key: making a
-// signature takes microseconds, making a key would not be noticed either, but
-// a service asks for each name only once anyway.
+// certificate is the process's certificate for a server name.
+func (a *authority) certificate(serverName string) (*tls.Certificate, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.certs[serverName]; c != nil {
+		return c, nil
+	}
+	c, err := a.issue(serverName)
+	if err == nil {
+		a.certs[serverName] = c
+	}
+	return c, err
+}
+
+// issue makes a certificate for one server name. All share one key.
 func (a *authority) issue(serverName string) (*tls.Certificate, error) {
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(2),
@@ -93,12 +108,18 @@ func (a *authority) issue(serverName string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: a.leafKey}, nil
+	leaf, err := x509.ParseCertificate(der)
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: a.leafKey, Leaf: leaf}, err
 }
 
+// pool has the root, and the certificate that almost every connection shows: a
+// client need not check the signature of what it trusts itself.
 func (a *authority) pool() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(a.tlsCert)
+	if c, err := a.certificate("web.whatsapp.com"); err == nil {
+		p.AddCert(c.Leaf)
+	}
 	return p
 }
 

@@ -94,14 +94,7 @@ func (s *Service) tlsConfig(wrong bool) *tls.Config {
 				}
 				return other.issue(h.ServerName)
 			}
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if c := s.certs[h.ServerName]; c != nil {
-				return c, nil
-			}
-			c, err := s.auth.issue(h.ServerName)
-			s.certs[h.ServerName] = c
-			return c, err
+			return s.auth.certificate(h.ServerName)
 		},
 	}
 }

@@ -57,8 +57,8 @@ func (n *noiseState) expand(secret []byte) (first, second []byte) {
 	return out[:32], out[32:]
 }
 
-func (n *noiseState) mixKey(priv, pub [32]byte) error {
-	secret, err := dh(priv[:], pub[:])
+func (n *noiseState) mixKey(priv *ecdh.PrivateKey, pub *ecdh.PublicKey) error {
+	secret, err := priv.ECDH(pub)
 	if err != nil {
 		return err
 	}
@@ -149,9 +149,26 @@ func (f *framing) write(frame []byte) error {
 	return f.ws.Write(context.Background(), websocket.MessageBinary, append(out, frame...))
 }
 
+// noiseKeys are the service's own keys for handshakes. It keeps its ephemeral
+// key: the client's is new each time, a simulation has no past to protect, and
+// making keys was half of what a handshake costs the service.
+type noiseKeys struct{ static, ephemeral *ecdh.PrivateKey }
+
+func newNoiseKeys(static *keys.KeyPair) noiseKeys {
+	return noiseKeys{mustX25519(static.Priv), mustX25519(keys.NewKeyPair().Priv)}
+}
+
+func mustX25519(priv *[32]byte) *ecdh.PrivateKey {
+	k, err := ecdh.X25519().NewPrivateKey(priv[:])
+	if err != nil {
+		panic(fmt.Errorf("wasim: reading a private key: %w", err)) // only for another length
+	}
+	return k
+}
+
 // handshake answers the client as the responder and leaves the transport keys
 // in c. beforeHello is called when the client hello has arrived.
-func (c *conn) handshake(static *keys.KeyPair, chain []byte, beforeHello func() bool) error {
+func (c *conn) handshake(chain []byte, beforeHello func() bool) error {
 	n := newNoiseState(socket.WAConnHeader)
 	hello, err := c.readHandshake()
 	if err != nil {
@@ -164,19 +181,22 @@ func (c *conn) handshake(static *keys.KeyPair, chain []byte, beforeHello func() 
 	if !beforeHello() {
 		return errFaulted
 	}
-	clientEph := [32]byte(eph)
-	n.mixHash(eph)
-	ours := keys.NewKeyPair()
-	n.mixHash(ours.Pub[:])
-	if err = n.mixKey(*ours.Priv, clientEph); err != nil {
+	clientEph, err := ecdh.X25519().NewPublicKey(eph)
+	if err != nil {
 		return err
 	}
-	sealedStatic := n.seal(static.Pub[:])
-	if err = n.mixKey(*static.Priv, clientEph); err != nil {
+	n.mixHash(eph)
+	ours, static := c.s.noise.ephemeral, c.s.noise.static
+	n.mixHash(ours.PublicKey().Bytes())
+	if err = n.mixKey(ours, clientEph); err != nil {
+		return err
+	}
+	sealedStatic := n.seal(static.PublicKey().Bytes())
+	if err = n.mixKey(static, clientEph); err != nil {
 		return err
 	}
 	err = c.frames.write(mustMarshal(&waWa6.HandshakeMessage{ServerHello: &waWa6.HandshakeMessage_ServerHello{
-		Ephemeral: ours.Pub[:], Static: sealedStatic, Payload: n.seal(chain),
+		Ephemeral: ours.PublicKey().Bytes(), Static: sealedStatic, Payload: n.seal(chain),
 	}}))
 	if err != nil {
 		return err
@@ -190,7 +210,11 @@ func (c *conn) handshake(static *keys.KeyPair, chain []byte, beforeHello func() 
 		return fmt.Errorf("client static key does not open: %w", err)
 	}
 	c.static = [32]byte(clientStatic)
-	if err = n.mixKey(*ours.Priv, c.static); err != nil {
+	clientKey, err := ecdh.X25519().NewPublicKey(clientStatic)
+	if err != nil {
+		return err
+	}
+	if err = n.mixKey(ours, clientKey); err != nil {
 		return err
 	}
 	payload, err := n.open(finish.GetClientFinish().GetPayload())

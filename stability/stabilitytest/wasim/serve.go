@@ -123,7 +123,7 @@ func (c *conn) session() error {
 	if f := c.take(stageCert); f != nil {
 		chain = f.chain(c.s)
 	}
-	err := c.handshake(c.s.static, chain, func() bool {
+	err := c.handshake(chain, func() bool {
 		f := c.take(stageHello)
 		if f == nil {
 			return true

@@ -1,7 +1,6 @@
 package wasim
 
 import (
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -24,6 +23,7 @@ type Service struct {
 	opt    options
 	auth   *authority
 	static *keys.KeyPair // the service's own Noise key
+	noise  noiseKeys
 	chain  []byte
 
 	mu         sync.Mutex // never held across I/O
@@ -36,7 +36,6 @@ type Service struct {
 	pairings   map[string]*pairing // by ref: connections that show QR codes
 	links      map[string]*codeLink
 	written    map[string]written // by message id
-	certs      map[string]*tls.Certificate
 	dials      map[string]int
 	nextID     uint64
 	unknown    []Unknown
@@ -154,13 +153,14 @@ func New(opts ...Option) *Service {
 		opt: o, auth: processAuthority(), static: o.static,
 		accounts: map[string]*Account{}, byLID: map[string]*Account{}, groups: map[string]*Group{},
 		conns: map[*conn]struct{}{}, pairings: map[string]*pairing{}, links: map[string]*codeLink{},
-		written: map[string]written{}, certs: map[string]*tls.Certificate{}, dials: map[string]int{},
+		written: map[string]written{}, dials: map[string]int{},
 		known: map[[32]byte]bool{}, strays: map[string]int{},
 		done: make(chan struct{}),
 	}
 	if s.static == nil {
 		s.static = keys.NewKeyPair()
 	}
+	s.noise = newNoiseKeys(s.static)
 	s.chain = s.auth.noiseChain(*s.static.Pub)
 	if c, ok := o.tb.(interface{ Cleanup(func()) }); ok {
 		c.Cleanup(s.Close)
