@@ -177,7 +177,7 @@ func (s *Server) Resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		if s.command(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port)).Run() == nil {
+		if s.saysReady(cmd.Process.Pid) && s.command(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port)).Run() == nil {
 			return nil
 		}
 		select {
@@ -189,6 +189,15 @@ func (s *Server) Resume(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// saysReady reports what the server says of itself in a file. To ask it over the
+// network takes a process each time.
+func (s *Server) saysReady(pid int) bool {
+	const state = 7 // the line of it
+	text, _ := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	lines := strings.Split(string(text), "\n")
+	return len(lines) > state && lines[0] == strconv.Itoa(pid) && strings.TrimSpace(lines[state]) == "ready"
 }
 
 func (s *Server) tail() string {
