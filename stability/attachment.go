@@ -184,11 +184,11 @@ func (a *attachment) deaf() bool {
 // content cannot be kept.
 func (a *attachment) hands(info types.MessageInfo, evt *events.Message) bool {
 	deaf := a.deaf()
+	if evt != nil && evt.UnavailableRequestID != "" { // what its sender has sent may be with the handlers
+		return !a.m.received.fromPhone(a, evt) && a.admits()
+	}
 	if d := a.m.received.of(info, evt); d != nil {
 		return d.handing(info, evt, deaf)
-	}
-	if evt != nil && evt.UnavailableRequestID != "" && a.m.received.fromPhone(a, evt) {
-		return false
 	}
 	return a.admits()
 }

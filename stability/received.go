@@ -38,6 +38,7 @@ type received struct {
 	lately []foundMessage // missed, and here since, oldest first
 
 	read       bool      // what the store has was read in this term
+	terms      int       // that have ended
 	epoch      int64     // of the term that this is about
 	begun      time.Time // when that began
 	marked     bool      // its mark is in the store, or on its way
@@ -332,6 +333,7 @@ func (r *received) load(ctx context.Context, epoch int64) error {
 func (r *received) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.terms++
 	r.book.Leave()
 	r.more, r.settleAt, r.read = nil, time.Time{}, false
 }

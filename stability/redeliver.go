@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,15 +40,26 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	now := time.Now()
 	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}, OfPhone: true}
 	r.mu.Lock()
-	var found bool
+	term := r.terms
+	var found, waits, known bool // missed here; it waits here, or may; and so does its content
 	for _, e := range r.book.Entries() {
-		missed := e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0
-		if missed && e.Key.ID == evt.Info.ID && sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+		if e.Key.ID != evt.Info.ID || !sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+			continue
+		}
+		if e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0 {
 			rec.Entry, found = e, true
 			break
 		}
 	}
-	had := !found && r.had(evt.Info, now)
+	if !found { // the program asked for it by itself, or somebody has sent it again
+		rec.Key = book.Key{ID: evt.Info.ID, Chat: evt.Info.Chat.String()}
+		if evt.Info.IsGroup {
+			rec.Key.Sender = evt.Info.Sender.String()
+		}
+		rec.First = now
+		waits, known = r.waits(rec.Key, evt)
+	}
+	had := !found && (known || r.had(evt.Info, now))
 	same := found && slices.ContainsFunc(r.lately, func(f foundMessage) bool {
 		return f.key == rec.Key && f.sum == sumOf(evt.RawMessage)
 	})
@@ -55,19 +67,17 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		r.book.Remove(rec.Key)
 		delete(r.more, rec.Key)
 	}
+	if waits && !had { // another message under its id
+		sum := sumOf(evt.RawMessage)
+		rec.Key.Copy = hex.EncodeToString(sum[:8])
+		_, had = r.book.Find(rec.Key)
+	}
 	r.mu.Unlock()
 	if same {
 		_ = r.store(context.Background(), rec.Key, nil, false) // else the phone is asked once more
 	}
 	if had || same {
 		return true
-	}
-	if !found { // the program asked for it by itself
-		rec.Key = book.Key{ID: evt.Info.ID, Chat: evt.Info.Chat.String()}
-		if evt.Info.IsGroup {
-			rec.Key.Sender = evt.Info.Sender.String()
-		}
-		rec.First = now
 	}
 	rec.State, rec.Since, rec.Last, rec.Tries, rec.Why = book.Kept, now, time.Time{}, 0, "the phone has sent its content"
 	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
@@ -81,13 +91,52 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	if ok {
 		rec.Entry = e
 		r.note(rec)
-		if found {
+		if found || waits {
 			r.found(rec.Key, true, evt.RawMessage, now)
 		}
 	}
+	var is *messageRecord
+	if x, stands := r.more[rec.Key]; stands {
+		is = &x
+	}
+	over := r.terms != term // then the next holder hands it over
 	r.mu.Unlock()
+	if !ok && !over { // its sender has sent it again meanwhile
+		_ = r.store(context.Background(), rec.Key, is, false)
+		return r.fromPhone(a, evt)
+	}
 	r.wake.ring()
 	return true
+}
+
+// waits reports whether the message that the phone has sent is with the handlers,
+// at the service, or kept here. known says that it is the same one, as far as is known. The
+// caller holds mu.
+func (r *received) waits(k book.Key, evt *events.Message) (waits, known bool) {
+	_, waits = r.book.Find(k)
+	sum := sumOf(evt.RawMessage)
+	anyOf := func(k book.Key) bool {
+		contents := r.more[k].Contents
+		is := func(raw []byte) bool {
+			var m waE2E.Message
+			return proto.Unmarshal(raw, &m) != nil || sumOf(&m) == sum
+		}
+		if d := r.inHand[k]; d != nil {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.event != nil && d.event.RawMessage != nil {
+				return sumOf(d.event.RawMessage) == sum || slices.ContainsFunc(contents, is)
+			}
+		}
+		return len(contents) == 0 || slices.ContainsFunc(contents, is)
+	}
+	known = waits && anyOf(k)
+	for _, e := range r.book.Entries() {
+		if e.Key != k && e.Key.ID == k.ID && sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+			known = known || anyOf(e.Key)
+		}
+	}
+	return waits, known
 }
 
 // A phone that was off answers each of the requests that piled up, and a sender

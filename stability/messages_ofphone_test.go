@@ -1,0 +1,137 @@
+package stability_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/types"
+	"go.mau.fi/whatsmeow/types/events"
+
+	"github.com/wastability/wastability/stability"
+)
+
+// The phone was asked for a message that could not be read. Its sender has sent
+// it again meanwhile, no handler has taken it yet, and the phone answers now.
+func TestPhoneThatAnswersWhileTheMessageWaitsChangesNothing(t *testing.T) {
+	const quiet, refusing, panicking, hanging = 0, 1, 2, 3
+	for name, c := range map[string]struct {
+		mood  int32
+		state stability.MessageState
+		gone  bool // another program has acknowledged it
+	}{
+		"refused":       {refusing, stability.MessageRefused, false},
+		"kept":          {panicking, stability.MessageKept, false},
+		"set aside":     {refusing, stability.MessageSetAside, true},
+		"with handlers": {hanging, stability.MessageInHand, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var mood atomic.Int32
+				start := func() *instance {
+					i := w.instance(stability.WithAutoHeal(noHeal))
+					i.refuse = func(e *events.Message) bool {
+						if e.Message.GetConversation() == "" {
+							return false
+						}
+						switch mood.Load() {
+						case panicking:
+							panic("not today")
+						case hanging:
+							time.Sleep(30 * time.Minute)
+						}
+						return mood.Load() == refusing
+					}
+					return i.run()
+				}
+				a := start().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				w.account.Phone().Late()
+				carol := w.writer()
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				time.Sleep(2 * time.Hour)
+				mood.Store(c.mood)
+				require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+				time.Sleep(5 * time.Second)
+				if c.gone {
+					require.NoError(t, a.m.Client().DangerousInternals().SendNode(t.Context(), waBinary.Node{
+						Tag: "receipt", Attrs: waBinary.Attrs{"id": id, "to": types.NewJID("491520000007", types.DefaultUserServer)},
+					}))
+				}
+				time.Sleep(20 * time.Minute)
+				before := w.device().Stats().PeerRequests
+				require.Equal(t, 1, a.balanced().By[c.state].Count, "%+v", a.m.Messages())
+				was := a.m.Messages()
+
+				w.account.Phone().On()
+				time.Sleep(5 * time.Second)
+				require.Greater(t, w.device().Stats().PeerRequests, before, "it was answered")
+				require.Equal(t, 1, a.balanced().By[c.state].Count, "%+v", a.m.Messages())
+				require.Len(t, a.m.Messages(), len(was))
+				if c.mood == hanging {
+					time.Sleep(30 * time.Minute)
+				}
+				a.stop()
+
+				b := start().ready()
+				time.Sleep(10 * time.Second)
+				for i, m := range b.m.Messages() {
+					require.Equal(t, c.state, m.State)
+					require.GreaterOrEqual(t, m.Tries, was[i].Tries, "its row of tries goes on")
+				}
+				mood.Store(quiet)
+				time.Sleep(30 * time.Minute)
+				took := append(a.written(), b.written()...)
+				if c.gone {
+					require.Empty(t, took, "nobody has asked for it")
+					require.Equal(t, 1, b.balanced().SetAside.Count)
+					require.NoError(t, b.m.Redeliver(t.Context(), b.m.Messages()[0].Entry))
+					time.Sleep(time.Minute)
+					took = b.written()
+				}
+				require.Equal(t, []string{"lost?"}, took, "once")
+				require.Empty(t, b.m.Messages())
+				require.Empty(t, w.device().Pending())
+				b.balanced()
+				b.stop()
+			})
+		})
+	}
+}
+
+// A handler refuses another message under the id of the one that could not be read.
+func TestPhoneIsHeardOfWhatIsNotTheMessageThatWaits(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var mended atomic.Bool
+		a.refuse = func(e *events.Message) bool { return e.Message.GetConversation() == "another" && !mended.Load() }
+		a.run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
+		carol := w.writer()
+		id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, carol.SendAs(id, w.account.JID(), text("another")))
+		time.Sleep(5 * time.Second)
+		require.Equal(t, 1, a.balanced().By[stability.MessageRefused].Count)
+		// The phone knows the first one.
+		require.NoError(t, carol.SendAs(id, w.sim.NewAccount("491520000008").JID(), text("lost?")))
+		w.account.Phone().On()
+		time.Sleep(20 * time.Second)
+		require.Equal(t, []string{"lost?"}, a.written(), "though the phone has answered more than once")
+		require.Equal(t, 1, a.balanced().By[stability.MessageRefused].Count)
+		mended.Store(true)
+		time.Sleep(30 * time.Minute)
+		require.Equal(t, []string{"lost?", "another"}, a.written())
+		require.Empty(t, a.m.Messages())
+		require.Empty(t, w.device().Pending())
+		a.balanced()
+		a.stop()
+	})
+}
