@@ -1,16 +1,20 @@
 package stability_test
 
 import (
+	"bytes"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	waBinary "go.mau.fi/whatsmeow/binary"
+	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
 // The phone was asked for a message that could not be read. Its sender has sent
@@ -133,5 +137,129 @@ func TestPhoneIsHeardOfWhatIsNotTheMessageThatWaits(t *testing.T) {
 		require.Empty(t, w.device().Pending())
 		a.balanced()
 		a.stop()
+	})
+}
+
+// noted counts the messages in the store with a note that they were found.
+func (w *world) noted() (n int) {
+	w.t.Helper()
+	for e, err := range w.look().Auth.Scan(w.t.Context(), "message", "") {
+		require.NoError(w.t, err)
+		if bytes.Contains(e.Value, []byte(`"Found"`)) {
+			n++
+		}
+	}
+	return n
+}
+
+// The phone sends a message, and its sender sends it again to the next holder.
+func TestSenderWhoSendsAgainBehindAHandOverIsNotHeard(t *testing.T) {
+	for name, c := range map[string]struct {
+		send  func(*wasim.Phone, string, types.JID, *waE2E.Message) error
+		kill  bool // the first holder, before its handler has taken the message
+		found func(*wasim.Phone, string, types.JID) error
+	}{
+		"readable":            {send: (*wasim.Phone).SendAs},
+		"unreadable":          {send: (*wasim.Phone).SendUnreadableAs},
+		"behind a kill":       {send: (*wasim.Phone).SendAs, kill: true},
+		"found by its sender": {send: (*wasim.Phone).SendAs, found: func(p *wasim.Phone, id string, to types.JID) error { return p.SendAs(id, to, text("lost?")) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.tended("a", stability.WithAutoHeal(noHeal))
+				var killed atomic.Bool
+				a.refuse = func(e *events.Message) bool {
+					if !c.kill || e.Message.GetConversation() == "" {
+						return false
+					}
+					a.crash()
+					killed.Store(true)
+					time.Sleep(time.Hour)
+					return true
+				}
+				a.run().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				if c.found != nil {
+					w.account.Phone().Late()
+				}
+				carol := w.writer()
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				if c.found != nil {
+					time.Sleep(time.Second)
+					require.NoError(t, c.found(carol, id, w.account.JID()))
+				}
+				if c.kill {
+					w.await("the handler has it", killed.Load)
+				} else {
+					w.await("it is handled", func() bool { return slices.Contains(a.texts(), "lost?") })
+					time.Sleep(2 * time.Second)
+					a.stop()
+				}
+				require.Equal(t, 1, w.noted())
+
+				b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+				time.Sleep(10 * time.Hour)
+				require.Equal(t, []string{"lost?"}, append(a.written(), b.written()...))
+				before, asked := b.balanced().Repeated, w.device().Stats().PeerRequests
+				require.NoError(t, c.send(carol, id, w.account.JID(), text("lost?")))
+				time.Sleep(10 * time.Minute)
+				require.Equal(t, []string{"lost?"}, append(a.written(), b.written()...), "once")
+				require.Equal(t, asked, w.device().Stats().PeerRequests, "the phone is not asked for it")
+				require.Equal(t, before+1, b.balanced().Repeated)
+				require.NoError(t, carol.SendAs(id, w.account.JID(), text("another")))
+				w.await("another one under its id is handled", func() bool { return slices.Contains(b.texts(), "another") })
+				require.Empty(t, b.m.Messages())
+				b.stop()
+				a.wire.heal()
+				a.kill()
+			})
+		})
+	}
+}
+
+func TestNotesOfWhatWasFoundAreBounded(t *testing.T) {
+	t.Run("by age", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+			require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+			_, err := w.writer().SendUnreadable(w.account.JID(), text("lost?"))
+			require.NoError(t, err)
+			w.await("the phone has sent it", func() bool { return slices.Contains(a.texts(), "lost?") })
+			time.Sleep(2 * time.Second)
+			a.stop()
+			require.Equal(t, 1, w.noted())
+			time.Sleep(14*24*time.Hour - 5*time.Minute)
+			b := w.instance(stability.WithAutoHeal(noHeal)).run().ready()
+			time.Sleep(time.Minute)
+			require.Equal(t, 1, w.noted())
+			time.Sleep(20 * time.Minute)
+			require.Zero(t, w.noted())
+			b.stop()
+		})
+	})
+	t.Run("by count", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			const most = 1000
+			w := newWorld(t)
+			a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+			carol := w.writer()
+			for i := range most + 3 {
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+				if i%50 == 0 {
+					time.Sleep(5 * time.Second)
+				}
+			}
+			time.Sleep(time.Minute)
+			require.Len(t, a.written(), most+3)
+			require.Empty(t, a.m.Messages())
+			require.Equal(t, most, w.noted())
+			a.balanced()
+			a.stop()
+		})
 	})
 }

@@ -156,7 +156,7 @@ func TestSenderWhoSendsAgainBehindThePhoneIsNotHeard(t *testing.T) {
 				w.await("the next is handled", func() bool { return slices.Contains(a.texts(), "next") })
 				a.stop()
 
-				b := w.instance(stability.WithAutoHeal(noHeal)).run().ready() // another process, which remembers nothing
+				b := w.instance(stability.WithAutoHeal(noHeal)).run().ready() // another process
 				w.await("it is acknowledged", func() bool { return len(w.device().Pending()) == 0 })
 				time.Sleep(time.Minute)
 				require.Equal(t, []string{"lost?", "next"}, append(a.written(), b.written()...))

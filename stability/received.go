@@ -57,6 +57,14 @@ type messageRecord struct {
 	Begun    bool     `json:",omitempty"` // it is being handled, or the process died
 	Build    string   `json:",omitempty"` // of that process
 	OfPhone  bool     `json:",omitempty"` // the phone has sent the content, perhaps in another form than its sender
+
+	Found []foundNote `json:",omitempty"` // see foundMessage
+}
+
+// noteRecord is the record of a message that the book is done with.
+type noteRecord struct {
+	Key   book.Key
+	Found []foundNote
 }
 
 func recordID(k book.Key) string {
@@ -166,6 +174,7 @@ func (r *received) ended(d *delivery) {
 	}
 	d.mu.Unlock()
 	now := time.Now()
+	var surplus []book.Key
 	r.mu.Lock()
 	if r.inHand[d.key] == d {
 		delete(r.inHand, d.key)
@@ -184,7 +193,7 @@ func (r *received) ended(d *delivery) {
 	switch {
 	case gone:
 		if rec.State == book.Undecrypted { // its sender has sent it again
-			r.found(d.key, false, content, now)
+			surplus = r.found(d.key, foundNote{Sum: sumOf(content), At: now}, now)
 		}
 		delete(r.more, d.key)
 	case write:
@@ -202,6 +211,7 @@ func (r *received) ended(d *delivery) {
 		r.note(rec)
 	}
 	r.mu.Unlock()
+	r.forget(surplus)
 	switch {
 	case gone && write:
 		r.store(context.Background(), d.key, nil, false)
@@ -281,14 +291,28 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	if !ok {
 		return nil
 	}
+	r.mu.Lock()
+	notes := r.notes(k, time.Now())
+	r.mu.Unlock()
+	var row any
+	switch {
+	case rec != nil:
+		noted := *rec
+		if len(notes) > 0 {
+			noted.Found = notes
+		}
+		row = noted
+	case len(notes) > 0: // instead of its removal, which would be a write too
+		row = noteRecord{k, notes}
+	}
 	var value []byte
-	if rec != nil {
-		var err error
-		if value, err = json.Marshal(rec); err != nil {
+	var err error
+	if row != nil {
+		if value, err = json.Marshal(row); err != nil {
 			return fmt.Errorf("stability: write down a message: %w", err)
 		}
 	}
-	err := s.PutMessageEntry(ctx, recordID(k), value, durable)
+	err = s.PutMessageEntry(ctx, recordID(k), value, durable)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		r.m.cfg.logger.Error("the book of messages could not be written", "error", err)
 	}
@@ -318,8 +342,10 @@ func (r *received) load(ctx context.Context, epoch int64) error {
 	}
 	r.mu.Lock()
 	r.read = true
+	r.remember(records)
 	for _, rec := range records {
-		if _, ok := r.book.Find(rec.Key); !ok {
+		noteAlone := len(rec.Found) > 0 && rec.State == "" && rec.Build == ""
+		if _, ok := r.book.Find(rec.Key); !ok && !noteAlone {
 			r.note(rec)
 			r.book.Load([]book.Entry{rec.Entry})
 		}

@@ -2,8 +2,6 @@ package stability
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +9,6 @@ import (
 
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/proto/waE2E"
-	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 	"google.golang.org/protobuf/proto"
 
@@ -61,7 +58,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	}
 	had := !found && (known || r.had(evt.Info, now))
 	same := found && slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key == rec.Key && f.sum == sumOf(evt.RawMessage)
+		return f.key == rec.Key && f.Sum == sumOf(evt.RawMessage)
 	})
 	if same { // what could not be read was sent once more
 		r.book.Remove(rec.Key)
@@ -69,7 +66,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	}
 	if waits && !had { // another message under its id
 		sum := sumOf(evt.RawMessage)
-		rec.Key.Copy = hex.EncodeToString(sum[:8])
+		rec.Key.Copy = sum[:min(len(sum), 16)]
 		_, had = r.book.Find(rec.Key)
 	}
 	r.mu.Unlock()
@@ -80,6 +77,9 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		return true
 	}
 	rec.State, rec.Since, rec.Last, rec.Tries, rec.Why = book.Kept, now, time.Time{}, 0, "the phone has sent its content"
+	if found || waits {
+		rec.Found = []foundNote{{OfPhone: true, Sum: sumOf(evt.RawMessage), At: now}}
+	}
 	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
 		return false // the handlers are given it now, whatever comes of it
 	}
@@ -88,19 +88,18 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	if !found {
 		e, ok = r.book.Keep(rec.Key, rec.Why, now)
 	}
+	var surplus []book.Key
 	if ok {
 		rec.Entry = e
 		r.note(rec)
-		if found || waits {
-			r.found(rec.Key, true, evt.RawMessage, now)
+		for _, n := range rec.Found {
+			surplus = r.found(rec.Key, n, now)
 		}
 	}
-	var is *messageRecord
-	if x, stands := r.more[rec.Key]; stands {
-		is = &x
-	}
+	is := r.rowOf(rec.Key)
 	over := r.terms != term // then the next holder hands it over
 	r.mu.Unlock()
+	r.forget(surplus)
 	if !ok && !over { // its sender has sent it again meanwhile
 		_ = r.store(context.Background(), rec.Key, is, false)
 		return r.fromPhone(a, evt)
@@ -137,76 +136,6 @@ func (r *received) waits(k book.Key, evt *events.Message) (waits, known bool) {
 		}
 	}
 	return waits, known
-}
-
-// A phone that was off answers each of the requests that piled up, and a sender
-// may have sent the message again meanwhile, or sends it when it is back itself.
-// So the messages are remembered that were missed and are found: a further answer about
-// one is not handed over, and neither is the same content when its sender sends it again.
-type foundMessage struct {
-	key     book.Key
-	ofPhone bool              // and not of its sender
-	sum     [sha256.Size]byte // of its content
-	at      time.Time
-}
-
-const (
-	foundFor  = time.Hour           // the answers come together; behind that a program may ask by itself
-	resentFor = 14 * 24 * time.Hour // so long the service keeps a retry receipt for a sender that is off
-	mostFound = 1000
-)
-
-// found notes that a message is here that the phone was asked for. The caller
-// holds mu.
-func (r *received) found(k book.Key, ofPhone bool, content *waE2E.Message, now time.Time) {
-	r.lately = append(r.lately[max(0, len(r.lately)-mostFound+1):], foundMessage{k, ofPhone, sumOf(content), now})
-}
-
-// sumOf tells contents apart. What goes along with a message is left out, for it
-// is another one each time that it is sent: what it says of devices and secrets,
-// a key of its sender's, and the wrapper around what the account itself has sent.
-func sumOf(content *waE2E.Message) [sha256.Size]byte {
-	if inner := content.GetDeviceSentMessage().GetMessage(); inner != nil {
-		content = inner
-	}
-	if content.GetMessageContextInfo() != nil || content.GetSenderKeyDistributionMessage() != nil {
-		content = proto.Clone(content).(*waE2E.Message)
-		content.MessageContextInfo, content.SenderKeyDistributionMessage = nil, nil
-	}
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(content)
-	if err != nil {
-		return [sha256.Size]byte{}
-	}
-	return sha256.Sum256(raw)
-}
-
-// had reports whether the phone's answer is about a message that was found
-// before. The caller holds mu.
-func (r *received) had(info types.MessageInfo, now time.Time) bool {
-	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key.ID == info.ID && now.Sub(f.at) < foundFor && sameSender(f.key, info.Sender.User, info.Chat.User)
-	})
-}
-
-// resent reports whether the message of d was found before, and the book is done
-// with it: so its sender has sent it again. A content that is not the same is
-// another message under its id; nil stands for one that cannot be read, which is
-// taken for the one that the phone has sent.
-func (r *received) resent(d *delivery, content *waE2E.Message) bool {
-	if d.ours || d.before.State != "" {
-		return false
-	}
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return now.Sub(f.at) >= resentFor })
-	i := slices.IndexFunc(r.lately, func(f foundMessage) bool {
-		return f.key == d.key && (content == nil && f.ofPhone || content != nil && f.sum == sumOf(content))
-	})
-	if i >= 0 && content == nil {
-		r.lately[i].at = now // whatsmeow may ask the phone for it again
-	}
-	return i >= 0
 }
 
 func sameSender(k book.Key, sender, chat string) bool {
@@ -285,6 +214,7 @@ func (r *received) due(t *term) (again time.Time) {
 	r.mu.Unlock()
 	if settle {
 		r.settle()
+		r.sweepFound(now)
 	}
 	if !marked {
 		r.putMark(t.patience, epoch) // it was not paired when the term began

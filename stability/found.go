@@ -1,0 +1,172 @@
+package stability
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+// A phone that was off answers each of the requests that piled up, and a sender
+// may have sent the message again meanwhile, or sends it when it is back itself.
+// So the messages are remembered that were missed and are found: a further answer about
+// one is not handed over, and neither is the same content when its sender sends it again.
+// A note of each stands in the store for the next holder: with the entry of the message
+// while there is one, and in its place behind that.
+type foundMessage struct {
+	key book.Key
+	foundNote
+}
+
+type foundNote struct {
+	OfPhone bool   `json:",omitempty"` // and not of its sender
+	Sum     string // of its content
+	At      time.Time
+}
+
+func (f foundMessage) is(k book.Key, n foundNote) bool {
+	return f.key == k && f.Sum == n.Sum && f.OfPhone == n.OfPhone
+}
+
+const (
+	foundFor  = time.Hour           // the answers come together; behind that a program may ask by itself
+	resentFor = 14 * 24 * time.Hour // so long the service keeps a retry receipt for a sender that is off
+	mostFound = 1000
+	mostNotes = 8 // of one id in the store
+)
+
+// found notes that a message is here that was missed. It returns those whose
+// notes are to be removed from the store. The caller holds mu.
+func (r *received) found(k book.Key, n foundNote, now time.Time) (gone []book.Key) {
+	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return f.is(k, n) })
+	r.lately = append(r.lately, foundMessage{k, n})
+	return r.fewer(now)
+}
+
+// fewer drops the notes that are too old or too many. The caller holds mu.
+func (r *received) fewer(now time.Time) (gone []book.Key) {
+	surplus := len(r.lately) - mostFound
+	kept := make([]foundMessage, 0, len(r.lately))
+	for i, f := range r.lately {
+		if i < surplus || now.Sub(f.At) >= resentFor {
+			gone = append(gone, f.key)
+		} else {
+			kept = append(kept, f)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	r.lately = kept
+	return slices.DeleteFunc(gone, func(k book.Key) bool {
+		_, stands := r.more[k] // its row goes with it
+		return stands || len(r.notes(k, now)) > 0
+	})
+}
+
+// notes are those about one id. The caller holds mu.
+func (r *received) notes(k book.Key, now time.Time) (out []foundNote) {
+	for _, f := range r.lately {
+		if f.key == k && now.Sub(f.At) < resentFor {
+			out = append(out, f.foundNote)
+		}
+	}
+	return out[max(0, len(out)-mostNotes):]
+}
+
+// rowOf is the record of a message; nil where there is none. The caller holds mu.
+func (r *received) rowOf(k book.Key) *messageRecord {
+	if rec, ok := r.more[k]; ok {
+		return &rec
+	}
+	return nil
+}
+
+// forget removes notes from the store.
+func (r *received) forget(keys []book.Key) {
+	for _, k := range keys {
+		_ = r.store(context.Background(), k, nil, false)
+	}
+}
+
+// sweepFound removes the notes that are too old.
+func (r *received) sweepFound(now time.Time) {
+	r.mu.Lock()
+	gone := r.fewer(now)
+	r.mu.Unlock()
+	r.forget(gone)
+}
+
+// remember begins a term with the notes that stand in the store. The caller holds mu.
+func (r *received) remember(records []messageRecord) {
+	for _, rec := range records {
+		for _, n := range rec.Found {
+			i := slices.IndexFunc(r.lately, func(f foundMessage) bool { return f.is(rec.Key, n) })
+			if i < 0 {
+				r.lately = append(r.lately, foundMessage{rec.Key, n})
+			} else if n.At.After(r.lately[i].At) {
+				r.lately[i].At = n.At
+			}
+		}
+	}
+	slices.SortStableFunc(r.lately, func(a, b foundMessage) int { return a.At.Compare(b.At) })
+}
+
+// sumOf tells contents apart. What goes along with a message is left out, for it
+// is another one each time that it is sent: what it says of devices and secrets,
+// a key of its sender's, and the wrapper around what the account itself has sent.
+func sumOf(content *waE2E.Message) string {
+	if inner := content.GetDeviceSentMessage().GetMessage(); inner != nil {
+		content = inner
+	}
+	if content.GetMessageContextInfo() != nil || content.GetSenderKeyDistributionMessage() != nil {
+		content = proto.Clone(content).(*waE2E.Message)
+		content.MessageContextInfo, content.SenderKeyDistributionMessage = nil, nil
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(content)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// had reports whether the phone's answer is about a message that was found
+// before. The caller holds mu.
+func (r *received) had(info types.MessageInfo, now time.Time) bool {
+	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
+		return f.key.ID == info.ID && now.Sub(f.At) < foundFor && sameSender(f.key, info.Sender.User, info.Chat.User)
+	})
+}
+
+// resent reports whether the message of d was found before, and the book is done
+// with it: so its sender has sent it again. A content that is not the same is
+// another message under its id; nil stands for one that cannot be read, which is
+// taken for the one that the phone has sent.
+func (r *received) resent(d *delivery, content *waE2E.Message) bool {
+	if d.ours || d.before.State != "" {
+		return false
+	}
+	now := time.Now()
+	r.mu.Lock()
+	i := slices.IndexFunc(r.lately, func(f foundMessage) bool {
+		return f.key == d.key && now.Sub(f.At) < resentFor &&
+			(content == nil && f.OfPhone || content != nil && f.Sum == sumOf(content))
+	})
+	if i < 0 || content != nil {
+		r.mu.Unlock()
+		return i >= 0
+	}
+	r.lately[i].At = now // whatsmeow may ask the phone for it again
+	row := r.rowOf(d.key)
+	r.mu.Unlock()
+	_ = r.store(context.Background(), d.key, row, false)
+	return true
+}
