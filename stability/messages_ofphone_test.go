@@ -219,6 +219,48 @@ func TestSenderWhoSendsAgainBehindAHandOverIsNotHeard(t *testing.T) {
 	}
 }
 
+// The phone has sent a message. In a later term its sender sends it again,
+// unreadable as before, and whatsmeow asks the phone by itself.
+func TestPhoneIsNotHeardOfOneMessageInTwoTerms(t *testing.T) {
+	for name, handOver := range map[string]bool{"one holder asks and hears": false, "another holder hears": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				carol := w.writer()
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				w.await("the phone has sent it", func() bool { return slices.Contains(a.texts(), "lost?") })
+				time.Sleep(2 * time.Second)
+				a.stop()
+
+				b := w.instance(stability.WithAutoHeal(noHeal)).run().ready()
+				b.m.Client().AutomaticMessageRerequestFromPhone = true
+				time.Sleep(10 * time.Hour)
+				w.account.Phone().Late()
+				require.NoError(t, carol.SendUnreadableAs(id, w.account.JID(), text("lost?")))
+				time.Sleep(10 * time.Minute)
+				require.Empty(t, b.m.Messages())
+				asked := w.device().Stats().PeerRequests
+				took := a.written()
+				if handOver {
+					took = append(took, b.written()...)
+					b.stop()
+					b = w.instance(stability.WithAutoHeal(noHeal)).run().ready()
+				}
+				w.account.Phone().On()
+				time.Sleep(10 * time.Minute)
+				require.Equal(t, asked+1, w.device().Stats().PeerRequests, "whatsmeow has asked, and the phone has answered")
+				require.Equal(t, []string{"lost?"}, append(took, b.written()...), "once")
+				require.Empty(t, b.m.Messages())
+				b.balanced()
+				b.stop()
+			})
+		})
+	}
+}
+
 func TestNotesOfWhatWasFoundAreBounded(t *testing.T) {
 	t.Run("by age", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
