@@ -71,7 +71,8 @@
 // seconds; its write then fails with ErrWindowBroken, all of it. Nothing is on
 // the wire by then, so the message can be sent again. A send that never comes
 // to write is noticed by its context, by its goroutine's next read, by the
-// next send (sends are serial under whatsmeow's lock), or by that wait. The
+// next send (sends are serial under whatsmeow's lock), by that wait, or, where
+// nobody else wants its addresses, by a look at all windows after two minutes. The
 // owner of a send's window is its goroutine, since no context or token leads
 // from the read to the write.
 //

@@ -188,7 +188,7 @@ func (s *deviceStore) HasSession(ctx context.Context, address string) (bool, err
 
 // GetManySessions opens a send's window. Every address is in the result, with
 // nil for a missing session.
-func (s *deviceStore) GetManySessions(ctx context.Context, addresses []string) (map[string][]byte, error) {
+func (s *deviceStore) GetManySessions(ctx context.Context, addresses []string) (_ map[string][]byte, err error) {
 	const op = "get sessions"
 	if err := s.ready(op); err != nil {
 		return nil, err
@@ -196,7 +196,11 @@ func (s *deviceStore) GetManySessions(ctx context.Context, addresses []string) (
 	if len(addresses) == 0 {
 		return nil, nil
 	}
-	var err error
+	defer func() {
+		if err != nil && s.txnOf(ctx) == nil {
+			s.win.endSends() // no write will follow
+		}
+	}()
 	if tx := s.txnOf(ctx); tx != nil {
 		err = s.win.open(ctx, tx.claim, addresses)
 	} else if err = s.win.readMany(ctx, addresses); err == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
@@ -31,6 +32,7 @@ type windows struct {
 	sends   map[int64][]*claim             // by goroutine
 	broken  map[int64]map[string]time.Time // what a goroutine read and lost
 	pending []*claim                       // in order of arrival
+	swept   time.Time                      // when abandoned claims were last looked for
 }
 
 func newWindows(wait, limit time.Duration, over <-chan struct{}) *windows {
@@ -44,6 +46,7 @@ func newWindows(wait, limit time.Duration, over <-chan struct{}) *windows {
 func (w *windows) open(ctx context.Context, c *claim, addrs []string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.sweep()
 	missing := addrs[:0:0]
 	for _, a := range addrs {
 		if w.held[a] != c {
@@ -123,8 +126,7 @@ func (w *windows) clear(c, want *claim, queued bool, deadline time.Time) (next t
 			// This goroutine's own, so no other work is in progress under it:
 			// a delete leaves it alone, a new read replaces it.
 			if c.kind != claimExclusive {
-				delete(w.held, addr)
-				delete(other.addrs, addr)
+				w.take(addr, other)
 			}
 			return
 		}
@@ -170,24 +172,63 @@ func (w *windows) clear(c, want *claim, queued bool, deadline time.Time) (next t
 }
 
 func (w *windows) breakOne(addr string, c *claim) {
-	delete(w.held, addr)
-	delete(c.addrs, addr)
+	w.take(addr, c)
 	lost := w.broken[c.gid]
 	if lost == nil {
 		lost = make(map[string]time.Time)
 		w.broken[c.gid] = lost
 	}
 	lost[addr] = time.Now()
-	if len(w.broken) > 1024 { // goroutines that never came back
-		for gid, addrs := range w.broken {
-			for a, at := range addrs {
-				if time.Since(at) > time.Hour {
-					delete(addrs, a)
-				}
+}
+
+// take ends c's claim on addr, and forgets c with its last address.
+func (w *windows) take(addr string, c *claim) {
+	delete(w.held, addr)
+	delete(c.addrs, addr)
+	if len(c.addrs) == 0 {
+		w.forget(c)
+	}
+}
+
+func (w *windows) forget(c *claim) {
+	sends, ok := w.sends[c.gid]
+	if !ok {
+		return
+	}
+	if sends = slices.DeleteFunc(sends, func(o *claim) bool { return o == c }); len(sends) == 0 {
+		delete(w.sends, c.gid)
+	} else {
+		w.sends[c.gid] = sends
+	}
+}
+
+// maxLost is how long a goroutine may take to find that its window was broken.
+const maxLost = time.Hour
+
+// sweep looks for goroutines that read and never wrote: a send that lost its
+// connection leaves its claim, and with it the context of its request. A write
+// that comes after all fails, because somebody else may have written meanwhile.
+func (w *windows) sweep() {
+	now := time.Now()
+	if now.Sub(w.swept) < maxSendAge {
+		return
+	}
+	w.swept = now
+	for _, sends := range w.sends {
+		for _, c := range slices.Clone(sends) {
+			if c.locked || now.Sub(c.since) < maxSendAge {
+				continue
 			}
-			if len(addrs) == 0 {
-				delete(w.broken, gid)
+			for addr := range c.addrs {
+				w.breakOne(addr, c)
 			}
+			w.wake()
+		}
+	}
+	for gid, lost := range w.broken {
+		maps.DeleteFunc(lost, func(_ string, at time.Time) bool { return now.Sub(at) > maxLost })
+		if len(lost) == 0 {
+			delete(w.broken, gid)
 		}
 	}
 }
@@ -237,27 +278,27 @@ func (w *windows) closeLocked(c *claim) {
 	}
 	c.addrs, c.locked = nil, false
 	w.wide = slices.DeleteFunc(w.wide, func(o *claim) bool { return o == c })
-	if sends, ok := w.sends[c.gid]; ok {
-		if sends = slices.DeleteFunc(sends, func(o *claim) bool { return o == c }); len(sends) == 0 {
-			delete(w.sends, c.gid)
-		} else {
-			w.sends[c.gid] = sends
-		}
-	}
+	w.forget(c)
 	w.wake()
 }
 
 // readMany opens the window of a send. A goroutine that begins a send has no
 // other.
 func (w *windows) readMany(ctx context.Context, addrs []string) error {
-	gid := goroutineID()
+	gid := w.endSends()
+	return w.open(ctx, &claim{kind: claimMany, gid: gid, ctx: ctx}, addrs)
+}
+
+// endSends ends the windows of this goroutine's sends.
+func (w *windows) endSends() (gid int64) {
+	gid = goroutineID()
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, old := range slices.Clone(w.sends[gid]) {
 		w.closeLocked(old)
 	}
 	delete(w.broken, gid)
-	w.mu.Unlock()
-	return w.open(ctx, &claim{kind: claimMany, gid: gid, ctx: ctx}, addrs)
+	return gid
 }
 
 // readOne opens a window on one address, unless this goroutine has one.
