@@ -213,6 +213,6 @@ func (r *received) offer(t *term, keys []book.Key) {
 		}
 	}
 	if offered {
-		t.note(core.Again{Reason: reconnect.ReasonRedelivery, Detail: "a message that was left alone is offered once more"})
+		t.note(core.Again{Unasked: true, Reason: reconnect.ReasonRedelivery, Detail: "a message that was left alone is offered once more"})
 	}
 }

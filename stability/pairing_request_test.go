@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
 func TestNoCodeIsOfferedBeforeSomebodyAsks(t *testing.T) {
@@ -189,5 +191,32 @@ func TestLogoutWaitsForTheLock(t *testing.T) {
 		}
 		b.pair()
 		b.stop()
+	})
+}
+
+// The program refuses a message, and the new connection that is made for it finds
+// that the phone has removed the device. Nobody has asked for a code.
+func TestRedeliveryIsNoWishForCodes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal), stability.WithPairingOnRequest())
+		a.refuse = func(e *events.Message) bool { return e.Message.GetConversation() == "no" }
+		a.run()
+		q, err := a.m.WaitQR(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, w.account.Phone().Scan(q.Code))
+		a.ready()
+		time.Sleep(10 * time.Minute)
+		for len(a.codes) > 0 {
+			<-a.codes
+		}
+		w.getMessage("no")
+		time.Sleep(10 * time.Second)
+		w.sim.Fault(wasim.Failure(401)).For(w.account.JID()).OnNextLogin()
+		w.await("logged out", func() bool { return a.status().Parked })
+		time.Sleep(10 * time.Minute)
+		require.True(t, a.status().Parked)
+		require.Empty(t, a.codes)
+		a.stop()
 	})
 }

@@ -247,8 +247,9 @@ func (r *received) due(t *term) (again time.Time) {
 		m.cfg.logger.Info("ending the connection so that the service delivers again what the program's handlers refused",
 			"messages", waiting.Count, "oldest", keepalive.Span(now.Sub(waiting.Oldest)))
 		t.note(core.Again{
-			Reason: reconnect.ReasonRedelivery,
-			Detail: fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, keepalive.Span(now.Sub(waiting.Oldest))),
+			Unasked: true,
+			Reason:  reconnect.ReasonRedelivery,
+			Detail:  fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, keepalive.Span(now.Sub(waiting.Oldest))),
 		})
 	}
 	return again

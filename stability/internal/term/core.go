@@ -91,6 +91,7 @@ type attachment struct {
 	tapped bool
 	can    bool // somebody said how to connect
 	again  bool // somebody asked to come back at once
+	soon   bool // nobody did, and it comes back at once unless the end forbids it
 	silent bool // the plan was made because nobody told the host of the end
 	tries  int  // since the connection was lost
 	plan   Plan

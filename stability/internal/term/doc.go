@@ -127,6 +127,7 @@
 //	NoYieldUnrecorded         the lock is given up only when the state says by whom and why
 //	OnlyTheUnfitYield         it is given up for reasons of this instance alone, and not as soon as it was got back
 //	NoHealthyOneWaits         a term in which attempts go on failing for such a reason is given up
+//	NoCodeBeforeAsked         where codes are offered on request, no connection for pairing begins before a person asks
 //	NoCodeForALinkedDevice    codes to scan are shown only while no device is linked
 //	ClosingIsNoGoodbye        a program that closes the connection of Run's client gets another one
 //	SilenceEnds               a connection ends on which nothing is heard any more

@@ -159,7 +159,7 @@ func (c *Core) follow() {
 	c.repair = c.repair || d.Repair
 	c.followDevice()
 	switch {
-	case a.again && !c.machine.State().NotBefore.After(c.now):
+	case (a.again || a.soon && d.ShouldReconnect) && !c.machine.State().NotBefore.After(c.now):
 		c.planAt(c.now)
 	case d.ShouldReconnect && a.auto:
 		c.planAt(d.NextRetryAt)

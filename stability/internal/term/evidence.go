@@ -76,10 +76,12 @@ type (
 	// PhoneCode says that a code to type into the phone was given out.
 	PhoneCode struct{ Conn int }
 	// Again ends the present connection for a reason of our own, to come back
-	// at once.
+	// at once. It is the wish of a person, or the program's, unless Unasked says
+	// that this package has a reason by itself.
 	Again struct {
-		Reason reconnect.Reason
-		Detail string
+		Reason  reconnect.Reason
+		Detail  string
+		Unasked bool
 	}
 	// Replace says that a newer client is taking this one's place.
 	Replace struct {

@@ -80,7 +80,7 @@ func natural(w *world, r *rand.Rand, fails bool) int {
 	pick := func(names ...string) int { return number(names[r.IntN(len(names))]) }
 	c := w.c
 	if w.pristine() && r.IntN(6) == 0 {
-		return pick("behind a yield of its own", "behind a stop of its own", "behind another's yield")
+		return pick("behind a yield of its own", "behind a stop of its own", "behind another's yield", "codes on request")
 	}
 	_, recording := w.long.(RecordRestart)
 	switch {
@@ -111,6 +111,8 @@ func natural(w *world, r *rand.Rand, fails bool) int {
 		return pick("ping answered", "ping answered", "ping not answered", "ping broken off", "wait 1s")
 	case c.conn.phase == Up && r.IntN(8) == 0:
 		return number("silence")
+	case c.conn.phase == Up && r.IntN(8) == 0:
+		return number("again by itself")
 	}
 	return pick("wait 100ms", "wait 1s", "wait 20s", "wait 1m0s", "loop", "loop")
 }
@@ -140,7 +142,7 @@ func randomWalk(rules []rule, duties []duty, seed uint64, n int) (walk []int, br
 func (w *world) key() string {
 	c := w.c
 	due := c.Next(w.now)
-	return fmt.Sprint(c.phase, c.device, c.parked, c.yieldAt.IsZero(), c.yieldAt.After(w.now), c.unfitAt.IsZero(), c.cfg.OnRequest, c.asked, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.plan,
+	return fmt.Sprint(c.phase, c.device, c.parked, c.yieldAt.IsZero(), c.yieldAt.After(w.now), c.unfitAt.IsZero(), c.cfg.OnRequest, c.asked, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.again, c.client.soon, c.client.plan,
 		c.conn.phase, c.conn.call, c.conn.socket, c.conn.seen, c.conn.cause.Reason, len(c.conn.codes), c.machine.State().Status,
 		w.ready == w.client, w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
 		due.IsZero(), due.After(w.now), w.silent, w.ping != 0, min(w.failed, 2))
@@ -247,6 +249,12 @@ var defects = []struct {
 	{"a client that becomes ready while a loop is broken is forgotten", rewrite(onReady, Breaking, anyConn, nil)},
 	{"whoever asks is not heard", rewrite(onAsk, Working, anyConn, nil)},
 	{"codes are offered before somebody asks", rewrite(onReady, Working, anyConn, func(c *Core, e Evidence) { c.asked = true; ready(c, e) })},
+	{"a redelivery is taken for a wish for codes", rewrite(onAgain, Working, live|Ended|Drained, func(c *Core, e Evidence) { ask(c, e); againSoon(c, e) })},
+	{"a redelivery brings an account back that waits until somebody asks", rewrite(onAgain, Working, between, func(c *Core, e Evidence) { againNow(c, Again{}) })},
+	{"a redelivery comes back behind an end that forbids it", rewrite(onAgain, Working, live|Ended|Drained, func(c *Core, e Evidence) {
+		againSoon(c, e)
+		c.client.again = c.client.again || c.client.soon
+	})},
 	{"an operator's wish breaks a ban", rewrite(onAgain, Working, Over, func(c *Core, e Evidence) {
 		c.client.can = true
 		c.begin(Opening, Running)

@@ -223,6 +223,14 @@ var moves = func() (all []move) {
 		}
 		w.asked = true
 	})
+	add("again by itself", func(w *world) {
+		n := w.c.conn.number
+		live := w.c.conn.phase&live != 0
+		w.bring(Again{Reason: reconnect.ReasonRedelivery, Unasked: true})
+		if live && w.c.conn.number == n && w.c.conn.phase&down != 0 {
+			w.note(n, func(k *fact) { k.ended = true })
+		}
+	})
 	add("overdue", func(w *world) {
 		if w.c.conn.phase&(Opening|Dialed|Foreign|Waiting) != 0 {
 			w.ended(w.c.conn.number)

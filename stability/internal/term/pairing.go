@@ -303,6 +303,9 @@ func (c *Core) banned() bool {
 }
 
 func againNow(c *Core, e Evidence) {
+	if e.(Again).Unasked {
+		return // the connection that it was about is over, and the next one comes in its own time
+	}
 	ask(c, e)
 	if a := &c.client; a.phase&(NoClient|Retired) == 0 && !c.banned() && a.can {
 		c.planAt(c.now)
@@ -311,10 +314,13 @@ func againNow(c *Core, e Evidence) {
 }
 
 func againSoon(c *Core, e Evidence) {
-	ask(c, e)
+	unasked := e.(Again).Unasked
+	if !unasked {
+		ask(c, e)
+	}
 	// By hand nobody may have said how to connect.
 	if a := &c.client; a.phase&(NoClient|Retired) == 0 && !c.banned() && a.can {
-		a.again = true
+		a.again, a.soon = a.again || !unasked, a.soon || unasked
 		c.end(reconnect.Cause{Reason: e.(Again).Reason, Source: reconnect.SourceHost, Detail: e.(Again).Detail})
 	}
 }

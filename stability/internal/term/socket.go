@@ -16,7 +16,7 @@ func (c *Core) to(p Conn) { c.conn.phase = p }
 // begin makes a connection the newest.
 func (c *Core) begin(p Conn, call Call) {
 	c.conns++
-	c.client.again = false
+	c.client.again, c.client.soon = false, false
 	c.conn = connection{phase: p, number: c.conns, call: call, started: c.now}
 	if !c.linked() {
 		c.conn.seen |= forPairing
