@@ -140,9 +140,9 @@ func sumOf(content *waE2E.Message) string {
 
 // had reports whether the phone's answer is about a message that was found
 // before. The caller holds mu.
-func (r *received) had(info types.MessageInfo, now time.Time) bool {
+func (r *received) had(id types.MessageID, users userNames, now time.Time) bool {
 	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key.ID == info.ID && now.Sub(f.At) < foundFor && sameSender(f.key, info.Sender.User, info.Chat.User)
+		return f.key.ID == id && now.Sub(f.At) < foundFor && users.sent(f.key)
 	})
 }
 

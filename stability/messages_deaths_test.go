@@ -27,6 +27,7 @@ type mortal struct {
 	deaths int
 	kills  func(text string) bool
 	now    *tended
+	all    []*tended
 }
 
 func newMortal(w *world, kills func(string) bool) *mortal {
@@ -54,7 +55,7 @@ func (m *mortal) start() *tended {
 		m.took[text]++
 		return false
 	}
-	m.now = n
+	m.now, m.all = n, append(m.all, n)
 	return n.run()
 }
 
@@ -110,7 +111,11 @@ func TestMessagesThatKillTheProcessAreFoundAndLeftAlone(t *testing.T) {
 		}
 		m.mu.Unlock()
 		require.Equal(t, n-8, handled)
-		require.NotEmpty(t, m.now.book.of(guard.TypeMessagesSetAside.ActiveID()), "an operator is told")
+		var told []guard.Change
+		for _, n := range m.all {
+			told = append(told, n.book.of(guard.TypeMessagesSetAside.ActiveID())...)
+		}
+		require.Equal(t, []guard.Change{opened}, told, "an operator is told, once")
 
 		// The program is mended.
 		deaths := m.deaths

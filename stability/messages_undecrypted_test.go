@@ -77,6 +77,30 @@ func TestPhoneThatAnswersEachOfManyRequestsIsHeardOnce(t *testing.T) {
 	})
 }
 
+// A user has two names. The phone may answer by the one that the message did not have.
+func TestPhoneThatAnswersByAnotherNameIsHeardOnce(t *testing.T) {
+	for name, opts := range map[string][]wasim.Option{"the LID": nil, "the number": {wasim.WithLIDFirst()}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorldOn(t, opts...)
+				a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				w.account.Phone().ByOtherName().Late()
+				_, err := w.writer().SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				time.Sleep(2 * time.Hour)
+				require.Len(t, a.m.Messages(), 1)
+				w.account.Phone().On()
+				time.Sleep(12 * time.Hour)
+				require.Equal(t, []string{"lost?"}, a.written())
+				require.Empty(t, a.m.Messages())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
 // The sender sends it again while the phone is off, and the phone answers then.
 func TestPhoneThatAnswersBehindTheSenderIsNotHeard(t *testing.T) {
 	bubble(t, func(t *testing.T) {

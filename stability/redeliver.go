@@ -9,6 +9,7 @@ import (
 
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 	"google.golang.org/protobuf/proto"
 
@@ -34,13 +35,13 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	if err != nil {
 		return false
 	}
-	now := time.Now()
+	now, users := time.Now(), a.names(evt.Info)
 	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}, OfPhone: true}
 	r.mu.Lock()
 	term := r.terms
 	var found, waits, known bool // missed here; it waits here, or may; and so does its content
 	for _, e := range r.book.Entries() {
-		if e.Key.ID != evt.Info.ID || !sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+		if e.Key.ID != evt.Info.ID || !users.sent(e.Key) {
 			continue
 		}
 		if e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0 {
@@ -54,9 +55,9 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 			rec.Key.Sender = evt.Info.Sender.String()
 		}
 		rec.First = now
-		waits, known = r.waits(rec.Key, evt)
+		waits, known = r.waits(rec.Key, evt, users)
 	}
-	had := !found && (known || r.had(evt.Info, now))
+	had := !found && (known || r.had(evt.Info.ID, users, now))
 	same := found && slices.ContainsFunc(r.lately, func(f foundMessage) bool {
 		return f.key == rec.Key && f.Sum == sumOf(evt.RawMessage)
 	})
@@ -111,7 +112,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 // waits reports whether the message that the phone has sent is with the handlers,
 // at the service, or kept here. known says that it is the same one, as far as is known. The
 // caller holds mu.
-func (r *received) waits(k book.Key, evt *events.Message) (waits, known bool) {
+func (r *received) waits(k book.Key, evt *events.Message, users userNames) (waits, known bool) {
 	_, waits = r.book.Find(k)
 	sum := sumOf(evt.RawMessage)
 	anyOf := func(k book.Key) bool {
@@ -131,16 +132,41 @@ func (r *received) waits(k book.Key, evt *events.Message) (waits, known bool) {
 	}
 	known = waits && anyOf(k)
 	for _, e := range r.book.Entries() {
-		if e.Key != k && e.Key.ID == k.ID && sameSender(e.Key, evt.Info.Sender.User, evt.Info.Chat.User) {
+		if e.Key != k && e.Key.ID == k.ID && users.sent(e.Key) {
 			known = known || anyOf(e.Key)
 		}
 	}
 	return waits, known
 }
 
-func sameSender(k book.Key, sender, chat string) bool {
+// userNames are the phone numbers and LIDs of whoever may have sent a message.
+type userNames []string
+
+// names are those that an answer of the phone speaks of. A user has two, and the answer may
+// have the other one than the message.
+func (a *attachment) names(info types.MessageInfo) (users userNames) {
+	ctx, dev := context.Background(), a.device
+	for _, j := range []types.JID{info.Sender, info.SenderAlt, info.Chat} {
+		users = append(users, j.User)
+		var other types.JID
+		switch j.Server {
+		case types.DefaultUserServer:
+			other, _ = dev.LIDs.GetLIDForPN(ctx, j)
+		case types.HiddenUserServer:
+			other, _ = dev.LIDs.GetPNForLID(ctx, j)
+		}
+		users = append(users, other.User)
+	}
+	if own := []string{dev.GetJID().User, dev.GetLID().User}; info.IsFromMe || slices.Contains(own, info.Sender.User) {
+		users = append(users, own...)
+	}
+	return slices.DeleteFunc(users, func(u string) bool { return u == "" })
+}
+
+// sent reports whether one of the users has sent the message.
+func (u userNames) sent(k book.Key) bool {
 	d := delivery{key: k}
-	return d.sender() == sender || d.sender() == chat
+	return slices.Contains(u, d.sender())
 }
 
 // tend looks after what waits, for one term: it hands over again what is kept,

@@ -49,7 +49,7 @@
 // what it wrote, and what its own devices ask of it: to send again a message
 // that they could not read, if a contact or a phone of this process wrote it,
 // and to share app state keys. A device can ask once the phone has written to
-// it.
+// it. Phone.Late answers late, Phone.ByOtherName with the other name of a user.
 //
 // # What the service does
 //

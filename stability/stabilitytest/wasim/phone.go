@@ -25,6 +25,7 @@ type livePhone struct {
 	*endpoint
 	on    bool
 	late  bool     // requests wait until it is on
+	other bool     // it answers by the other name of a user
 	waits []func() // with s.mu
 	state *appStates
 }
@@ -82,6 +83,37 @@ func (p *Phone) Late() *Phone {
 	defer p.a.s.mu.Unlock()
 	p.alive().late = true
 	return p
+}
+
+// ByOtherName makes the phone answer requests by the other of a user's two names: a
+// message from a phone number is sent again as one from the LID, and the other way round.
+func (p *Phone) ByOtherName() *Phone {
+	p.a.s.mu.Lock()
+	defer p.a.s.mu.Unlock()
+	p.alive().other = true
+	return p
+}
+
+// otherName is the other name of the user whose name is jid. The caller holds s.mu.
+func (p *Phone) otherName(jid *string) *string {
+	j, err := types.ParseJID(jidOf(jid))
+	a := p.a.s.account(j)
+	if err != nil || a == nil {
+		return jid
+	}
+	other := a.LID()
+	if j.Server == types.HiddenUserServer {
+		other = a.JID()
+	}
+	other.Device = j.Device
+	return proto.String(other.String())
+}
+
+func jidOf(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 func (p *Phone) turn(on bool) *Phone {
@@ -279,11 +311,14 @@ func (p *Phone) resend(id string, req *waE2E.PeerDataOperationRequestMessage) *w
 		if !ok {
 			continue
 		}
+		key = proto.Clone(key).(*waCommon.MessageKey)
+		if p.a.live.other {
+			key.RemoteJID, key.Participant = p.otherName(key.RemoteJID), p.otherName(key.Participant)
+		}
 		out.PeerDataOperationResult = append(out.PeerDataOperationResult, &waE2E.PeerDataOperationRequestResponseMessage_PeerDataOperationResult{
 			PlaceholderMessageResendResponse: &waE2E.PeerDataOperationRequestResponseMessage_PeerDataOperationResult_PlaceholderMessageResendResponse{
 				WebMessageInfoBytes: mustMarshal(&waWeb.WebMessageInfo{
-					Key:     proto.Clone(key).(*waCommon.MessageKey),
-					Message: w.message, MessageTimestamp: proto.Uint64(uint64(w.at.Unix())),
+					Key: key, Message: w.message, MessageTimestamp: proto.Uint64(uint64(w.at.Unix())),
 					PushName: proto.String(w.from.pushName), Participant: key.Participant,
 				}),
 			},
