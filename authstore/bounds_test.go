@@ -69,16 +69,17 @@ func TestUnusedSenderKeysGoWithOtherCommits(t *testing.T) {
 	}
 }
 
-// afterScan calls during when a look at the sender keys has read all of them.
+// afterScan calls during when a look at the rows of a kind has read all of them.
 type afterScan struct {
 	*mapKV
+	kind   Kind
 	during atomic.Pointer[func()]
 }
 
 func (k *afterScan) Scan(ctx context.Context, kind Kind, prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		k.mapKV.Scan(ctx, kind, prefix)(yield)
-		if kind != specOf(tSenderKey).kind {
+		if kind != k.kind {
 			return
 		}
 		if f := k.during.Swap(nil); f != nil {
@@ -89,7 +90,7 @@ func (k *afterScan) Scan(ctx context.Context, kind Kind, prefix string) iter.Seq
 
 func TestSenderKeyThatIsUsedDuringTheLookStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kv := &afterScan{mapKV: newMapKV()}
+		kv := &afterScan{mapKV: newMapKV(), kind: specOf(tSenderKey).kind}
 		c := New(kv)
 		d, err := c.Device(bg, newFence(1))
 		require.NoError(t, err)

@@ -70,7 +70,7 @@ func (s *deviceStore) lead() {
 		err = s.commitTogether(nil, true, false)
 		if err != nil && s.gate.check(reqs[0].op) == nil {
 			s.flushAlone()
-			err = nil
+			err = s.gate.check(reqs[0].op) // the term may have ended on the way
 		}
 		for _, r := range reqs {
 			if r.err == nil && len(r.changes) == 0 {
