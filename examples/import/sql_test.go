@@ -128,16 +128,21 @@ func answers(t *testing.T, d *store.Device, peers ...types.JID) map[string]any {
 }
 
 func TestTheImportedDeviceGivesEveryAnswerThatSQLStoreGives(t *testing.T) {
-	sqlite := func(t *testing.T) *sql.DB {
-		db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "wa.db")+"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(wal)&_txlock=immediate")
+	path := filepath.Join(t.TempDir(), "wa.db")
+	sqliteWith := func(t *testing.T, more string) *sql.DB {
+		db, err := sql.Open("sqlite", "file:"+path+"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(wal)&_txlock=immediate"+more)
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = db.Close() })
 		return db
 	}
+	sqlite := func(t *testing.T) *sql.DB { return sqliteWith(t, "") }
+	// A database may give the rows of a query that asks for no order in any.
+	reversed := func(t *testing.T) *sql.DB { return sqliteWith(t, "&_pragma=reverse_unordered_selects(1)") }
 	for _, c := range []struct {
 		name, dialect string
 		open          func(*testing.T) *sql.DB
-	}{{"SQLite", "sqlite3", sqlite}, {"Postgres", "postgres", startPostgres}} {
+		again         func(*testing.T) *sql.DB // the same rows, the other way round
+	}{{"SQLite", "sqlite3", sqlite, reversed}, {"Postgres", "postgres", startPostgres, nil}} {
 		t.Run(c.name, func(t *testing.T) {
 			db := c.open(t)
 			w := newWorld(t)
@@ -162,6 +167,18 @@ func TestTheImportedDeviceGivesEveryAnswerThatSQLStoreGives(t *testing.T) {
 			require.Greater(t, list[0].KeyID, uint32(4096), "no id is given out twice")
 			require.NoError(t, container.Close(context.Background()))
 			require.NoError(t, a.close())
+
+			if c.again != nil {
+				a := memory(t, memorybackend.New())
+				container := authstore.New(a.backend.Auth)
+				_, err := authstore.Import(t.Context(), authstore.FromSQL(c.again(t), *theirs.ID), container, a.fence, authstore.SourceStopped())
+				require.NoError(t, err)
+				ours, err := container.Device(t.Context(), a.fence)
+				require.NoError(t, err)
+				require.Equal(t, want, answers(t, ours, peers...))
+				require.NoError(t, container.Close(context.Background()))
+				require.NoError(t, a.close())
+			}
 
 			// A client that was not stopped.
 			b := memory(t, memorybackend.New())
