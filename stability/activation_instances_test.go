@@ -108,7 +108,7 @@ func TestTheSocketIsCutBeforeAnotherInstanceCanBeGrantedTheLock(t *testing.T) {
 				// The way to the backend comes back: it stands by, and takes its turn.
 				a.wire.heal()
 				a.reached(1, stability.EventStandby)
-				time.Sleep(5 * time.Minute)
+				time.Sleep(2 * time.Minute) // longer than a lease
 				require.Equal(t, stability.ModePassive, a.status().Mode)
 				require.NotEmpty(t, a.status().Summary)
 				b.stop()
@@ -196,8 +196,9 @@ func TestHandOverIsImmediateAndEveryMessageIsDeliveredOnce(t *testing.T) {
 		a := w.named("a").run().pair()
 		b := w.named("b").run()
 		b.reached(1, stability.EventStandby)
-		stop := w.chatter(30 * time.Millisecond)
 		time.Sleep(time.Minute)
+		stop := w.chatter(30 * time.Millisecond)
+		time.Sleep(5 * time.Second)
 		device := w.device()
 		both := []*named{a, b}
 		for range 4 {
@@ -208,7 +209,7 @@ func TestHandOverIsImmediateAndEveryMessageIsDeliveredOnce(t *testing.T) {
 			require.NoError(t, <-leaves.result)
 			comes.ready()
 			require.Less(t, time.Since(start), time.Second)
-			time.Sleep(10 * time.Second)
+			time.Sleep(5 * time.Second)
 			leaves.run()
 			both[0], both[1] = comes, leaves
 		}
