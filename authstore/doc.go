@@ -116,7 +116,7 @@
 // Rows that grow with traffic go at some age: WithRetention. Message
 // secrets are kept for 180 days, sender keys that nobody has used and tokens of
 // contacts that were not renewed as long, the marks of finished events for 14
-// days, what was sent for 7. A received message that no handler has finished has
+// days, what was sent for 7. Of one-time prekeys the newest 10,000 stay. A received message that no handler has finished has
 // no such age, unless a killed process has left it and WhatsApp does not deliver
 // it any more: it was perhaps handled, and goes 14 days after that was found
 // (EventLeftovers). The LID map has none unless Retention.LIDs gives it a bound. Removals

@@ -25,6 +25,12 @@ const (
 	preKeyFresh    = 0 // not uploaded
 	preKeyUploaded = 1
 	preKeyHeld     = 2 // from a backup: it decrypts, but is neither offered nor counted
+
+	// Keys that the service gave out and whose messages never came would add up for
+	// ever. The service holds the last thousand at most. A message that comes with
+	// an older key than these is asked for once more, and comes with a new one.
+	keptPreKeys = 10_000
+	fewPreKeys  = 512 // are removed with one commit, beside which they are small
 )
 
 func preKeyID(id uint32) string { return fmt.Sprintf("%06x", id) }
@@ -192,7 +198,7 @@ func (s *deviceStore) MarkPreKeysAsUploaded(ctx context.Context, upToID uint32) 
 	if len(changes) == 0 {
 		return s.ready(op)
 	}
-	if err := s.write(ctx, op, changes...); err != nil {
+	if err := s.write(ctx, op, append(changes, tooOld(list)...)...); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -202,6 +208,16 @@ func (s *deviceStore) MarkPreKeysAsUploaded(ctx context.Context, upToID uint32) 
 		s.purgeInBackground()
 	}
 	return nil
+}
+
+// tooOld removes the oldest keys, some at a time, down to those that are kept.
+func tooOld(list []storedPreKey) (changes []change) {
+	for _, k := range list[:min(max(len(list)-keptPreKeys, 0), fewPreKeys)] {
+		if k.uploaded {
+			changes = append(changes, del(tPreKey, preKeyID(k.id)))
+		}
+	}
+	return changes
 }
 
 func (s *deviceStore) UploadedPreKeyCount(ctx context.Context) (int, error) {

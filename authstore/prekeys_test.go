@@ -64,3 +64,52 @@ func BenchmarkPreKey(b *testing.B) {
 		})
 	}
 }
+
+// A peer that fetches a key and writes nothing leaves it here. Such keys have a
+// bound, and their removal costs no commit.
+func TestKeysThatNobodyUsedHaveABound(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	upload := func(n uint32) (ids []uint32) {
+		t.Helper()
+		list, err := d.PreKeys.GetOrGenPreKeys(bg, n)
+		require.NoError(t, err)
+		was := kv.commits.Load()
+		require.NoError(t, d.PreKeys.MarkPreKeysAsUploaded(bg, list[n-1].KeyID))
+		require.Equal(t, was+1, kv.commits.Load())
+		for _, k := range list {
+			ids = append(ids, k.KeyID)
+		}
+		return ids
+	}
+	there := func(id uint32) bool {
+		k, err := d.PreKeys.GetPreKey(bg, id)
+		require.NoError(t, err)
+		return k != nil
+	}
+	first := upload(812)
+	for range 10 { // 10,002 in all
+		upload(919)
+	}
+	require.False(t, there(first[0]))
+	require.False(t, there(first[1]))
+	require.True(t, there(first[2]))
+	fresh, err := d.PreKeys.GetOrGenPreKeys(bg, 50)
+	require.NoError(t, err)
+	require.NoError(t, d.PreKeys.MarkPreKeysAsUploaded(bg, fresh[0].KeyID))
+	require.False(t, there(first[51]))
+	require.True(t, there(first[52]))
+	for _, k := range fresh {
+		require.True(t, there(k.KeyID))
+	}
+	last := upload(2000)
+	require.True(t, there(first[52+fewPreKeys]), "no commit becomes large")
+	for range 4 {
+		last = upload(1)
+	}
+	c, d, _ = reopen(t, kv, c)
+	n, err := d.PreKeys.UploadedPreKeyCount(bg)
+	require.NoError(t, err)
+	require.Equal(t, keptPreKeys, n)
+	require.True(t, there(last[0]))
+}
