@@ -161,6 +161,32 @@ func TestWhatWasAccusedWronglyIsOfferedAgainAfterAStableHour(t *testing.T) {
 	})
 }
 
+// A message is offered once more, and WhatsApp has dropped it meanwhile.
+func TestWhatWasAccusedAndIsNotAtTheServiceAnyMoreIsForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := newMortal(w, func(text string) bool { return text == "poison" })
+		m.start().pair()
+		time.Sleep(2 * time.Second)
+		_, err := w.writer().Send(w.account.JID(), "poison")
+		require.NoError(t, err)
+		m.live(5 * time.Minute)
+		require.Equal(t, 1, m.now.m.Status().Messages.Received.By[stability.MessageLeftAlone].Count)
+		w.device().Drop()
+		m.live(70 * time.Minute)
+		require.Zero(t, m.now.balanced().Waiting.Count)
+		require.Empty(t, m.now.m.Messages())
+		close(m.over)
+		m.now.stop()
+		rows := 0
+		for _, err := range w.look().Auth.Scan(t.Context(), "message", "") {
+			require.NoError(t, err)
+			rows++
+		}
+		require.Zero(t, rows, "nothing of it stays in the store")
+	})
+}
+
 func TestCleanEndsMakeNobodyCareful(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

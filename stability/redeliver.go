@@ -382,9 +382,9 @@ func (r *received) synced() {
 	r.mu.Lock()
 	r.settleAt = time.Now().Add(settleAfter)
 	missing := r.book.Synced()
-	var gone []book.Key // begun by an earlier process, and the service has it no more
+	var gone []book.Key // begun by an earlier process, or offered once more, and the service has it no more
 	for k, rec := range r.more {
-		if _, known := r.book.Find(k); !known && rec.State == "" {
+		if _, known := r.book.Find(k); !known && (rec.State == "" || rec.State == book.AtService) {
 			gone = append(gone, k)
 			delete(r.more, k)
 		}

@@ -76,6 +76,7 @@ type Entry struct {
 	Missed int // logins in a row that did not bring a refused message again
 
 	before State // what it was when it came again
+	came   bool  // on the present connection
 }
 
 // Fails reports whether handlers did not take the message, and it waits for the
@@ -160,6 +161,7 @@ func (b *Book) Arrived(k Key, now time.Time) {
 	} else {
 		b.add(&Entry{Key: k, State: Queued, First: now, Since: now})
 	}
+	b.entries[k].came = true
 	b.queue = append(b.queue, k)
 	b.queue = b.queue[max(0, len(b.queue)-maxQueue):]
 }
@@ -200,7 +202,7 @@ func (b *Book) Begun(k Key, now time.Time) {
 func (b *Book) Tried(k Key, now time.Time) {
 	e := b.entries[k]
 	if e == nil { // nobody saw it arrive
-		e = &Entry{Key: k, First: now, Since: now}
+		e = &Entry{Key: k, First: now, Since: now, came: true}
 		b.add(e)
 	}
 	if e.State.stored() && e.before == "" {
@@ -311,7 +313,7 @@ func (b *Book) Split(k, own Key, now time.Time) (Entry, bool) {
 	if old.State == Refused { // an acknowledgement names the id alone, so the service may not have it any more
 		old.State, old.Since = Kept, now
 	}
-	*e = Entry{Key: k, State: InHand, First: now, Since: now}
+	*e = Entry{Key: k, State: InHand, First: now, Since: now, came: true}
 	if b.entries[own] == nil { // else it came twice, and is there
 		b.add(&old)
 	}
@@ -413,6 +415,7 @@ func (b *Book) Remove(k Key) {
 func (b *Book) HungUp() {
 	b.queue = nil
 	for _, e := range b.entries {
+		e.came = false
 		if e.State == Queued {
 			e.State = AtService
 			if e.before != "" {
@@ -448,9 +451,13 @@ const maxMissed = 3
 
 // Synced notes that the service has delivered all that waited at a login. It
 // returns the refused messages that it does not have any more: somebody has
-// acknowledged them, and their entries did not learn of it.
+// acknowledged them, and their entries did not learn of it. Other messages that the
+// service did not deliver are not with it any more, and are forgotten.
 func (b *Book) Synced() (missing []Key) {
 	for k, e := range b.entries {
+		if e.State == AtService && !e.came {
+			b.Remove(k)
+		}
 		if e.State != Refused {
 			continue
 		}

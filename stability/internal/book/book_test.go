@@ -230,6 +230,26 @@ func TestRefusedMessageThatTheServiceHasNoMoreIsFound(t *testing.T) {
 	require.Equal(t, []book.Key{k1}, b.Synced())
 }
 
+func TestMessageThatTheServiceHasNoMoreIsForgotten(t *testing.T) {
+	var b book.Book
+	b.Load([]book.Entry{{Key: k1, State: book.LeftAlone, First: start, Since: start}})
+	require.True(t, b.Offer(k1, start))
+	b.Arrived(k2, start)
+	b.HungUp()
+	require.Equal(t, 2, count(&b, book.AtService))
+	b.Arrived(k2, start) // at the next login
+	b.Begun(k2, start)
+	b.Ended(k2, book.Left, "", start)
+	require.Empty(t, b.Synced())
+	require.Equal(t, 1, count(&b, book.AtService))
+	_, there := b.Find(k2)
+	require.True(t, there, "what came on this connection, and was not acknowledged, is still at the service")
+	require.EqualValues(t, 1, b.Sums().Received)
+	b.HungUp()
+	require.Empty(t, b.Synced())
+	require.Zero(t, b.Sums().Received)
+}
+
 func TestMessageThatComesOnceMoreTakesNoOthersPlace(t *testing.T) {
 	var b book.Book
 	b.Begun(k1, start)

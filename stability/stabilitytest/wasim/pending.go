@@ -1,6 +1,7 @@
 package wasim
 
 import (
+	"slices"
 	"time"
 
 	"go.mau.fi/whatsmeow/types"
@@ -187,4 +188,12 @@ func (c *conn) relayReceipt(n *node, to, part types.JID) {
 			d.deliver(node{Tag: "receipt", Attrs: a, Content: n.Content}, true)
 		}
 	}
+}
+
+// Drop forgets the messages that the device has not acknowledged, as WhatsApp
+// does when they are too old.
+func (d *Device) Drop() {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	d.pending = slices.DeleteFunc(d.pending, func(p *pending) bool { return p.Node.Tag == "message" })
 }
