@@ -56,11 +56,9 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 	if first {
 		own := r.epoch // of this process's last term: it has lost the lock, and lives
 		r.epoch, r.begun, r.marked, r.markStands = epoch, time.Now(), false, false
-		r.careful = false
 		var before termRecord
-		if found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch && before.Epoch != own) {
-			r.careful = true
-		}
+		r.unclean = found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch && before.Epoch != own)
+		r.careful = r.unclean
 	}
 	careful, put := r.careful && first, !r.marked
 	r.mu.Unlock()
@@ -78,8 +76,8 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 func (r *received) putMark(ctx context.Context, epoch int64) { r.writeMark(ctx, epoch, false) }
 
 // standMark writes the mark and waits until it is in the store, once a term. A message
-// that was decrypted before is handed over without a commit, so no mark would ride before
-// it; one that is decrypted now takes the mark with it.
+// that was decrypted before, or that is kept here, is handed over without a commit, so no
+// mark would ride before it; one that is decrypted now takes the mark with it.
 func (r *received) standMark(ctx context.Context) {
 	r.mu.Lock()
 	epoch, stands := r.epoch, r.markStands
@@ -134,7 +132,7 @@ func (r *received) accused(d *delivery) (rec messageRecord, write, alone bool) {
 	if known && e.State == book.LeftAlone {
 		return rec, false, true
 	}
-	if !r.careful && rec.Deaths == 0 {
+	if !r.careful && rec.Deaths == 0 && !(r.unclean && d.ours) { // what is kept here is no part of the backlog
 		return rec, false, false
 	}
 	if !stored {

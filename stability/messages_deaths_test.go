@@ -26,6 +26,7 @@ type mortal struct {
 	took   map[string]int
 	deaths int
 	kills  func(text string) bool
+	slow   time.Duration // each commit of a process takes that long
 	now    *tended
 	all    []*tended
 }
@@ -56,6 +57,8 @@ func (m *mortal) start() *tended {
 		return false
 	}
 	m.now, m.all = n, append(m.all, n)
+	m.now = n
+	n.wire.slow(m.slow)
 	return n.run()
 }
 
@@ -134,6 +137,43 @@ func TestMessagesThatKillTheProcessAreFoundAndLeftAlone(t *testing.T) {
 		close(m.over)
 		m.now.stop()
 	})
+}
+
+// The message was decrypted in an earlier term, so it is handed over without a
+// commit, and ends the process before the first commit of its term is through.
+func TestMessageThatKillsBeforeAnythingIsWrittenIsFoundToo(t *testing.T) {
+	for state, was := range map[stability.MessageState]struct {
+		refuse func() bool
+		found  stability.MessageState
+	}{
+		stability.MessageRefused: {func() bool { return true }, stability.MessageLeftAlone},
+		stability.MessageKept:    {func() bool { panic("not today") }, stability.MessageSetAside},
+	} {
+		t.Run(string(state), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.tended("a", stability.WithAutoHeal(noHeal))
+				a.refuse = func(e *events.Message) bool { return e.Message.GetConversation() == "kill" && was.refuse() }
+				a.run().pair()
+				_, err := w.writer().Send(w.account.JID(), "kill")
+				require.NoError(t, err)
+				w.await("no handler has taken it", func() bool { return a.balanced().By[state].Count == 1 })
+				time.Sleep(5 * time.Second)
+				a.stop()
+				time.Sleep(10 * time.Minute)
+
+				m := newMortal(w, func(s string) bool { return s == "kill" })
+				defer close(m.over)
+				m.slow = 500 * time.Millisecond
+				m.start()
+				m.live(10 * time.Minute)
+				require.Equal(t, 4, m.deaths, "the first one was not careful yet")
+				r := m.now.balanced()
+				require.Equal(t, 1, r.By[was.found].Count, "%+v", r)
+				m.now.stop()
+			})
+		})
+	}
 }
 
 func TestWhatWasAccusedWronglyIsOfferedAgainAfterAStableHour(t *testing.T) {

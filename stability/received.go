@@ -43,7 +43,8 @@ type received struct {
 	begun      time.Time // when that began
 	marked     bool      // its mark is in the store, or on its way
 	markStands bool      // and it is known to be in the store
-	careful    bool      // an earlier term did not end in good order
+	unclean    bool      // an earlier term did not end in good order
+	careful    bool      // that, and the backlog is not handled yet
 
 	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
 }

@@ -294,6 +294,7 @@ func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 	if n, _ := r.hanging(time.Now(), true); n >= maxHanging {
 		return false // the first that returns pokes
 	}
+	r.standMark(t.patience)
 	d := &delivery{a: a, key: e.Key, ours: true}
 	if !r.admit(t.patience, d) {
 		return true // such as one that comes from the service at this moment
