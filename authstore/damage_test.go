@@ -232,17 +232,23 @@ func TestContentThatDoesNotParseIsSetAsideOnce(t *testing.T) {
 	long := strings.Repeat("\xff", 12) // a number that does not end
 	hash := [32]byte{7}
 	event := func(d *store.Device) error { return second(d.EventBuffer.GetBufferedEvent(bg, hash)) }
+	renamed := func(d *store.Device) error { // the version of whatsmeow before named it so
+		ctx := WithDelivery(bg, &follower{others: [][32]byte{hash}})
+		return second(d.EventBuffer.GetBufferedEvent(ctx, [32]byte{8}))
+	}
 	for name, c := range map[string]struct {
 		bad change
 		ask func(d *store.Device) error
 	}{
-		"an event":         {put(tEvent, eventID(hash), []byte(long)), event},
-		"a finished event": {change{table: tSeen, id: eventID(hash), bucket: "1-1", value: []byte(long)}, event},
-		"a session":        {put(tSession, "1:0", []byte("no session")), func(d *store.Device) error { return second(d.Sessions.GetSession(bg, "1:0")) }},
-		"sessions":         {put(tSession, "1:0", []byte("no session")), func(d *store.Device) error { return second(d.Sessions.GetManySessions(bg, []string{"1:0"})) }},
-		"a sender key":     {put(tSenderKey, senderKeyID("1@g.us", "1:0"), []byte("no key")), func(d *store.Device) error { return second(d.SenderKeys.GetSenderKey(bg, "1@g.us", "1:0")) }},
-		"an app state key": {put(tAppKey, "ID", []byte(long)), func(d *store.Device) error { return second(d.AppStateKeys.GetAppStateSyncKey(bg, []byte("ID"))) }},
-		"an app state":     {put(tAppState, "regular", []byte("short")), func(d *store.Device) error { _, _, err := d.AppState.GetAppStateVersion(bg, "regular"); return err }},
+		"an event":                           {put(tEvent, eventID(hash), []byte(long)), event},
+		"a finished event":                   {change{table: tSeen, id: eventID(hash), bucket: "1-1", value: []byte(long)}, event},
+		"an event with another name":         {put(tEvent, eventID(hash), []byte(long)), renamed},
+		"a finished event with another name": {change{table: tSeen, id: eventID(hash), bucket: "1-1", value: []byte(long)}, renamed},
+		"a session":                          {put(tSession, "1:0", []byte("no session")), func(d *store.Device) error { return second(d.Sessions.GetSession(bg, "1:0")) }},
+		"sessions":                           {put(tSession, "1:0", []byte("no session")), func(d *store.Device) error { return second(d.Sessions.GetManySessions(bg, []string{"1:0"})) }},
+		"a sender key":                       {put(tSenderKey, senderKeyID("1@g.us", "1:0"), []byte("no key")), func(d *store.Device) error { return second(d.SenderKeys.GetSenderKey(bg, "1@g.us", "1:0")) }},
+		"an app state key":                   {put(tAppKey, "ID", []byte(long)), func(d *store.Device) error { return second(d.AppStateKeys.GetAppStateSyncKey(bg, []byte("ID"))) }},
+		"an app state":                       {put(tAppState, "regular", []byte("short")), func(d *store.Device) error { _, _, err := d.AppState.GetAppStateVersion(bg, "regular"); return err }},
 		"an outgoing event": {put(tOutgoing, outgoingID(testJID(2), "ID"), []byte(long)), func(d *store.Device) error {
 			_, _, err := storeOf(d).GetOutgoingEvent(bg, testJID(2), types.EmptyJID, "ID")
 			return err

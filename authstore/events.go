@@ -40,9 +40,10 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 	id := eventID(hash)
 	s.askedFor(id)
 	v, open, ok := s.buffered(ctx, id)
+	at := id // where it stands
 	if !ok {
 		var err error
-		if v, open, ok, err = s.renamed(ctx, id, hash); err != nil {
+		if v, at, open, ok, err = s.renamed(ctx, id, hash); err != nil {
 			return nil, err
 		}
 		if !ok {
@@ -55,7 +56,7 @@ func (s *deviceStore) GetBufferedEvent(ctx context.Context, hash [32]byte) (*sto
 		if open {
 			from = tEvent
 		}
-		return nil, s.setAside(from, id, v, err)
+		return nil, s.setAside(from, at, v, err)
 	}
 	e := &store.BufferedEvent{InsertTime: time.UnixMilli(inserted), ServerTime: time.Unix(server, 0)}
 	if open {
@@ -75,11 +76,11 @@ func (s *deviceStore) buffered(ctx context.Context, id string) (v []byte, open, 
 
 // renamed looks for an event under the hashes that its message's delivery knows
 // beside that one. An open one is put under hash, where whatsmeow clears it. That rides:
-// lost in a crash, it is found here once more.
-func (s *deviceStore) renamed(ctx context.Context, id string, hash [32]byte) (v []byte, open, ok bool, err error) {
+// lost in a crash, it is found here once more. at is where it stands then.
+func (s *deviceStore) renamed(ctx context.Context, id string, hash [32]byte) (v []byte, at string, open, ok bool, err error) {
 	d := deliveryOf(ctx)
 	if d == nil {
-		return nil, false, false, nil
+		return nil, "", false, false, nil
 	}
 	for _, other := range d.OtherHashes(ctx, hash) {
 		was := eventID(other)
@@ -87,11 +88,11 @@ func (s *deviceStore) renamed(ctx context.Context, id string, hash [32]byte) (v 
 			continue
 		}
 		if open {
-			err = s.later(ctx, "rename buffered event", soon, del(tEvent, was), put(tEvent, id, v))
+			return v, id, true, true, s.later(ctx, "rename buffered event", soon, del(tEvent, was), put(tEvent, id, v))
 		}
-		return v, open, true, err
+		return v, was, false, true, nil
 	}
-	return nil, false, false, nil
+	return nil, "", false, false, nil
 }
 
 func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plaintext []byte, serverTimestamp time.Time) error {
