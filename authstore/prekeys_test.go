@@ -112,4 +112,25 @@ func TestKeysThatNobodyUsedHaveABound(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, keptPreKeys, n)
 	require.True(t, there(last[0]))
+// Behind the wrap the key whose id comes next is the oldest of all: it is offered
+// first, and an upload of the newest marks it too.
+func TestPreKeyWhoseIDComesNextIsTheOldest(t *testing.T) {
+	_, d, _ := open(t, newMapKV())
+	s := storeOf(d)
+	changes := []change{put(tMisc, nextPreKey, []byte{5, 0, 0, 0})}
+	for _, id := range []uint32{3, 4, 5, 6} {
+		changes = append(changes, put(tPreKey, preKeyID(id), preKeyValue(newPreKey(id), preKeyFresh)))
+	}
+	require.NoError(t, s.submit("test", changes, Batch{}))
+	list, err := d.PreKeys.GetOrGenPreKeys(bg, 4)
+	require.NoError(t, err)
+	var ids []uint32
+	for _, k := range list {
+		ids = append(ids, k.KeyID)
+	}
+	require.Equal(t, []uint32{5, 6, 3, 4}, ids)
+	require.NoError(t, d.PreKeys.MarkPreKeysAsUploaded(bg, 4))
+	n, err := d.PreKeys.UploadedPreKeyCount(bg)
+	require.NoError(t, err)
+	require.Equal(t, 4, n)
 }
