@@ -38,9 +38,14 @@
 // LID mappings, tokens, secrets, the mark that an event is finished, app
 // state) or five (names, chat settings), and by Close. If a crash comes first:
 // a finished event is handed to the host once more; an app-state patch is
-// fetched again; the rest is learned again. A secret or an identity that rides
-// is never later than the session or the finished event it belongs to, because
-// they go in one batch.
+// fetched again; most of the rest is learned again. An identity that rides is never
+// later than the session it belongs to, because they go in one batch.
+//
+// A message's secret is not learned again: the message is acknowledged, and its
+// later votes and edits cannot be read without it. So the Manager's deliveries
+// name it (SecretDelivery), and it goes in one batch with the decrypted message.
+// It rides where nobody does, as in a program that uses this package alone, and
+// for messages that are not in the event buffer, as in channels and histories.
 //
 // Unchanged values cost nothing.
 //

@@ -102,6 +102,13 @@ func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plain
 			return errEventExists
 		}
 	}
+	if d, ok := deliveryOf(ctx).(SecretDelivery); ok {
+		if in, ok := d.Secret(plaintext); ok {
+			if err := s.PutMessageSecrets(ctx, []store.MessageSecretInsert{in}); err != nil {
+				return err
+			}
+		}
+	}
 	value := append(eventValue(time.Now().UnixMilli(), serverTimestamp.Unix()), plaintext...)
 	return s.write(ctx, "put buffered event", put(tEvent, id, value))
 }

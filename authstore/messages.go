@@ -39,6 +39,17 @@ type Delivery interface {
 	Finish(ctx context.Context, plaintext []byte) error
 }
 
+// SecretDelivery is a Delivery that knows the secret of a part: the key to the
+// votes, edits and reactions that come later. Secret is called with the part as it
+// was decrypted, with its padding, and gives what whatsmeow is about to store of
+// it; false where there is none. The secret is then durable with the part. Without
+// it whatsmeow's own write comes up to a second later, and a process that is killed
+// between the acknowledgement and that has lost it.
+type SecretDelivery interface {
+	Delivery
+	Secret(plaintext []byte) (store.MessageSecretInsert, bool)
+}
+
 type deliveryKey struct{}
 
 // WithDelivery lets d follow the message that is handled under the context. The

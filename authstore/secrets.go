@@ -22,6 +22,9 @@ import (
 // remembered, in two halves: when the younger one is full, it becomes the older
 // one, and that one is forgotten. A forgotten secret that comes again gets a row
 // of its own: the row's id also counts the halves and the devices of the term.
+//
+// The secret of a message that a Manager follows is written with the decrypted
+// message (SecretDelivery), so whatsmeow's own write of it finds it in memory.
 
 // knownSecrets is how many secrets a half remembers.
 const knownSecrets = 1 << 14
@@ -79,13 +82,12 @@ func (s *deviceStore) PutMessageSecrets(ctx context.Context, inserts []store.Mes
 				continue
 			}
 			rowID := secretPrefix(in.ID) + shortHash(chat, sender) + "/" + epochID(s.gate.fence.Epoch()) + turnID(turn)
-			if inTxn {
-				// May yet be rolled back, so it is not noted in secrets.
-				if _, ok := get(tSecret, rowID); ok {
-					continue
-				}
-			} else {
+			_, there := get(tSecret, rowID)
+			if !inTxn { // else it may yet be rolled back
 				s.secrets.add(key, s.cfg.nextSecretTurn)
+			}
+			if there {
+				continue
 			}
 			value := appendBytes(appendBytes(appendBytes(appendBytes(nil, []byte(chat)), []byte(sender)), []byte(id)), in.Secret)
 			value = binary.AppendVarint(value, now)

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 )
 
@@ -172,4 +175,35 @@ func TestFirstSecretCountsAcrossDevicesOfATerm(t *testing.T) {
 			require.Equal(t, "first", string(secret))
 		}
 	}
+}
+
+// knowing is a Delivery that knows the secret of each part.
+type knowing struct {
+	follower
+	in store.MessageSecretInsert
+}
+
+func (k *knowing) Secret([]byte) (store.MessageSecretInsert, bool) { return k.in, true }
+
+// The secret goes in the commit of the decrypted message, and whatsmeow's own
+// write of it costs nothing.
+func TestSecretIsDurableWithItsMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, _ := open(t, kv)
+		time.Sleep(time.Minute)
+		in := store.MessageSecretInsert{Chat: testJID(1), Sender: testJID(2), ID: "ID", Secret: []byte("secret")}
+		ctx := WithDelivery(bg, &knowing{in: in})
+		was := kv.commits.Load()
+		require.NoError(t, d.EventBuffer.DoDecryptionTxn(ctx, func(ctx context.Context) error {
+			return d.EventBuffer.PutBufferedEvent(ctx, [32]byte{1}, []byte("m"), time.Now())
+		}))
+		require.Equal(t, 1, kv.count("secret"), "no time has passed")
+		require.NoError(t, d.MsgSecrets.PutMessageSecret(ctx, in.Chat, in.Sender, in.ID, in.Secret))
+		time.Sleep(time.Minute)
+		require.Equal(t, was+1, kv.commits.Load())
+		secret, _, err := d.MsgSecrets.GetMessageSecret(bg, in.Chat, in.Sender, in.ID)
+		require.NoError(t, err)
+		require.Equal(t, "secret", string(secret))
+	})
 }
