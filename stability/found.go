@@ -138,6 +138,27 @@ func sumOf(content *waE2E.Message) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// unread reports whether a message could not be decrypted when it came first: the
+// phone was asked for it, and may answer yet.
+func (rec *messageRecord) unread() bool {
+	return rec.Unread || rec.State == book.Undecrypted
+}
+
+// sums are those of what the handlers have taken: the last part from whatsmeow,
+// or what was kept here.
+func (rec *messageRecord) sums(last *waE2E.Message) (out []string) {
+	if last != nil {
+		return []string{sumOf(last)}
+	}
+	for _, raw := range rec.Contents {
+		var m waE2E.Message
+		if proto.Unmarshal(raw, &m) == nil {
+			out = append(out, sumOf(&m))
+		}
+	}
+	return out
+}
+
 // had reports whether the phone's answer is about a message that was found
 // before. The caller holds mu.
 func (r *received) had(id types.MessageID, users userNames, now time.Time) bool {

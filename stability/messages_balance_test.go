@@ -92,7 +92,10 @@ func balancedWalk(t *testing.T, backend string, seed uint64) {
 	require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
 	carol := w.writer().On()
 	var sent []string
-	twice := false // a kill, or a handler that outlived its term, lies between
+	missed := make(map[string]string) // texts that could not be read, by id
+	var ids []string                  // their ids, in order
+	mild := seed%2 == 1               // nothing that makes a message be handled twice
+	twice := false                    // a kill, or a handler that outlived its term, lies between
 	write := func(unreadable bool) {
 		text := fmt.Sprintf("%0*d", 4+rng.IntN(2), len(sent))
 		if rng.IntN(3) == 0 {
@@ -106,9 +109,16 @@ func balancedWalk(t *testing.T, backend string, seed uint64) {
 		require.NoError(t, err)
 		t.Log("sent", text, id, unreadable)
 		sent = append(sent, text)
+		if unreadable {
+			missed[id], ids = text, append(ids, id)
+		}
 	}
 	for range 25 {
-		switch what := rng.IntN(14); what {
+		what := rng.IntN(17)
+		if mild && (what == 9 || what == 12) {
+			what = 4
+		}
+		switch what {
 		case 0, 1, 2, 3:
 			for range 1 + rng.IntN(4) {
 				write(false)
@@ -149,6 +159,18 @@ func balancedWalk(t *testing.T, backend string, seed uint64) {
 		case 12:
 			twice = true
 			m.set(func() { m.hang = time.Duration(rng.IntN(90)) * time.Second })
+		case 14:
+			t.Log("the phone answers late")
+			w.account.Phone().Late()
+		case 15:
+			w.account.Phone().On()
+		case 16:
+			if len(ids) == 0 {
+				continue
+			}
+			id := ids[rng.IntN(len(ids))]
+			t.Log("sent again", missed[id], id)
+			require.NoError(t, carol.SendAs(id, w.account.JID(), &waE2E.Message{Conversation: proto.String(missed[id])}))
 		default:
 			time.Sleep(time.Duration(rng.IntN(20)) * time.Minute)
 		}
@@ -156,6 +178,7 @@ func balancedWalk(t *testing.T, backend string, seed uint64) {
 		a.balanced()
 	}
 	carol.On()
+	w.account.Phone().On()
 	m.set(func() { clear(m.fails); m.hang = 0 })
 	time.Sleep(80 * time.Minute) // longer than it takes to believe an innocent message
 	a.m.Reconnect()              // what was handled without its receipt going out is acknowledged at the next login

@@ -107,6 +107,44 @@ func TestPhoneThatAnswersWhileTheMessageWaitsChangesNothing(t *testing.T) {
 	}
 }
 
+// No handler took what the sender sent again, until it was tried once more. The
+// phone answers behind that.
+func TestPhoneIsNotHeardOfWhatWasRefusedAtFirst(t *testing.T) {
+	for name, refuse := range map[string]func() bool{
+		"refused":  func() bool { return true },
+		"panicked": func() bool { panic("not today") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.instance(stability.WithAutoHeal(noHeal))
+				var tries atomic.Int32
+				a.refuse = func(e *events.Message) bool {
+					return e.Message.GetConversation() != "" && tries.Add(1) < 3 && refuse()
+				}
+				a.run().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				w.account.Phone().Late()
+				carol := w.writer()
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				time.Sleep(30 * time.Minute)
+				require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+				time.Sleep(20 * time.Minute)
+				require.Equal(t, []string{"lost?"}, a.written())
+				w.account.Phone().On()
+				time.Sleep(10 * time.Minute)
+				require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+				time.Sleep(10 * time.Minute)
+				require.Equal(t, []string{"lost?"}, a.written(), "once")
+				require.Empty(t, a.m.Messages())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
 // A handler refuses another message under the id of the one that could not be read.
 func TestPhoneIsHeardOfWhatIsNotTheMessageThatWaits(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -59,7 +59,8 @@ type messageRecord struct {
 	Build    string   `json:",omitempty"` // of that process
 	OfPhone  bool     `json:",omitempty"` // the phone has sent the content, perhaps in another form than its sender
 
-	Found []foundNote `json:",omitempty"` // see foundMessage
+	Unread bool        `json:",omitempty"` // it could not be decrypted at first
+	Found  []foundNote `json:",omitempty"` // see foundMessage
 }
 
 // noteRecord is the record of a message that the book is done with.
@@ -193,8 +194,10 @@ func (r *received) ended(d *delivery) {
 	}
 	switch {
 	case gone:
-		if rec.State == book.Undecrypted { // its sender has sent it again
-			surplus = r.found(d.key, foundNote{Sum: sumOf(content), At: now}, now)
+		if rec.unread() { // its sender has sent it again
+			for _, sum := range rec.sums(content) {
+				surplus = append(surplus, r.found(d.key, foundNote{Sum: sum, At: now}, now)...)
+			}
 		}
 		delete(r.more, d.key)
 	case write:
@@ -203,6 +206,7 @@ func (r *received) ended(d *delivery) {
 				e = due
 			}
 		}
+		rec.Unread = rec.unread()
 		rec.Entry, rec.Info = e, info
 		rec.Hidden = hidden
 		r.book.Hide(d.key, hidden)
@@ -268,6 +272,8 @@ func (r *received) keep(ctx context.Context, rec messageRecord) error {
 	if old, ok := r.book.Find(rec.Key); ok {
 		rec.First, rec.Tries, rec.Worse = old.First, old.Tries+1, old.Worse
 	}
+	before := r.more[rec.Key]
+	rec.Unread = before.unread()
 	r.note(rec)
 	r.mu.Unlock()
 	return r.store(ctx, rec.Key, &rec, true)
