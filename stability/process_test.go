@@ -85,6 +85,9 @@ func (p part) play() error {
 	if p.Lease > 0 {
 		opts = append(opts, stability.WithLockOptions(lock.WithLease(p.Lease)))
 	}
+	if p.Moody { // it is killed again and again before it has logged in, which is a loop like any other
+		opts = append(opts, stability.WithAutoHeal(noHeal))
+	}
 	m, err := stability.New(opts...)
 	if err != nil {
 		return err
