@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -92,6 +93,49 @@ func TestMessageThatPanicsAHandlerIsKeptAndHandedOverAgain(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Zero(t, a.balanced().Waiting.Count)
 		require.Equal(t, logins, w.logins(), "without a new connection")
+		a.stop()
+	})
+}
+
+// A handler panics at everything for a day. What is kept here is tried, but each
+// try is a commit, so not each message is tried each quarter of an hour.
+func TestHostThatPanicsAtEverythingCostsFewCommits(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("two days of virtual time, with nothing in it that the shorter ones do not do")
+	}
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		var down atomic.Bool
+		var tries atomic.Int32
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		a.refuse = func(*events.Message) bool {
+			if down.Load() {
+				tries.Add(1)
+				panic("down")
+			}
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Hour)
+		before := a.wire.count("commit")
+		time.Sleep(24 * time.Hour)
+		quiet := a.wire.count("commit") - before
+		down.Store(true)
+		const n = 20
+		for i := range n {
+			w.getMessage(fmt.Sprint("message ", i))
+		}
+		time.Sleep(time.Hour)
+		require.Equal(t, n, a.balanced().By[stability.MessageKept].Count)
+		before = a.wire.count("commit")
+		tries.Store(0)
+		time.Sleep(24 * time.Hour)
+		require.GreaterOrEqual(t, tries.Load(), int32(90), "it is tried all the same")
+		require.LessOrEqual(t, a.wire.count("commit")-before, quiet+100, "a try each quarter of an hour, whatever waits")
+		down.Store(false)
+		time.Sleep(16 * time.Minute)
+		require.Zero(t, a.balanced().Waiting.Count, "then all are handed over at once")
+		require.Len(t, a.texts(), n)
 		a.stop()
 	})
 }

@@ -145,6 +145,9 @@ type Book struct {
 	redeliveries int       // in a row that brought nothing
 	redelivered  time.Time // the last one
 
+	vain  int       // tries of kept messages in a row that failed, and nothing was handled between them
+	tried time.Time // the last of these
+
 	asked []time.Time // when the phone was asked last, oldest first: at most askMost
 }
 
@@ -243,7 +246,9 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 		b.failed(at)
 		return to(Refused)
 	case Saved:
-		b.failed(at)
+		if b.failed(at); was == Kept {
+			b.vain, b.tried = b.vain+1, now
+		}
 		return to(Kept)
 	case Lost:
 		if was == SetAside || was == Kept { // what we have of it stays
@@ -268,6 +273,7 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 	delete(b.entries, k)
 	b.handled++
 	b.lastHandled = now
+	b.vain = 0
 	if was == Refused {
 		b.redeliveries = 0
 	}
@@ -443,7 +449,7 @@ func (b *Book) Leave() {
 			b.received--
 		}
 	}
-	b.redeliveries, b.redelivered = 0, time.Time{}
+	b.redeliveries, b.redelivered, b.vain = 0, time.Time{}, 0
 }
 
 // maxMissed is how many logins must not have brought a refused message.
@@ -494,8 +500,30 @@ func older(x, y Entry) int {
 
 // Due returns what is to be handed over again now, oldest first, and when to
 // look again; zero when nothing is kept.
+//
+// A host that takes nothing is down, and a try is written down. So of the messages that
+// failed, and behind which nothing was handled, one at a time is tried, with pauses:
+// the one whose last try is the longest ago. Once a message is handled, all are due.
 func (b *Book) Due(now time.Time) (due []Entry, again time.Time) {
-	return b.due(now, Kept, func(e *Entry) time.Time { return e.Last.Add(b.pause(e.Tries)) })
+	all, again := b.due(now, Kept, func(e *Entry) time.Time { return e.Last.Add(b.pause(e.Tries)) })
+	probe, next := -1, b.tried.Add(b.pause(b.vain))
+	for _, e := range all {
+		switch {
+		case e.Tries == 0 || !b.lastHandled.Before(e.Last):
+			due = append(due, e)
+		case now.Before(next):
+			if again.IsZero() || next.Before(again) {
+				again = next
+			}
+		case probe < 0:
+			probe, due = len(due), append(due, e)
+		case e.Last.Before(due[probe].Last):
+			due = append(slices.Delete(due, probe, probe+1), e)
+			probe = len(due) - 1
+		}
+	}
+	slices.SortFunc(due, older)
+	return due, again
 }
 
 // Asks returns the undecrypted messages that the phone is to be asked for now,

@@ -15,6 +15,7 @@ var (
 	start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	k1    = book.Key{ID: "A", Chat: "1@s.whatsapp.net"}
 	k2    = book.Key{ID: "B", Chat: "g@g.us", Sender: "2@lid"}
+	k3    = book.Key{ID: "C", Chat: "1@s.whatsapp.net"}
 )
 
 func count(b *book.Book, s book.State) int { return b.Sums().States[s].Count }
@@ -248,6 +249,49 @@ func TestMessageThatTheServiceHasNoMoreIsForgotten(t *testing.T) {
 	b.HungUp()
 	require.Empty(t, b.Synced())
 	require.Zero(t, b.Sums().Received)
+}
+
+func TestDownHostIsTriedWithOneMessageAtATime(t *testing.T) {
+	var b book.Book
+	now := start
+	b.Load([]book.Entry{
+		{Key: k1, State: book.Kept, First: now, Last: now.Add(time.Second), Tries: 1},
+		{Key: k2, State: book.Kept, First: now.Add(time.Second), Last: now, Tries: 1},
+		{Key: k3, State: book.Kept, First: now.Add(time.Second)},
+	})
+	try := func(o book.Outcome) (tried []book.Key, again time.Duration) {
+		due, at := b.Due(now)
+		for _, e := range due {
+			b.Begun(e.Key, now)
+			b.Ended(e.Key, o, "", now)
+			tried = append(tried, e.Key)
+		}
+		if at.IsZero() {
+			return tried, 0
+		}
+		return tried, at.Sub(now)
+	}
+	now = now.Add(time.Hour)
+	tried, _ := try(book.Left)
+	require.Equal(t, []book.Key{k2, k3}, tried, "a message that was not tried yet does not wait for the others")
+	tried, _ = try(book.Saved)
+	require.Equal(t, []book.Key{k2, k3}, tried)
+	now = now.Add(time.Second)
+	tried, again := try(book.Saved)
+	require.Empty(t, tried)
+	require.Equal(t, time.Minute-time.Second, again)
+	for _, k := range []book.Key{k1, k2, k3, k1} { // each has its turn: it may be one of them alone that fails
+		now = now.Add(15 * time.Minute)
+		tried, _ = try(book.Saved)
+		require.Equal(t, []book.Key{k}, tried)
+		tried, _ = try(book.Saved)
+		require.Empty(t, tried)
+	}
+	now = now.Add(15 * time.Minute)
+	tried, _ = try(book.Handled)
+	require.Len(t, tried, 1)
+	tried, _ = try(book.Handled)
+	require.Len(t, tried, 2, "the host is back")
 }
 
 func TestMessageThatComesOnceMoreTakesNoOthersPlace(t *testing.T) {
