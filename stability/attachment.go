@@ -131,6 +131,7 @@ func (a *attachment) handle(evt any) bool {
 		})
 	case *events.PairSuccess:
 		a.onPaired(e.ID)
+		a.m.received.belongs(ownNames{e.ID.User, e.LID.User})
 	case *events.OfflineSyncCompleted:
 		a.m.received.synced()
 	case *events.Disconnected:

@@ -195,6 +195,7 @@ func (m *Manager) Redeliver(ctx context.Context, entry string) error {
 	return m.onMessage(ctx, op, entry, func(r *received, k book.Key, rec *messageRecord) (bool, bool) {
 		e, ok := r.book.Again(k, len(rec.Contents) > 0, time.Now())
 		rec.Entry, rec.Deaths = e, min(rec.Deaths, maxDeaths-1)
+		rec.Of = ownNames{} // whoever asks wants it handled by this account
 		return ok, false
 	})
 }

@@ -2,6 +2,7 @@ package stability_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,6 +192,58 @@ func TestLogoutWaitsForTheLock(t *testing.T) {
 		}
 		b.pair()
 		b.stop()
+	})
+}
+
+// The phone removes the device, and another number is paired. What the handlers did
+// not take of the first one's messages is not the other's.
+func TestMessagesOfAnotherAccountAreSetAside(t *testing.T) {
+	for name, restarts := range map[string]bool{"in one process": false, "in the next process": true} {
+		t.Run(name, func(t *testing.T) { otherAccount(t, restarts) })
+	}
+}
+
+func otherAccount(t *testing.T, restarts bool) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		var down atomic.Bool
+		down.Store(true)
+		a.refuse = func(*events.Message) bool {
+			if down.Load() {
+				panic("down")
+			}
+			return false
+		}
+		a.run().pair()
+		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		w.getMessage("kept")
+		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost"))
+		require.NoError(t, err)
+		w.await("both wait", func() bool { return len(a.m.Messages()) == 2 })
+		w.account.Phone().RemoveDevice(w.device())
+		w.await("logged out", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		for len(a.codes) > 0 {
+			<-a.codes
+		}
+		down.Store(false)
+		if restarts {
+			a.stop()
+			a = w.tended("b", stability.WithAutoHeal(noHeal)).run()
+		}
+		w.account = w.sim.NewAccount("491520000099")
+		a.pair()
+		time.Sleep(time.Hour)
+		require.Empty(t, a.texts())
+		require.Equal(t, 2, a.balanced().SetAside.Count)
+		for _, msg := range a.m.Messages() {
+			require.Equal(t, "another account received it, which was paired before", msg.Why)
+			if msg.HasContent {
+				require.NoError(t, a.m.Redeliver(t.Context(), msg.Entry))
+			}
+		}
+		w.await("it is handed over on request", func() bool { return len(a.texts()) == 1 })
+		a.stop()
 	})
 }
 

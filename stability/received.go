@@ -46,6 +46,8 @@ type received struct {
 	unclean    bool      // an earlier term did not end in good order
 	careful    bool      // that, and the backlog is not handled yet
 
+	own ownNames // of the account; empty before it is known
+
 	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
 }
 
@@ -67,6 +69,7 @@ type messageRecord struct {
 type noteRecord struct {
 	Key   book.Key
 	Found []foundNote
+	Of       ownNames // the account that received it; empty in a row of an earlier version
 }
 
 func recordID(k book.Key) string {
@@ -263,6 +266,9 @@ func (r *received) note(rec messageRecord) {
 	if r.more == nil {
 		r.more = make(map[book.Key]messageRecord)
 	}
+	if rec.Of == (ownNames{}) {
+		rec.Of = r.own
+	}
 	r.more[rec.Key] = rec
 }
 
@@ -315,6 +321,13 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	var value []byte
 	var err error
 	if row != nil {
+	if rec != nil {
+		row := *rec
+		if r.mu.Lock(); row.Of == (ownNames{}) {
+			row.Of = r.own
+		}
+		r.mu.Unlock()
+		var err error
 		if value, err = json.Marshal(row); err != nil {
 			return fmt.Errorf("stability: write down a message: %w", err)
 		}

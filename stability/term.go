@@ -207,6 +207,9 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if err := t.m.received.load(ctx, t.hold.Epoch()); err != nil {
 		return nil, fmt.Errorf("stability: %w", err)
 	}
+	if d.ID != nil {
+		t.m.received.belongs(ownNames{d.ID.User, d.GetLID().User})
+	}
 	d.Container = &container{DeviceContainer: d.Container, t: t}
 	t.noteWith(func() core.Evidence {
 		t.device, t.away = d, false

@@ -1,0 +1,33 @@
+package stability
+
+import "github.com/wastability/wastability/stability/internal/book"
+
+// ownNames are the users of an account's two addresses. The book of messages
+// outlives the pairing, and another number may be paired next.
+type ownNames struct {
+	Number string `json:",omitempty"`
+	LID    string `json:",omitempty"`
+}
+
+// other reports whether both are known, and are two accounts.
+func (o ownNames) other(p ownNames) bool {
+	return o.Number != "" && p.Number != "" && o.Number != p.Number && (o.LID == "" || o.LID != p.LID)
+}
+
+// belongs is told whose messages are received from now on. What another account
+// received, and what waits still, is set aside: the phone of this one does not have
+// it, and its service does not deliver it.
+func (r *received) belongs(own ownNames) {
+	r.mu.Lock()
+	r.own = own
+	var theirs []book.Key
+	for k, rec := range r.more {
+		if e, ok := r.book.Find(k); ok && e.State != book.SetAside && rec.Of.other(own) {
+			theirs = append(theirs, k)
+		}
+	}
+	r.mu.Unlock()
+	for _, k := range theirs {
+		r.aside(k, "another account received it, which was paired before")
+	}
+}
