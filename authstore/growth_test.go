@@ -100,6 +100,7 @@ func TestNothingGrowsWithoutBound(t *testing.T) {
 			lose := func(gid int64) {
 				s.win.mu.Lock()
 				defer s.win.mu.Unlock()
+				s.win.sweep()
 				s.win.breakOne("1:0", &claim{kind: claimMany, gid: gid})
 			}
 			for gid := range int64(3000) {

@@ -107,11 +107,13 @@ func TestKeysThatNobodyUsedHaveABound(t *testing.T) {
 	for range 4 {
 		last = upload(1)
 	}
-	c, d, _ = reopen(t, kv, c)
+	_, d, _ = reopen(t, kv, c)
 	n, err := d.PreKeys.UploadedPreKeyCount(bg)
 	require.NoError(t, err)
 	require.Equal(t, keptPreKeys, n)
 	require.True(t, there(last[0]))
+}
+
 // Behind the wrap the key whose id comes next is the oldest of all: it is offered
 // first, and an upload of the newest marks it too.
 func TestPreKeyWhoseIDComesNextIsTheOldest(t *testing.T) {

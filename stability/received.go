@@ -60,6 +60,7 @@ type messageRecord struct {
 	Begun    bool     `json:",omitempty"` // it is being handled, or the process died
 	Build    string   `json:",omitempty"` // of that process
 	OfPhone  bool     `json:",omitempty"` // the phone has sent the content, perhaps in another form than its sender
+	Of       ownNames // the account that received it; empty in a row of an earlier version
 
 	Unread bool        `json:",omitempty"` // it could not be decrypted at first
 	Found  []foundNote `json:",omitempty"` // see foundMessage
@@ -69,7 +70,6 @@ type messageRecord struct {
 type noteRecord struct {
 	Key   book.Key
 	Found []foundNote
-	Of       ownNames // the account that received it; empty in a row of an earlier version
 }
 
 func recordID(k book.Key) string {
@@ -305,7 +305,7 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 		return nil
 	}
 	r.mu.Lock()
-	notes := r.notes(k, time.Now())
+	notes, own := r.notes(k, time.Now()), r.own
 	r.mu.Unlock()
 	var row any
 	switch {
@@ -314,6 +314,9 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 		if len(notes) > 0 {
 			noted.Found = notes
 		}
+		if noted.Of == (ownNames{}) {
+			noted.Of = own
+		}
 		row = noted
 	case len(notes) > 0: // instead of its removal, which would be a write too
 		row = noteRecord{k, notes}
@@ -321,13 +324,6 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	var value []byte
 	var err error
 	if row != nil {
-	if rec != nil {
-		row := *rec
-		if r.mu.Lock(); row.Of == (ownNames{}) {
-			row.Of = r.own
-		}
-		r.mu.Unlock()
-		var err error
 		if value, err = json.Marshal(row); err != nil {
 			return fmt.Errorf("stability: write down a message: %w", err)
 		}
