@@ -57,7 +57,6 @@ func (m *mortal) start() *tended {
 		return false
 	}
 	m.now, m.all = n, append(m.all, n)
-	m.now = n
 	n.wire.slow(m.slow)
 	return n.run()
 }

@@ -1,6 +1,7 @@
 package stability
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,8 +30,12 @@ func FuzzSecretIsThatOfTheMessage(f *testing.F) {
 		}
 		var msg waE2E.Message
 		require.NoError(t, proto.Unmarshal(raw, &msg))
-		if want := msg.GetMessageContextInfo().GetMessageSecret(); len(secret) > 0 {
-			require.Equal(t, want, secret)
+		again, err := proto.MarshalOptions{Deterministic: true}.Marshal(&msg)
+		require.NoError(t, err)
+		// A field that comes in two pieces is joined by a parser. Nobody writes it so, and
+		// whatsmeow stores the secret then.
+		if len(secret) > 0 || bytes.Equal(again, raw) {
+			require.Equal(t, string(msg.GetMessageContextInfo().GetMessageSecret()), string(secret))
 		}
 	})
 }

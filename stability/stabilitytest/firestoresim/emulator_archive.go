@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 )
 
 // archive is a file of the emulator's classes in the form in which Java has them
@@ -16,6 +18,8 @@ type archive struct {
 	file string // "" if there is nowhere to keep one
 	made string // that this emulator writes when it ends; "" if file is there
 }
+
+var archives atomic.Int64 // that this process has begun to write
 
 // archiveIn finds or plans the archive for this Java and this jar under dir.
 func archiveIn(dir, java, jar string) (a archive) {
@@ -38,7 +42,13 @@ func archiveIn(dir, java, jar string) (a archive) {
 	if os.MkdirAll(dir, 0o700) != nil {
 		return archive{}
 	}
-	a.made = fmt.Sprintf("%s.%d", a.file, os.Getpid())
+	unfinished, _ := filepath.Glob(a.file + ".*")
+	for _, f := range unfinished { // of a process that was killed
+		if st, err := os.Stat(f); err == nil && time.Since(st.ModTime()) > time.Hour {
+			_ = os.Remove(f)
+		}
+	}
+	a.made = fmt.Sprintf("%s.%d.%d", a.file, os.Getpid(), archives.Add(1))
 	return a
 }
 
