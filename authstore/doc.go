@@ -44,7 +44,7 @@
 // A message's secret is not learned again: the message is acknowledged, and its
 // later votes and edits cannot be read without it. So the Manager's deliveries
 // name it (SecretDelivery), and it goes in one batch with the decrypted message.
-// It rides where nobody does, as in a program that uses this package alone, and
+// Where no delivery names it, it rides, as in a program that uses this package alone, and
 // for messages that are not in the event buffer, as in channels and histories.
 //
 // Unchanged values cost nothing.

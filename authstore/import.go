@@ -145,7 +145,8 @@ type importManifest struct {
 // It can be stopped at any point and called again; until it is complete, and
 // has compared the target with the source, the target is what it was. An error
 // leaves it so. What either side knows of received messages that no handler has taken
-// yet is kept, see MessageBook. A Device that to has given out before is over, and a connection
+// yet is kept, see MessageBook; of one that both know, the source's entry counts (in a Restore the target's).
+// A Device that to has given out before is over, and a connection
 // on it is cut: end it, and its term, before.
 //
 // One table is held in memory at a time.

@@ -68,7 +68,8 @@
 //	                            more rarely, every 15 min in the end (reason redelivery). By hand only where it was
 //	                            told how to connect
 //	a handler panicked          whatsmeow would acknowledge it as handled; its content is kept in the store first, and
-//	                            handed over again from there, with the same pauses
+//	                            handed over again from there: after a minute, and then more and more rarely, every
+//	                            15 min in the end. While the handlers take nothing, one at a time is tried
 //	it cannot be decrypted      an entry is written before it is acknowledged; the phone is asked for it, after 5 min
 //	                            and then more and more rarely, for 14 days
 //	whatsmeow panics at it      the process goes on; what was decrypted by then is kept, and handed over from there, else

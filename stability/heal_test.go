@@ -277,19 +277,20 @@ func TestWithoutARecordOfTheRestartThereIsNoExit(t *testing.T) {
 func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 	ban := wasim.TemporaryBan(101, time.Minute)
 	for _, c := range []struct {
-		name  string
-		fault wasim.Fault
-		hours int
+		name    string
+		fault   wasim.Fault
+		minutes int
+		hours   int // at full size
 	}{
-		{"logged out", wasim.Failure(401), 3},
-		{"account locked", wasim.Failure(403), 3},
-		{"banned", wasim.Failure(406), 3},
-		{"temporary ban, again and again", ban, 3},
-		{"client outdated", wasim.Failure(405), 6},
-		{"rejected", wasim.Failure(418), 6},
-		{"wrong certificate", wasim.WrongCertificate(), 3},
-		{"restart required", wasim.StreamError("515"), 1},
-		{"replaced", wasim.Replaced(), 6},
+		{"logged out", wasim.Failure(401), 30, 3},
+		{"account locked", wasim.Failure(403), 30, 3},
+		{"banned", wasim.Failure(406), 30, 3},
+		{"temporary ban, again and again", ban, 30, 3},
+		{"client outdated", wasim.Failure(405), 30, 6},
+		{"rejected", wasim.Failure(418), 70, 6},
+		{"wrong certificate", wasim.WrongCertificate(), 30, 3},
+		{"restart required", wasim.StreamError("515"), 30, 1},
+		{"replaced", wasim.Replaced(), 70, 6},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			someUnderRace(t)
@@ -302,7 +303,7 @@ func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 				w.sim.Fault(c.fault).Always().OnNextLogin()
 				w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
-				for range stabilitytest.Pick(30, c.hours*60) {
+				for range stabilitytest.Pick(c.minutes, c.hours*60) {
 					time.Sleep(time.Minute)
 					a.m.Reconnect() // even a person who tries and tries
 				}

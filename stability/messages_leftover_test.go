@@ -138,7 +138,7 @@ func TestWhatAKilledProcessLeftWasPerhapsHandledAndGoesInTheEnd(t *testing.T) {
 
 // whatsmeow acknowledges a message whose content it cannot read, and never comes back
 // for it. Whoever sends many of them fills nothing up.
-func TestMessageThatIsNoneLeavesNothing(t *testing.T) {
+func TestUnreadableContentStaysInNoBuffer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()

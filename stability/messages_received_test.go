@@ -1,9 +1,9 @@
 package stability_test
 
 import (
+	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,11 +162,16 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
-	for name, refuse := range map[string]func() bool{
-		"refused":                                func() bool { return true },
-		"refused, asked for before the login":    func() bool { return true },
-		"refused, removed before the next login": func() bool { return true },
-		"panicked":                               func() bool { panic("boom") },
+	no := func() bool { return true }
+	for name, c := range map[string]struct {
+		refuse func() bool
+		early  func(*stability.Manager, context.Context, string) error // before the next login
+		times  int                                                     // handed over then
+	}{
+		"refused":  {refuse: no},
+		"panicked": {refuse: func() bool { panic("boom") }},
+		"refused, handed over before the next login": {no, (*stability.Manager).Redeliver, 1},
+		"refused, removed before the next login":     {no, (*stability.Manager).PurgeMessage, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -178,7 +183,7 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 				a.refuse = func(e *events.Message) bool {
 					if e.Message.GetConversation() == "poison" && poison.Load() {
 						tries.Add(1)
-						return refuse()
+						return c.refuse()
 					}
 					return false
 				}
@@ -193,16 +198,11 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 				require.Equal(t, 1, r.SetAside.Count, "%+v %+v %d", r, a.m.Messages(), tries.Load())
 				require.Zero(t, r.Waiting.Count)
 				require.GreaterOrEqual(t, tries.Load(), int32(20))
-				if strings.Contains(name, "login") { // WhatsApp still has it
+				if c.early != nil { // WhatsApp still has it
 					require.Len(t, w.device().Pending(), 1)
-					list, times := a.m.Messages(), 0
+					times := c.times
 					poison.Store(false)
-					if strings.Contains(name, "removed") {
-						require.NoError(t, a.m.PurgeMessage(t.Context(), list[0].Entry))
-					} else {
-						require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
-						times = 1
-					}
+					require.NoError(t, c.early(a.m, t.Context(), a.m.Messages()[0].Entry))
 					time.Sleep(time.Minute)
 					a.m.Reconnect()
 					time.Sleep(time.Minute)

@@ -382,10 +382,17 @@ func (r *received) synced() {
 	r.calm()
 	r.mu.Lock()
 	r.settleAt = time.Now().Add(settleAfter)
-	missing := r.book.Synced()
-	var gone []book.Key // begun by an earlier process, or offered once more, and the service has it no more
+	offered := func(k book.Key) bool { return r.more[k].State == book.AtService }
+	why := make(map[book.Key]string)
+	for _, k := range r.book.Synced(offered) {
+		why[k] = "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it"
+		if offered(k) {
+			why[k] = "it was left alone, since the process ended while it was handled, and WhatsApp does not deliver it any more"
+		}
+	}
+	var gone []book.Key // begun by an earlier process, and the service has it no more
 	for k, rec := range r.more {
-		if _, known := r.book.Find(k); !known && (rec.State == "" || rec.State == book.AtService) {
+		if _, known := r.book.Find(k); !known && rec.State == "" {
 			gone = append(gone, k)
 			delete(r.more, k)
 		}
@@ -395,8 +402,8 @@ func (r *received) synced() {
 		_ = r.store(context.Background(), k, nil, false)
 	}
 	r.wake.ring()
-	for _, k := range missing {
-		r.aside(k, "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it")
+	for k, why := range why {
+		r.aside(k, why)
 	}
 }
 

@@ -81,7 +81,7 @@ func TestSIGTERMHandsOverAtOnce(t *testing.T) {
 	a.Hears("paired")
 	a.Hears("connected")
 	dev := device(t, account)
-	stop := s.chatter(5*time.Millisecond, account)
+	stop := s.chatter(stabilitytest.Pick(5*time.Millisecond, 2*time.Millisecond), account)
 	for range 2 {
 		b := s.start(p)
 		b.Hears("standby")
@@ -234,7 +234,7 @@ func TestServerRestartWithinPatienceKeepsTheConnection(t *testing.T) {
 	h := s.host(backend(t, db, anyAccount())).pair(account)
 	dev := device(t, account)
 	logins := dev.Stats().Logins
-	stop := s.chatter(5*time.Millisecond, account)
+	stop := s.chatter(stabilitytest.Pick(5*time.Millisecond, 2*time.Millisecond), account)
 	for range 2 {
 		before := len(h.handled())
 		await(t, "some messages", func() bool { return len(h.handled()) > before+20 })

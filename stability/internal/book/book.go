@@ -458,11 +458,16 @@ const maxMissed = 3
 // Synced notes that the service has delivered all that waited at a login. It
 // returns the refused messages that it does not have any more: somebody has
 // acknowledged them, and their entries did not learn of it. Other messages that the
-// service did not deliver are not with it any more, and are forgotten.
-func (b *Book) Synced() (missing []Key) {
+// service did not deliver are not with it any more. They are forgotten, except
+// for those that offered names, which are among the missing.
+func (b *Book) Synced(offered func(Key) bool) (missing []Key) {
 	for k, e := range b.entries {
 		if e.State == AtService && !e.came {
-			b.Remove(k)
+			if offered(k) {
+				missing = append(missing, k)
+			} else {
+				b.Remove(k)
+			}
 		}
 		if e.State != Refused {
 			continue

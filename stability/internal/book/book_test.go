@@ -223,12 +223,12 @@ func TestRefusedMessageThatTheServiceHasNoMoreIsFound(t *testing.T) {
 		b.Ended(k1, book.Declined, "no", start)
 	}
 	refuse()
-	require.Empty(t, b.Synced())
-	require.Empty(t, b.Synced())
+	require.Empty(t, b.Synced(func(book.Key) bool { return false }))
+	require.Empty(t, b.Synced(func(book.Key) bool { return false }))
 	refuse() // it did come again
-	require.Empty(t, b.Synced())
-	require.Empty(t, b.Synced())
-	require.Equal(t, []book.Key{k1}, b.Synced())
+	require.Empty(t, b.Synced(func(book.Key) bool { return false }))
+	require.Empty(t, b.Synced(func(book.Key) bool { return false }))
+	require.Equal(t, []book.Key{k1}, b.Synced(func(book.Key) bool { return false }))
 }
 
 func TestMessageThatTheServiceHasNoMoreIsForgotten(t *testing.T) {
@@ -241,13 +241,13 @@ func TestMessageThatTheServiceHasNoMoreIsForgotten(t *testing.T) {
 	b.Arrived(k2, start) // at the next login
 	b.Begun(k2, start)
 	b.Ended(k2, book.Left, "", start)
-	require.Empty(t, b.Synced())
+	require.Empty(t, b.Synced(func(book.Key) bool { return false }))
 	require.Equal(t, 1, count(&b, book.AtService))
 	_, there := b.Find(k2)
 	require.True(t, there, "what came on this connection, and was not acknowledged, is still at the service")
 	require.EqualValues(t, 1, b.Sums().Received)
 	b.HungUp()
-	require.Empty(t, b.Synced())
+	require.Empty(t, b.Synced(func(book.Key) bool { return false }))
 	require.Zero(t, b.Sums().Received)
 }
 
