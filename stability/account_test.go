@@ -6,9 +6,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Two names are two accounts only where that is certain: a message of the account
-// itself is never set aside as another's.
-func TestAccountsAreTwoOnlyWhereThatIsCertain(t *testing.T) {
+// An account may change its number and keep its LID. Its own messages are not set
+// aside as another's.
+func TestAccountWithAnotherNumberIsTheSameByItsLID(t *testing.T) {
 	for name, c := range map[string]struct {
 		of, own ownNames
 		two     bool
