@@ -239,13 +239,12 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 		return err
 	}
 	r.Warnings = append(r.Warnings, v.warnings()...)
-	if err := from.usable(o); err != nil {
-		return err
-	}
-	if err := im.copyBook(ctx, v, from.usable); err != nil {
+	undo, err := im.copyBook(ctx, v, from.usable)
+	if err != nil {
 		return err
 	}
 	if err := s.adoptImport(h, m, r.JID); err != nil {
+		undo()
 		return err
 	}
 	if !o.retire {

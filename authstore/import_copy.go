@@ -250,18 +250,19 @@ func (m *importer) verify(t tableID, n int, want, have map[string][]byte) error 
 // copyBook adds the source's entries about received messages to the target's, when
 // all the rest is there. The target's own stay: WhatsApp has those messages no
 // more. Earlier they would be handed over by a target that the import did not reach.
-func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConfig) error) error {
+// Whatever fails behind it calls undo.
+func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConfig) error) (undo func(), err error) {
 	im, err := v.table(ctx, tMessage)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rows := im.rowsIn(tMessage)
 	if sumOf(rows) != m.sums[tMessage] {
-		return fmt.Errorf("%w (%s)", ErrSourceChanged, specOf(tMessage).kind)
+		return nil, fmt.Errorf("%w (%s)", ErrSourceChanged, specOf(tMessage).kind)
 	}
 	have, err := m.target(tMessage)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	want := maps.Clone(have)
 	for id, value := range rows {
@@ -289,11 +290,14 @@ func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConf
 		}
 		return usable(m.o)
 	}
-	if err := check(); err != nil {
-		_ = m.copyTable(context.WithoutCancel(ctx), tMessage, importTables, have, want) // as it was, where that can be
-		return err
+	undo = func() { // as it was, where that can be
+		_ = m.copyTable(context.WithoutCancel(ctx), tMessage, importTables, have, want)
 	}
-	return nil
+	if err := check(); err != nil {
+		undo()
+		return nil, err
+	}
+	return undo, nil
 }
 
 // mergeLIDs adds the source's LID map to the rows that the target has; where

@@ -122,12 +122,29 @@ func (c *Container) PutMessageEntry(ctx context.Context, id string, entry []byte
 	unpaired := s.gen == "" // the book is the account's
 	s.mu.Unlock()
 	if unpaired && s.txnOf(ctx) == nil {
-		return s.submit(op, []change{entered}, Batch{})
+		return s.writeUnpaired(op, entered, durable)
 	}
 	if durable {
 		return s.write(ctx, op, entered)
 	}
 	return s.later(ctx, op, soon, entered)
+}
+
+// writeUnpaired writes a change of the account's while there is no device.
+func (s *deviceStore) writeUnpaired(op string, c change, durable bool) error {
+	if durable {
+		return s.submit(op, []change{c}, Batch{})
+	}
+	if err := s.gate.check(op); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed { // nobody would flush it
+		return &goneError{op: op, cause: ErrSuperseded}
+	}
+	s.laterLocked(soon, c)
+	return nil
 }
 
 // follow tells the delivery of ctx that a part of its message is asked for.

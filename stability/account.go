@@ -22,7 +22,7 @@ func (r *received) belongs(own ownNames) {
 	r.own = own
 	var theirs []book.Key
 	for k, rec := range r.more {
-		if e, ok := r.book.Find(k); ok && e.State != book.SetAside && rec.Of.other(own) {
+		if e, ok := r.book.Find(k); ok && e.State != book.SetAside && e.State != book.InHand && rec.Of.other(own) {
 			theirs = append(theirs, k)
 		}
 	}

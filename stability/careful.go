@@ -89,7 +89,10 @@ func (r *received) standMark(ctx context.Context) {
 
 func (r *received) writeMark(ctx context.Context, epoch int64, now bool) {
 	s, ok := r.m.store.(authstore.MessageBook)
-	if !ok {
+	r.mu.Lock()
+	paired := r.own != ownNames{}
+	r.mu.Unlock()
+	if !ok || !paired {
 		return
 	}
 	value, err := json.Marshal(termRecord{epoch, time.Now()})

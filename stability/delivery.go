@@ -76,7 +76,7 @@ func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.Buffer
 		raw, _, ok := unpadded(known.Plaintext)
 		aside = ok && d.isAside(raw)
 	default:
-		if err := d.a.m.received.settled(ctx, d.key); err != nil {
+		if err := d.a.m.received.settled(ctx, d.key, nil); err != nil {
 			return err
 		}
 	}
@@ -140,8 +140,12 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 		}
 	}
 	if !keep {
+		var content *waE2E.Message
+		if handed && d.event != nil {
+			content = d.event.RawMessage
+		}
 		d.mu.Unlock()
-		return d.a.m.received.settled(ctx, d.key)
+		return d.a.m.received.settled(ctx, d.key, content)
 	}
 	rec := d.record(book.Kept, d.panicked)
 	d.mu.Unlock()
@@ -249,6 +253,9 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 // finished marks what was decrypted of the message as finished, which whatsmeow
 // does only for a message that all handlers took.
 func (d *delivery) finished() {
+	if d.node == nil {
+		return // it is handed over from here
+	}
 	ctx := context.Background()
 	for _, hash := range d.known(ctx, d.encrypted()...) {
 		_ = d.a.device.EventBuffer.ClearBufferedEventPlaintext(ctx, hash)

@@ -106,8 +106,12 @@ func (r *received) sweepFound(now time.Time) {
 
 // remember begins a term with the notes that stand in the store. The caller holds mu.
 func (r *received) remember(records []messageRecord) {
+	now := time.Now()
 	for _, rec := range records {
 		for _, n := range rec.Found {
+			if n.At.After(now) { // a clock was ahead
+				n.At = now
+			}
 			i := slices.IndexFunc(r.lately, func(f foundMessage) bool { return f.is(rec.Key, n) })
 			if i < 0 {
 				r.lately = append(r.lately, foundMessage{rec.Key, n})
@@ -176,9 +180,13 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 		return false
 	}
 	now := time.Now()
+	var users userNames // the sender may have another name this time
+	for _, j := range d.senders(context.Background()) {
+		users = append(users, j.User)
+	}
 	r.mu.Lock()
 	i := slices.IndexFunc(r.lately, func(f foundMessage) bool {
-		return f.key == d.key && now.Sub(f.At) < resentFor &&
+		return (f.key == d.key || f.key.ID == d.key.ID && users.sent(f.key)) && now.Sub(f.At) < resentFor &&
 			(content == nil && f.OfPhone || content != nil && f.Sum == sumOf(content))
 	})
 	if i < 0 || content != nil {
@@ -186,8 +194,9 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 		return i >= 0
 	}
 	r.lately[i].At = now // whatsmeow may ask the phone for it again
-	row := r.rowOf(d.key)
+	k := r.lately[i].key
+	row := r.rowOf(k)
 	r.mu.Unlock()
-	_ = r.store(context.Background(), d.key, row, false)
+	_ = r.store(context.Background(), k, row, false)
 	return true
 }

@@ -200,6 +200,30 @@ func TestWhatWasAccusedWronglyIsOfferedAgainAfterAStableHour(t *testing.T) {
 	})
 }
 
+// The verdict about a message that ends the process is not forgotten with the term in
+// which it was found.
+func TestMessageThatKillsIsLeftAloneBehindACleanEndToo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := newMortal(w, func(text string) bool { return text == "poison" })
+		m.start().pair()
+		time.Sleep(2 * time.Second)
+		_, err := w.writer().Send(w.account.JID(), "poison")
+		require.NoError(t, err)
+		m.live(5 * time.Minute)
+		deaths := m.deaths
+		for range 3 {
+			require.Equal(t, 1, m.now.m.Status().Messages.Received.By[stability.MessageLeftAlone].Count)
+			m.now.stop()
+			m.start().ready()
+			m.live(10 * time.Minute)
+		}
+		require.Equal(t, deaths, m.deaths)
+		close(m.over)
+		m.now.stop()
+	})
+}
+
 // A message is offered once more, and WhatsApp has dropped it meanwhile: nobody has
 // handled it, and an operator is told.
 func TestMessageThatWhatsAppDroppedWhileItWasLeftAloneIsSetAside(t *testing.T) {

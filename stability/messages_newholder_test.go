@@ -160,3 +160,56 @@ func TestMessageIsRemovedForGoodWhileNobodyIsPaired(t *testing.T) {
 		b.stop()
 	})
 }
+
+// Its sender has sent again what could not be read, a handler has taken it, and the
+// process is killed before the note of it is in the store.
+func TestKillBehindAResendAsksThePhoneForNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
+		carol := w.writer()
+		id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		require.Len(t, a.m.Messages(), 1)
+		require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+		w.await("it is acknowledged", func() bool { return len(a.written()) == 1 && len(w.device().Pending()) == 0 })
+		a.crash()
+		b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		w.account.Phone().On()
+		time.Sleep(24 * time.Hour)
+		require.Empty(t, b.written())
+		require.Empty(t, b.m.Messages())
+		b.stop()
+	})
+}
+
+// The store is slow, and the message is due.
+func TestMessageThatIsBeingRemovedIsNotHandedOver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal))
+		var down atomic.Bool
+		down.Store(true)
+		a.refuse = func(*events.Message) bool {
+			if down.Load() {
+				panic("down")
+			}
+			return false
+		}
+		a.run().pair()
+		w.getMessage("kept")
+		time.Sleep(177 * time.Second) // it is tried after a minute, and two minutes later
+		down.Store(false)
+		a.wire.slow(8 * time.Second)
+		require.NoError(t, a.m.PurgeMessage(t.Context(), a.m.Messages()[0].Entry))
+		a.wire.slow(0)
+		time.Sleep(time.Hour)
+		require.Empty(t, a.texts())
+		require.Empty(t, a.m.Messages())
+		a.balanced()
+		a.stop()
+	})
+}

@@ -241,7 +241,13 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 			break
 		}
 	}
-	if found && !gone {
+	switch {
+	case found && gone: // no handler is given it meanwhile
+		if r.going == nil {
+			r.going = make(map[book.Key]struct{})
+		}
+		r.going[rec.Key] = struct{}{}
+	case found:
 		r.note(rec)
 	}
 	r.mu.Unlock()
@@ -252,14 +258,18 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	if gone {
 		written = nil
 	}
-	if err := r.store(ctx, rec.Key, written, true); err != nil {
-		return fmt.Errorf("stability: %s: %w", op, err)
-	}
+	err := r.store(ctx, rec.Key, written, true)
 	if gone { // not before the store knows it
 		r.mu.Lock()
-		r.book.Remove(rec.Key)
-		delete(r.more, rec.Key)
+		delete(r.going, rec.Key)
+		if err == nil {
+			r.book.Remove(rec.Key)
+			delete(r.more, rec.Key)
+		}
 		r.mu.Unlock()
+	}
+	if err != nil {
+		return fmt.Errorf("stability: %s: %w", op, err)
 	}
 	r.wake.ring()
 	r.tell()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +36,8 @@ type received struct {
 	book   book.Book
 	more   map[book.Key]messageRecord // of entries that the store has
 	inHand map[book.Key]*delivery
-	lately []foundMessage // missed, and here since, oldest first
+	going  map[book.Key]struct{} // that are being removed for good
+	lately []foundMessage        // missed, and here since, oldest first
 
 	read       bool      // what the store has was read in this term
 	terms      int       // that have ended
@@ -150,6 +152,9 @@ func (r *received) take(d *delivery) bool {
 	if _, busy := r.inHand[d.key]; busy {
 		return false
 	}
+	if _, going := r.going[d.key]; going {
+		return false
+	}
 	if r.inHand == nil {
 		r.inHand = make(map[book.Key]*delivery)
 	}
@@ -228,8 +233,11 @@ func (r *received) ended(d *delivery) {
 		// this tells it more. A refused message is at the service.
 		r.store(context.Background(), e.Key, &rec, o == book.Saved)
 	}
-	if o == book.Odd {
+	switch o {
+	case book.Odd:
 		r.dropSurplus()
+	case book.Lost:
+		r.missTooMany()
 	}
 	if write || hung { // else nothing that is due has changed: most messages are handled at once
 		r.wake.ring()
@@ -243,7 +251,7 @@ const maxBare = 1000
 // dropSurplus forgets the oldest of too many messages without content.
 func (r *received) dropSurplus() {
 	r.mu.Lock()
-	gone := r.book.Surplus(maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 })
+	gone := r.book.Surplus(book.SetAside, maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 })
 	for _, k := range gone {
 		r.book.Remove(k)
 		delete(r.more, k)
@@ -251,6 +259,16 @@ func (r *received) dropSurplus() {
 	r.mu.Unlock()
 	for _, k := range gone {
 		_ = r.store(context.Background(), k, nil, false)
+	}
+}
+
+// missTooMany gives the oldest of too many messages up that nobody could decrypt.
+func (r *received) missTooMany() {
+	r.mu.Lock()
+	many := r.book.Surplus(book.Undecrypted, maxBare, func(book.Key) bool { return true })
+	r.mu.Unlock()
+	for _, k := range many {
+		r.aside(k, "it cannot be decrypted, and the phone is not asked any more, since too many others cannot be either")
 	}
 }
 
@@ -287,12 +305,21 @@ func (r *received) keep(ctx context.Context, rec messageRecord) error {
 
 // settled removes the entry of a message that was refused before, and that is
 // about to be acknowledged: a crash behind the acknowledgement would else leave
-// an entry that nobody ever comes back for.
-func (r *received) settled(ctx context.Context, k book.Key) error {
+// an entry that nobody ever comes back for. The same holds for one that could not be
+// read at first: the phone would be asked for it. content is what the handlers took;
+// nil where that is not known.
+func (r *received) settled(ctx context.Context, k book.Key, content *waE2E.Message) error {
+	now := time.Now()
+	var surplus []book.Key
 	r.mu.Lock()
 	rec, ok := r.more[k]
+	unread := ok && rec.unread() && content != nil
+	if unread {
+		surplus = r.found(k, foundNote{Sum: sumOf(content), At: now}, now)
+	}
 	r.mu.Unlock()
-	if !ok || rec.State != book.Refused {
+	r.forget(surplus)
+	if !ok || rec.State != book.Refused && !unread {
 		return nil
 	}
 	return r.store(ctx, k, nil, true)
@@ -311,9 +338,12 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	switch {
 	case rec != nil:
 		noted := *rec
-		if len(notes) > 0 {
-			noted.Found = notes
+		for _, n := range rec.Found { // one that is not known yet goes behind the others
+			if f := (foundMessage{k, n}); !slices.ContainsFunc(notes, func(o foundNote) bool { return f.is(k, o) }) {
+				notes = append(notes, n)
+			}
 		}
+		noted.Found = notes
 		if noted.Of == (ownNames{}) {
 			noted.Of = own
 		}
@@ -335,8 +365,9 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	return err
 }
 
-// load begins a term, or goes on with a new device, with what the store has.
-func (r *received) load(ctx context.Context, epoch int64) error {
+// load begins a term, or goes on with a new device, with what the store has. own is
+// the account that is paired; empty where none is.
+func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 	s, ok := r.m.store.(authstore.MessageBook)
 	if !ok {
 		return nil
@@ -345,16 +376,23 @@ func (r *received) load(ctx context.Context, epoch int64) error {
 	if err != nil {
 		return fmt.Errorf("read the book of messages: %w", err)
 	}
+	r.mu.Lock()
+	r.own = own
+	r.mu.Unlock()
 	clean := !r.mark(ctx, epoch, rows[termMark])
 	delete(rows, termMark)
-	var records []messageRecord
+	var records, judged []messageRecord
 	for id, raw := range rows {
-		var rec messageRecord
-		if err := json.Unmarshal(raw, &rec); err != nil || recordID(rec.Key) != id {
+		var was messageRecord
+		if err := json.Unmarshal(raw, &was); err != nil || recordID(was.Key) != id {
 			r.m.cfg.logger.Warn("an entry of the book of messages is not understood, and left alone", "entry", id)
 			continue
 		}
-		records = append(records, r.survivor(rec, clean))
+		rec := r.survivor(was, clean)
+		records = append(records, rec)
+		if rec.Begun != was.Begun && (rec.State == book.LeftAlone || rec.State == book.SetAside) {
+			judged = append(judged, rec) // the next term may find a clean end, and has to know
+		}
 	}
 	r.mu.Lock()
 	r.read = true
@@ -367,6 +405,12 @@ func (r *received) load(ctx context.Context, epoch int64) error {
 		}
 	}
 	r.mu.Unlock()
+	for _, rec := range judged {
+		_ = r.store(ctx, rec.Key, &rec, false)
+	}
+	if own != (ownNames{}) {
+		r.belongs(own)
+	}
 	r.wake.ring()
 	return nil
 }
@@ -423,7 +467,9 @@ func (r *received) poisonous(k book.Key) bool {
 func (r *received) setAside(rec messageRecord) error {
 	r.mu.Lock()
 	e, ok := r.book.Find(rec.Key)
+	before := r.more[rec.Key]
 	r.mu.Unlock()
+	rec.Unread = before.unread()
 	if ok {
 		rec.First, rec.Tries, rec.Worse = e.First, e.Tries, e.Worse
 	}

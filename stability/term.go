@@ -204,11 +204,12 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stability: read the device: %w", err)
 	}
-	if err := t.m.received.load(ctx, t.hold.Epoch()); err != nil {
-		return nil, fmt.Errorf("stability: %w", err)
-	}
+	var own ownNames
 	if d.ID != nil {
-		t.m.received.belongs(ownNames{d.ID.User, d.GetLID().User})
+		own = ownNames{d.ID.User, d.GetLID().User}
+	}
+	if err := t.m.received.load(ctx, t.hold.Epoch(), own); err != nil {
+		return nil, fmt.Errorf("stability: %w", err)
 	}
 	d.Container = &container{DeviceContainer: d.Container, t: t}
 	t.noteWith(func() core.Evidence {

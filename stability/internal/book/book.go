@@ -358,12 +358,12 @@ func (b *Book) Keep(k Key, why string, now time.Time) (Entry, bool) {
 	return *e, true
 }
 
-// Surplus returns the oldest messages that were set aside, of those that drop
-// names, beyond the newest keep.
-func (b *Book) Surplus(keep int, drop func(Key) bool) (out []Key) {
+// Surplus returns the oldest messages in a state, of those that drop names, beyond
+// the newest keep.
+func (b *Book) Surplus(s State, keep int, drop func(Key) bool) (out []Key) {
 	var aside []*Entry
 	for k, e := range b.entries {
-		if e.State == SetAside && drop(k) {
+		if e.State == s && drop(k) {
 			aside = append(aside, e)
 		}
 	}

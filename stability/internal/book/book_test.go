@@ -332,9 +332,9 @@ func TestOldestOfTooManyWithoutContentGo(t *testing.T) {
 		b.Ended(k, book.Odd, "strange", start)
 	}
 	all := func(book.Key) bool { return true }
-	require.Equal(t, []book.Key{{ID: "0"}, {ID: "1"}}, b.Surplus(3, all))
-	require.Empty(t, b.Surplus(5, all))
-	require.Empty(t, b.Surplus(0, func(book.Key) bool { return false }))
+	require.Equal(t, []book.Key{{ID: "0"}, {ID: "1"}}, b.Surplus(book.SetAside, 3, all))
+	require.Empty(t, b.Surplus(book.SetAside, 5, all))
+	require.Empty(t, b.Surplus(book.SetAside, 0, func(book.Key) bool { return false }))
 }
 
 func TestPhoneIsAskedForFiveMessagesInHalfAMinute(t *testing.T) {

@@ -61,7 +61,7 @@ type Core struct {
 
 	device Device
 	parked bool      // nothing is offered until somebody asks
-	asked  bool      // somebody did, and no pairing and no end of the offers has come of it yet
+	asked  bool      // somebody did, and no login, no pairing and no end of the offers has come of it yet
 	rounds int       // sets of codes offered since somebody asked, and attempts at it that failed
 	offer  time.Time // no attempt for pairing before
 	kept   time.Time // the next attempt for pairing as an earlier term has planned it; the state has it until it is made

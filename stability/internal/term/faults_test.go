@@ -48,6 +48,11 @@ func TestWalksThatOnceBrokeAnInvariant(t *testing.T) {
 			"device paired=true", "attach auto=false", "schedule", "loop", "finish", "wait 1s", "finish", "wait 1m0s", "socket", "socket",
 			"wait 1m0s", "finish", "wait 1m0s", "finish", "host says connect_rejected", "loop", "fail", "wait 1s", "finish", "wait 1s",
 		},
+		"codes for a wish that a login has met": {
+			"codes on request", "device paired=true", "attach auto=false", "schedule", "socket", "login sees=false", "ask",
+			"again by itself", "wait 100ms", "finish", "wait 1s", "finish", "loop", "finish", "wait 1s", "finish", "wait 1m0s", "fail",
+			"device paired=false", "attach auto=true", "ready", "loop", "finish", "wait 1m0s", "finish", "loop",
+		},
 	} {
 		t.Run(name, func(t *testing.T) { require.Empty(t, playNamed(walk...)) })
 	}

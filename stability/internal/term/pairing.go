@@ -212,7 +212,7 @@ func attach(c *Core, e Evidence) {
 // meanwhile waits until somebody asks.
 func ready(c *Core, e Evidence) {
 	c.client.can = true
-	if c.cfg.OnRequest && !c.asked && c.Unpaired() {
+	if c.cfg.OnRequest && !c.asked && (c.Unpaired() || !c.linked()) {
 		c.parked = true
 	}
 	if c.parked {
@@ -283,7 +283,7 @@ func (c *Core) parkOrOffer(why reconnect.Reason, vain bool) {
 
 // ask notes that somebody wants the account to go on.
 func ask(c *Core, e Evidence) {
-	c.parked, c.asked, c.rounds, c.offer, c.kept = false, true, 0, time.Time{}, time.Time{}
+	c.parked, c.asked, c.rounds, c.offer, c.kept = false, c.conn.phase != Up, 0, time.Time{}, time.Time{}
 	switch a := &c.client; {
 	case a.phase&(NoClient|Retired) != 0:
 		c.yieldAt = time.Time{} // the next client tells
@@ -317,6 +317,7 @@ func againSoon(c *Core, e Evidence) {
 	unasked := e.(Again).Unasked
 	if !unasked {
 		ask(c, e)
+		c.asked = true // for another connection
 	}
 	// By hand nobody may have said how to connect.
 	if a := &c.client; a.phase&(NoClient|Retired) == 0 && !c.banned() && a.can {

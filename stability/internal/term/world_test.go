@@ -159,7 +159,7 @@ func (w *world) carryOut(f Effect, before int) {
 			w.violated("OneConnection", "%d is open, and an attempt begins", w.open)
 		case !reflect.DeepEqual(w.saved, w.c.State()):
 			w.violated("NoAttemptUnrecorded", "the state that is written down is not the one with the attempt")
-		case w.c.cfg.OnRequest && w.c.client.auto && w.c.Unpaired() && !w.wanted:
+		case w.c.cfg.OnRequest && w.c.client.auto && !w.c.linked() && !w.wanted:
 			w.violated("NoCodeBeforeAsked", "a connection for pairing begins, and nobody asked for one")
 		case w.saved.NotBefore.After(w.now):
 			w.violated("NoAttemptInABan", "banned until %v", w.saved.NotBefore)
