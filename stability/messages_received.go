@@ -33,6 +33,9 @@ const (
 type MessageGroup struct {
 	Count  int
 	Oldest time.Time // when the oldest of them was received; zero when there is none
+	// Why is ReceivedMessage.Why of the one that was tried last; empty where nothing
+	// is known, and for groups of more than one state.
+	Why string
 }
 
 // ReceivedMessages is the account of the messages that the service delivered to
@@ -61,6 +64,7 @@ type ReceivedMessages struct {
 	PerhapsHandled MessageGroup
 
 	Text string // in words; empty while nothing waits for long, nothing is set aside and nothing was perhaps handled
+	Do   string // what a person should do; empty when nothing is to be done
 }
 
 func (r *received) status(now time.Time) (out ReceivedMessages) {
@@ -69,7 +73,7 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	r.mu.Unlock()
 	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated, By: make(map[MessageState]MessageGroup)}
 	for st, g := range sums.States {
-		group := MessageGroup(g)
+		group := MessageGroup{g.Count, g.Oldest, g.Why}
 		out.By[MessageState(st)] = group
 		into := &out.Waiting
 		if st == book.SetAside {
@@ -98,7 +102,7 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 			told[MessageState(st)] = is
 		}
 	}
-	out.Text = out.text(now, told)
+	out.Text, out.Do = out.text(now, told), toDo(told, n > 0)
 	if n > 0 {
 		is := fmt.Sprintf("A handler of the program has not returned from a message for %s", keepalive.Span(now.Sub(since)))
 		if n > 1 {
@@ -139,6 +143,24 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 		out = append(out, fmt.Sprintf("%d messages were perhaps handled: a process was killed, or lost the backend, before it could note that; the oldest was received %s ago. %s",
 			g.Count, keepalive.Span(now.Sub(g.Oldest)), then))
 	}
+	return strings.Join(out, " ")
+}
+
+// toDo is for who reads about the groups of by, and whether a handler hangs.
+func toDo(by map[MessageState]MessageGroup, hangs bool) string {
+	var out []string
+	say := func(is bool, do string) {
+		if is {
+			out = append(out, do)
+		}
+	}
+	say(hangs, "Look in the program's handlers for a call that waits for ever. Restart the program if it does not return.")
+	say(by[MessageRefused].Count+by[MessageKept].Count > 0,
+		"Look in the program's log for why its handlers do not take messages: a database, a queue, another service.")
+	say(by[MessageUndecrypted].Count > 0,
+		"Open WhatsApp on the phone of this account, so that it is online and can send the content. If the content does not come, ask the sender to send the message again.")
+	say(by[MessageLeftAlone].Count > 0, "Look in the program's log for where the process ended, and mend that. Then hand over again what was left alone.")
+	say(by[MessageSetAside].Count > 0, "Look at what was set aside, and why. Then hand it over again, or remove it.")
 	return strings.Join(out, " ")
 }
 

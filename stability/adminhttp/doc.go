@@ -64,6 +64,9 @@
 // since, and nobody here has asked again. Values that only the
 // holder of the lock knows (state, retries, keys) are null in standby. wa.authSizes has
 // the sizes of what grows with traffic; null where nobody has counted yet.
+// wa.messages has what became of messages: received (in by, for each state, count,
+// oldest, and why the one that was tried last is there; text and whatToDo for all of
+// them), sent and resends.
 //
 // Four fields of wa answer an operator's questions without any other: summary
 // (what is wrong), since (since when), reasonText (why), nextStep (what happens
@@ -81,7 +84,7 @@
 //
 // {success, timestamp, summary, messages, count}. A message has entry (its name
 // for the other two calls), state (queued and in_hand and at_service pass by
-// themselves; refused, kept, undecrypted, set_aside), id, chat, sender, sent,
+// themselves; refused, kept, undecrypted, left_alone, set_aside), id, chat, sender, sent,
 // received, since, lastTry, tries, why, hasContent. The oldest 200 are listed,
 // count counts all. Contents are never shown. Empty in standby.
 //

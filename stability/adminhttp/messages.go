@@ -14,10 +14,11 @@ type messagesDoc struct {
 }
 
 type resendsDoc struct {
-	Answered uint64 `json:"answered"`
-	Unknown  uint64 `json:"unknown"`
-	Failed   uint64 `json:"failed"`
-	Text     string `json:"text"`
+	Answered uint64  `json:"answered"`
+	Unknown  uint64  `json:"unknown"`
+	Failed   uint64  `json:"failed"`
+	Text     string  `json:"text"`
+	WhatToDo *string `json:"whatToDo"`
 }
 
 func resends(r stability.Resends) resendsDoc {
@@ -28,6 +29,7 @@ func resends(r stability.Resends) resendsDoc {
 		doc.Text = "No message was sent again."
 	}
 	if r.Unknown > 0 {
+		doc.WhatToDo = filled("Send again what matters and is not kept any more: its recipient cannot read it.")
 		doc.Text += several(r.Unknown, "", " 1 was asked for that is not kept any more.", " %d were asked for that are not kept any more.")
 	}
 	if r.Failed > 0 {

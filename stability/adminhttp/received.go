@@ -13,21 +13,28 @@ import (
 
 // receivedDoc is wa.messages.received of status-now.
 type receivedDoc struct {
-	Total    uint64              `json:"total"` // handled + waiting + setAside
-	Handled  uint64              `json:"handled"`
-	Repeated uint64              `json:"repeated"`
-	Waiting  groupDoc            `json:"waiting"`
-	SetAside groupDoc            `json:"setAside"`
-	By       map[string]groupDoc `json:"by"` // by state; every state is there
+	Total    uint64             `json:"total"` // handled + waiting + setAside
+	Handled  uint64             `json:"handled"`
+	Repeated uint64             `json:"repeated"`
+	Waiting  groupDoc           `json:"waiting"`
+	SetAside groupDoc           `json:"setAside"`
+	By       map[string]stateOf `json:"by"` // by state; every state is there
 
 	PerhapsHandled groupDoc `json:"perhapsHandled"` // by a process that was killed meanwhile; counted nowhere else
 
-	Text *string `json:"text"`
+	Text     *string `json:"text"`
+	WhatToDo *string `json:"whatToDo"`
 }
 
 type groupDoc struct {
 	Count  int   `json:"count"`
 	Oldest stamp `json:"oldest"`
+}
+
+// stateOf is a group whose messages are in one state.
+type stateOf struct {
+	groupDoc
+	Why *string `json:"why"` // of the message that was tried last
 }
 
 var messageStates = []stability.MessageState{
@@ -39,10 +46,10 @@ func (h *Handler) received(r stability.ReceivedMessages) receivedDoc {
 	group := func(g stability.MessageGroup) groupDoc { return groupDoc{g.Count, stamp(g.Oldest)} }
 	doc := receivedDoc{
 		Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: group(r.Waiting), SetAside: group(r.SetAside),
-		By: make(map[string]groupDoc), PerhapsHandled: group(r.PerhapsHandled), Text: h.text(r.Text),
+		By: make(map[string]stateOf), PerhapsHandled: group(r.PerhapsHandled), Text: h.text(r.Text), WhatToDo: h.text(r.Do),
 	}
 	for _, s := range messageStates {
-		doc.By[string(s)] = group(r.By[s])
+		doc.By[string(s)] = stateOf{group(r.By[s]), filled(short(h.mask(r.By[s].Why), 300))}
 	}
 	return doc
 }
@@ -77,10 +84,11 @@ func (h *Handler) messages(w http.ResponseWriter, _ *http.Request) {
 
 // held lists the oldest n.
 func (h *Handler) held(n int) heldDoc {
-	list, text := h.m.Messages(), h.m.Status().Messages.Received.Text
+	list, r := h.m.Messages(), h.m.Status().Messages.Received
+	text := r.Text
 	if text == "" {
 		text = "Every received message was handled."
-		if len(list) > 0 {
+		if len(list)+r.Waiting.Count > 0 {
 			text = "Messages wait to be handled."
 		}
 	}

@@ -664,6 +664,9 @@ func earliest(a, b time.Time) time.Time {
 type Group struct {
 	Count  int
 	Oldest time.Time // when the oldest of them was received
+	Why    string    // of the one that was tried last
+
+	last time.Time // when that was
 }
 
 // Sums are the totals.
@@ -679,6 +682,9 @@ func (g Group) with(e *Entry) Group {
 	g.Count++
 	if g.Oldest.IsZero() || e.First.Before(g.Oldest) {
 		g.Oldest = e.First
+	}
+	if at := latest(e.Last, e.Since); e.Why != "" && (at.After(g.last) || at.Equal(g.last) && e.Why > g.Why) {
+		g.Why, g.last = e.Why, at
 	}
 	return g
 }
