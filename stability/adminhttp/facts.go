@@ -108,6 +108,9 @@ func (v *view) facts(h *Handler, st stability.Status, doc statusDoc) {
 	at("Oldest that is set aside", r.SetAside.Oldest)
 	v.ReceivedText = h.mask(r.Text)
 	add("What is known of them", v.ReceivedText)
+	if v.Do == "" {
+		add("What to do about them", h.mask(r.Do))
+	}
 
 	to = &v.Sent
 	s := doc.WA.Messages.Sent

@@ -281,6 +281,9 @@ func TestStatusNowTellsWithinAMinuteWhatBecameOfAMessage(t *testing.T) {
 						require.Nil(t, is, path)
 					}
 				}
+				if do := within(wa, "messages", "received", "whatToDo"); do != nil && within(wa, "whatToDo") == nil {
+					require.Contains(t, parse(t, p.get("/")).text(""), do, "on the page, where its head has no advice")
+				}
 				count := func(path ...string) float64 {
 					n, ok := within(wa, append([]string{"messages", "received"}, path...)...).(float64)
 					require.True(t, ok, path)
