@@ -14,20 +14,22 @@ func (o ownNames) other(p ownNames) bool {
 	return o.Number != "" && p.Number != "" && o.Number != p.Number && (o.LID == "" || o.LID != p.LID)
 }
 
+const whyAnotherAccount = "another account received it, which was paired before"
+
 // belongs is told whose messages are received from now on. What another account
 // received, and what waits still, is set aside: the phone of this one does not have
 // it, and its service does not deliver it.
 func (r *received) belongs(own ownNames) {
 	r.mu.Lock()
 	r.own = own
-	var theirs []book.Key
+	theirs := make(map[book.Key]book.State)
 	for k, rec := range r.more {
 		if e, ok := r.book.Find(k); ok && e.State != book.SetAside && e.State != book.InHand && rec.Of.other(own) {
-			theirs = append(theirs, k)
+			theirs[k] = e.State
 		}
 	}
 	r.mu.Unlock()
-	for _, k := range theirs {
-		r.aside(k, "another account received it, which was paired before")
+	for k, was := range theirs {
+		r.aside(k, was, whyAnotherAccount)
 	}
 }

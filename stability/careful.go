@@ -174,7 +174,7 @@ func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 	if rec.Build != build() { // another program: it may be mended
 		rec.Deaths = min(rec.Deaths, 1)
 		if rec.State == book.LeftAlone {
-			rec.State = ""
+			rec.State = book.AtService
 		}
 	}
 	if !rec.Begun {

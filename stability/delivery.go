@@ -30,6 +30,7 @@ type delivery struct {
 
 	// Changed by the goroutine alone that handles the message.
 	before messageRecord // what was known of it when it was taken in hand
+	own    ownNames      // the account that was paired then
 	same   bool          // a part of what was known has come again: so it is that message
 
 	mu       sync.Mutex
@@ -189,7 +190,7 @@ func (d *delivery) record(s book.State, why string) messageRecord {
 	now := time.Now()
 	return messageRecord{
 		Entry: book.Entry{Key: d.key, State: s, First: now, Since: now, Last: now, Tries: 1, Why: why, Hidden: d.hidden},
-		Info:  d.info, Contents: d.contents,
+		Info:  d.info, Contents: d.contents, Of: d.own,
 	}
 }
 

@@ -180,13 +180,23 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 		return false
 	}
 	now := time.Now()
+	r.mu.Lock()
+	maybe := slices.ContainsFunc(r.lately, func(f foundMessage) bool { return f.key.ID == d.key.ID })
+	r.mu.Unlock()
+	if !maybe { // as nearly always
+		return false
+	}
 	var users userNames // the sender may have another name this time
 	for _, j := range d.senders(context.Background()) {
 		users = append(users, j.User)
 	}
+	same := func(k book.Key) bool {
+		chat := k.Chat == d.key.Chat || k.Sender == "" && d.key.Sender == ""
+		return k == d.key || k.ID == d.key.ID && chat && users.sent(k)
+	}
 	r.mu.Lock()
 	i := slices.IndexFunc(r.lately, func(f foundMessage) bool {
-		return (f.key == d.key || f.key.ID == d.key.ID && users.sent(f.key)) && now.Sub(f.At) < resentFor &&
+		return same(f.key) && now.Sub(f.At) < resentFor &&
 			(content == nil && f.OfPhone || content != nil && f.Sum == sumOf(content))
 	})
 	if i < 0 || content != nil {
@@ -197,6 +207,8 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	k := r.lately[i].key
 	row := r.rowOf(k)
 	r.mu.Unlock()
-	_ = r.store(context.Background(), k, row, false)
+	if k == d.key || row == nil { // else the row is about another message, and has the note already
+		_ = r.store(context.Background(), k, row, false)
+	}
 	return true
 }

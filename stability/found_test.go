@@ -79,3 +79,18 @@ func TestMessagesThatNobodyCanDecryptHaveABound(t *testing.T) {
 	require.Equal(t, book.SetAside, e.State, "the oldest go first")
 	(&delivery{}).finished() // one that is handed over from here has no stanza
 }
+
+// What was to be set aside may be something else by then.
+func TestMessageThatChangedMeanwhileIsNotSetAside(t *testing.T) {
+	r := bookOf()
+	rec := messageRecord{Entry: book.Entry{Key: book.Key{ID: "A"}, State: book.Kept, First: time.Now()}, Contents: [][]byte{{1}}}
+	r.note(rec)
+	r.book.Load([]book.Entry{rec.Entry})
+	r.aside(rec.Key, book.Undecrypted, "nobody has sent it again")
+	e, _ := r.book.Find(rec.Key)
+	require.Equal(t, book.Kept, e.State, "its content is here: it is handed over")
+	r.book.Tried(rec.Key, time.Now())
+	r.aside(rec.Key, book.Kept, "another account's")
+	e, _ = r.book.Find(rec.Key)
+	require.Equal(t, book.InHand, e.State)
+}

@@ -249,31 +249,40 @@ func TestMessageThatKillsIsLeftAloneBehindACleanEndToo(t *testing.T) {
 // A message is offered once more, and WhatsApp has dropped it meanwhile: nobody has
 // handled it, and an operator is told.
 func TestMessageThatWhatsAppDroppedWhileItWasLeftAloneIsSetAside(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		m := newMortal(w, func(text string) bool { return text == "poison" })
-		m.start().pair()
-		time.Sleep(2 * time.Second)
-		_, err := w.writer().Send(w.account.JID(), "poison")
-		require.NoError(t, err)
-		m.live(5 * time.Minute)
-		require.Equal(t, 1, m.now.m.Status().Messages.Received.By[stability.MessageLeftAlone].Count)
-		w.device().Drop()
-		m.live(70 * time.Minute)
-		r := m.now.balanced()
-		require.Zero(t, r.Waiting.Count, "%+v", r)
-		require.Equal(t, 1, r.SetAside.Count, "%+v", r)
-		list := m.now.m.Messages()
-		require.Len(t, list, 1)
-		require.Contains(t, list[0].Why, "WhatsApp does not deliver it any more")
-		require.NoError(t, m.now.m.PurgeMessage(t.Context(), list[0].Entry))
-		close(m.over)
-		m.now.stop()
-		for _, err := range w.look().Auth.Scan(t.Context(), "message", "") {
-			require.NoError(t, err)
-			t.Error("something of it stays in the store")
-		}
-	})
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				m := newMortal(w, func(text string) bool { return text == "poison" })
+				m.start().pair()
+				time.Sleep(2 * time.Second)
+				_, err := w.writer().Send(w.account.JID(), "poison")
+				require.NoError(t, err)
+				m.live(5 * time.Minute)
+				require.Equal(t, 1, m.now.m.Status().Messages.Received.By[stability.MessageLeftAlone].Count)
+				w.device().Drop()
+				if restart {
+					require.NoError(t, m.now.m.Redeliver(t.Context(), m.now.m.Messages()[0].Entry))
+					m.now.stop() // before the next login could tell
+					m.start().ready()
+				}
+				m.live(70 * time.Minute)
+				r := m.now.balanced()
+				require.Zero(t, r.Waiting.Count, "%+v", r)
+				require.Equal(t, 1, r.SetAside.Count, "%+v", r)
+				list := m.now.m.Messages()
+				require.Len(t, list, 1)
+				require.Contains(t, list[0].Why, "WhatsApp does not deliver it any more")
+				require.NoError(t, m.now.m.PurgeMessage(t.Context(), list[0].Entry))
+				close(m.over)
+				m.now.stop()
+				for _, err := range w.look().Auth.Scan(t.Context(), "message", "") {
+					require.NoError(t, err)
+					t.Error("something of it stays in the store")
+				}
+			})
+		})
+	}
 }
 
 func TestCleanEndsMakeNobodyCareful(t *testing.T) {

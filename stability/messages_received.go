@@ -257,7 +257,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	var found, gone bool
 	var rec messageRecord
 	for k, x := range r.more {
-		if recordID(k) == entry {
+		if _, going := r.going[k]; !going && recordID(k) == entry {
 			rec = x
 			found, gone = f(r, k, &rec)
 			break

@@ -159,7 +159,7 @@ func (r *received) take(d *delivery) bool {
 		r.inHand = make(map[book.Key]*delivery)
 	}
 	d.began = time.Now()
-	d.before = r.more[d.key]
+	d.before, d.own = r.more[d.key], r.own
 	r.inHand[d.key] = d
 	if d.ours {
 		r.book.Tried(d.key, d.began)
@@ -186,6 +186,7 @@ func (r *received) ended(d *delivery) {
 	now := time.Now()
 	var surplus []book.Key
 	r.mu.Lock()
+	theirs := d.own.other(r.own) // another account was paired meanwhile
 	if r.inHand[d.key] == d {
 		delete(r.inHand, d.key)
 	}
@@ -215,6 +216,9 @@ func (r *received) ended(d *delivery) {
 			}
 		}
 		rec.Unread = rec.unread()
+		if rec.Of == (ownNames{}) {
+			rec.Of = d.own
+		}
 		rec.Entry, rec.Info = e, info
 		rec.Hidden = hidden
 		r.book.Hide(d.key, hidden)
@@ -232,6 +236,9 @@ func (r *received) ended(d *delivery) {
 		// A kept or undecrypted message is in the store by now, where it can be:
 		// this tells it more. A refused message is at the service.
 		r.store(context.Background(), e.Key, &rec, o == book.Saved)
+	}
+	if theirs && write && !gone {
+		r.aside(e.Key, e.State, whyAnotherAccount)
 	}
 	switch o {
 	case book.Odd:
@@ -268,7 +275,7 @@ func (r *received) missTooMany() {
 	many := r.book.Surplus(book.Undecrypted, maxBare, func(book.Key) bool { return true })
 	r.mu.Unlock()
 	for _, k := range many {
-		r.aside(k, "it cannot be decrypted, and the phone is not asked any more, since too many others cannot be either")
+		r.aside(k, book.Undecrypted, "it cannot be decrypted, and the phone is not asked any more, since too many others cannot be either")
 	}
 }
 
@@ -313,7 +320,7 @@ func (r *received) settled(ctx context.Context, k book.Key, content *waE2E.Messa
 	var surplus []book.Key
 	r.mu.Lock()
 	rec, ok := r.more[k]
-	unread := ok && rec.unread() && content != nil
+	unread := ok && rec.unread() && content != nil && len(rec.Contents) == 0
 	if unread {
 		surplus = r.found(k, foundNote{Sum: sumOf(content), At: now}, now)
 	}
@@ -331,18 +338,25 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	if !ok {
 		return nil
 	}
+	now := time.Now()
 	r.mu.Lock()
-	notes, own := r.notes(k, time.Now()), r.own
+	notes, own := r.notes(k, now), r.own
+	_, going := r.going[k]
 	r.mu.Unlock()
+	if going && rec != nil {
+		return nil // it is being removed for good
+	}
 	var row any
 	switch {
 	case rec != nil:
 		noted := *rec
 		for _, n := range rec.Found { // one that is not known yet goes behind the others
-			if f := (foundMessage{k, n}); !slices.ContainsFunc(notes, func(o foundNote) bool { return f.is(k, o) }) {
+			f := foundMessage{k, n}
+			if now.Sub(n.At) < resentFor && !slices.ContainsFunc(notes, func(o foundNote) bool { return f.is(k, o) }) {
 				notes = append(notes, n)
 			}
 		}
+		notes = notes[max(0, len(notes)-mostNotes):]
 		noted.Found = notes
 		if noted.Of == (ownNames{}) {
 			noted.Of = own

@@ -252,7 +252,7 @@ func (r *received) due(t *term) (again time.Time) {
 	sooner(redelivery)
 
 	for _, e := range lost {
-		r.aside(e.Key, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
+		r.aside(e.Key, book.Undecrypted, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
 	}
 	for _, e := range asks {
 		r.ask(t, a, e)
@@ -383,11 +383,15 @@ func (r *received) synced() {
 	r.mu.Lock()
 	r.settleAt = time.Now().Add(settleAfter)
 	offered := func(k book.Key) bool { return r.more[k].State == book.AtService }
-	why := make(map[book.Key]string)
+	type missing struct {
+		was book.State
+		why string
+	}
+	why := make(map[book.Key]missing)
 	for _, k := range r.book.Synced(offered) {
-		why[k] = "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it"
+		why[k] = missing{book.Refused, "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it"}
 		if offered(k) {
-			why[k] = "it was left alone, since the process ended while it was handled, and WhatsApp does not deliver it any more"
+			why[k] = missing{book.AtService, "it was left alone, since the process ended while it was handled, and WhatsApp does not deliver it any more"}
 		}
 	}
 	var gone []book.Key // begun by an earlier process, and the service has it no more
@@ -402,16 +406,19 @@ func (r *received) synced() {
 		_ = r.store(context.Background(), k, nil, false)
 	}
 	r.wake.ring()
-	for k, why := range why {
-		r.aside(k, why)
+	for k, m := range why {
+		r.aside(k, m.was, m.why)
 	}
 }
 
-// aside sets a message aside that is not in hand.
-func (r *received) aside(k book.Key, why string) {
+// aside sets a message aside that is still in that state.
+func (r *received) aside(k book.Key, was book.State, why string) {
 	now := time.Now()
 	r.mu.Lock()
-	e, ok := r.book.Aside(k, why, now)
+	e, ok := r.book.Find(k)
+	if ok = ok && e.State == was; ok {
+		e, ok = r.book.Aside(k, why, now)
+	}
 	rec := r.more[k]
 	rec.Entry = e
 	if ok {

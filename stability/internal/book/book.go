@@ -359,7 +359,7 @@ func (b *Book) Keep(k Key, why string, now time.Time) (Entry, bool) {
 }
 
 // Surplus returns the oldest messages in a state, of those that drop names, beyond
-// the newest keep.
+// the newest keep; first the hidden ones.
 func (b *Book) Surplus(s State, keep int, drop func(Key) bool) (out []Key) {
 	var aside []*Entry
 	for k, e := range b.entries {
@@ -370,7 +370,15 @@ func (b *Book) Surplus(s State, keep int, drop func(Key) bool) (out []Key) {
 	if len(aside) <= keep {
 		return nil
 	}
-	slices.SortFunc(aside, func(x, y *Entry) int { return older(*x, *y) })
+	slices.SortFunc(aside, func(x, y *Entry) int { // whoever sends what nobody misses pushes nothing else out
+		switch {
+		case x.Hidden && !y.Hidden:
+			return -1
+		case y.Hidden && !x.Hidden:
+			return 1
+		}
+		return older(*x, *y)
+	})
 	for _, e := range aside[:len(aside)-keep] {
 		out = append(out, e.Key)
 	}
@@ -434,7 +442,7 @@ func (b *Book) HungUp() {
 // Load begins a term with what the store has.
 func (b *Book) Load(entries []Entry) {
 	for _, e := range entries {
-		if b.entries[e.Key] == nil && e.State.stored() {
+		if b.entries[e.Key] == nil && (e.State.stored() || e.State == AtService) { // that one was offered once more
 			b.add(&e)
 		}
 	}

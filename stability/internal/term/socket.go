@@ -212,7 +212,6 @@ func (c *Core) loggedIn() {
 	k, before := &c.conn, c.machine.State()
 	c.to(Up)
 	k.seen |= wasUp
-	c.asked = false // what somebody wished is there: an end that comes later is no wish for codes
 	c.fit()
 	if c.device != Deleted { // else its time is short
 		k.deadline = time.Time{}
