@@ -1,6 +1,8 @@
 package stability
 
 import (
+	"context"
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
@@ -93,4 +96,41 @@ func TestMessageThatChangedMeanwhileIsNotSetAside(t *testing.T) {
 	r.aside(rec.Key, book.Kept, "another account's")
 	e, _ = r.book.Find(rec.Key)
 	require.Equal(t, book.InHand, e.State)
+}
+
+// keptRows is a store of entries and nothing else.
+type keptRows struct {
+	authstore.Store
+	rows map[string][]byte
+}
+
+func (s keptRows) MessageEntries(context.Context) (map[string][]byte, error) { return s.rows, nil }
+
+func (s keptRows) PutMessageEntry(_ context.Context, id string, entry []byte, _ bool) error {
+	if s.rows[id] = entry; entry == nil {
+		delete(s.rows, id)
+	}
+	return nil
+}
+
+// The phone answers, or the message is handled, while it is being noted that the phone
+// was asked.
+func TestRowOfAnAnswerIsTheLast(t *testing.T) {
+	r, k := bookOf(), book.Key{ID: "A"}
+	s := keptRows{rows: make(map[string][]byte)}
+	r.m.store = s
+	asked := messageRecord{Entry: book.Entry{Key: k, State: book.Undecrypted, Since: time.Now()}}
+	kept := messageRecord{Entry: book.Entry{Key: k, State: book.Kept, Since: time.Now()}, Contents: [][]byte{{7}}}
+	r.note(kept)
+	r.storeStill(k, asked)
+	var row messageRecord
+	require.NoError(t, json.Unmarshal(s.rows[recordID(k)], &row))
+	require.Equal(t, kept.Contents, row.Contents)
+	delete(r.more, k)
+	r.storeStill(k, asked)
+	require.Empty(t, s.rows, "it was handled meanwhile")
+	r.note(asked)
+	r.storeStill(k, asked)
+	require.NoError(t, json.Unmarshal(s.rows[recordID(k)], &row))
+	require.Equal(t, book.Undecrypted, row.State)
 }

@@ -101,6 +101,9 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	over := r.terms != term // then the next holder hands it over
 	r.mu.Unlock()
 	r.forget(surplus)
+	if ok { // whoever has written beside it, before it was known here, has written something older
+		r.storeStill(rec.Key, rec)
+	}
 	if !ok && !over { // its sender has sent it again meanwhile
 		_ = r.store(context.Background(), rec.Key, is, false)
 		return r.fromPhone(a, evt)
@@ -426,9 +429,22 @@ func (r *received) aside(k book.Key, was book.State, why string) {
 	}
 	r.mu.Unlock()
 	if ok {
-		_ = r.store(context.Background(), k, &rec, false)
+		r.storeStill(k, rec)
 		r.dropSurplus()
 		r.tell()
+	}
+}
+
+// storeStill writes a record that may be out of date by now: the answer of the phone, or
+// the message itself, may have come meanwhile, and their rows must be the last.
+func (r *received) storeStill(k book.Key, rec messageRecord) {
+	ctx := context.Background()
+	_ = r.store(ctx, k, &rec, false)
+	r.mu.Lock()
+	now := r.rowOf(k)
+	r.mu.Unlock()
+	if now == nil || now.State != rec.State || !now.Since.Equal(rec.Since) {
+		_ = r.store(ctx, k, now, false)
 	}
 }
 
@@ -457,7 +473,7 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) {
 	}
 	r.mu.Unlock()
 	if ok {
-		_ = r.store(context.Background(), e.Key, &rec, false)
+		r.storeStill(e.Key, rec)
 	}
 }
 
