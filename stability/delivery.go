@@ -161,15 +161,21 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 // unpadded is a decrypted message without its padding; ok is false for what is
 // none. protocol says that it is one of the protocol's own.
 func unpadded(b []byte) (raw []byte, protocol, ok bool) {
-	if len(b) == 0 || int(b[len(b)-1]) > len(b) {
-		return nil, false, false
-	}
 	var msg waE2E.Message
-	raw = b[:len(b)-int(b[len(b)-1])]
+	raw = withoutPadding(b)
 	if len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil {
 		return nil, false, false
 	}
 	return raw, msg.GetProtocolMessage() != nil || msg.GetDeviceSentMessage().GetMessage().GetProtocolMessage() != nil, true
+}
+
+// withoutPadding takes the padding off, whose last byte is its length; nil for
+// what is not padded so.
+func withoutPadding(b []byte) []byte {
+	if len(b) == 0 || int(b[len(b)-1]) > len(b) {
+		return nil
+	}
+	return b[:len(b)-int(b[len(b)-1])]
 }
 
 // content adds the open part to what is kept; false where that cannot be. The

@@ -48,10 +48,7 @@ const (
 // secretOf finds the secret in a decrypted message with its padding. Parsing the
 // whole message would cost more than all else here.
 func secretOf(plaintext []byte) []byte {
-	if len(plaintext) == 0 || int(plaintext[len(plaintext)-1]) > len(plaintext) {
-		return nil
-	}
-	return lastField(lastField(plaintext[:len(plaintext)-int(plaintext[len(plaintext)-1])], contextInfoField), secretField)
+	return lastField(lastField(withoutPadding(plaintext), contextInfoField), secretField)
 }
 
 // lastField is the last value of a field of bytes: a parser takes that one.
