@@ -81,9 +81,7 @@ func (a *attachment) received(st stanza, arg any) {
 			// whatsmeow deletes the device next, and does not tell the store why.
 			a.m.store.SetDeleteReason(string(st.cause.Reason))
 		}
-		if !a.link.Draining() {
-			a.t.note(core.SawEnd{Client: a.number, Cause: st.cause})
-		}
+		a.t.note(core.SawEnd{Client: a.number, Cause: st.cause, Behind: a.link.Draining()})
 	case forUsers(st.tag) && !a.served.Swap(true):
 		a.t.noteWith(func() core.Evidence { return core.SawService{Client: a.number, Up: a.t.up()} })
 	}

@@ -256,3 +256,33 @@ func TestMessagesBeforeConnectedAreHandled(t *testing.T) {
 		w.close()
 	})
 }
+
+// The goroutine of whatsmeow's that reads a stream error may be the last to run:
+// the socket is known to be gone by then, and the queue is being emptied.
+func TestReasonThatIsReadBehindTheEndOfItsSocketIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a")
+		busy := make(chan struct{})
+		a.heed(func(evt any) {
+			if _, ok := evt.(*events.Receipt); ok {
+				<-busy
+			}
+		})
+		a.run().pair()
+		time.Sleep(5 * time.Minute)
+		w.flood(1, 0) // the queue is busy with it when the socket goes
+		time.Sleep(time.Second)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		time.Sleep(3 * time.Second)
+		require.Equal(t, reconnect.ReasonConnectionClosed, a.status().LastDisconnectReason, "it is not known yet")
+		a.m.Client().Log.Sub("Recv").Debugf("%s", `<stream:error><conflict type="replaced"/></stream:error>`) // as that goroutine does
+		close(busy)
+		time.Sleep(time.Second)
+		st := a.status()
+		require.Equal(t, reconnect.ReasonConnectionReplaced, st.LastDisconnectReason)
+		require.Greater(t, time.Until(st.NextRetryAt), time.Minute, "and it is not taken back at once")
+		a.stop()
+		w.close()
+	})
+}

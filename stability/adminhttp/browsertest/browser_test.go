@@ -25,8 +25,9 @@ import (
 // needEnv set to 1 makes a missing Chromium a failure: for CI.
 const needEnv = "WASTABILITY_NEED_CHROMIUM"
 
-// patience bounds every wait for the browser or for a state.
-const patience = 30 * time.Second
+// patience bounds every wait for the browser or for a state. It is longer than
+// the pause after a login that a busy machine was too slow for; see policy.
+const patience = 90 * time.Second
 
 var browser struct {
 	once sync.Once

@@ -26,9 +26,9 @@ func (b *tab) give(token string) {
 	run(b, chromedp.SendKeys(chromedp.CSS("input[type=password]"), token+kb.Enter, chromedp.NodeVisible))
 }
 
-// signedIn reports that there is no form for the token any more.
+// signedIn reports that the whole page is there, and no form for the token any more.
 func (b *tab) signedIn() bool {
-	return eval[bool](b, `!!document.querySelector("main") && ![...document.querySelectorAll("input[type=password]")].some(e => e.checkVisibility())`)
+	return eval[bool](b, `document.readyState === "complete" && !!document.querySelector("main") && ![...document.querySelectorAll("input[type=password]")].some(e => e.checkVisibility())`)
 }
 
 // button is a script that finds the button with this text.

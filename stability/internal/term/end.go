@@ -54,8 +54,12 @@ func (c *Core) endNow(cause reconnect.Cause, decide func() reconnect.Decision) {
 }
 
 func tapSawEnd(c *Core, e Evidence) {
+	s := e.(SawEnd)
+	if s.Behind && c.conn.phase&live != 0 {
+		return
+	}
 	c.conn.seen |= sawEnd
-	c.end(e.(SawEnd).Cause)
+	c.end(s.Cause)
 }
 
 // whatsmeowToldEnd takes what an event tells. Events come late and from other

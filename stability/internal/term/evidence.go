@@ -123,10 +123,13 @@ type (
 		Client int
 		Up     bool
 	}
-	// SawEnd says that the tap saw a stanza that ends the connection.
+	// SawEnd says that the tap saw a stanza that ends the connection. Behind: it
+	// was read when the client was being brought to the end of a connection
+	// already, so it can tell more of that one and ends none that lives.
 	SawEnd struct {
 		Client int
 		Cause  reconnect.Cause
+		Behind bool
 	}
 	// ToldEnd says that an event of whatsmeow's tells why a connection ended.
 	ToldEnd struct {

@@ -106,6 +106,27 @@ func TestRestoreWhileACodeIsShownParksNothing(t *testing.T) {
 	require.Equal(t, []News{NewsDisconnected}, news)
 }
 
+// The goroutine of whatsmeow's that reads a stream error may be the last to run: the
+// socket is known to be gone by then, and the client is being brought to its end.
+func TestReasonThatIsReadBehindTheEndOfItsSocketIsHeard(t *testing.T) {
+	for _, r := range []reconnect.Reason{reconnect.ReasonRestartRequired, reconnect.ReasonConnectionReplaced, reconnect.ReasonLoggedOut} {
+		c := New(config(), reconnect.State{}, origin)
+		bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+			SocketGone{Conn: 1, Cause: cause(reconnect.ReasonConnectionClosed)},
+			SawEnd{Client: 1, Cause: cause(r), Behind: true}, CleanedUp{Conn: 1}, LockAsked{Conn: 1})
+		_, got, _ := c.End()
+		require.Equal(t, r, got.Reason)
+	}
+}
+
+// What is left over of one connection says nothing of the next.
+func TestReasonOfAnEarlierConnectionEndsNone(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+		SawEnd{Client: 1, Cause: cause(reconnect.ReasonConnectionReplaced), Behind: true})
+	require.True(t, c.Ready(true))
+}
+
 func TestSlowAnswerAboutTheLockDelaysNoNews(t *testing.T) {
 	c := New(config(), reconnect.State{}, origin)
 	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},

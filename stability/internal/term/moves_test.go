@@ -72,6 +72,7 @@ var moves = func() (all []move) {
 			w.bring(ToldEnd{Client: w.client - 1, Cause: cause(reconnect.ReasonLoggedOut)})
 			w.bring(SawEnd{Client: w.client - 1, Cause: cause(reconnect.ReasonLoggedOut)})
 			w.bring(ToldLogin{Client: w.client - 1, Up: true})
+			w.bring(SawEnd{Client: w.client, Cause: cause(reconnect.ReasonConnectionReplaced), Behind: true})
 		}
 	})
 	add("socket of an older connection goes", func(w *world) {

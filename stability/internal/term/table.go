@@ -103,7 +103,7 @@ var table = []rule{
 	{onPingsFailed, anyTerm, down | NoConn, nil, 0, 0, "it has ended already"},
 
 	// The end.
-	{onSawEnd, anyTerm, live, tapSawEnd, Ended, 0, "the first cause ends it"},
+	{onSawEnd, anyTerm, live, tapSawEnd, Ended, 0, "the first cause ends it, unless it is of an earlier one"},
 	{onSawEnd, holding, down, tapSawEnd, 0, Breaking, "a better reason may come later"},
 	{onSawEnd, ending, down, tapSawEnd, 0, 0, "a better reason may come later; nothing follows it"},
 	{onSawEnd, anyTerm, NoConn, nil, 0, 0, "of no connection"},
