@@ -345,7 +345,10 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 				return
 			}
 			changes = append(changes, put(t, newPrefix+rest, v), del(t, id))
-			if _, ok := s.checked[id]; ok && t == tSession {
+			if t != tSession { // sender keys come without the mutex
+				return
+			}
+			if _, ok := s.checked[id]; ok {
 				known = append(known, newPrefix+rest)
 			}
 		}
