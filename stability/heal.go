@@ -75,7 +75,7 @@ func (a *attachment) resync(l *link.Conn) {
 		if isClosed(l.Down()) {
 			return
 		}
-		if err := a.client.FetchAppState(ctx, name, true, false); err != nil {
+		if err := a.client.FetchAppState(ctx, name, true, false); err != nil && !isClosed(l.Down()) {
 			a.m.cfg.logger.Warn("app state not fetched", "collection", string(name), "error", err)
 		}
 	}

@@ -156,7 +156,7 @@ func (t *term) carryOut(f core.Effect) {
 		}
 	case core.Repair:
 		if l := a.at.link; a.at.number == f.Conn && l != nil {
-			t.wg.Go(func() { a.resync(l) })
+			go a.resync(l) // it calls the host: the end of the term must not wait for it
 		}
 	case core.Connect:
 		ctx, cancel := context.WithCancel(context.Background())

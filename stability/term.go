@@ -34,7 +34,7 @@ type term struct {
 	attaching chan struct{} // cap 1: one Attach at a time
 	asking    chan struct{} // cap 1: one PairPhone at a time
 
-	wg sync.WaitGroup // pings; waited for at the end
+	wg sync.WaitGroup // what calls no host; waited for at the end
 
 	// guarded by Manager.mu
 	core     *core.Core
