@@ -34,8 +34,9 @@ type incidentLoop struct {
 
 // told says how an incident that people were told of is kept.
 type told struct {
-	stored bool // false: only told, the store did not take it yet
-	own    bool // this instance sees the trouble itself
+	stored bool      // false: only told, the store did not take it yet
+	own    bool      // this instance sees the trouble itself
+	closes time.Time // its end was written with this time, and no reply came; zero: not
 }
 
 func newIncidentLoop(m *Manager) *incidentLoop {
@@ -175,6 +176,15 @@ func (l *incidentLoop) adopt(epoch int64) bool {
 	}
 	l.adopted, l.trying = epoch, time.Time{}
 	l.guard.Adopt(list)
+	for _, inc := range l.takeOver(list) {
+		l.tell(guard.Notification{Change: guard.ChangeResolved, Incident: inc, At: inc.ResolvedAt})
+	}
+	return true
+}
+
+// takeOver makes list what is known. It returns the incidents that this instance
+// has closed without a reply.
+func (l *incidentLoop) takeOver(list []guard.Incident) (closed []guard.Incident) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := map[string]time.Time{}
@@ -184,15 +194,18 @@ func (l *incidentLoop) adopt(epoch int64) bool {
 	l.list = list
 	active := map[string]bool{}
 	for _, inc := range list {
+		t := l.told[inc.ID]
 		if inc.Active {
 			active[inc.ID] = true
 			if inc.Type == guard.TypeDataDamaged {
-				l.m.inheritDamage(inc)
+				l.m.inheritDamage(inc, l.adopted)
 			}
-			l.told[inc.ID] = told{stored: true, own: l.told[inc.ID].own}
+			l.told[inc.ID] = told{stored: true, own: t.own, closes: t.closes}
 			if _, seen := l.moved[inc.ID]; !seen || !inc.LastCheckedAt.Equal(before[inc.ID]) {
 				l.moved[inc.ID] = time.Now()
 			}
+		} else if t.stored && !t.closes.IsZero() && inc.ResolvedAt.Equal(t.closes) {
+			closed = append(closed, inc)
 		}
 	}
 	for id, t := range l.told {
@@ -201,15 +214,15 @@ func (l *incidentLoop) adopt(epoch int64) bool {
 			delete(l.moved, id) // another holder resolved it: the next time is a new one
 		}
 	}
-	return true
+	return closed
 }
 
 // inheritDamage goes on with the damage that an earlier holder has reported: it
-// is not cured by a hand-over.
-func (m *Manager) inheritDamage(inc guard.Incident) {
+// is not cured by a hand-over. In a term of which rows were purged there is none.
+func (m *Manager) inheritDamage(inc guard.Incident, epoch int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.damage.at.IsZero() {
+	if !m.damage.at.IsZero() || m.damage.purged == epoch {
 		return
 	}
 	m.damage.at, m.damage.text = inc.DetectedAt, inc.Evidence["detail"]
@@ -255,14 +268,28 @@ func (l *incidentLoop) resolve(id string, now time.Time) {
 	if l.seenElsewhere(ctx, id, now) {
 		return // planned again
 	}
+	l.mu.Lock()
+	was, known := l.told[id]
+	l.mu.Unlock()
+	if now = now.Truncate(time.Microsecond); !was.closes.IsZero() { // as every store keeps it
+		now = was.closes
+	}
 	closed, err := l.m.cfg.backend.Incidents.Resolve(ctx, id, now)
+	if err == nil && !closed && !was.closes.IsZero() {
+		closed, err = l.closedAt(ctx, id, now) // by the call whose reply was lost
+	}
 	if err != nil {
 		l.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
+		l.mu.Lock()
+		if t, known := l.told[id]; known {
+			t.closes = now
+			l.told[id] = t
+		}
+		l.mu.Unlock()
 		return // planned again
 	}
 	l.guard.Resolved(id)
 	l.mu.Lock()
-	was, known := l.told[id]
 	tell := closed || known && !was.stored // else another instance closed it, and told
 	delete(l.told, id)
 	delete(l.moved, id)
@@ -277,6 +304,20 @@ func (l *incidentLoop) resolve(id string, now time.Time) {
 	if tell {
 		l.tell(guard.Notification{Change: guard.ChangeResolved, Incident: resolved, At: now})
 	}
+}
+
+// closedAt reports whether an incident's end stands in the store with this time.
+func (l *incidentLoop) closedAt(ctx context.Context, id string, at time.Time) (bool, error) {
+	list, err := l.m.cfg.backend.Incidents.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, inc := range list {
+		if inc.ID == id {
+			return !inc.Active && inc.ResolvedAt.Equal(at), nil
+		}
+	}
+	return false, nil
 }
 
 // seenElsewhere reports whether an incident that this instance has taken over

@@ -484,6 +484,8 @@ type damage struct {
 	at   time.Time // the last one; zero when there was none, or it was dealt with
 	rows int
 	text string
+
+	purged int64 // the epoch in which it was dealt with last
 }
 
 // noteDamage takes a report of the store's, which has logged it.

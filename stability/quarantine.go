@@ -51,7 +51,7 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.damage = damage{}
+	m.damage = damage{purged: t.hold.Epoch()}
 	m.broadcastLocked()
 	return nil
 }
