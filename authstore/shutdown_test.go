@@ -1,0 +1,100 @@
+package authstore
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What is under way when a term or a Container ends.
+
+// A shutdown that runs out of time before its turn comes ends the device all the
+// same: who called it goes on and releases the lock.
+func TestCloseThatRunsOutOfTimeEndsTheDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, f := open(t, kv)
+		answer := make(chan struct{})
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "scan" {
+				<-answer
+			}
+			return nil
+		})
+		purged := make(chan error)
+		go func() { purged <- c.PurgeRows(bg, f) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
+		require.EqualValues(t, 1, f.cuts.Load(), "its connection would be up, and deaf")
+		require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), ErrSuperseded)
+		close(answer)
+		<-purged
+	})
+}
+
+// A deferred write may be on its way when the term ends, with nothing left to
+// flush. The lock is released when EndTerm returns, so that write comes first.
+func TestEndOfATermWaitsForTheCommitUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, _, _ := open(t, kv)
+		c, d, f := reopen(t, kv, c)
+		land := late(kv)
+		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
+		time.Sleep(2 * soon)
+		ended := make(chan error)
+		go func() {
+			err := c.EndTerm(bg)
+			kv.setEpoch(f.Epoch() + 1)
+			ended <- err
+		}()
+		synctest.Wait()
+		land()
+		require.NoError(t, <-ended)
+		_, d, _ = open(t, kv)
+		trusted, err := d.Identities.IsTrustedIdentity(bg, "1:0", [32]byte{2})
+		require.NoError(t, err)
+		require.False(t, trusted, "the identity was lost")
+	})
+}
+
+// Between two terms another instance works with the account.
+func TestInfoIsReadAnewWhenTheTermIsOver(t *testing.T) {
+	kv := newMapKV()
+	c, _, f := open(t, kv)
+	require.NoError(t, c.EndTerm(bg))
+	kv.setEpoch(f.Epoch() + 1)
+	_, d, _ := open(t, kv)
+	require.NoError(t, d.Delete(bg))
+	info, err := c.Info(bg)
+	require.NoError(t, err)
+	require.True(t, info.Deleted)
+	require.Equal(t, -1, info.KeyCount)
+	_, err = c.MessageEntries(bg)
+	require.ErrorIs(t, err, ErrSuperseded)
+}
+
+// A message may be sent while the last flush is on its way to the store.
+func TestSentDuringTheLastFlushIsKept(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	s := storeOf(d)
+	require.NoError(t, s.KeepSent(bg, testJID(1), "ID1", []byte("text 1")))
+	sent := false
+	kv.before.set(func(op string, _ Batch) error {
+		if op == "commit" && !sent {
+			sent = true
+			return s.KeepSent(bg, testJID(1), "ID2", []byte("text 2"))
+		}
+		return nil
+	})
+	_, d, _ = reopen(t, kv, c)
+	require.True(t, sent)
+	requireSent(t, d, 1)
+	requireSent(t, d, 2)
+}
