@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,4 +98,48 @@ func TestSentDuringTheLastFlushIsKept(t *testing.T) {
 	require.True(t, sent)
 	requireSent(t, d, 1)
 	requireSent(t, d, 2)
+}
+
+// Entries about received messages may come while the last flush is on its way, and
+// without end. One that is accepted is there in the next term, also while nobody
+// is paired.
+func TestEntryThatIsAcceptedAtTheEndIsKept(t *testing.T) {
+	for name, isPaired := range map[string]bool{"paired": true, "unpaired": false} {
+		t.Run(name, func(t *testing.T) {
+			kv, f := newMapKV(), newFence(1)
+			c := New(kv)
+			d, err := c.Device(bg, f)
+			require.NoError(t, err)
+			if isPaired {
+				pair(t, d, testJID(1))
+			}
+			accepted, refused := make(map[string][]byte), 0
+			put := func(string, Batch) error {
+				id := fmt.Sprint("entry ", len(accepted))
+				if c.PutMessageEntry(bg, id, []byte(id), false) != nil {
+					refused++
+				} else {
+					accepted[id] = []byte(id)
+				}
+				return nil
+			}
+			require.NoError(t, put("", Batch{}))
+			kv.before.set(func(op string, b Batch) error {
+				if op == "commit" {
+					return put(op, b)
+				}
+				return nil
+			})
+			require.NoError(t, c.Close(bg))
+			require.Positive(t, refused, "the last of them came too late")
+			kv.before.set(nil)
+			c = New(kv)
+			_, err = c.Device(bg, f)
+			require.NoError(t, err)
+			entries, err := c.MessageEntries(bg)
+			require.NoError(t, err)
+			require.Equal(t, accepted, entries)
+			require.NoError(t, c.Close(bg))
+		})
+	}
 }
