@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"go.mau.fi/whatsmeow/types"
 )
@@ -80,6 +81,25 @@ func (s *deviceStore) rideLocked(changes map[logicalID]change) {
 	}
 	if p.full() || len(s.im.beside[carrier]) > besideMost {
 		s.packLocked(true)
+	}
+}
+
+// takeOffRefused takes messages off sessions that were refused for good: they go with
+// another one.
+func (s *deviceStore) takeOffRefused(refused []change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.pack
+	for _, c := range refused {
+		if _, ours := p.beside[c.id]; !ours || c.table != tSession {
+			continue
+		}
+		if len(p.loose) == 0 {
+			p.since = time.Now()
+		}
+		p.loose = append(p.loose, s.im.beside[c.id]...)
+		delete(s.im.beside, c.id)
+		delete(p.beside, c.id)
 	}
 }
 

@@ -65,7 +65,9 @@ func (s *deviceStore) lead() {
 			_ = s.commitTogether(nil, true, false) // those that are refused come again below
 		}
 		for _, r := range reqs {
-			r.err = s.commitTogether([]*request{r}, false, false)
+			if r.err = s.commitTogether([]*request{r}, false, false); r.err != nil {
+				s.takeOffRefused(r.changes)
+			}
 		}
 		err = s.commitTogether(nil, true, false)
 		if err != nil && s.gate.check(reqs[0].op) == nil {
