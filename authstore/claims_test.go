@@ -225,3 +225,30 @@ func TestSessionThatDoesNotParseIsSetAsideAfterItsMove(t *testing.T) {
 	require.Equal(t, 1, kv.count(kindQuarantine))
 	require.Zero(t, kv.count("session"))
 }
+
+// Who holds a session and wants another waits for it as long as an outage may
+// take, and not behind those who hold nothing yet.
+func TestReceiveThatHoldsASessionIsNotGivenUpNorQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d, _ := open(t, newMapKV())
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() { require.NoError(t, receiveStep(t, d, "3:0", 30*time.Second)) })
+		synctest.Wait()
+		require.NoError(t, d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+			require.NoError(t, second(d.Sessions.GetSession(ctx, "1:0")))
+			wg.Go(func() {
+				require.NoError(t, d.EventBuffer.DoDecryptionTxn(bg, func(ctx context.Context) error {
+					return second(d.Sessions.GetManySessions(ctx, []string{"1:0", "2:0"}))
+				}))
+			})
+			synctest.Wait()
+			require.NoError(t, second(d.Sessions.GetSession(ctx, "2:0")))
+			require.Zero(t, time.Since(start))
+			require.NoError(t, second(d.Sessions.GetSession(ctx, "3:0")))
+			require.Equal(t, 30*time.Second, time.Since(start))
+			return nil
+		}))
+		wg.Wait()
+	})
+}

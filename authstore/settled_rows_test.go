@@ -334,3 +334,105 @@ func TestRowUnderItsPlainNameDoesNotComeBack(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 900, sessionCounter(t, v))
 }
+
+// A damaged row is kept although the first write over it was refused.
+func TestDamagedRowIsKeptWhenAWriteOverItWasRefused(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+	key := rowKey(d, tSession, "1:0")
+	require.NoError(t, c.Close(bg))
+	kv.data[key] = "\x01\x00damaged"
+	kv.setEpoch(2)
+	c, d, _ = open(t, kv)
+	kv.before.set(func(op string, b Batch) error {
+		if op == "commit" && len(b.Put) > 0 {
+			return ErrTooLarge
+		}
+		return nil
+	})
+	require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 2)), ErrTooLarge)
+	require.Zero(t, kv.count(kindQuarantine))
+	kv.before.set(nil)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 2)))
+	require.Equal(t, 1, kv.count(kindQuarantine))
+	require.NoError(t, c.Close(bg))
+}
+
+// A removal that is refused is no success: who removes the rows of a replaced
+// device would forget those that are left.
+func TestRemovalThatIsRefusedFails(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+	gen := storeOf(d).gen
+	kv.before.set(func(op string, b Batch) error {
+		if op == "commit" && len(b.Delete) > 0 {
+			return ErrTooLarge
+		}
+		return nil
+	})
+	pair(t, d, testJID(2))
+	c.cfg.background.Wait()
+	kv.before.set(nil)
+	require.Contains(t, kv.data, Key{"session", gen + "/1:0"})
+	h, err := New(kv).readHead(bg)
+	require.NoError(t, err)
+	require.Equal(t, []string{gen}, h.Purge)
+	c, _, _ = reopen(t, kv, c)
+	c.cfg.background.Wait()
+	require.NotContains(t, kv.data, Key{"session", gen + "/1:0"}, "the next device goes on")
+}
+
+// The end of a term says so when something deferred was not written, also where
+// that was on its way with another commit.
+func TestEndOfTermSaysWhatWasOnItsWayAndNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "commit" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		var wrote, ended error
+		var wg sync.WaitGroup
+		wg.Go(func() { wrote = d.Sessions.PutSession(bg, "1:0", validSession(t, 1)) })
+		synctest.Wait()
+		wg.Go(func() { ended = c.EndTerm(bg) })
+		synctest.Wait()
+		kv.setEpoch(9)
+		wg.Wait()
+		require.ErrorIs(t, wrote, context.Canceled)
+		require.ErrorIs(t, ended, ErrFenced)
+	})
+}
+
+// An answer that comes late and is an error is no reason to end the term: the
+// write is repeated.
+func TestLateErrorOfAWriteIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, f := open(t, kv)
+		calls := 0
+		kv.before.set(func(op string, _ Batch) error {
+			if calls++; calls == 1 {
+				time.Sleep(15 * time.Second)
+				return errDown
+			}
+			return nil
+		})
+		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
+		require.Equal(t, 2, calls)
+		require.Zero(t, f.cuts.Load())
+	})
+}
+
+// A receive that changed nothing is not done when the term ended under it: the
+// message is not to be acknowledged.
+func TestReceiveWithoutAChangeOnAnEndedDeviceIsCanceled(t *testing.T) {
+	c, d, _ := open(t, newMapKV())
+	require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(bg, func(context.Context) error { return c.EndTerm(bg) }), context.Canceled)
+}
