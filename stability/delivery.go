@@ -274,16 +274,32 @@ func (d *delivery) undecryptable(evt *events.UndecryptableMessage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.info = plainInfo(evt.Info)
-	d.hidden = evt.IsUnavailable || evt.DecryptFailMode == events.DecryptFailHide
-	switch {
-	case evt.IsUnavailable:
-		d.failed = "it is for the phone alone"
-		if evt.UnavailableType != "" {
-			d.failed += " (" + string(evt.UnavailableType) + ")"
-		}
-	case d.failed == "":
+	d.hidden = evt.DecryptFailMode == events.DecryptFailHide
+	if kind, ok := d.withheld(); ok {
+		d.failed, d.hidden = whyWithheld(kind)
+	} else if d.failed == "" {
 		d.failed = "it cannot be decrypted"
 	}
+}
+
+// withheld reports whether WhatsApp has sent the message without its content, and its
+// word for the kind of such a message; "" where it gives none.
+func (d *delivery) withheld() (kind string, ok bool) {
+	if d.node == nil || len(d.node.GetChildrenByTag("enc")) > 0 {
+		return "", false
+	}
+	n, ok := d.node.GetOptionalChildByTag("unavailable")
+	a := n.AttrGetter()
+	return a.OptionalString("type"), ok
+}
+
+// whyWithheld says why there is no content. A kind that has a name is meant for the phone
+// alone; without one the phone can send the content.
+func whyWithheld(kind string) (why string, hidden bool) {
+	if kind == "" {
+		return "it cannot be decrypted: WhatsApp has not sent its content to this device", false
+	}
+	return "it is for the phone alone (" + kind + ")", true
 }
 
 // keepParts makes the parts that are not finished what is kept of the message.

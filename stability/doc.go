@@ -72,6 +72,8 @@
 //	                            15 min in the end. While the handlers take nothing, one at a time is tried
 //	it cannot be decrypted      an entry is written before it is acknowledged; the phone is asked for it, after 5 min
 //	                            and then more and more rarely, for 14 days
+//	it is for the phone alone   such as a view-once message: the same, but the phone is asked three times only, and
+//	                            nobody is called
 //	whatsmeow panics at it      the process goes on; what was decrypted by then is kept, and handed over from there, else
 //	                            it cannot be decrypted
 //	the phone has sent it       it is kept first, and handed over from there

@@ -50,6 +50,10 @@ type ReceivedMessages struct {
 	Waiting  MessageGroup
 	SetAside MessageGroup
 	By       map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
+	// Missed is By without the messages that nobody misses: those that are for the
+	// phone alone, such as view-once messages, and those whose sender does not want
+	// anybody to be told when they cannot be decrypted. These raise no incident.
+	Missed map[MessageState]MessageGroup
 
 	// PerhapsHandled are messages that an earlier process decrypted, and that
 	// WhatsApp does not deliver any more. That process was killed, or lost the
@@ -71,7 +75,8 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	r.mu.Lock()
 	sums := r.book.Sums()
 	r.mu.Unlock()
-	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated, By: make(map[MessageState]MessageGroup)}
+	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated,
+		By: make(map[MessageState]MessageGroup), Missed: make(map[MessageState]MessageGroup)}
 	for st, g := range sums.States {
 		group := MessageGroup{g.Count, g.Oldest, g.Why}
 		out.By[MessageState(st)] = group
@@ -89,8 +94,9 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	}
 	n, since := r.hanging(now, false)
 	told := make(map[MessageState]MessageGroup)
-	for st, g := range out.By {
-		told[st] = g
+	for st, g := range sums.Missed {
+		out.Missed[MessageState(st)] = MessageGroup{g.Count, g.Oldest, g.Why}
+		told[MessageState(st)] = out.Missed[MessageState(st)]
 	}
 	if n == 0 { // a try that has just begun changes nothing yet
 		for st, g := range sums.Again {
@@ -130,10 +136,19 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 	say(MessageKept, "waits here to be handed over to the program's handlers", "wait here to be handed over to the program's handlers",
 		"That is tried again and again, with pauses of up to a quarter of an hour.")
 	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for the content; it must be online.")
+	hidden := func(s MessageState) int { return r.By[s].Count - r.Missed[s].Count }
+	const needs = "Nobody needs to do anything: who wants to read such a message opens WhatsApp on the phone."
+	if n := hidden(MessageUndecrypted); n > 0 {
+		out = append(out, counted(n, "is", "are")+" for the phone alone, such as a view-once message, or not to be told of. "+
+			"The phone is asked for the content three times, and may not send it. "+needs)
+	}
 	say(MessageLeftAlone, "is left alone at WhatsApp, since the process ended while it was handled",
 		"are left alone at WhatsApp, since the process ended while they were handled",
 		"What was left alone is offered again when this process has run for an hour, in a new build, or on request.")
 	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand over again or remove what was set aside.")
+	if n := hidden(MessageSetAside); n > 0 {
+		out = append(out, counted(n, "was", "were")+" set aside without content, for the phone alone or not to be told of. "+needs)
+	}
 	const then = "The program's handlers have taken what they were given then, unless WhatsApp itself dropped it for its age; it is removed by itself."
 	switch g := r.PerhapsHandled; {
 	case g.Count == 1:
@@ -144,6 +159,14 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 			g.Count, keepalive.Span(now.Sub(g.Oldest)), then))
 	}
 	return strings.Join(out, " ")
+}
+
+// counted begins a sentence about n messages.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "One message " + one
+	}
+	return fmt.Sprintf("%d messages %s", n, many)
 }
 
 // toDo is for who reads about the groups of by, and whether a handler hangs.
@@ -160,7 +183,7 @@ func toDo(by map[MessageState]MessageGroup, hangs bool) string {
 	say(by[MessageUndecrypted].Count > 0,
 		"Open WhatsApp on the phone of this account, so that it is online and can send the content. If the content does not come, ask the sender to send the message again.")
 	say(by[MessageLeftAlone].Count > 0, "Look in the program's log for where the process ended, and mend that. Then hand over again what was left alone.")
-	say(by[MessageSetAside].Count > 0, "Look at what was set aside, and why. Then hand it over again, or remove it.")
+	say(by[MessageSetAside].Count > 0, "Look at what was set aside, and why. Then hand it over again if its content is here, or remove it.")
 	return strings.Join(out, " ")
 }
 

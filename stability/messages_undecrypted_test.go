@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
@@ -225,6 +226,35 @@ func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
 		w.await("it is over", func() bool { return len(b.book.of(guard.TypeMessagesSetAside.ActiveID())) == 2 })
 		require.Zero(t, b.balanced().SetAside.Count)
 		b.stop()
+	})
+}
+
+// Nobody misses a view-once message: the phone alone is given it.
+func TestMessageForThePhoneAloneNeedsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		w.sim.Fault(wasim.Stanza(waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{
+			"id": "3EB0AAAABBBBCCCCDDDD", "t": time.Now().Unix(), "type": "media", "from": w.sim.NewAccount("491520000009").JID(),
+		}, Content: []waBinary.Node{{Tag: "unavailable", Attrs: waBinary.Attrs{"type": "view_once"}}}})).For(w.account.JID()).Now()
+		w.await("it is an entry", func() bool { return a.balanced().By[stability.MessageUndecrypted].Count == 1 })
+		time.Sleep(2 * time.Hour)
+		r := a.balanced()
+		require.Empty(t, r.Missed)
+		require.Contains(t, r.Text, "One message is for the phone alone")
+		require.Empty(t, r.Do)
+		require.Equal(t, 3, a.m.Messages()[0].Tries, "so often the phone was asked")
+		a.stop()
+		time.Sleep(14 * 24 * time.Hour)
+		a = w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
+		w.await("it is set aside", func() bool { return a.balanced().SetAside.Count == 1 })
+		time.Sleep(time.Hour)
+		r = a.balanced()
+		require.Empty(t, r.Missed)
+		require.Contains(t, r.Text, "One message was set aside without content, for the phone alone")
+		require.Empty(t, r.Do)
+		require.Empty(t, a.book.of(guard.TypeMessagesSetAside.ActiveID()))
+		a.stop()
 	})
 }
 

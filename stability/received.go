@@ -562,7 +562,8 @@ func (r *received) undecryptable(id string, err error) {
 		d.mu.Lock()
 		noted := d.failed != "" || d.open || d.ours
 		if !noted {
-			d.failed, d.hidden = "it is for the phone alone", true
+			kind, _ := d.withheld()
+			d.failed, d.hidden = whyWithheld(kind)
 			if err != nil {
 				d.failed, d.hidden = "it cannot be decrypted: "+firstLine(err.Error()), false
 			}

@@ -69,7 +69,7 @@ func (a about) off(next, more string) explanation {
 // says when the oldest of them was received.
 func untaken(st stability.Status) (n int, oldest time.Time) {
 	for _, s := range []stability.MessageState{stability.MessageRefused, stability.MessageKept, stability.MessageLeftAlone, stability.MessageSetAside} {
-		g := st.Messages.Received.By[s]
+		g := st.Messages.Received.Missed[s]
 		if n += g.Count; g.Count > 0 && (oldest.IsZero() || g.Oldest.Before(oldest)) {
 			oldest = g.Oldest
 		}

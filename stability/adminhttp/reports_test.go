@@ -62,6 +62,13 @@ func (p *place) dies(name string) {
 	p.sim.Partition(name)
 }
 
+// strange delivers a message of a group that holds content.
+func (p *place) strange(id string, content waBinary.Node) {
+	p.sim.Fault(wasim.Stanza(waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{
+		"id": id, "t": time.Now().Unix(), "type": "text", "from": types.NewJID("1", types.GroupServer), "participant": p.sim.NewAccount("491520000009").JID(),
+	}, Content: []waBinary.Node{content}})).For(p.account.JID()).Now()
+}
+
 // asks sends a retry receipt for a message of the account.
 func asks(from *wasim.Contact, info types.MessageInfo) {
 	attrs := waBinary.Attrs{"id": info.ID, "from": info.Sender, "t": info.Timestamp.Unix()}
@@ -197,6 +204,51 @@ func TestStatusNowTellsWithinAMinuteWhatBecameOfAMessage(t *testing.T) {
 			},
 			told: told{
 				"messages.received.by.undecrypted.count": 1, "messages.received.by.undecrypted.why": "it cannot be decrypted: ",
+				"messages.received.text": "The phone is asked for the content", "messages.received.whatToDo": "Open WhatsApp on the phone",
+			},
+		},
+		"a message is for the phone alone": {
+			happen: func(p *place, _ *wasim.Contact) *place {
+				p.strange("3EB0AAAABBBBCCCCDDDD", waBinary.Node{Tag: "unavailable", Attrs: waBinary.Attrs{"type": "view_once"}})
+				return p
+			},
+			told: told{
+				"messages.received.by.undecrypted.count": 1, "messages.received.by.undecrypted.why": "it is for the phone alone (view_once)",
+				"messages.received.text": "One message is for the phone alone", "messages.received.whatToDo": nil, "whatToDo": nil,
+			},
+		},
+		"a message is not to be told of": {
+			happen: func(p *place, _ *wasim.Contact) *place {
+				p.strange("3EB0AAAABBBBCCCCDDDD", waBinary.Node{
+					Tag: "enc", Attrs: waBinary.Attrs{"type": "msg", "v": "2", "decrypt-fail": "hide"}, Content: []byte{0x33, 1},
+				})
+				return p
+			},
+			told: told{
+				"messages.received.by.undecrypted.count": 1, "messages.received.text": "Nobody needs to do anything",
+				"messages.received.whatToDo": nil, "whatToDo": nil,
+			},
+		},
+		"WhatsApp sends a message without its content": {
+			happen: func(p *place, _ *wasim.Contact) *place {
+				p.strange("3EB0AAAABBBBCCCCDDDD", waBinary.Node{Tag: "unavailable"})
+				return p
+			},
+			told: told{
+				"messages.received.by.undecrypted.count": 1, "messages.received.by.undecrypted.why": "WhatsApp has not sent its content",
+				"messages.received.text": "The phone is asked for the content", "messages.received.whatToDo": "Open WhatsApp on the phone",
+			},
+		},
+		"the key of a group message is not known": {
+			happen: func(p *place, _ *wasim.Contact) *place {
+				unsigned := make([]byte, 64)
+				p.strange("3EB0AAAABBBBCCCCDDDD", waBinary.Node{
+					Tag: "enc", Attrs: waBinary.Attrs{"type": "skmsg", "v": "2"}, Content: append([]byte{0x33, 8, 1, 16, 0, 26, 1, 0}, unsigned...),
+				})
+				return p
+			},
+			told: told{
+				"messages.received.by.undecrypted.count": 1, "messages.received.by.undecrypted.why": "it cannot be decrypted: no sender key",
 				"messages.received.text": "The phone is asked for the content", "messages.received.whatToDo": "Open WhatsApp on the phone",
 			},
 		},

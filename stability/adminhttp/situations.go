@@ -176,7 +176,7 @@ var whileConnected = []situation{
 		func(st stability.Status) bool { n, _ := untaken(st); return connected(st) && n > 0 },
 		func(a about) explanation {
 			_, oldest := untaken(a.Status)
-			by := a.Messages.Received.By
+			by := a.Messages.Received.Missed
 			left, aside := by[stability.MessageLeftAlone].Count, by[stability.MessageSetAside].Count
 			next := "Other messages are handled as they come."
 			if by[stability.MessageRefused].Count > 0 {

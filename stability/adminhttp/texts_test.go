@@ -86,7 +86,7 @@ func TestNextStepIsTrueOfEachMessageThatWaits(t *testing.T) {
 		stability.MessageSetAside:  "until somebody hands them over again or removes them",
 	} {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
-		st.Messages.Received.By = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
+		st.Messages.Received.Missed = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
 		_, next, _ := adminhttp.Explained(st)
 		require.Contains(t, next, want, state)
 		if state == stability.MessageSetAside || state == stability.MessageLeftAlone {
@@ -138,7 +138,7 @@ func TestStandbyThatLostTheLockSaysWhen(t *testing.T) {
 func TestOnlyRefusedMessagesEndTheConnection(t *testing.T) {
 	for state, ends := range map[stability.MessageState]bool{stability.MessageRefused: true, stability.MessageKept: false, stability.MessageLeftAlone: false, stability.MessageSetAside: false} {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
-		st.Messages.Received.By = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
+		st.Messages.Received.Missed = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
 		_, next, _ := adminhttp.Explained(st)
 		require.Equal(t, ends, strings.Contains(next, "the connection is made anew"), state)
 	}

@@ -683,7 +683,8 @@ type Sums struct {
 	Handled  uint64
 	Repeated uint64 // came again after they had been handled
 	States   map[State]Group
-	Again    map[State]Group // of those in hand the ones that waited before, by what they were
+	Missed   map[State]Group // of these without the hidden ones
+	Again    map[State]Group // of those in hand the ones that waited before, by what they were; without the hidden ones
 }
 
 func (g Group) with(e *Entry) Group {
@@ -699,13 +700,17 @@ func (g Group) with(e *Entry) Group {
 
 // Sums adds up.
 func (b *Book) Sums() Sums {
-	s := Sums{Received: b.received, Handled: b.handled, Repeated: b.repeated, States: make(map[State]Group), Again: make(map[State]Group)}
+	s := Sums{Received: b.received, Handled: b.handled, Repeated: b.repeated, States: make(map[State]Group), Missed: make(map[State]Group), Again: make(map[State]Group)}
 	for _, e := range b.entries {
 		st := e.State
 		if e.before != "" && st != InHand { // queued once more
 			st = e.before
 		}
 		s.States[st] = s.States[st].with(e)
+		if e.Hidden {
+			continue
+		}
+		s.Missed[st] = s.Missed[st].with(e)
 		if st == InHand && e.before != "" {
 			s.Again[e.before] = s.Again[e.before].with(e)
 		}
