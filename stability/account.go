@@ -22,14 +22,14 @@ const whyAnotherAccount = "another account received it, which was paired before"
 func (r *received) belongs(own ownNames) {
 	r.mu.Lock()
 	r.own = own
-	theirs := make(map[book.Key]book.State)
+	var theirs []book.Entry
 	for k, rec := range r.more {
 		if e, ok := r.book.Find(k); ok && e.State != book.SetAside && e.State != book.InHand && rec.Of.other(own) {
-			theirs[k] = e.State
+			theirs = append(theirs, e)
 		}
 	}
 	r.mu.Unlock()
-	for k, was := range theirs {
-		r.aside(k, was, whyAnotherAccount)
+	for _, e := range theirs {
+		r.aside(e, whyAnotherAccount)
 	}
 }

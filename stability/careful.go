@@ -207,9 +207,10 @@ func (r *received) offer(t *term, keys []book.Key) {
 			rec.State = book.AtService
 			r.note(rec)
 		}
+		is := r.changed(k)
 		r.mu.Unlock()
 		if ok {
-			_ = r.store(context.Background(), k, &rec, false)
+			_ = r.write(context.Background(), is, false)
 			offered = true
 		}
 	}

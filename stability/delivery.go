@@ -25,6 +25,7 @@ import (
 type delivery struct {
 	a     *attachment
 	key   book.Key
+	named book.Key       // as its stanza names it: the sender may have another name in key
 	began time.Time      // when it was taken in hand
 	node  *waBinary.Node // its stanza; nil for one that is handed over from the store
 

@@ -92,7 +92,10 @@ func (r *received) rowOf(k book.Key) *messageRecord {
 // forget removes notes from the store.
 func (r *received) forget(keys []book.Key) {
 	for _, k := range keys {
-		_ = r.store(context.Background(), k, nil, false)
+		r.mu.Lock()
+		is := r.changed(k)
+		r.mu.Unlock()
+		_ = r.write(context.Background(), is, false)
 	}
 }
 
@@ -186,10 +189,7 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	if !maybe { // as nearly always
 		return false
 	}
-	var users userNames // the sender may have another name this time
-	for _, j := range d.senders(context.Background()) {
-		users = append(users, j.User)
-	}
+	users := d.users(context.Background()) // the sender may have another name this time
 	same := func(k book.Key) bool {
 		chat := k.Chat == d.key.Chat || k.Sender == "" && d.key.Sender == ""
 		return k == d.key || k.ID == d.key.ID && chat && users.sent(k)
@@ -205,10 +205,10 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	}
 	r.lately[i].At = now // whatsmeow may ask the phone for it again
 	k := r.lately[i].key
-	row := r.rowOf(k)
+	is := r.changed(k)
 	r.mu.Unlock()
-	if k == d.key || row == nil { // else the row is about another message, and has the note already
-		_ = r.store(context.Background(), k, row, false)
+	if k == d.key || is.row == nil { // else the row is about another message, and has the note already
+		_ = r.write(context.Background(), is, false)
 	}
 	return true
 }

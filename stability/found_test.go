@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -83,54 +84,114 @@ func TestMessagesThatNobodyCanDecryptHaveABound(t *testing.T) {
 	(&delivery{}).finished() // one that is handed over from here has no stanza
 }
 
-// What was to be set aside may be something else by then.
-func TestMessageThatChangedMeanwhileIsNotSetAside(t *testing.T) {
+// What was listed may be something else by the time that something is done about it.
+func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(r *received, k book.Key)
+		still     book.State // "" for one that is gone
+	}{
+		"its content came": {func(r *received, k book.Key) { r.book.Recovered(k, "", time.Now()) }, book.Kept},
+		"it came again":    {func(r *received, k book.Key) { r.book.Tried(k, time.Now()) }, book.InHand},
+		"it was removed":   {func(r *received, k book.Key) { r.book.Remove(k) }, ""},
+		"it was removed and missed again": {func(r *received, k book.Key) {
+			r.book.Remove(k)
+			r.book.Load([]book.Entry{{Key: k, State: book.Undecrypted, First: time.Now().Add(time.Hour)}})
+		}, book.Undecrypted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := bookOf()
+			rec := messageRecord{Entry: book.Entry{Key: book.Key{ID: "A"}, State: book.Undecrypted, First: time.Now()}}
+			r.note(rec)
+			r.book.Load([]book.Entry{rec.Entry})
+			listed, _ := r.book.Find(rec.Key)
+			require.True(t, r.still(listed))
+			c.meanwhile(r, rec.Key)
+			require.False(t, r.still(listed), "nobody asks for it")
+			r.aside(listed, "nobody has sent it again")
+			e, _ := r.book.Find(rec.Key)
+			require.Equal(t, c.still, e.State, "it is not set aside")
+			require.Equal(t, c.still == book.Kept, r.take(&delivery{key: rec.Key, ours: true}), "only what is kept is handed over")
+			require.Equal(t, c.still != "", len(r.book.Entries()) == 1)
+		})
+	}
 	r := bookOf()
-	rec := messageRecord{Entry: book.Entry{Key: book.Key{ID: "A"}, State: book.Kept, First: time.Now()}, Contents: [][]byte{{1}}}
+	rec := messageRecord{Entry: book.Entry{Key: book.Key{ID: "A"}, State: book.Undecrypted}}
 	r.note(rec)
 	r.book.Load([]book.Entry{rec.Entry})
-	r.aside(rec.Key, book.Undecrypted, "nobody has sent it again")
-	e, _ := r.book.Find(rec.Key)
-	require.Equal(t, book.Kept, e.State, "its content is here: it is handed over")
-	r.book.Tried(rec.Key, time.Now())
-	r.aside(rec.Key, book.Kept, "another account's")
-	e, _ = r.book.Find(rec.Key)
-	require.Equal(t, book.InHand, e.State)
+	r.going = map[book.Key]struct{}{rec.Key: {}}
+	require.False(t, r.still(rec.Entry), "it is being removed")
 }
 
 // keptRows is a store of entries and nothing else.
 type keptRows struct {
 	authstore.Store
-	rows map[string][]byte
+	rows   map[string][]byte
+	beside func() // is called before a row is written
 }
 
-func (s keptRows) MessageEntries(context.Context) (map[string][]byte, error) { return s.rows, nil }
+func (s *keptRows) MessageEntries(context.Context) (map[string][]byte, error) { return s.rows, nil }
 
-func (s keptRows) PutMessageEntry(_ context.Context, id string, entry []byte, _ bool) error {
+func (s *keptRows) PutMessageEntry(_ context.Context, id string, entry []byte, _ bool) error {
+	if f := s.beside; f != nil {
+		f()
+	}
 	if s.rows[id] = entry; entry == nil {
 		delete(s.rows, id)
 	}
 	return nil
 }
 
-// The phone answers, or the message is handled, while it is being noted that the phone
-// was asked.
-func TestRowOfAnAnswerIsTheLast(t *testing.T) {
+// A message is handled, removed, or its content comes, while an older row of it is on
+// its way to the store.
+func TestLastRowIsTheTrueOne(t *testing.T) {
+	k := book.Key{ID: "A"}
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		r := bookOf()
+		s := &keptRows{rows: make(map[string][]byte)}
+		r.m.store, r.read = s, true
+		left := 6
+		changed := func() change {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if rng.IntN(3) == 0 {
+				delete(r.more, k)
+			} else {
+				r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Undecrypted, Tries: rng.IntN(3)}})
+			}
+			return r.changed(k)
+		}
+		s.beside = func() {
+			if left--; left > 0 && rng.IntN(2) == 0 {
+				is := changed()
+				if rng.IntN(2) == 0 { // it is written before the older one, else behind it
+					require.NoError(t, r.write(t.Context(), is, false))
+				}
+			}
+		}
+		require.NoError(t, r.write(t.Context(), changed(), true))
+		raw, stands := s.rows[recordID(k)]
+		is, known := r.more[k]
+		require.Equal(t, known, stands, "seed %d", seed)
+		if known {
+			var row messageRecord
+			require.NoError(t, json.Unmarshal(raw, &row))
+			require.Equal(t, is.Tries, row.Tries, "seed %d", seed)
+		}
+	}
+}
+
+// A handler has outlived its term. The rows are the next holder's.
+func TestRowOfAFormerTermIsNotRemoved(t *testing.T) {
 	r, k := bookOf(), book.Key{ID: "A"}
-	s := keptRows{rows: make(map[string][]byte)}
-	r.m.store = s
-	asked := messageRecord{Entry: book.Entry{Key: k, State: book.Undecrypted, Since: time.Now()}}
-	kept := messageRecord{Entry: book.Entry{Key: k, State: book.Kept, Since: time.Now()}, Contents: [][]byte{{7}}}
-	r.note(kept)
-	r.storeStill(k, asked)
-	var row messageRecord
-	require.NoError(t, json.Unmarshal(s.rows[recordID(k)], &row))
-	require.Equal(t, kept.Contents, row.Contents)
-	delete(r.more, k)
-	r.storeStill(k, asked)
-	require.Empty(t, s.rows, "it was handled meanwhile")
-	r.note(asked)
-	r.storeStill(k, asked)
-	require.NoError(t, json.Unmarshal(s.rows[recordID(k)], &row))
-	require.Equal(t, book.Undecrypted, row.State)
+	s := &keptRows{rows: make(map[string][]byte)}
+	r.m.store, r.read = s, true
+	r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Kept}})
+	is := r.changed(k)
+	r.leave()
+	require.NoError(t, r.write(t.Context(), is, true))
+	require.Len(t, s.rows, 1)
+	r.read = true // another term
+	require.NoError(t, r.write(t.Context(), is, true))
+	require.Len(t, s.rows, 1)
 }

@@ -55,6 +55,47 @@ func TestHandlerThatHangsOnAKeptMessageHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+// Three messages are to be handed over, and the last one is removed while the first
+// one is with its handler.
+func TestMessageThatWasRemovedMeanwhileIsNotHandled(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var ready, with atomic.Bool
+		a.refuse = func(e *events.Message) bool {
+			if e.Message.GetConversation() == "" {
+				return false
+			}
+			if !ready.Load() {
+				panic("not ready yet")
+			}
+			with.Store(true)
+			time.Sleep(20 * time.Second)
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Minute)
+		was := a.balanced()
+		_, err := w.writer().Send(w.account.JID(), "first", "second", "third")
+		require.NoError(t, err)
+		w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == 3 })
+		third := a.m.Messages()[2].Entry
+		ready.Store(true)
+		for _, m := range a.m.Messages() {
+			require.NoError(t, a.m.Redeliver(t.Context(), m.Entry))
+		}
+		w.await("the first is with its handler", with.Load)
+		require.NoError(t, a.m.PurgeMessage(t.Context(), third))
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, []string{"first", "second"}, a.written())
+		r := a.balanced()
+		require.EqualValues(t, 2, r.Total-was.Total)
+		require.EqualValues(t, 2, r.Handled-was.Handled)
+		require.Empty(t, a.m.Messages())
+		a.stop()
+	})
+}
+
 func TestSlowHandlerThroughHandOversIsNoDeath(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

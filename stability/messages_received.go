@@ -295,16 +295,16 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	case found:
 		r.note(rec)
 	}
+	is := r.changed(rec.Key)
 	r.mu.Unlock()
 	if !found {
 		return fmt.Errorf("stability: %s: %w", op, ErrNoMessage)
 	}
-	written := &rec
-	if gone {
-		written = nil
-	}
-	err := r.store(ctx, rec.Key, written, true)
-	if gone { // not before the store knows it
+	var err error
+	if !gone {
+		err = r.write(ctx, is, true)
+	} else { // not before the store knows it
+		err = r.store(ctx, rec.Key, nil, true)
 		r.mu.Lock()
 		delete(r.going, rec.Key)
 		if err == nil {

@@ -155,6 +155,47 @@ func TestPhoneIsHeardOfAnEntryUnderAnIDThatWasFound(t *testing.T) {
 	}
 }
 
+// The sender sends it again from its other name, and the phone is asked no more.
+func TestMessageThatComesAgainByAnotherNameIsTheSame(t *testing.T) {
+	for name, opts := range map[string][]wasim.Option{"the LID": nil, "the number": {wasim.WithLIDFirst()}} {
+		for again, mood := range map[string]int32{"readable": 0, "refused at first": 3, "unreadable": 0} {
+			t.Run(name+", "+again, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					w := newWorldOn(t, opts...)
+					a := w.instance(stability.WithAutoHeal(noHeal))
+					var fails atomic.Int32
+					a.refuse = func(e *events.Message) bool { return e.Message.GetConversation() != "" && fails.Add(-1) >= 0 }
+					a.run().pair()
+					require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+					w.account.Phone().Late()
+					carol := w.writer()
+					id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+					require.NoError(t, err)
+					time.Sleep(time.Second)
+					require.Len(t, a.m.Messages(), 1)
+					carol.ByOtherName()
+					fails.Store(mood)
+					if again == "unreadable" {
+						require.NoError(t, carol.SendUnreadableAs(id, w.account.JID(), text("lost?")))
+						time.Sleep(time.Second)
+						require.Len(t, a.m.Messages(), 1, "the phone is asked for one")
+					} else {
+						require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+					}
+					time.Sleep(2 * time.Hour)
+					w.account.Phone().On()
+					time.Sleep(12 * time.Hour)
+					require.Equal(t, []string{"lost?"}, a.written(), "once")
+					require.Empty(t, a.m.Messages())
+					require.Empty(t, w.device().Pending())
+					a.balanced()
+					a.stop()
+				})
+			})
+		}
+	}
+}
+
 // The phone answers, and the sender, who was off, sends the message again the next day.
 func TestSenderWhoSendsAgainBehindThePhoneIsNotHeard(t *testing.T) {
 	for name, send := range map[string]func(*wasim.Phone, string, types.JID, *waE2E.Message) error{

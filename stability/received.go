@@ -35,6 +35,7 @@ type received struct {
 	mu     sync.Mutex // never held across I/O or a callback
 	book   book.Book
 	more   map[book.Key]messageRecord // of entries that the store has
+	noted  uint64                     // how often one was put there
 	inHand map[book.Key]*delivery
 	going  map[book.Key]struct{} // that are being removed for good
 	lately []foundMessage        // missed, and here since, oldest first
@@ -66,6 +67,8 @@ type messageRecord struct {
 
 	Unread bool        `json:",omitempty"` // it could not be decrypted at first
 	Found  []foundNote `json:",omitempty"` // see foundMessage
+
+	rev uint64 // another one with each change
 }
 
 // noteRecord is the record of a message that the book is done with.
@@ -124,11 +127,44 @@ func (r *received) arrived(k book.Key) {
 // it is already.
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), node: message, info: infoOf(message, a.device)}
+	d.named, d.key = d.key, r.known(ctx, d)
 	if !r.admit(ctx, d) {
 		d.stillDelivered()
 		return nil, nil, false
 	}
 	return d, func() { r.ended(d) }, true
+}
+
+// known is the name under which the message of d is known here, if its sender has two.
+// What was missed under the number may come again from the LID, or the other way round.
+func (r *received) known(ctx context.Context, d *delivery) book.Key {
+	other := func(k book.Key) bool {
+		return k.ID == d.key.ID && k.Copy == "" && (k.Chat == d.key.Chat) == (d.key.Sender != "") && (k.Sender == "") == (d.key.Sender == "") && k != d.key
+	}
+	find := func(is func(book.Key) bool) (k book.Key, ok bool) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if _, ok := r.more[d.key]; ok {
+			return d.key, false
+		}
+		for k := range r.more {
+			if other(k) && is(k) {
+				return k, true
+			}
+		}
+		return d.key, false
+	}
+	if _, maybe := find(func(book.Key) bool { return true }); !maybe { // as nearly always
+		return d.key
+	}
+	users := d.users(ctx)
+	k, ok := find(users.sent)
+	if ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.book.Is(d.key, k, time.Now())
+	}
+	return k
 }
 
 // admit takes a message in hand, and writes it down first where that is called
@@ -154,6 +190,9 @@ func (r *received) take(d *delivery) bool {
 	}
 	if _, going := r.going[d.key]; going {
 		return false
+	}
+	if e, ok := r.book.Find(d.key); d.ours && (!ok || e.State != book.Kept) {
+		return false // it was removed meanwhile, or set aside
 	}
 	if r.inHand == nil {
 		r.inHand = make(map[book.Key]*delivery)
@@ -227,18 +266,16 @@ func (r *received) ended(d *delivery) {
 		}
 		r.note(rec)
 	}
+	is := r.changed(d.key)
 	r.mu.Unlock()
 	r.forget(surplus)
-	switch {
-	case gone && write:
-		r.store(context.Background(), d.key, nil, false)
-	case write:
+	if write {
 		// A kept or undecrypted message is in the store by now, where it can be:
 		// this tells it more. A refused message is at the service.
-		r.store(context.Background(), e.Key, &rec, o == book.Saved)
+		_ = r.write(context.Background(), is, o == book.Saved && !gone)
 	}
 	if theirs && write && !gone {
-		r.aside(e.Key, e.State, whyAnotherAccount)
+		r.aside(e, whyAnotherAccount)
 	}
 	switch o {
 	case book.Odd:
@@ -258,24 +295,27 @@ const maxBare = 1000
 // dropSurplus forgets the oldest of too many messages without content.
 func (r *received) dropSurplus() {
 	r.mu.Lock()
-	gone := r.book.Surplus(book.SetAside, maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 })
-	for _, k := range gone {
+	var gone []change
+	for _, k := range r.book.Surplus(book.SetAside, maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 }) {
 		r.book.Remove(k)
 		delete(r.more, k)
+		gone = append(gone, r.changed(k))
 	}
 	r.mu.Unlock()
-	for _, k := range gone {
-		_ = r.store(context.Background(), k, nil, false)
-	}
+	r.writeAll(gone)
 }
 
 // missTooMany gives the oldest of too many messages up that nobody could decrypt.
 func (r *received) missTooMany() {
 	r.mu.Lock()
-	many := r.book.Surplus(book.Undecrypted, maxBare, func(book.Key) bool { return true })
+	var many []book.Entry
+	for _, k := range r.book.Surplus(book.Undecrypted, maxBare, func(book.Key) bool { return true }) {
+		e, _ := r.book.Find(k)
+		many = append(many, e)
+	}
 	r.mu.Unlock()
-	for _, k := range many {
-		r.aside(k, book.Undecrypted, "it cannot be decrypted, and the phone is not asked any more, since too many others cannot be either")
+	for _, e := range many {
+		r.aside(e, "it cannot be decrypted, and the phone is not asked any more, since too many others cannot be either")
 	}
 }
 
@@ -294,7 +334,50 @@ func (r *received) note(rec messageRecord) {
 	if rec.Of == (ownNames{}) {
 		rec.Of = r.own
 	}
+	r.noted++
+	rec.rev = r.noted
 	r.more[rec.Key] = rec
+}
+
+// change is how the row of a message is to be in the store. Whoever changes what is known
+// here takes one, with mu held, and writes it behind that.
+type change struct {
+	key  book.Key
+	row  *messageRecord // nil where there is none
+	rev  uint64
+	term int
+}
+
+// changed is how the row of a message is to be now. The caller holds mu.
+func (r *received) changed(k book.Key) change {
+	c := change{key: k, row: r.rowOf(k), term: r.terms}
+	if c.row != nil {
+		c.rev = c.row.rev
+	}
+	return c
+}
+
+// write writes a change. Several may be on their way, and the last one that is written
+// may be an older one than the last. So it is looked behind each whether it is still
+// true, and what is true by now is written then.
+func (r *received) write(ctx context.Context, c change, durable bool) error {
+	for {
+		err := r.store(ctx, c.key, c.row, durable)
+		r.mu.Lock()
+		now := r.changed(c.key)
+		over := now.term != c.term || !r.read // what is known is about another term
+		r.mu.Unlock()
+		if err != nil || over || now.rev == c.rev {
+			return err
+		}
+		c = now
+	}
+}
+
+func (r *received) writeAll(all []change) {
+	for _, c := range all {
+		_ = r.write(context.Background(), c, false)
+	}
 }
 
 // keep writes a record before the message is acknowledged.
@@ -306,8 +389,9 @@ func (r *received) keep(ctx context.Context, rec messageRecord) error {
 	before := r.more[rec.Key]
 	rec.Unread = before.unread()
 	r.note(rec)
+	is := r.changed(rec.Key)
 	r.mu.Unlock()
-	return r.store(ctx, rec.Key, &rec, true)
+	return r.write(ctx, is, true)
 }
 
 // settled removes the entry of a message that was refused before, and that is
@@ -507,7 +591,7 @@ func (r *received) of(info types.MessageInfo, evt *events.Message) (found *deliv
 		switch {
 		case evt != nil && d.isAbout(evt):
 			return d
-		case k.Copy == "" && k.ID == info.ID && d.sender() == info.Sender.User:
+		case k.Copy == "" && k.ID == info.ID && (senderOf(k) == info.Sender.User || senderOf(d.named) == info.Sender.User):
 			found = d
 		}
 	}
@@ -520,10 +604,11 @@ func (d *delivery) isAbout(evt *events.Message) bool {
 	return d.event == evt
 }
 
-func (d *delivery) sender() string {
-	s := d.key.Sender
+// senderOf is the user who has sent a message.
+func senderOf(k book.Key) string {
+	s := k.Sender
 	if s == "" {
-		s = d.key.Chat
+		s = k.Chat
 	}
 	j, _ := types.ParseJID(s)
 	return j.User

@@ -70,9 +70,10 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		rec.Key.Copy = sum[:min(len(sum), 16)]
 		_, had = r.book.Find(rec.Key)
 	}
+	removed := r.changed(rec.Key)
 	r.mu.Unlock()
 	if same {
-		_ = r.store(context.Background(), rec.Key, nil, false) // else the phone is asked once more
+		_ = r.write(context.Background(), removed, false) // else the phone is asked once more
 	}
 	if had || same {
 		return true
@@ -97,15 +98,14 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 			surplus = r.found(rec.Key, n, now)
 		}
 	}
-	is := r.rowOf(rec.Key)
+	is := r.changed(rec.Key)
 	over := r.terms != term // then the next holder hands it over
 	r.mu.Unlock()
 	r.forget(surplus)
-	if ok { // whoever has written beside it, before it was known here, has written something older
-		r.storeStill(rec.Key, rec)
+	if ok || !over { // whoever has written beside it, before it was known here, has written something older
+		_ = r.write(context.Background(), is, false)
 	}
 	if !ok && !over { // its sender has sent it again meanwhile
-		_ = r.store(context.Background(), rec.Key, is, false)
 		return r.fromPhone(a, evt)
 	}
 	r.wake.ring()
@@ -166,10 +166,17 @@ func (a *attachment) names(info types.MessageInfo) (users userNames) {
 	return slices.DeleteFunc(users, func(u string) bool { return u == "" })
 }
 
+// users are the names of whoever has sent the message of d.
+func (d *delivery) users(ctx context.Context) (users userNames) {
+	for _, j := range d.senders(ctx) {
+		users = append(users, j.User)
+	}
+	return users
+}
+
 // sent reports whether one of the users has sent the message.
 func (u userNames) sent(k book.Key) bool {
-	d := delivery{key: k}
-	return slices.Contains(u, d.sender())
+	return slices.Contains(u, senderOf(k))
 }
 
 // tend looks after what waits, for one term: it hands over again what is kept,
@@ -255,7 +262,7 @@ func (r *received) due(t *term) (again time.Time) {
 	sooner(redelivery)
 
 	for _, e := range lost {
-		r.aside(e.Key, book.Undecrypted, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
+		r.aside(e, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
 	}
 	for _, e := range asks {
 		r.ask(t, a, e)
@@ -302,13 +309,10 @@ func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 	if !r.admit(t.patience, d) {
 		return true // such as one that comes from the service at this moment
 	}
-	r.mu.Lock()
-	rec := r.more[e.Key]
-	r.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.dispatch(d, rec)
+		r.dispatch(d, d.before)
 		r.ended(d)
 	}()
 	patience := time.NewTimer(hangsAfter)
@@ -386,65 +390,55 @@ func (r *received) synced() {
 	r.mu.Lock()
 	r.settleAt = time.Now().Add(settleAfter)
 	offered := func(k book.Key) bool { return r.more[k].State == book.AtService }
-	type missing struct {
-		was book.State
-		why string
-	}
-	why := make(map[book.Key]missing)
+	var missing []book.Entry
 	for _, k := range r.book.Synced(offered) {
-		why[k] = missing{book.Refused, "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it"}
-		if offered(k) {
-			why[k] = missing{book.AtService, "it was left alone, since the process ended while it was handled, and WhatsApp does not deliver it any more"}
-		}
+		e, _ := r.book.Find(k)
+		missing = append(missing, e)
 	}
-	var gone []book.Key // begun by an earlier process, and the service has it no more
+	var gone []change // begun by an earlier process, and the service has it no more
 	for k, rec := range r.more {
 		if _, known := r.book.Find(k); !known && rec.State == "" {
-			gone = append(gone, k)
 			delete(r.more, k)
+			gone = append(gone, r.changed(k))
 		}
 	}
 	r.mu.Unlock()
-	for _, k := range gone {
-		_ = r.store(context.Background(), k, nil, false)
-	}
+	r.writeAll(gone)
 	r.wake.ring()
-	for k, m := range why {
-		r.aside(k, m.was, m.why)
+	for _, e := range missing {
+		why := "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it"
+		if e.State == book.AtService {
+			why = "it was left alone, since the process ended while it was handled, and WhatsApp does not deliver it any more"
+		}
+		r.aside(e, why)
 	}
 }
 
-// aside sets a message aside that is still in that state.
-func (r *received) aside(k book.Key, was book.State, why string) {
+// still reports whether a message is as it was when it was listed. That may be a minute
+// ago: it was handled, removed, or handed over again meanwhile. The caller holds mu.
+func (r *received) still(was book.Entry) bool {
+	e, ok := r.book.Find(was.Key)
+	_, going := r.going[was.Key]
+	return ok && !going && e.State == was.State && e.First.Equal(was.First) && e.Since.Equal(was.Since) && e.Last.Equal(was.Last)
+}
+
+// aside sets a message aside that is still as it was.
+func (r *received) aside(was book.Entry, why string) {
 	now := time.Now()
 	r.mu.Lock()
-	e, ok := r.book.Find(k)
-	if ok = ok && e.State == was; ok {
-		e, ok = r.book.Aside(k, why, now)
-	}
-	rec := r.more[k]
-	rec.Entry = e
+	ok := r.still(was)
 	if ok {
+		e, _ := r.book.Aside(was.Key, why, now)
+		rec := r.more[was.Key]
+		rec.Entry = e
 		r.note(rec)
 	}
+	is := r.changed(was.Key)
 	r.mu.Unlock()
 	if ok {
-		r.storeStill(k, rec)
+		_ = r.write(context.Background(), is, false)
 		r.dropSurplus()
 		r.tell()
-	}
-}
-
-// storeStill writes a record that may be out of date by now: the answer of the phone, or
-// the message itself, may have come meanwhile, and their rows must be the last.
-func (r *received) storeStill(k book.Key, rec messageRecord) {
-	ctx := context.Background()
-	_ = r.store(ctx, k, &rec, false)
-	r.mu.Lock()
-	now := r.rowOf(k)
-	r.mu.Unlock()
-	if now == nil || now.State != rec.State || !now.Since.Equal(rec.Since) {
-		_ = r.store(ctx, k, now, false)
 	}
 }
 
@@ -452,11 +446,14 @@ func (r *received) storeStill(k book.Key, rec messageRecord) {
 // once, after five seconds, which a restart forgets.
 func (r *received) ask(t *term, a *attachment, e book.Entry) {
 	r.mu.Lock()
-	rec := r.more[e.Key]
+	ok := r.still(e)
+	info := r.more[e.Key].Info
 	r.mu.Unlock()
+	if !ok {
+		return
+	}
 	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
 	defer cancel()
-	info := rec.Info
 	t.m.mu.Lock()
 	own := t.own
 	t.m.mu.Unlock()
@@ -467,13 +464,15 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) {
 	}
 	r.mu.Lock()
 	at, ok := r.book.Asked(e.Key, time.Now())
-	rec.Entry = at
 	if ok {
+		rec := r.more[e.Key]
+		rec.Entry = at
 		r.note(rec)
 	}
+	is := r.changed(e.Key)
 	r.mu.Unlock()
 	if ok {
-		r.storeStill(e.Key, rec)
+		_ = r.write(context.Background(), is, false)
 	}
 }
 

@@ -86,15 +86,16 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 			r.note(*rest)
 		}
 	}
+	kept, is := r.changed(own), r.changed(d.key)
 	r.mu.Unlock()
 	if !ok {
 		return nil
 	}
 	d.before = messageRecord{}
-	if err := r.store(ctx, own, &old, true); err != nil {
+	if err := r.write(ctx, kept, true); err != nil {
 		return err
 	}
-	err := r.store(ctx, d.key, rest, begun)
+	err := r.write(ctx, is, begun)
 	r.wake.ring()
 	return err
 }

@@ -154,6 +154,12 @@ type Book struct {
 // Arrived notes that the service delivered a message.
 func (b *Book) Arrived(k Key, now time.Time) {
 	b.lastArrival = now
+	b.arrived(k, now)
+	b.queue = append(b.queue, k)
+	b.queue = b.queue[max(0, len(b.queue)-maxQueue):]
+}
+
+func (b *Book) arrived(k Key, now time.Time) {
 	if e := b.entries[k]; e != nil {
 		switch e.State {
 		case AtService:
@@ -165,8 +171,21 @@ func (b *Book) Arrived(k Key, now time.Time) {
 		b.add(&Entry{Key: k, State: Queued, First: now, Since: now})
 	}
 	b.entries[k].came = true
-	b.queue = append(b.queue, k)
-	b.queue = b.queue[max(0, len(b.queue)-maxQueue):]
+}
+
+// Is notes that the message that has arrived under k is the one that is known under
+// another name of its sender.
+func (b *Book) Is(k, known Key, now time.Time) {
+	e := b.entries[k]
+	if e == nil || e.State != Queued || e.before != "" {
+		return
+	}
+	delete(b.entries, k)
+	b.received--
+	if i := slices.Index(b.queue, k); i >= 0 {
+		b.queue[i] = known
+	}
+	b.arrived(known, now)
 }
 
 // maxQueue bounds what is remembered of the order of arrival: some messages are

@@ -157,6 +157,22 @@ func TestNameMisreadOnArrivalIsNoSecondMessage(t *testing.T) {
 	require.EqualValues(t, 2, b.Sums().Received)
 }
 
+func TestMessageByAnotherNameOfItsSenderIsOne(t *testing.T) {
+	var b book.Book
+	b.Begun(k1, start)
+	b.Ended(k1, book.Declined, "no", start)
+	b.Arrived(k2, start)
+	b.Is(k2, k1, start)
+	require.EqualValues(t, 1, b.Sums().Received)
+	b.Arrived(book.Key{ID: "C"}, start)
+	b.Begun(k1, start)
+	require.Equal(t, 1, count(&b, book.InHand))
+	require.Equal(t, 1, count(&b, book.Queued), "it stood before the next one")
+	_, _, gone := b.Ended(k1, book.Handled, "", start)
+	require.True(t, gone)
+	require.EqualValues(t, 2, b.Sums().Received)
+}
+
 func TestKeptMessageThatIsTriedTakesNoneFromTheQueue(t *testing.T) {
 	var b book.Book
 	b.Begun(k1, start)

@@ -87,6 +87,7 @@ func (p *Phone) Late() *Phone {
 
 // ByOtherName makes the phone answer requests by the other of a user's two names: a
 // message from a phone number is sent again as one from the LID, and the other way round.
+// What the phone writes from now on comes from its own other name, too.
 func (p *Phone) ByOtherName() *Phone {
 	p.a.s.mu.Lock()
 	defer p.a.s.mu.Unlock()
@@ -203,7 +204,7 @@ func (p *Phone) direct(d *Device, id string, m *waE2E.Message, retry int, unread
 		enc.Attrs["count"] = strconv.Itoa(retry)
 	}
 	a := attrs{"id": id, "t": p.a.s.written[id].at.Unix(), "type": "text", "notify": p.a.pushName}
-	if p.a.s.opt.lidFirst {
+	if p.a.s.opt.lidFirst != p.alive().other {
 		a["from"], a["sender_pn"] = p.a.LID(), p.a.JID()
 	} else {
 		a["from"], a["sender_lid"] = p.a.JID(), p.a.LID()
