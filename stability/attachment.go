@@ -131,7 +131,9 @@ func (a *attachment) handle(evt any) bool {
 		a.onPaired(e.ID)
 		a.m.received.belongs(ownNames{e.ID.User, e.LID.User})
 	case *events.OfflineSyncCompleted:
-		a.m.received.synced()
+		if a.admits() && !a.link.Draining() { // else what the service has delivered is with it still
+			a.m.received.synced()
+		}
 	case *events.Disconnected:
 		// The raw connection tells, and knows which one it was.
 	default:

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,6 +75,48 @@ func TestBookBalancesWhateverHappens(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The service says that it has delivered all, and its connection is dead by the time that
+// the handlers are that far.
+func TestBacklogOfADeadConnectionIsAtTheService(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		time.Sleep(2 * time.Second)
+		a.stop()
+		const n = 20
+		carol := w.writer()
+		for i := range n {
+			_, err := carol.Send(w.account.JID(), fmt.Sprint("text ", i))
+			require.NoError(t, err)
+		}
+		b := w.named("b", stability.WithAutoHeal(noHeal))
+		var with atomic.Int32
+		b.refuse = func(e *events.Message) bool {
+			if e.Message.GetConversation() != "" && with.Add(1) == 1 {
+				time.Sleep(5 * time.Second)
+			}
+			return false
+		}
+		b.run()
+		w.await("the first is with its handler", func() bool { return with.Load() == 1 })
+		time.Sleep(time.Second)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		w.sim.Fault(wasim.DialHang()).From("b").Always().Now()
+		time.Sleep(2 * time.Minute)
+		r := b.balanced()
+		require.EqualValues(t, n, r.Total, "%+v", r)
+		require.Equal(t, n-int(r.Handled), r.By[stability.MessageAtService].Count)
+		require.Less(t, len(b.written()), n)
+		w.sim.Heal()
+		w.await("all are handled", func() bool { return len(b.written()) == n })
+		time.Sleep(time.Minute)
+		require.Len(t, b.written(), n)
+		require.Empty(t, w.device().Pending())
+		b.balanced()
+		b.stop()
+	})
 }
 
 func balancedWalk(t *testing.T, backend string, seed uint64) {

@@ -206,7 +206,7 @@ func (b *Book) Begun(k Key, now time.Time) {
 		b.queue = b.queue[1:]
 	} else if i > 0 {
 		b.queue = slices.Delete(b.queue, i, i+1)
-	} else if len(b.queue) > 0 {
+	} else if len(b.queue) > 0 && b.entries[k] == nil {
 		// Messages begin in the order of their arrival. The name of this one was
 		// misread when it arrived: a text in a stanza can imitate an attribute.
 		first := b.queue[0]

@@ -157,6 +157,20 @@ func TestNameMisreadOnArrivalIsNoSecondMessage(t *testing.T) {
 	require.EqualValues(t, 2, b.Sums().Received)
 }
 
+// More messages wait than the order of arrival is remembered of.
+func TestMessageThatBeginsLateTakesNoOtherOut(t *testing.T) {
+	var b book.Book
+	const n = 10_050
+	for i := range n {
+		b.Arrived(book.Key{ID: fmt.Sprint(i)}, start)
+	}
+	for i := range 100 {
+		b.Begun(book.Key{ID: fmt.Sprint(i)}, start)
+	}
+	require.EqualValues(t, n, b.Sums().Received)
+	require.Equal(t, n-100, count(&b, book.Queued))
+}
+
 func TestMessageByAnotherNameOfItsSenderIsOne(t *testing.T) {
 	var b book.Book
 	b.Begun(k1, start)
