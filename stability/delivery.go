@@ -51,6 +51,7 @@ type delivery struct {
 	unheard  bool              // there was no handler of the program's
 	refused  bool              // a handler returned false
 	panicked string            // what a handler panicked with
+	threw    bool              // it did so at the part that is open
 	untried  bool              // then: whatsmeow itself did, before a handler was given it
 	failed   string            // why it could not be decrypted
 	hidden   bool              // nobody is to be told that it could not be
@@ -119,12 +120,12 @@ func (d *delivery) Failed(ctx context.Context, err error) error {
 // acknowledged.
 func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	d.mu.Lock()
-	open, handed, panicked := d.open, d.handed, d.panicked != ""
-	d.open, d.handed = false, false
+	open, handed, threw := d.open, d.handed, d.threw
+	d.open, d.handed, d.threw = false, false, false
 	keep := false
 	var other []byte // a part of another message than was known
 	switch {
-	case handed && !panicked:
+	case handed && !threw:
 		d.taken = d.taken || open
 		if open && len(d.parts) > 0 {
 			d.parts = d.parts[:len(d.parts)-1]
@@ -221,7 +222,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.finished()
 	}
 	d.mu.Lock()
-	d.info, d.event, d.handed = plainInfo(info), evt, true
+	d.info, d.event, d.handed, d.threw = plainInfo(info), evt, true, false
 	if admits && !aside && !again && !d.ours && evt != nil {
 		d.parts = append(d.parts, evt.RawMessage)
 	}

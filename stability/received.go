@@ -664,13 +664,16 @@ func (r *received) undecryptable(id string, err error) {
 // panicked is told that a handler panicked.
 func (a *attachment) panicked(evt, value any, stack string) {
 	a.m.cfg.logger.Error("an event handler of the program panicked", "event", fmt.Sprintf("%T", evt), "panic", fmt.Sprint(value), "stack", stack)
-	e, ok := evt.(*events.Message)
-	if !ok {
-		return
+	var d *delivery
+	switch e := evt.(type) {
+	case *events.Message:
+		d = a.m.received.of(e.Info, e)
+	case *events.FBMessage:
+		d = a.m.received.of(e.Info, nil)
 	}
-	if d := a.m.received.of(e.Info, e); d != nil {
+	if d != nil {
 		d.mu.Lock()
-		d.panicked = panickedWith(value)
+		d.panicked, d.threw = panickedWith(value), true
 		d.mu.Unlock()
 	}
 }
