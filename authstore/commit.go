@@ -22,6 +22,7 @@ type request struct {
 	op      string
 	changes []change
 	raw     Batch // beside the tables: quarantined rows, purges
+	turn    uint64
 	done    chan error
 	err     error
 }
@@ -33,6 +34,8 @@ func (s *deviceStore) submit(op string, changes []change, raw Batch) error {
 	}
 	r := &request{op: op, changes: changes, raw: raw, done: make(chan error, 1)}
 	s.mu.Lock()
+	s.turn++
+	r.turn = s.turn
 	s.queue = append(s.queue, r)
 	s.mu.Unlock()
 	for {
@@ -84,9 +87,21 @@ func (s *deviceStore) lead() {
 			r.err = err
 		}
 	}
+	s.forgetLate()
 	for _, r := range reqs {
 		r.done <- r.err
 	}
+}
+
+// forgetLate forgets what was deferred before every request that waits.
+func (s *deviceStore) forgetLate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		clear(s.late)
+		return
+	}
+	maps.DeleteFunc(s.late, func(_ logicalID, turn uint64) bool { return turn < s.queue[0].turn })
 }
 
 // errTooMuch: the requests together do not fit into one batch.
@@ -100,13 +115,20 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		op = reqs[0].op
 	}
 	s.mu.Lock()
-	clear(s.late)
+	begun := s.turn
 	changes := make(map[logicalID]change)
+	rows := make(map[row]struct{})
 	var raw Batch
 	for _, r := range reqs {
 		for _, c := range r.changes {
 			if c.table == tSeen && c.bucket == "" {
 				c.bucket = s.im.seenAt[c.id]
+			}
+			if s.late[logicalID{c.table, c.id}] > r.turn { // deferred while it waited: memory is ahead
+				if _, dirty := s.dirty[s.im.rowOf(c)]; dirty {
+					rows[s.im.rowOf(c)] = struct{}{}
+				}
+				continue
 			}
 			changes[logicalID{c.table, c.id}] = c
 		}
@@ -118,7 +140,6 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		s.rideLocked(changes)
 		oldKeys = s.takeOldKeysLocked(changes)
 	}
-	rows := make(map[row]struct{})
 	for _, c := range changes {
 		rows[s.im.rowOf(c)] = struct{}{}
 	}
@@ -166,7 +187,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	landed, err := s.commitRows(op, rendered, raw, oneBatch && (len(reqs) > 1 || len(took) > 0))
 	s.mu.Lock()
 	for id, c := range changes {
-		if _, newer := s.late[id]; newer {
+		if s.late[id] > begun {
 			continue // deferred meanwhile: memory is ahead
 		}
 		if _, ok := landed[s.im.rowOf(c)]; ok || err == nil {

@@ -14,10 +14,11 @@ const (
 
 // laterLocked defers changes; mu is held.
 func (s *deviceStore) laterLocked(delay time.Duration, changes ...change) {
+	s.turn++
 	for _, c := range changes {
 		s.dirty[s.im.rowOf(c)] = struct{}{}
 		s.im.apply(c)
-		s.late[logicalID{c.table, c.id}] = struct{}{}
+		s.late[logicalID{c.table, c.id}] = s.turn
 	}
 	s.armLocked(delay)
 }

@@ -127,7 +127,8 @@ func (s *deviceStore) packLocked(all bool) {
 	c := put(tOutgoing, p.id, outgoingValue(p.last, packedFormat, p.data))
 	s.dirty[s.im.rowOf(c)] = struct{}{}
 	s.im.apply(c)
-	s.late[logicalID{c.table, c.id}] = struct{}{}
+	s.turn++
+	s.late[logicalID{c.table, c.id}] = s.turn
 	for address := range p.beside {
 		delete(s.im.beside, address)
 	}

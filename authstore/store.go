@@ -36,8 +36,9 @@ type deviceStore struct {
 	queue       []*request
 	dirty       map[row]struct{}
 	keys        senderKeys
-	asides      map[Key][]Entry        // damaged rows: where they stand, and as what they are kept
-	late        map[logicalID]struct{} // deferred since the commit in progress began
+	asides      map[Key][]Entry      // damaged rows: where they stand, and as what they are kept
+	turn        uint64               // of the last request or deferral
+	late        map[logicalID]uint64 // the turn of what was deferred beside requests that wait
 	timer       *time.Timer
 	flushAt     time.Time
 	closed      bool
@@ -71,7 +72,7 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		c: c, cfg: &c.cfg, gate: newGate(c.kv, f, &c.cfg),
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
-		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), late: make(map[logicalID]struct{}), asides: make(map[Key][]Entry),
+		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), late: make(map[logicalID]uint64), asides: make(map[Key][]Entry),
 		migrated: make(map[string]struct{}), checked: make(map[string]struct{}), secrets: newWrittenSecrets(c.cfg.nextSecretTurn()),
 		staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{}),
 	}
