@@ -195,10 +195,12 @@ func TestEveryShortWalkKeepsTheInvariants(t *testing.T) {
 }
 
 func TestRandomWalksKeepTheInvariants(t *testing.T) {
-	begun, least := time.Now(), stabilitytest.Pick(0, 1_000_000)
-	seed := stabilitytest.Pick(1, uint64(begun.UnixNano())) // new walks at full size alone
+	begun := time.Now()
+	least, atLeast := stabilitytest.Pick(300_000, 1_000_000), stabilitytest.Pick(0, time.Minute)
+	// Behind the walks of TestEveryRuleAndEveryDutyIsReached; new ones at full size alone.
+	seed := stabilitytest.Pick(2000, uint64(begun.UnixNano()))
 	steps, walks := 0, 0
-	for time.Since(begun) < stabilitytest.Pick(4*time.Second, time.Minute) || steps < least {
+	for time.Since(begun) < atLeast || steps < least {
 		walk, broken := randomWalk(table, duties, seed, 300)
 		fail(t, walk, broken)
 		steps, walks, seed = steps+len(walk), walks+1, seed+1
@@ -329,15 +331,31 @@ func withRoom() ([]rule, []duty) {
 	return append([]rule{{on: kinds}}, table...), slices.Clone(duties)
 }
 
+// rare are the defects that few walks find, with the seed of one that does. The
+// search begins there, and goes on if the tables or the moves have changed.
+var rare = map[string]uint64{
+	"a ping is sent while one is under way":                                  6488,
+	"a redelivery is taken for a wish for codes":                             6152,
+	"a redelivery brings an account back that waits until somebody asks":     1317,
+	"the deletion of a device is not heard":                                  1150,
+	"a client that becomes ready while a loop is broken is forgotten":        832,
+	"a redelivery comes back behind an end that forbids it":                  567,
+	"a term that is cut keeps its connection":                                492,
+	"codes are shown on a connection that is logged in":                      456,
+	"an attempt that takes too long keeps the lock":                          421,
+	"a program that closes the connection of Run's client has left for good": 320,
+}
+
 func TestEveryDefectInTheTablesIsFound(t *testing.T) {
 	for _, d := range defects {
 		t.Run(d.name, func(t *testing.T) {
 			rules, duties := withRoom()
 			d.make(rules, duties)
-			for seed := uint64(1); seed < 8000; seed++ {
-				if walk, broken := randomWalk(rules, duties, seed, 300); broken != "" {
+			from := max(rare[d.name], 1)
+			for n := range uint64(8000) {
+				if walk, broken := randomWalk(rules, duties, from+n, 300); broken != "" {
 					walk = shrink(rules, duties, walk, broken)
-					t.Logf("after %d walks, in %d moves: %s", seed, len(walk), broken)
+					t.Logf("after %d walks, in %d moves: %s", n+1, len(walk), broken)
 					return
 				}
 			}
