@@ -29,7 +29,7 @@ func main() {
 		return serve(ctx, "wastability.db", stability.WithQR(stability.PrintQR(os.Stdout)))
 	}
 	if *simulated {
-		run = simulate
+		run = func(ctx context.Context) error { return simulate(ctx, time.Second) }
 	}
 	if err := run(ctx); err != nil {
 		slog.Error("ended", "error", err)

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/wastability/wastability/examples/internal/demo"
+	"github.com/wastability/wastability/stability"
 )
 
 // The simulation waits for a connection after each misdeed, the logout
@@ -13,6 +16,8 @@ import (
 func TestAHostThatConnectsByHandComesBackFromEverythingItIsShown(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	require.NoError(t, simulate(ctx))
+	quick := demo.Quick
+	quick.InitialDelay = 100 * time.Millisecond
+	require.NoError(t, simulate(ctx, 100*time.Millisecond, stability.WithReconnect(quick)))
 	require.NoError(t, ctx.Err(), "it ended by itself")
 }

@@ -13,8 +13,9 @@ import (
 )
 
 // simulate plays one round: pairing, a black hole, a logout with a second
-// scan, then it ends. The session is thrown away.
-func simulate(ctx context.Context) error {
+// scan, then it ends. The session is thrown away. It is quiet for a while behind
+// each step, so that somebody can read along.
+func simulate(ctx context.Context, quiet time.Duration, extra ...stability.Option) error {
 	dir, err := os.MkdirTemp("", "wastability-manual-")
 	if err != nil {
 		return err
@@ -35,6 +36,7 @@ func simulate(ctx context.Context) error {
 				connected <- struct{}{}
 			}
 		}))
+	opts = append(opts, extra...)
 	served := make(chan error, 1)
 	go func() { served <- serve(ctx, filepath.Join(dir, "session.db"), opts...) }()
 
@@ -68,7 +70,7 @@ func simulate(ctx context.Context) error {
 		if _, err := world.Ada.Send(ctx, world.Account.JID(), "hello"); err != nil {
 			return err
 		}
-		time.Sleep(time.Second)
+		time.Sleep(quiet)
 	}
 	demo.Say("host", "ends")
 	cancel()

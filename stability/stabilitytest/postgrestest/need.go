@@ -33,10 +33,12 @@ func Need(t testing.TB) *Server {
 }
 
 // NeedOwn is a server for this test alone, which may break it. It is closed
-// when the test ends.
+// when the test ends. It does not sync unless opts say so: Kill ends processes,
+// and the system keeps what they wrote. To sync a thousand files takes most of
+// the time of a recovery.
 func NeedOwn(t testing.TB, opts ...Option) *Server {
 	t.Helper()
-	s, err := Start(t.Context(), opts...)
+	s, err := Start(t.Context(), append([]Option{WithSetting("fsync", "off")}, opts...)...)
 	s = need(t, s, err)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
