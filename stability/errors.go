@@ -9,7 +9,8 @@ var (
 	// ErrUnusable is for backends: it marks an error of the lock that waiting
 	// cannot cure, such as a path that can be no file, a missing permission or a
 	// read-only file system. Run, Activate and TryActivate return it, also from
-	// standby.
+	// standby. An error that a person may mend while instances wait is not
+	// marked: Run and Activate ask again, and Status().StoreUnavailable has it.
 	ErrUnusable = errors.New("stability: the backend cannot be used as it is")
 
 	// ErrNotActive reports a call that needs the lock while another instance

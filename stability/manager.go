@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types/events"
@@ -559,14 +560,27 @@ func (m *Manager) noteStoreLocked(err error) {
 	was := m.outage.err
 	m.outage.err, m.outage.byLock, m.outage.watched = err, m.outage.byLock && err != nil, m.outage.watched && err != nil
 	switch {
+	case refuses(err) && !refuses(was):
+		m.logLocked(slog.LevelError, "the backend refuses, and somebody must mend that; asking again until it does not", "backend", m.cfg.backend.Name, "error", err)
 	case was == nil && err != nil:
-		m.outage.since, m.outage.watched = time.Now(), m.seat.at == standby
 		m.logLocked(slog.LevelWarn, "the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
-		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
 	case was != nil && err == nil:
 		m.logLocked(slog.LevelInfo, "the backend answers again", "backend", m.cfg.backend.Name, "after", time.Since(m.outage.since))
+	}
+	switch {
+	case was == nil && err != nil:
+		m.outage.since, m.outage.watched = time.Now(), m.seat.at == standby
+		m.eventLocked(Event{Kind: EventStoreDown, Reason: reconnect.ReasonStoreUnavailable, Detail: err.Error()})
+	case was != nil && err == nil:
 		m.eventLocked(Event{Kind: EventStoreUp})
 	}
+}
+
+// refuses reports an error of the lock that no repetition cures by itself, but
+// that a person may mend while this instance waits: a missing table, a grant.
+func refuses(err error) bool {
+	var p *backoff.PermanentError
+	return errors.As(err, &p)
 }
 
 // ioTimeout bounds each single call to the backend that the Manager makes.

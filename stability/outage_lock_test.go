@@ -2,10 +2,12 @@ package stability_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/lock"
@@ -235,4 +237,43 @@ func TestParkedEndsWithTheTerm(t *testing.T) {
 		require.ErrorContains(t, a.m.Close(t.Context()), "release")
 		w.close()
 	})
+}
+
+// A missing table or grant may be mended while instances wait. Run says what is
+// missing, and goes on by itself then.
+func TestRefusalOfTheLockIsNamedAndEndsWithItsCause(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]error{"at once": nil, "behind an outage": errNoRoute} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				const refuses = "the backend refuses, and somebody must mend that; asking again until it does not"
+				w := newWorld(t)
+				w.named("a").run().pair().stop()
+				missing := errors.New("there are no tables: run DB.Migrate")
+				lines := &logLines{}
+				b := w.named("b", stability.WithLogger(lines.logger()))
+				if first != nil {
+					b.wire.breakWith(lockCalls, first)
+					b.run()
+					time.Sleep(2 * time.Minute)
+					require.Zero(t, lines.count(refuses))
+					require.Equal(t, 1, lines.count("the backend does not answer; waiting for it"))
+				}
+				b.wire.breakWith(lockCalls, backoff.Permanent(missing))
+				if first == nil {
+					b.run()
+				}
+				time.Sleep(time.Hour)
+				require.ErrorIs(t, b.status().StoreUnavailable, missing)
+				require.Contains(t, b.status().Summary, missing.Error())
+				require.Equal(t, 1, lines.count(refuses))
+				require.Equal(t, []stability.EventKind{storeDown}, b.outages())
+				b.wire.heal()
+				b.ready()
+				require.NoError(t, b.status().StoreUnavailable)
+				b.stop()
+				w.close()
+			})
+		})
+	}
 }

@@ -122,7 +122,9 @@
 //
 // For the lock ErrPermission, ErrDatabaseNotFound and ErrDamaged become permanent
 // (backoff.Permanent) once an operation has failed so for a minute, and ErrClosed
-// at once: waiting for the lock ends with them. For the session all are
+// at once: lock.Lease returns them. Run and Activate go on trying all the same,
+// with the error in the log and in Status().StoreUnavailable: what a person mends
+// needs no restart. For the session all are
 // transient, on purpose: authstore waits, then ends the term with its connection,
 // and unacknowledged messages stay with the service. Were a missing permission
 // permanent there, each message would fail to decrypt for good. A write that

@@ -95,7 +95,10 @@
 // calls fail, and repeating them helps. Missing tables are ErrNoSchema at once.
 // A role without rights, or a wrong password, is permanent only when it has
 // lasted for a minute, since grants and passwords are changed while instances
-// run. Texts say which grant or setting to look at.
+// run. Permanent means that lock.Lease returns it. Run and Activate go on trying,
+// with the error in the log and in Status().StoreUnavailable: what a person mends
+// needs no restart. Only ErrNewerSchema ends them. Texts say which grant or
+// setting to look at.
 //
 // # Rights
 //

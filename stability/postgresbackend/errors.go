@@ -15,11 +15,12 @@ import (
 
 var (
 	// ErrNoSchema reports that the tables are not there, or too old for this
-	// library. It is permanent: run DB.Migrate.
+	// library: run DB.Migrate. lock.Lease returns it at once; Run and Activate
+	// report it and go on trying, so a migration may also come later.
 	ErrNoSchema = errors.New("postgresbackend: the schema is missing or too old: run DB.Migrate once, as a role that may create it")
 
 	// ErrNewerSchema reports a schema that a newer library migrated beyond what
-	// this one knows. It is permanent, and matches authstore.ErrNewerFormat.
+	// this one knows. It matches authstore.ErrNewerFormat, and ends Run.
 	ErrNewerSchema = fmt.Errorf("postgresbackend: the schema is newer than this library knows: update this instance: %w", authstore.ErrNewerFormat)
 )
 

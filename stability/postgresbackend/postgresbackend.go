@@ -103,8 +103,9 @@ type DB struct {
 
 // Open prepares the use of a database. It does no I/O, so a database that is
 // down at that moment is no error; one that cannot be used is reported by
-// Check, and by the first Activate. An error names what is wrong with source or
-// an option.
+// Check. Run and Activate wait until it can be used: the log and
+// Status().StoreUnavailable say what is missing. An error names what is wrong
+// with source or an option.
 //
 // A pool that is passed in stays the caller's: Close does not close it. One
 // connection of it is taken out for listening while an instance stands by.
