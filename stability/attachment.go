@@ -255,7 +255,7 @@ func (a *attachment) attempt(f core.Connect) {
 		}
 		a.refreshVersion()
 		a.link.Restore()
-		err = connect(at.ctx)
+		err = a.call(at.ctx, connect)
 	}
 	cause, ends := reconnect.Classify(err)
 	a.t.noteWith(func() core.Evidence {
@@ -264,6 +264,37 @@ func (a *attachment) attempt(f core.Connect) {
 		}
 		return core.CallReturned{Conn: f.Conn, Failed: err != nil, Ends: ends, Cause: cause, Up: a.t.up()}
 	})
+}
+
+// call calls the host's connect function. One that does not return though its
+// context has ended does not hold up the end of the term.
+func (a *attachment) call(ctx context.Context, connect func(context.Context) error) error {
+	result := make(chan error, 1)
+	go func() {
+		err := errSetupLeft
+		defer func() { result <- err }()
+		err = connect(ctx)
+	}()
+	overdue, stop := a.t.overdue()
+	defer stop()
+	select {
+	case err := <-result:
+		return err
+	case <-overdue.Done():
+		a.m.cfg.logger.Warn("the connect function did not return when its context ended; going on without it")
+		return ErrStopping
+	}
+}
+
+// overdue is a context that ends one step of a hand-over behind the moment at
+// which the term began to end.
+func (t *term) overdue() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(t.patience)
+	stop := context.AfterFunc(t.ends, func() {
+		sleep(ctx, t.m.cfg.shutdown)
+		cancel()
+	})
+	return ctx, func() { stop(); cancel() }
 }
 
 // refine tells a link that was dropped in the handshake from a server that did
@@ -288,13 +319,12 @@ func (a *attachment) cleanUp(f core.CleanUp) {
 	// not wait for a handler that is stuck.
 	tell := time.AfterFunc(time.Second, func() { t.note(core.Late{Conn: f.Conn}) })
 	defer tell.Stop()
-	ctx, cancel := context.WithCancel(t.patience)
+	ctx, cancel := t.overdue()
+	stop := func() bool { return true }
 	if f.Auto { // Run can make a new client; a host by hand may not
 		cancel()
 		ctx, cancel = context.WithTimeout(t.patience, endBudget)
-	}
-	stop := func() bool { return true }
-	if !f.Auto { // it may go on for long; a new client ends the wait
+	} else { // it may go on for long; a new client ends the wait
 		stop = context.AfterFunc(a.life, cancel)
 	}
 	err := a.finish(ctx, f.Conn)

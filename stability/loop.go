@@ -137,6 +137,7 @@ func (t *term) carryOut(f core.Effect) {
 			a.over()
 		}
 	case core.TermEnds:
+		t.endsNow()
 		m.sends.down()
 		m.seat.take(ended, time.Now())
 	case core.LoginWithoutTap:

@@ -29,6 +29,8 @@ type term struct {
 	done     chan struct{}         // closed when everything is torn down
 	patience context.Context       // ends when the graceful part of a stop is over
 	hurry    context.CancelFunc    // ends it
+	ends     context.Context       // ends when the term begins to
+	endsNow  context.CancelFunc    // ends it
 
 	loading   chan struct{} // cap 1: one AuthState at a time
 	attaching chan struct{} // cap 1: one Attach at a time
@@ -68,6 +70,7 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 		}, st, time.Now()),
 	}
 	t.patience, t.hurry = context.WithCancel(context.Background())
+	t.ends, t.endsNow = context.WithCancel(context.Background())
 	return t
 }
 
