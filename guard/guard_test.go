@@ -160,6 +160,34 @@ func TestLogoutStaysUntilPairedWhateverHappensToTheCodes(t *testing.T) {
 	require.Empty(t, guard.New(guard.Policy{}).Decide(guard.Facts{Holder: true, NeedsPairing: true}, start).Raise, "never paired is no incident")
 }
 
+// Behind a logout no attempt is made and nothing is sent until somebody pairs,
+// which may take days.
+func TestTroubleOfTheConnectionEndsWithALogout(t *testing.T) {
+	for kind, f := range map[guard.Type]guard.Facts{
+		guard.TypeDisconnectStuck:    {DisconnectedSince: start.Add(-time.Hour), Reason: "timed_out"},
+		guard.TypeReconnectLoop:      {Loop: true},
+		guard.TypeRestartLoop:        {Demands: 9},
+		guard.TypeRestartBudget:      {BudgetExhausted: true},
+		guard.TypeHolderUnfit:        {Unfit: []time.Time{start, start}},
+		guard.TypeClientOutdated:     {Reason: "client_outdated"},
+		guard.TypeConnectionConflict: {Replacements: []time.Time{start, start}},
+		guard.TypeSendsRefused:       {Connected: true, SendsRefusedSince: start},
+	} {
+		g := guard.New(guard.Policy{})
+		f.Holder = true
+		require.Equal(t, []guard.Type{kind}, types(g.Decide(f, start).Raise))
+		now := start
+		var over []string
+		for range 60 {
+			now = now.Add(time.Minute)
+			out := f // of an hour before
+			out.Connected, out.NeedsPairing, out.Reason = false, true, "logged_out"
+			over = append(over, g.Decide(out, now).Resolve...)
+		}
+		require.Contains(t, over, kind.ActiveID())
+	}
+}
+
 func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
 	for reason, want := range map[string][]guard.Type{
 		"temporary_ban":       {guard.TypeTemporaryBan},

@@ -18,9 +18,11 @@ type trouble struct {
 	over func(p *Policy, f *Facts, now time.Time) bool
 }
 
-func connected(_ *Policy, f *Facts, _ time.Time) bool { return f.Connected }
-func paired(_ *Policy, f *Facts, _ time.Time) bool    { return !f.NeedsPairing }
-func unseen(*Policy, *Facts, time.Time) bool          { return true }
+// connectedOrOut: behind a logout nothing is attempted, and wa_logged_out tells.
+func connectedOrOut(_ *Policy, f *Facts, _ time.Time) bool { return f.Connected || f.NeedsPairing }
+
+func paired(_ *Policy, f *Facts, _ time.Time) bool { return !f.NeedsPairing }
+func unseen(*Policy, *Facts, time.Time) bool       { return true }
 
 // bookRead: a new holder that has read nothing yet knows of no message.
 func bookRead(_ *Policy, f *Facts, _ time.Time) bool { return !f.BookUnread }
@@ -50,16 +52,14 @@ var troubles = [...]trouble{
 		return f.Connected || f.NeedsPairing || f.Reason == "intentional"
 	}},
 	{TypeReconnectLoop, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
-		return time.Time{}, f.Loop
-	}, connected},
+		return time.Time{}, f.Loop && !f.NeedsPairing
+	}, connectedOrOut},
 	{TypeRestartLoop, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, f.Demands >= demandsTooMany && !f.NeedsPairing
-	}, func(_ *Policy, f *Facts, _ time.Time) bool {
-		return f.Connected || f.NeedsPairing
-	}},
+	}, connectedOrOut},
 	{TypeRestartBudget, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
-		return time.Time{}, f.BudgetExhausted
-	}, connected},
+		return time.Time{}, f.BudgetExhausted && !f.NeedsPairing
+	}, connectedOrOut},
 	{TypeLoggedOut, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, f.NeedsPairing && (f.Reason == "logged_out" || f.Reason == "account_locked")
 	}, paired},
@@ -73,14 +73,14 @@ var troubles = [...]trouble{
 		return f.Connected || f.Reason != "temporary_ban"
 	}},
 	{TypeHolderUnfit, true, false, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
-		return time.Time{}, !f.Connected && recent(f.Unfit, now, p.UnfitWindow) >= 2
-	}, connected},
+		return time.Time{}, !f.Connected && !f.NeedsPairing && recent(f.Unfit, now, p.UnfitWindow) >= 2
+	}, connectedOrOut},
 	{TypeClientOutdated, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, !f.Connected && f.Reason == "client_outdated"
-	}, connected},
+	}, connectedOrOut},
 	{TypeConnectionConflict, true, true, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
-		return time.Time{}, recent(f.Replacements, now, p.ConflictWindow) >= 2
-	}, connected},
+		return time.Time{}, recent(f.Replacements, now, p.ConflictWindow) >= 2 && !f.NeedsPairing
+	}, connectedOrOut},
 	{TypeInstanceIDNotUnique, false, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, f.SameID
 	}, unseen},
@@ -88,10 +88,10 @@ var troubles = [...]trouble{
 		return f.DegradedSince, !f.DegradedSince.IsZero()
 	}, unseen},
 	{TypeSendsRefused, true, true, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
-		return f.SendsRefusedSince, !f.SendsRefusedSince.IsZero()
+		return f.SendsRefusedSince, !f.SendsRefusedSince.IsZero() && !f.NeedsPairing
 	}, func(_ *Policy, f *Facts, _ time.Time) bool {
 		// A new holder has sent nothing yet: that proves nothing.
-		return f.SendsAcknowledged && f.SendsRefusedSince.IsZero()
+		return f.NeedsPairing || f.SendsAcknowledged && f.SendsRefusedSince.IsZero()
 	}},
 	{TypeStoreUnavailable, false, true, func(p *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		after := p.StoreAfter
