@@ -310,7 +310,8 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 }
 
 // mask hides what looks like a phone number in a text: 8 to 15 digits in a row
-// that are not part of a name.
+// that are not part of a name. The older ids of groups begin with their
+// creator's number: 4915200000001-1400000000.
 func (h *Handler) mask(s string) string {
 	if h.numbers {
 		return s
@@ -324,7 +325,7 @@ func (h *Handler) mask(s string) string {
 		for end < len(s) && digit(s[end]) {
 			end++
 		}
-		if n := end - i; n >= 8 && n <= 15 && (i == 0 || !wordy(s[i-1])) && (end == len(s) || !wordy(s[end])) {
+		if n := end - i; n >= 8 && n <= 15 && (i == 0 || !wordy(s[i-1])) && (end == len(s) || !wordy(s[end]) || groupSuffix(s[end:])) {
 			if out == nil {
 				out = []byte(s)
 			}
@@ -338,6 +339,20 @@ func (h *Handler) mask(s string) string {
 		return s
 	}
 	return string(out)
+}
+
+// groupSuffix reports whether s goes on with the time of an older group's id.
+func groupSuffix(s string) bool {
+	const length = 1 + 10
+	if len(s) < length || s[0] != '-' || len(s) > length && (digit(s[length]) || wordy(s[length])) {
+		return false
+	}
+	for i := 1; i < length; i++ {
+		if !digit(s[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func digit(b byte) bool { return b >= '0' && b <= '9' }

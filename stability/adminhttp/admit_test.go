@@ -95,7 +95,7 @@ func TestPhoneNumbersAreMaskedInEveryText(t *testing.T) {
 		}))
 		_, _, err = b.Incidents.Raise(t.Context(), guard.Incident{
 			ID: guard.TypeDegraded.ActiveID(), Type: guard.TypeDegraded, DetectedAt: time.Now(),
-			Evidence: map[string]string{"detail": "evidence of " + number}, Instructions: "ask " + number, Runbook: "call " + number,
+			Evidence: map[string]string{"detail": "evidence of " + number}, Instructions: "ask " + number + "-1400000000@g.us", Runbook: "call " + number,
 		})
 		require.NoError(t, err)
 		require.NoError(t, b.Lock.Release(t.Context(), rec))
