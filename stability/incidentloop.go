@@ -248,6 +248,8 @@ func (l *incidentLoop) raise(inc guard.Incident) {
 	if err != nil {
 		l.m.cfg.logger.Debug("incident not stored", "incident", inc.ID, "error", err)
 		stored = inc
+	} else {
+		l.m.answered()
 	}
 	l.mu.Lock()
 	before, known := l.told[inc.ID]

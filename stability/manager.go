@@ -234,12 +234,10 @@ func (m *Manager) isRunning() bool {
 func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 	ctx, cancel := m.untilClosing(ctx)
 	defer cancel()
-	select {
-	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
-	case <-ctx.Done():
-		return nil, m.ended(ctx)
+	if may, err := m.awaitTurn(ctx, wait); !may {
+		return nil, err
 	}
+	defer func() { <-m.turn }()
 	if err := m.awaitPrevious(ctx); err != nil {
 		return nil, err
 	}
@@ -271,6 +269,37 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 		m.noteStore(err)
 		if !sleep(ctx, pause()) {
 			return nil, m.ended(ctx)
+		}
+	}
+}
+
+// awaitTurn waits until no other activation runs. Without wait it does not wait
+// for one that stands by, pauses, or waits for the backend.
+func (m *Manager) awaitTurn(ctx context.Context, wait bool) (bool, error) {
+	for {
+		m.mu.Lock()
+		waits := m.seat.at == standby || m.seat.rest.until.After(time.Now())
+		down, changed := m.outage.err, m.changed
+		m.mu.Unlock()
+		select {
+		case m.turn <- struct{}{}:
+			return true, nil
+		default:
+		}
+		switch {
+		case wait:
+			changed = nil
+		case down != nil:
+			return false, fmt.Errorf("stability: another Activate waits for the backend: %w", down)
+		case waits:
+			return false, nil
+		}
+		select {
+		case m.turn <- struct{}{}:
+			return true, nil
+		case <-changed:
+		case <-ctx.Done():
+			return false, m.ended(ctx)
 		}
 	}
 }
@@ -554,6 +583,22 @@ func (m *Manager) noteStore(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.noteStoreLocked(err)
+}
+
+// answered notes that the backend answered the incident loop. That ends an
+// outage only where nothing else would: nobody asks for the lock.
+func (m *Manager) answered() {
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	default:
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.outage.err != nil && m.term == nil && !m.runs.on && m.seat.at != shut {
+		m.noteStoreLocked(nil)
+	}
 }
 
 func (m *Manager) noteStoreLocked(err error) {
