@@ -15,7 +15,8 @@ import (
 // App state. whatsmeow stores a patch in three calls whose errors it only
 // logs: version, removed MACs, added MACs. They are staged and become visible
 // and durable as one batch, so that a version never stands beside the MACs of
-// another. They may ride: a patch that is lost is fetched again.
+// another. They may ride: a patch that is lost is fetched again. So a flush leaves
+// alone what is staged, and the end of a term drops it.
 
 type stagedAppState struct {
 	changes []change
@@ -203,14 +204,6 @@ func (s *deviceStore) unstageLocked(name string) {
 		s.im.apply(c) // so that the next one sees it
 	}
 	s.laterLocked(soon, changes...)
-}
-
-func (s *deviceStore) stageAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name := range s.staged {
-		s.unstageLocked(name)
-	}
 }
 
 // settle makes what was staged for name visible to a reader.

@@ -56,7 +56,6 @@ func (s *deviceStore) stopTimerLocked() {
 
 // flush makes everything durable that was deferred before the call.
 func (s *deviceStore) flush(op string) error {
-	s.stageAll()
 	s.mu.Lock()
 	idle := len(s.dirty)+len(s.asides) == 0
 	s.mu.Unlock()

@@ -351,7 +351,6 @@ func (s *deviceStore) DeleteDevice(ctx context.Context, d *store.Device) error {
 	if err := s.ready(op); err != nil {
 		return err
 	}
-	s.stageAll()
 	s.mu.Lock()
 	h := s.head
 	s.mu.Unlock()

@@ -423,7 +423,7 @@ func (s *deviceStore) flushLast() error {
 			break
 		}
 		s.mu.Lock()
-		s.closed = len(s.dirty)+len(s.asides)+len(s.staged)+len(s.pack.loose) == 0
+		s.closed = len(s.dirty)+len(s.asides)+len(s.pack.loose) == 0
 		done := s.closed
 		s.mu.Unlock()
 		if done {
