@@ -3,6 +3,7 @@ package authstore
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,4 +143,104 @@ func TestEntryThatIsAcceptedAtTheEndIsKept(t *testing.T) {
 			require.NoError(t, c.Close(bg))
 		})
 	}
+}
+
+// A damaged row may be found while the last flush is on its way. It is set aside
+// all the same, or it would be found and told of in each term.
+func TestDamageFoundDuringTheLastFlushIsSetAside(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	require.NoError(t, d.SenderKeys.PutSenderKey(bg, "group@g.us", "1:0", validSenderKey([]byte{1})))
+	c, d, _ = reopen(t, kv, c)
+	for k := range kv.data {
+		if k.Kind == "senderkey" {
+			kv.data[k] = "\x01\x00damaged"
+		}
+	}
+	asked := false
+	kv.before.set(func(op string, _ Batch) error {
+		if op == "commit" && !asked {
+			asked = true
+			_, err := d.SenderKeys.GetSenderKey(bg, "group@g.us", "1:0")
+			return err
+		}
+		return nil
+	})
+	require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
+	require.NoError(t, c.Close(bg))
+	require.True(t, asked)
+	require.Equal(t, 1, kv.count(kindQuarantine))
+	require.Zero(t, kv.count("senderkey"))
+}
+
+// Nothing is left to do for a device whose term was cut, so nobody waits for it.
+func TestCloseOfACutDeviceTakesNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, d, _ := open(t, newMapKV())
+		_, _, err := d.Contacts.PutPushName(bg, testJID(2), "name")
+		require.NoError(t, err)
+		storeOf(d).gate.cut(errDown)
+		began := time.Now()
+		require.NoError(t, c.Close(bg))
+		require.Zero(t, time.Since(began))
+	})
+}
+
+// A pairing may hang in its last step. Calls that have to wait for it end with their
+// context.
+func TestCallBesideAHangingPairingEndsWithItsContext(t *testing.T) {
+	for name, call := range map[string]func(*Container, context.Context, Fence) error{
+		"purge": (*Container).PurgeDevice, "restore": (*Container).Restore,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv, f := newMapKV(), newFence(1)
+				c := New(kv)
+				d, err := c.Device(bg, f)
+				require.NoError(t, err)
+				land := late(kv)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					pair(t, d, testJID(1))
+				}()
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(bg, time.Second)
+				defer cancel()
+				require.ErrorIs(t, call(c, ctx, f), context.DeadlineExceeded)
+				land()
+				<-done
+				require.NoError(t, c.Close(bg))
+			})
+		})
+	}
+}
+
+// A host closes its store behind the Container. By then nothing of the Container
+// uses it, not even a look at old rows that takes its time.
+func TestCloseWaitsForWhatStillReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		require.NoError(t, storeOf(d).flush("test"))
+		answer := make(chan struct{})
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "scan" {
+				<-answer
+			}
+			return nil
+		})
+		require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
+		synctest.Wait()
+		var closed atomic.Bool
+		go func() {
+			require.NoError(t, c.Close(bg))
+			closed.Store(true)
+		}()
+		time.Sleep(time.Hour)
+		require.False(t, closed.Load())
+		close(answer)
+		synctest.Wait()
+		require.True(t, closed.Load())
+	})
 }
