@@ -61,6 +61,12 @@ func TestFinishedEventsStandInRowsOfABoundedSize(t *testing.T) {
 		c, d, _ = reopen(t, kv, c)
 		require.Len(t, storeOf(d).im.seenAt, (term+1)*3*seenChunk)
 	}
+	for n := range 5 { // a term goes on with a row that is not full
+		require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{9, byte(n)}, []byte("text"), time.Now()))
+		require.NoError(t, d.EventBuffer.ClearBufferedEventPlaintext(bg, [32]byte{9, byte(n)}))
+		c, d, _ = reopen(t, kv, c)
+		require.Equal(t, 7, kv.count("seen"))
+	}
 }
 
 // An entry of the book that was asked to be durable is so while nobody is paired,
