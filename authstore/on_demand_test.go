@@ -59,10 +59,10 @@ func TestReadOnDemandDuringAnOutageIsNoMissingRow(t *testing.T) {
 					kv.data[k] = v
 				}
 				kv.setEpoch(5)
-				c, d, f := open(t, kv)
+				c, d, _ := open(t, kv)
 				user := types.NewJID("1", types.DefaultUserServer)
 				require.NoError(t, storeOf(d).KeepSent(bg, user, "SENT", []byte("sent")))
-				_, d, f = reopen(t, kv, c)
+				_, d, f := reopen(t, kv, c)
 				asked := 0
 				kv.before.set(func(op string, _ Batch) error {
 					if asked++; lasting || asked <= 3 {
@@ -93,7 +93,7 @@ func TestReadOnDemandDuringAnOutageIsNoMissingRow(t *testing.T) {
 func TestLookAtOldTokensLeavesYoungOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, d, _ := open(t, newMapKV())
-		age := Retention{}.withDefaults().PrivacyTokens
+		const age = 180 * 24 * time.Hour // as the documentation says
 		for user, at := range map[string]time.Time{"1": time.Now(), "2": time.Now().Add(-age + time.Hour), "3": time.Now().Add(-age - time.Hour)} {
 			require.NoError(t, d.PrivacyTokens.PutPrivacyTokens(bg, store.PrivacyToken{User: types.NewJID(user, types.DefaultUserServer), Token: []byte(user), Timestamp: at}))
 		}
@@ -131,6 +131,7 @@ func TestSentMessagesBesideASessionGoWithTheYoungest(t *testing.T) {
 		require.NotEmpty(t, storeOf(d).im.beside["1:0"])
 		time.Sleep(age - time.Second)
 		require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
+		synctest.Wait() // it looks in the background
 		require.NoError(t, storeOf(d).flush("test"))
 		d = killed(t, kv)
 		require.False(t, sent("A"))
@@ -319,6 +320,7 @@ func TestVersionOfATornCollectionIsTakenOffAtOnce(t *testing.T) {
 		kv.refuse("appmac")
 		require.NoError(t, d.AppState.PutAppStateMutationMACs(bg, "regular", 2, macs(2, 2)))
 		time.Sleep(5 * lazily)
+		synctest.Wait()
 		kv.before.set(nil)
 		require.Len(t, told, 1)
 		require.Equal(t, IncidentRefused, told[0].Kind)
@@ -358,19 +360,28 @@ func TestDamagedRowIsToldOfWithItsKindCauseAndTime(t *testing.T) {
 				require.NoError(t, storeOf(d).write(bg, "test", put(tEvent, eventID([32]byte{1}), []byte{0x80})))
 				return second(d.EventBuffer.GetBufferedEvent(bg, [32]byte{1}))
 			},
+			func() error { // a row of several that breaks off
+				s := storeOf(d)
+				key, _, _ := s.keyOf(row{tIdentity, specOf(tIdentity).bucket("3:0")})
+				value, err := s.cfg.codec.encode(key, "", false, []byte{9})
+				require.NoError(t, err)
+				kv.data[key] = string(value)
+				_, d, _ = reopen(t, kv, c, note)
+				return storeOf(d).flush("test")
+			},
 		} {
 			require.NoError(t, damage())
 			c = storeOf(d).c
 			require.Len(t, told, i+1)
 			require.Equal(t, IncidentCorrupt, told[i].Kind)
-			require.Equal(t, []Kind{"session", "session", "event"}[i], told[i].Row)
+			require.Equal(t, []Kind{"session", "session", "event", "identity"}[i], told[i].Row)
 			require.ErrorIs(t, told[i].Err, ErrCorrupt)
 			times = append(times, time.Now())
 			time.Sleep(time.Hour)
 		}
 		q, err := c.Quarantined(bg)
 		require.NoError(t, err)
-		require.Len(t, q.Rows, 3)
+		require.Len(t, q.Rows, 4)
 		for i, r := range q.Rows {
 			require.Equal(t, times[i].UnixMilli(), r.At.UnixMilli())
 			require.Contains(t, told[i].Err.Error(), r.Cause)
