@@ -100,9 +100,11 @@ func TestOutgoingEventRidesWithItsSend(t *testing.T) {
 	_, d, _ = reopen(t, kv, c)
 	check(storeOf(d))
 	require.NoError(t, storeOf(d).AddOutgoingEvent(bg, testJID(1), "ID7", "fb", []byte("again")))
-	format, text, err := storeOf(d).GetOutgoingEvent(bg, testJID(1), types.EmptyJID, "ID7")
-	require.NoError(t, err)
-	require.Equal(t, "fb again", format+" "+string(text))
+	for _, chats := range [][2]types.JID{{testJID(1)}, {testJID(2), testJID(1)}} {
+		format, text, err := storeOf(d).GetOutgoingEvent(bg, chats[0], chats[1], "ID7")
+		require.NoError(t, err)
+		require.Equal(t, "fb again", format+" "+string(text))
+	}
 }
 
 func TestOldOutgoingEventsGoBesideTheSends(t *testing.T) {

@@ -283,7 +283,8 @@ func TestEndOfTermWaitsForWhatIsOnItsWay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				kv := newMapKV()
-				c, d, f := open(t, kv)
+				c, _, _ := open(t, kv)
+				c, d, f := reopen(t, kv, c) // which has no numbers to store at its end
 				release := kv.holdCommit("identity")
 				require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
 				time.Sleep(soon + 1) // it is being saved now
