@@ -3,6 +3,7 @@ package authstore
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -21,5 +22,6 @@ func TestMain(m *testing.M) {
 	}
 	randomGeneration = newGeneration
 	newGeneration = func(n int) string { return fmt.Sprintf("d%d", n) } // tests name rows
+	debug.SetGCPercent(400)                                             // many small worlds
 	goleak.VerifyTestMain(m)
 }

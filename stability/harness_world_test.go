@@ -3,6 +3,7 @@ package stability_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -53,7 +54,8 @@ import (
 
 func TestMain(m *testing.M) {
 	if !playPart() {
-		debug.SetGCPercent(400) // many small worlds: collecting them took a tenth of the time
+		debug.SetGCPercent(400)            // many small worlds: collecting them took a tenth of the time
+		_ = flag.Set("test.parallel", "4") // unless the command line says another: those with processes wait most of the time
 		goleak.VerifyTestMain(m)
 	}
 }

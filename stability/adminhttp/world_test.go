@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,10 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // many small worlds
+	goleak.VerifyTestMain(m)
+}
 
 // bubble runs f in virtual time; a watchdog outside notices when that stops.
 func bubble(t *testing.T, f func(t *testing.T)) {

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"hash/fnv"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,7 @@ import (
 
 func TestMain(m *testing.M) {
 	_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait most of the time
+	debug.SetGCPercent(400)            // many small worlds
 	goleak.VerifyTestMain(firestoresim.Main(m))
 }
 

@@ -12,6 +12,7 @@ import (
 )
 
 func TestBackendConforms(t *testing.T) {
+	t.Parallel()
 	backendtest.Run(t, func(t *testing.T) func(*testing.T) stability.Backend {
 		path := newPath(t)
 		return func(t *testing.T) stability.Backend { return openAt(t, path) }

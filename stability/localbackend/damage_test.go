@@ -130,6 +130,7 @@ func soundOrUntouched(t testing.TB, path string, want world, what string) (refus
 }
 
 func TestADamagedFileIsRefusedUntouchedOrSound(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -186,6 +187,7 @@ func TestADamagedFileIsRefusedUntouchedOrSound(t *testing.T) {
 
 // Every single byte of a small file, and every single truncation.
 func TestEveryByteThatMattersIsChecked(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	path := newPath(t)
 	want := fill(t, path, 40, r)

@@ -113,6 +113,7 @@ func requireModel(ctx context.Context, b stability.Backend, want map[authstore.K
 }
 
 func TestAFullDiskIsAPassingErrorAndBreaksNothing(t *testing.T) {
+	t.Parallel()
 	p := start(t, "full", newPath(t))
 	failed := p.line()
 	rest, _ := io.ReadAll(p.out)

@@ -1,6 +1,7 @@
 package localbackend
 
 import (
+	"flag"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -22,6 +23,7 @@ func TestMain(m *testing.M) {
 	if child() {
 		return
 	}
+	_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait for the disk most of the time
 	goleak.VerifyTestMain(m)
 }
 
@@ -49,6 +51,7 @@ func authAccount(t *testing.T, path string) authstoretest.Account {
 }
 
 func TestAuthConforms(t *testing.T) {
+	t.Parallel()
 	authstoretest.Run(t, func(t *testing.T) authstoretest.Account { return authAccount(t, newPath(t)) })
 }
 
@@ -76,6 +79,7 @@ func stateAccount(t *testing.T, path string) reconnecttest.Account {
 }
 
 func TestStateConforms(t *testing.T) {
+	t.Parallel()
 	reconnecttest.Run(t, func(t *testing.T) reconnecttest.Account { return stateAccount(t, newPath(t)) })
 }
 
@@ -95,10 +99,12 @@ func incidentAccount(t *testing.T, path string) guardtest.Account {
 }
 
 func TestIncidentsConform(t *testing.T) {
+	t.Parallel()
 	guardtest.Run(t, func(t *testing.T) guardtest.Account { return incidentAccount(t, newPath(t)) })
 }
 
 func TestLockConforms(t *testing.T) {
+	t.Parallel()
 	locktest.Run(t, locktest.Config{ProcessBound: true, New: func(t *testing.T) func() lock.Store {
 		path := newPath(t)
 		return func() lock.Store { return openAt(t, path).Lock }

@@ -83,6 +83,7 @@ func applied(model map[authstore.Key]string, b authstore.Batch) map[authstore.Ke
 // Through commits, foldings, restarts and crashes, what is read is what was
 // committed: by Get, by Scan in order, and from a copy of the open file.
 func TestWhatIsInTheLogIsReadAndSurvives(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -186,6 +187,7 @@ func torn(t *testing.T, r *rand.Rand, commits int) (images [][]byte, models []ma
 // A power cut lets any of the sectors of the commit on its way arrive: it has
 // happened whole or not at all, and those before it have happened.
 func TestACommitCutOffAnywhereHasHappenedOrNot(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	images, models, off := torn(t, r, 3)
 	whole, none := 0, 0
@@ -225,6 +227,7 @@ func TestACommitCutOffAnywhereHasHappenedOrNot(t *testing.T) {
 
 // A log cut at every byte is what it was up to there, or refused.
 func TestDamageInALogIsRefusedUntouchedOrSound(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(rand.Uint64(), 2))
 	images, models, off := torn(t, r, 4)
 	good, want := images[4], models[4]

@@ -22,6 +22,7 @@ import (
 )
 
 func TestFileCopiedOverConfirmsNothingAndStays(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a mapped file cannot be truncated")
 	}

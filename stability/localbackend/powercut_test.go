@@ -83,6 +83,7 @@ func TestAFailureAtTheVeryEndOfACommitLeavesNoHalfOfIt(t *testing.T) {
 // Whoever reads while the log is emptied sees the batch that is under way, or
 // does not.
 func TestAReaderBesideAFoldSeesNoHalfBatch(t *testing.T) {
+	t.Parallel()
 	b := openAt(t, newPath(t), smallLog)
 	rec := hold(t, b)
 	commit := func(i int) {
@@ -134,6 +135,7 @@ func TestAReaderBesideAFoldSeesNoHalfBatch(t *testing.T) {
 // of what was not synced, any sectors are on the disk. What is found then is
 // what was there before, or after.
 func TestAPowerCutAnywhereLeavesBeforeOrAfter(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	r := rand.New(rand.NewPCG(seed, 0))

@@ -54,6 +54,7 @@ func TestHolderOfAClosedFileIsNobody(t *testing.T) {
 }
 
 func TestASecondProcessStandsByAndTakesOver(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"exit", "kill"} {
 		t.Run(how, func(t *testing.T) {
 			path := newPath(t)
@@ -124,6 +125,7 @@ func TestAStandbyHasNoStore(t *testing.T) {
 // A process killed at any moment leaves a file that opens, with every batch it
 // was told is there, and at most the one that was on its way.
 func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
+	t.Parallel()
 	for i := range stabilitytest.Pick(20, 200) {
 		path := newPath(t)
 		p := start(t, "commit", path)

@@ -79,6 +79,7 @@ func TestAPathThatCannotBeIsAnErrorThatSaysWhatToDo(t *testing.T) {
 }
 
 func TestOfManyCreatorsOneWins(t *testing.T) {
+	t.Parallel()
 	for range 10 {
 		path := newPath(t)
 		var granted atomic.Int64
@@ -101,6 +102,7 @@ func TestOfManyCreatorsOneWins(t *testing.T) {
 }
 
 func TestReleaseWaitsForWhatIsRunningAndClosesTheFile(t *testing.T) {
+	t.Parallel()
 	path := newPath(t)
 	a, b := openAt(t, path), openAt(t, path)
 	for range 20 {
@@ -141,6 +143,7 @@ func TestReleaseWaitsForWhatIsRunningAndClosesTheFile(t *testing.T) {
 }
 
 func TestARemovedOrReplacedFileEndsTheTerm(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("an open file cannot be removed")
 	}
@@ -362,6 +365,7 @@ func isNotHolder(err error) bool { return errors.Is(err, ErrNotHolder) }
 // Whoever opened a file before it was replaced locks one that no path names: a
 // second process could lock what stands there now.
 func TestFileReplacedBeforeItsLockIsNotHeld(t *testing.T) {
+	t.Parallel()
 	for name, replace := range map[string]func(t *testing.T, path string){
 		"removed":  func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
 		"replaced": func(t *testing.T, path string) { require.NoError(t, os.Rename(path+".other", path)) },

@@ -3,10 +3,12 @@ package wasim_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -89,6 +91,8 @@ func TestMain(m *testing.M) {
 	if e := os.Getenv(childEnv); e != "" {
 		os.Exit(child(e))
 	}
+	_ = flag.Set("test.parallel", "8") // unless the command line says another: they wait most of the time
+	debug.SetGCPercent(400)
 	os.Exit(m.Run())
 }
 
