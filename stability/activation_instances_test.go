@@ -241,7 +241,7 @@ func TestAfterACrashAnotherInstanceTakesOverWithinTheLeaseAndASecond(t *testing.
 			b := w.named("b", stability.WithLockOptions(lock.WithLease(lease))).run()
 			b.reached(1, stability.EventStandby)
 			stop := w.chatter(time.Second)
-			time.Sleep(time.Minute + 7*time.Second)
+			time.Sleep(time.Minute + 7*time.Second + 500*time.Millisecond) // between two messages
 			if lease == 0 {
 				lease = 90 * time.Second
 			}
