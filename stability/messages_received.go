@@ -44,6 +44,10 @@ type MessageGroup struct {
 // or are set aside stand in the store too, except for those that the service has: a new
 // holder of the lock goes on with it.
 type ReceivedMessages struct {
+	// Read reports whether this instance has read which messages wait. It is false in
+	// standby: the instance that holds the lock knows that.
+	Read bool
+
 	Total    uint64
 	Handled  uint64 // every handler returned true
 	Repeated uint64 // came again after they had been handled, and were skipped
@@ -71,6 +75,14 @@ type ReceivedMessages struct {
 	Do   string // what a person should do; empty when nothing is to be done
 }
 
+// isRead reports whether this instance has read which messages wait.
+func (r *received) isRead() bool {
+	_, keeps := r.m.store.(authstore.MessageBook)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.read || !keeps
+}
+
 func (r *received) status(now time.Time) (out ReceivedMessages) {
 	r.mu.Lock()
 	sums := r.book.Sums()
@@ -92,6 +104,7 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	if s, ok := r.m.store.(authstore.EventLeftovers); ok {
 		out.PerhapsHandled.Count, out.PerhapsHandled.Oldest = s.LeftoverEvents()
 	}
+	out.Read = r.isRead()
 	n, since := r.hanging(now, false)
 	told := make(map[MessageState]MessageGroup)
 	for st, g := range sums.Missed {

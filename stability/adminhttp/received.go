@@ -84,13 +84,19 @@ func (h *Handler) messages(w http.ResponseWriter, _ *http.Request) {
 
 // held lists the oldest n.
 func (h *Handler) held(n int) heldDoc {
-	list, r := h.m.Messages(), h.m.Status().Messages.Received
+	list, st := h.m.Messages(), h.m.Status()
+	r := st.Messages.Received
 	text := r.Text
-	if text == "" {
+	switch {
+	case text != "":
+	case len(list)+r.Waiting.Count > 0:
+		text = "Messages wait to be handled."
+	case r.Read:
 		text = "Every received message was handled."
-		if len(list)+r.Waiting.Count > 0 {
-			text = "Messages wait to be handled."
-		}
+	case st.Mode == stability.ModeActive:
+		text = "This instance has not read yet which messages wait."
+	default:
+		text = "This instance is in standby. The one that holds the lock knows which messages wait."
 	}
 	doc := heldDoc{Success: true, Timestamp: stamp(time.Now()), Summary: h.mask(text), Messages: []messageDoc{}, Count: len(list)}
 	for _, m := range list[:min(len(list), n)] {
