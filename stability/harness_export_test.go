@@ -2,11 +2,13 @@ package stability
 
 import (
 	"context"
+	"time"
 
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types"
 
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/internal/book"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
@@ -58,6 +60,23 @@ func (r *Rig) State() (reconnect.State, reconnect.Policy) {
 
 // SummaryOf is what a status says in plain words.
 func SummaryOf(st Status) string { return st.summary() }
+
+// Accounts tells what the account of received messages knows: since when it is that of
+// this term (zero where there is none), and whether a message is in it.
+func Accounts(m *Manager) (begun time.Time, has func(id, chat, sender string) bool) {
+	r := &m.received
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.read {
+		begun = r.begun
+	}
+	return begun, func(id, chat, sender string) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		_, ok := r.book.Find(book.Key{ID: id, Chat: chat, Sender: sender})
+		return ok
+	}
+}
 
 // InHand are the stanzas of the messages that are being handled.
 func InHand(m *Manager) (all []*waBinary.Node) {

@@ -89,6 +89,7 @@ type world struct {
 	account *wasim.Account
 	memory  server
 	contact *wasim.Contact
+	took    taken
 }
 
 func newWorld(t *testing.T) *world { return newWorldOn(t) }
@@ -227,6 +228,7 @@ func (i *instance) handle(evt any) bool {
 		i.mu.Lock()
 		i.got = append(i.got, msg.Message.GetConversation())
 		i.mu.Unlock()
+		i.w.took.add(msg.Info.ID)
 	}
 	return true
 }

@@ -21,6 +21,7 @@ func (i *instance) balanced() stability.ReceivedMessages {
 	i.w.t.Helper()
 	r := i.m.Status().Messages.Received
 	require.EqualValues(i.w.t, r.Total, r.Handled+uint64(r.Waiting.Count)+uint64(r.SetAside.Count), "%+v", r)
+	i.served()
 	return r
 }
 

@@ -46,7 +46,8 @@ type conn struct {
 	dev      *Device // after login
 	pair     *pairing
 	loggedIn bool // past success
-	stanzas  int  // received after login
+	loginAt  time.Time
+	stanzas  int // received after login
 	held     *[]node
 	heals    map[*Injection]func()
 }

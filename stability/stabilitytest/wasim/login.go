@@ -44,7 +44,7 @@ func (c *conn) login() {
 		old.send(replacedNode())
 		old.closeAfter(s.opt.closeDelay)
 	}
-	c.dev, dev.conn, c.loggedIn = dev, c, true
+	c.dev, dev.conn, c.loggedIn, c.loginAt = dev, c, true, time.Now()
 	s.known[c.static] = true
 	dev.stats.Logins++
 	dev.lastLogin = time.Now()
@@ -87,6 +87,7 @@ func (c *conn) deliverOffline() {
 		again.Attrs["offline"] = strconv.Itoa(i)
 		c.dev.out(&again, p)
 		c.send(again)
+		c.brings(p)
 	}
 	c.send(node{Tag: "ib", Attrs: attrs{"from": types.ServerJID}, Content: []node{{
 		Tag: "offline", Attrs: attrs{"count": len(c.dev.pending)},

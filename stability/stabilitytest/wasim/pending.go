@@ -12,6 +12,8 @@ type pending struct {
 	Node  node
 	Sends int // how often it went out
 	Since time.Time
+
+	brought time.Time // the login of the last connection that it was written to
 }
 
 func (p *pending) is(tag, id string, from, participant types.JID) bool {
@@ -37,7 +39,18 @@ func (d *Device) deliver(n node, keep bool) {
 	if c := d.conn; c != nil && c.loggedIn && !c.silent.Load() && !c.ending.Load() {
 		d.out(&n, p)
 		c.send(n)
+		c.brings(p)
 	}
+}
+
+// brings notes that p went down the line, behind what was sent before.
+func (c *conn) brings(p *pending) {
+	at := c.loginAt
+	c.then(func() {
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		p.brought = at
+	})
 }
 
 // out counts a stanza that goes out.
@@ -111,6 +124,26 @@ func (d *Device) Pending() []string {
 		}
 	}
 	return ids
+}
+
+// Unacknowledged is a message that was written to a connection of the device, and that
+// the device has not acknowledged. A client that reads has it.
+type Unacknowledged struct {
+	ID                string
+	From, Participant types.JID // as its stanza has them
+	Login             time.Time // of the last connection that brought it
+}
+
+// Unacknowledged are those messages, in the order in which the device will get them again.
+func (d *Device) Unacknowledged() (all []Unacknowledged) {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	for _, p := range d.pending {
+		if p.Node.Tag == "message" && !p.brought.IsZero() {
+			all = append(all, Unacknowledged{str(&p.Node, "id"), jid(&p.Node, "from"), jid(&p.Node, "participant"), p.brought})
+		}
+	}
+	return all
 }
 
 // handleAck takes a device's <ack>.
