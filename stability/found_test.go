@@ -90,9 +90,12 @@ func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
 		meanwhile func(r *received, k book.Key)
 		still     book.State // "" for one that is gone
 	}{
-		"its content came": {func(r *received, k book.Key) { r.book.Recovered(k, "", time.Now()) }, book.Kept},
-		"it came again":    {func(r *received, k book.Key) { r.book.Tried(k, time.Now()) }, book.InHand},
-		"it was removed":   {func(r *received, k book.Key) { r.book.Remove(k) }, ""},
+		"its content came": {func(r *received, k book.Key) {
+			e, _ := r.book.Recovered(k, "", time.Now())
+			r.note(messageRecord{Entry: e, Contents: [][]byte{{1}}})
+		}, book.Kept},
+		"it came again":  {func(r *received, k book.Key) { r.book.Tried(k, time.Now()) }, book.InHand},
+		"it was removed": {func(r *received, k book.Key) { r.book.Remove(k) }, ""},
 		"it was removed and missed again": {func(r *received, k book.Key) {
 			r.book.Remove(k)
 			r.book.Load([]book.Entry{{Key: k, State: book.Undecrypted, First: time.Now().Add(time.Hour)}})
@@ -194,4 +197,40 @@ func TestRowOfAFormerTermIsNotRemoved(t *testing.T) {
 	r.read = true // another term
 	require.NoError(t, r.write(t.Context(), is, true))
 	require.Len(t, s.rows, 1)
+}
+
+// A kept message is with a handler when the term ends, and a part of it was not handed
+// over by then.
+func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
+	r, k := bookOf(), book.Key{ID: "A"}
+	kept := messageRecord{Entry: book.Entry{Key: k, State: book.Kept}, Contents: [][]byte{{1}, {2}}}
+	row, err := json.Marshal(kept)
+	require.NoError(t, err)
+	r.m.store = &keptRows{rows: map[string][]byte{recordID(k): row}}
+	for name, before := range map[string]bool{"the handler returns in standby": false, "the handler returns in the next term": true} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, r.load(t.Context(), 1, ownNames{}))
+			d := &delivery{a: &attachment{m: r.m}, key: k, ours: true}
+			require.True(t, r.take(d))
+			r.leave()
+			if before {
+				require.NoError(t, r.load(t.Context(), 2, ownNames{}))
+			}
+			d.left = true
+			r.ended(d)
+			if !before {
+				require.Empty(t, r.book.Entries(), "standby knows none")
+				require.NoError(t, r.load(t.Context(), 2, ownNames{}))
+			}
+			next := &delivery{a: d.a, key: k, ours: true}
+			require.True(t, r.take(next))
+			require.Len(t, next.before.Contents, 2)
+			next.left = true
+			r.ended(next)
+			r.leave()
+		})
+	}
+	require.NoError(t, r.load(t.Context(), 3, ownNames{}))
+	delete(r.more, k)
+	require.False(t, r.take(&delivery{key: k, ours: true}), "what has no content is not handed over, and does not count as handled")
 }

@@ -96,6 +96,107 @@ func TestMessageThatWasRemovedMeanwhileIsNotHandled(t *testing.T) {
 	})
 }
 
+// As many handlers hang as are let hang, one more message is kept, and one is refused.
+func TestHandlersThatHangDoNotHoldUpARedelivery(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		over := make(chan struct{})
+		var mu sync.Mutex
+		tries := make(map[string]int)
+		a.refuse = func(e *events.Message) bool {
+			text := e.Message.GetConversation()
+			mu.Lock()
+			tries[text]++
+			n := tries[text]
+			mu.Unlock()
+			switch {
+			case text == "":
+			case text == "refused":
+				return n == 1
+			case n == 1:
+				panic("not ready yet")
+			default:
+				<-over
+			}
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Minute)
+		carol := w.writer()
+		for i := range 9 {
+			_, err := carol.Send(w.account.JID(), fmt.Sprint("kept ", i))
+			require.NoError(t, err)
+		}
+		w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == 9 })
+		for _, m := range a.m.Messages() {
+			require.NoError(t, a.m.Redeliver(t.Context(), m.Entry))
+		}
+		w.await("eight hang", func() bool { return a.balanced().By[stability.MessageInHand].Count == 8 })
+		time.Sleep(2 * time.Minute)
+		_, err := carol.Send(w.account.JID(), "refused")
+		require.NoError(t, err)
+		time.Sleep(20 * time.Minute)
+		require.Contains(t, a.texts(), "refused", "the service has delivered it again")
+		close(over)
+		time.Sleep(20 * time.Minute)
+		require.Empty(t, a.m.Messages())
+		a.balanced()
+		a.stop()
+	})
+}
+
+// The backend fails while kept messages are handed over. Without the note of one no other
+// is handed over.
+func TestKeptMessagesAreNotHandedOverThroughAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithAutoHeal(noHeal))
+		var ready atomic.Bool
+		var outage sync.Once
+		var mu sync.Mutex
+		took := make(map[string]int)
+		a.refuse = func(e *events.Message) bool {
+			text := e.Message.GetConversation()
+			if text == "" {
+				return false
+			}
+			if !ready.Load() {
+				panic("not ready yet")
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took[text]++
+			outage.Do(func() { a.wire.hang(anyCall) })
+			return false
+		}
+		a.run().pair()
+		time.Sleep(time.Minute)
+		carol := w.writer()
+		const n = 30
+		for i := range n {
+			_, err := carol.Send(w.account.JID(), fmt.Sprint("kept ", i))
+			require.NoError(t, err)
+		}
+		w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == n })
+		ready.Store(true)
+		time.Sleep(10 * time.Minute)
+		a.wire.heal()
+		time.Sleep(30 * time.Minute)
+		a.ready()
+		require.Empty(t, a.m.Messages())
+		mu.Lock()
+		defer mu.Unlock()
+		require.Len(t, took, n)
+		twice := 0
+		for _, n := range took {
+			twice += n - 1
+		}
+		require.LessOrEqual(t, twice, 2, "%v", took)
+		a.stop()
+	})
+}
+
 func TestSlowHandlerThroughHandOversIsNoDeath(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -213,3 +213,47 @@ func TestMessageThatIsBeingRemovedIsNotHandedOver(t *testing.T) {
 		a.stop()
 	})
 }
+
+// A handler has a message when the lock is lost, and does not take it. The next holder
+// is given the message, and then the first one is the holder again.
+func TestMessageThatAFormerTermDidNotTakeIsTheNextHolders(t *testing.T) {
+	for name, end := range map[string]func() bool{"refused": func() bool { return true }, "panicked": func() bool { panic("too late") }} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.named("a", stability.WithAutoHeal(noHeal))
+				over := make(chan struct{})
+				var with atomic.Int32
+				a.refuse = func(e *events.Message) bool {
+					if e.Message.GetConversation() == "" || with.Add(1) > 1 {
+						return false
+					}
+					<-over
+					return end()
+				}
+				a.run().pair()
+				b := w.named("b", stability.WithAutoHeal(noHeal)).run()
+				_, err := w.writer().Send(w.account.JID(), "mine?")
+				require.NoError(t, err)
+				w.await("it is with a handler", func() bool { return with.Load() == 1 })
+				a.wire.hang(anyCall)
+				w.await("the next holder has handled it", func() bool { return len(b.written()) == 1 })
+				a.wire.heal()
+				time.Sleep(time.Minute)
+				close(over)
+				time.Sleep(time.Minute)
+				require.Empty(t, a.m.Messages(), "standby")
+				r := a.balanced()
+				require.Zero(t, r.Waiting.Count+r.SetAside.Count, "%+v", r)
+				b.stop()
+				a.ready()
+				time.Sleep(2 * time.Hour)
+				require.EqualValues(t, 1, with.Load(), "it was handled by the other one")
+				require.Empty(t, a.m.Messages())
+				require.Empty(t, w.device().Pending())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}

@@ -191,14 +191,14 @@ func (r *received) take(d *delivery) bool {
 	if _, going := r.going[d.key]; going {
 		return false
 	}
-	if e, ok := r.book.Find(d.key); d.ours && (!ok || e.State != book.Kept) {
+	if e, ok := r.book.Find(d.key); d.ours && (!ok || e.State != book.Kept || len(r.more[d.key].Contents) == 0) {
 		return false // it was removed meanwhile, or set aside
 	}
 	if r.inHand == nil {
 		r.inHand = make(map[book.Key]*delivery)
 	}
 	d.began = time.Now()
-	d.before, d.own = r.more[d.key], r.own
+	d.before, d.own, d.term = r.more[d.key], r.own, r.terms
 	r.inHand[d.key] = d
 	if d.ours {
 		r.book.Tried(d.key, d.began)
@@ -228,6 +228,12 @@ func (r *received) ended(d *delivery) {
 	theirs := d.own.other(r.own) // another account was paired meanwhile
 	if r.inHand[d.key] == d {
 		delete(r.inHand, d.key)
+	}
+	if o = r.outlived(d, o); o == book.Left && d.term != r.terms {
+		r.mu.Unlock()
+		r.wake.ring()
+		r.tell()
+		return
 	}
 	e, write, gone := r.book.Ended(d.key, o, why, now)
 	rec := r.more[d.key]
@@ -272,7 +278,9 @@ func (r *received) ended(d *delivery) {
 	if write {
 		// A kept or undecrypted message is in the store by now, where it can be:
 		// this tells it more. A refused message is at the service.
-		_ = r.write(context.Background(), is, o == book.Saved && !gone)
+		// Nothing else is written when a message is handled that was kept here, so the next one
+		// waits for the note of it: an outage would forget the notes of all of them.
+		_ = r.write(context.Background(), is, o == book.Saved || gone && d.ours)
 	}
 	if theirs && write && !gone {
 		r.aside(e, whyAnotherAccount)
@@ -287,6 +295,28 @@ func (r *received) ended(d *delivery) {
 		r.wake.ring()
 		r.tell()
 	}
+}
+
+// outlived is what became of a message whose handlers have returned behind the end of
+// their term. What they did not take was not acknowledged, so it is not theirs any more:
+// the store says what is to be done with it, or the service delivers it to the next
+// holder. The caller holds mu.
+func (r *received) outlived(d *delivery, o book.Outcome) book.Outcome {
+	if d.term == r.terms || o == book.Handled || o == book.Repeat {
+		return o
+	}
+	e, _ := r.book.Find(d.key)
+	rec, known := r.more[d.key]
+	if known = known && r.read; !known && r.read && e.Here() {
+		return book.Declined // it came again meanwhile, and was left at the service
+	}
+	r.book.Remove(d.key)
+	if known {
+		r.book.Load([]book.Entry{rec.Entry})
+	} else {
+		delete(r.more, d.key)
+	}
+	return book.Left
 }
 
 // maxBare bounds the messages that are set aside without content.
@@ -497,7 +527,7 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 	r.remember(records)
 	for _, rec := range records {
 		noteAlone := len(rec.Found) > 0 && rec.State == "" && rec.Build == ""
-		if _, ok := r.book.Find(rec.Key); !ok && !noteAlone {
+		if _, known := r.more[rec.Key]; !known && !noteAlone { // a handler may still have it
 			r.note(rec)
 			r.book.Load([]book.Entry{rec.Entry})
 		}

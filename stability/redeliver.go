@@ -267,12 +267,16 @@ func (r *received) due(t *term) (again time.Time) {
 	for _, e := range asks {
 		r.ask(t, a, e)
 	}
+	tried := len(asks)
 	for _, e := range kept {
-		if !r.handOver(t, a, e) {
+		if n, _ := r.hanging(time.Now(), true); n >= maxHanging {
+			break // the first that returns pokes
+		}
+		if tried++; !r.handOver(t, a, e) {
 			return again
 		}
 	}
-	if len(kept)+len(asks) > 0 {
+	if tried > 0 {
 		return now // their pauses have begun
 	}
 	if !redelivery.IsZero() && !redelivery.After(now) {
@@ -301,9 +305,6 @@ const (
 // handOver gives a kept message to the handlers. It waits for them, but not for
 // long, and not when the term ends first: then false, and they go on.
 func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
-	if n, _ := r.hanging(time.Now(), true); n >= maxHanging {
-		return false // the first that returns pokes
-	}
 	r.standMark(t.patience)
 	d := &delivery{a: a, key: e.Key, ours: true}
 	if !r.admit(t.patience, d) {

@@ -89,6 +89,9 @@ func (e Entry) Fails() bool {
 	return (s == Refused || s == Kept) && e.Tries > 0
 }
 
+// Here reports whether the service has delivered it on the present connection.
+func (e Entry) Here() bool { return e.came }
+
 // Outcome is what became of a message that was with the handlers.
 type Outcome uint8
 
