@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +26,15 @@ const (
 	termMark    = "term"    // the id of the mark, among the entries of messages
 	maxDeaths   = 3         // begun so often and never ended: left alone
 	stableAfter = time.Hour // a term that has lasted so long offers it once more
+	rarely      = 24 * time.Hour
+	mostBuilds  = 4 // that take turns, such as the two of a deploy that goes on for long
 )
+
+// offerAfter is how long a term must have lasted before a message is offered by itself
+// that was offered n times. The process may die of it each time.
+func offerAfter(n int) time.Duration {
+	return min(stableAfter<<min(n, 8), rarely)
+}
 
 // termRecord is the mark.
 type termRecord struct {
@@ -141,7 +150,11 @@ func (r *received) accused(d *delivery) (rec messageRecord, write, alone bool) {
 	if !stored {
 		rec = messageRecord{Entry: book.Entry{Key: d.key, First: time.Now(), Since: time.Now()}, Info: d.info}
 	}
-	rec.Deaths, rec.Begun, rec.Build = rec.Deaths+1, true, build()
+	if is := build(); rec.Build != is {
+		builds := slices.DeleteFunc(append(slices.Clone(rec.Builds), rec.Build), func(b string) bool { return b == "" || b == is })
+		rec.Builds, rec.Build = builds[max(0, len(builds)-mostBuilds):], is
+	}
+	rec.Deaths, rec.Begun = rec.Deaths+1, true
 	return rec, true, false
 }
 
@@ -171,8 +184,8 @@ func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 		// The note that it did end was not written, but nothing died.
 		rec.Begun, rec.Deaths = false, max(0, rec.Deaths-1)
 	}
-	if rec.Build != build() { // another program: it may be mended
-		rec.Deaths = min(rec.Deaths, 1)
+	if is := build(); rec.Build != is && !slices.Contains(rec.Builds, is) { // another program: it may be mended
+		rec.Deaths, rec.Offers = min(rec.Deaths, 1), 0
 		if rec.State == book.LeftAlone {
 			rec.State = book.AtService
 		}
@@ -203,7 +216,7 @@ func (r *received) offer(t *term, keys []book.Key) {
 		ok := r.book.Offer(k, time.Now())
 		rec := r.more[k]
 		if ok {
-			rec.Deaths = maxDeaths - 1
+			rec.Deaths, rec.Offers = maxDeaths-1, rec.Offers+1
 			rec.State = book.AtService
 			r.note(rec)
 		}

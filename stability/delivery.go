@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -316,6 +317,19 @@ func (d *delivery) keepParts() {
 	}
 }
 
+// declined is the outcome where a handler returned false. With d.mu held.
+//
+// What the account's phone tells its devices is acknowledged by whatsmeow whatever the
+// handlers say, so the service does not deliver it again.
+func (d *delivery) declined() book.Outcome {
+	d.keepParts()
+	ofPhone := d.node != nil && d.node.AttrGetter().OptionalString("category") == "peer"
+	if ofPhone && len(d.contents) > 0 && slices.ContainsFunc(d.parts, func(m *waE2E.Message) bool { return m.GetProtocolMessage() != nil }) {
+		return book.Saved
+	}
+	return book.Declined
+}
+
 // outcome says what became of the message, when its handlers have returned.
 func (d *delivery) outcome() (o book.Outcome, why string) {
 	d.mu.Lock()
@@ -332,11 +346,9 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 	case d.aside, d.again:
 		return book.Repeat, ""
 	case d.unheard:
-		d.keepParts()
-		return book.Declined, whyUnheard
+		return d.declined(), whyUnheard
 	case d.refused:
-		d.keepParts()
-		return book.Declined, whyRefused
+		return d.declined(), whyRefused
 	case d.panicked != "":
 		if d.open { // there is no event buffer for messages of its kind
 			d.content()

@@ -3,6 +3,7 @@ package stability
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -233,4 +234,28 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 	require.NoError(t, r.load(t.Context(), 3, ownNames{}))
 	delete(r.more, k)
 	require.False(t, r.take(&delivery{key: k, ours: true}), "what has no content is not handed over, and does not count as handled")
+}
+
+// Two builds take turns, as in a deploy that goes on for long: each dies of a message, and
+// the other one is next.
+func TestBuildsThatTakeTurnsFindTheMessageThatKills(t *testing.T) {
+	now := build
+	defer func() { build = now }()
+	r := bookOf()
+	r.m.cfg.logger = slog.New(slog.DiscardHandler)
+	rec := messageRecord{Entry: book.Entry{Key: book.Key{ID: "A"}}}
+	deaths := 0
+	for rec.State != book.LeftAlone {
+		deaths++
+		require.Less(t, deaths, 8, "it dies for ever")
+		build = func() string { return []string{"one", "two"}[deaths%2] }
+		r.more, r.careful = map[book.Key]messageRecord{rec.Key: rec}, true
+		begun, write, alone := r.accused(&delivery{key: rec.Key})
+		require.True(t, write && !alone)
+		build = func() string { return []string{"two", "one"}[deaths%2] }
+		rec = r.survivor(begun, false)
+	}
+	require.LessOrEqual(t, deaths, 4)
+	build = func() string { return "three" }
+	require.Equal(t, book.AtService, r.survivor(rec, false).State, "this one may be mended")
 }

@@ -222,6 +222,39 @@ func TestWhatWasAccusedWronglyIsOfferedAgainAfterAStableHour(t *testing.T) {
 	})
 }
 
+// It is offered more and more rarely, and the process dies of it each time.
+func TestMessageThatKillsEndsTheProcessMoreAndMoreRarely(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("a day of virtual time")
+	}
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := newMortal(w, func(text string) bool { return text == "poison" })
+		m.start().pair()
+		time.Sleep(2 * time.Second)
+		_, err := w.writer().Send(w.account.JID(), "poison")
+		require.NoError(t, err)
+		m.live(5 * time.Minute)
+		require.Equal(t, 4, m.deaths)
+		for _, hours := range []time.Duration{1, 2, 4} {
+			before := m.deaths
+			m.live(hours*time.Hour - 10*time.Minute)
+			require.Equal(t, before, m.deaths, "%d h", hours)
+			select {
+			case <-m.dead:
+				m.deaths++
+				m.start()
+			case <-time.After(20 * time.Minute):
+				t.Fatal("it is not offered again")
+			}
+			m.live(5 * time.Minute)
+			require.Equal(t, before+1, m.deaths, "%d h", hours)
+		}
+		close(m.over)
+		m.now.stop()
+	})
+}
+
 // The verdict about a message that ends the process is not forgotten with the term in
 // which it was found.
 func TestMessageThatKillsIsLeftAloneBehindACleanEndToo(t *testing.T) {

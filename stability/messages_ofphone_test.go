@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/types"
@@ -176,6 +177,57 @@ func TestPhoneIsHeardOfWhatIsNotTheMessageThatWaits(t *testing.T) {
 		a.balanced()
 		a.stop()
 	})
+}
+
+// The program refuses the phone's answer itself, which whatsmeow acknowledges all the same.
+func TestPhonesAnswerThatIsRefusedForLongIsHeardOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		asked bool // by the program, so the message was not missed here
+		all   bool // everything is refused, else the answers alone
+	}{"everything is refused": {all: true}, "answers are refused": {}, "the program asked": {asked: true}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.instance(stability.WithAutoHeal(noHeal))
+				var refuses atomic.Bool
+				a.refuse = func(e *events.Message) bool {
+					return refuses.Load() && (c.all || e.Message.GetProtocolMessage() != nil)
+				}
+				a.run().pair()
+				require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+				w.account.Phone().Late()
+				carol := w.writer()
+				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+				require.NoError(t, err)
+				if c.asked {
+					time.Sleep(time.Second)
+					require.NoError(t, a.m.PurgeMessage(t.Context(), a.m.Messages()[0].Entry))
+					jid := types.NewJID("491520000007", types.DefaultUserServer)
+					own := a.m.Client().Store.GetJID().ToNonAD()
+					ask := a.m.Client().BuildUnavailableMessageRequest(jid, jid, types.MessageID(id))
+					_, err := a.m.Client().SendMessage(t.Context(), own, ask, whatsmeow.SendRequestExtra{Peer: true})
+					require.NoError(t, err)
+				} else {
+					time.Sleep(6 * time.Minute)
+				}
+				refuses.Store(true)
+				w.account.Phone().On()
+				time.Sleep(3 * time.Hour)
+				require.Zero(t, a.balanced().SetAside.Count, "%+v", a.m.Messages())
+				refuses.Store(false)
+				time.Sleep(time.Hour)
+				require.Equal(t, []string{"lost?"}, a.written(), "once")
+				require.Empty(t, a.m.Messages(), "the answer itself was handed over again from here")
+				require.Empty(t, w.device().Pending())
+				a.balanced()
+				a.stop()
+				b := w.instance(stability.WithAutoHeal(noHeal)).run().ready()
+				time.Sleep(30 * time.Minute)
+				require.Zero(t, b.balanced().PerhapsHandled.Count)
+				b.stop()
+			})
+		})
+	}
 }
 
 // noted counts the messages in the store with a note that they were found.

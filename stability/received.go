@@ -62,6 +62,8 @@ type messageRecord struct {
 	Deaths   int      `json:",omitempty"` // how often it was begun and did not end
 	Begun    bool     `json:",omitempty"` // it is being handled, or the process died
 	Build    string   `json:",omitempty"` // of that process
+	Builds   []string `json:",omitempty"` // of the processes before that began it, newest last
+	Offers   int      `json:",omitempty"` // how often it was left alone and offered once more
 	OfPhone  bool     `json:",omitempty"` // the phone has sent the content, perhaps in another form than its sender
 	Of       ownNames // the account that received it; empty in a row of an earlier version
 
@@ -280,7 +282,10 @@ func (r *received) ended(d *delivery) {
 		// this tells it more. A refused message is at the service.
 		// Nothing else is written when a message is handled that was kept here, so the next one
 		// waits for the note of it: an outage would forget the notes of all of them.
-		_ = r.write(context.Background(), is, o == book.Saved || gone && d.ours)
+		err := r.write(context.Background(), is, o == book.Saved || gone && d.ours)
+		if declined := why == whyRefused || why == whyUnheard; err == nil && o == book.Saved && declined && !d.ours {
+			d.finished() // whatsmeow has acknowledged it, and does not come back for it
+		}
 	}
 	if theirs && write && !gone {
 		r.aside(e, whyAnotherAccount)

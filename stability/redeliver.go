@@ -234,12 +234,12 @@ func (r *received) due(t *term) (again time.Time) {
 	sooner(at)
 	redelivery := r.book.Redelivery(st.ConnectedAt, sent)
 	var alone []book.Key
-	if stable := r.begun.Add(stableAfter); now.Before(stable) {
-		if len(r.book.Alone(now)) > 0 {
+	for _, k := range r.book.Alone(now) {
+		if stable := r.begun.Add(offerAfter(r.more[k].Offers)); now.Before(stable) {
 			sooner(stable)
+		} else {
+			alone = append(alone, k)
 		}
-	} else {
-		alone = r.book.Alone(now)
 	}
 	marked, epoch := r.marked, r.epoch
 	settle := !r.settleAt.IsZero() && !now.Before(r.settleAt)
