@@ -259,3 +259,36 @@ func TestBuildsThatTakeTurnsFindTheMessageThatKills(t *testing.T) {
 	build = func() string { return "three" }
 	require.Equal(t, book.AtService, r.survivor(rec, false).State, "this one may be mended")
 }
+
+// A note is told from an entry by its kind, whatever else an entry may lack.
+func TestNoteIsNoEntry(t *testing.T) {
+	k, notes := book.Key{ID: "A"}, []foundNote{{Sum: "s", At: time.Now()}}
+	for name, c := range map[string]struct {
+		row   any
+		entry bool
+	}{
+		"a note": {noteRecord{true, k, notes}, false},
+		"a note of an earlier version": {struct {
+			Key   book.Key
+			Found []foundNote
+		}{k, notes}, false},
+		"an entry that was begun": {messageRecord{Entry: book.Entry{Key: k}, Build: "b", Begun: true, Found: notes}, true},
+		"an entry that is kept":   {messageRecord{Entry: book.Entry{Key: k, State: book.Kept}, Found: notes}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := bookOf()
+			raw, err := json.Marshal(c.row)
+			require.NoError(t, err)
+			r.m.store = &keptRows{rows: map[string][]byte{recordID(k): raw}}
+			require.NoError(t, r.load(t.Context(), 1, ownNames{}))
+			require.Len(t, r.lately, 1)
+			require.Equal(t, c.entry, len(r.more) == 1)
+		})
+	}
+	r := bookOf()
+	s := &keptRows{rows: make(map[string][]byte)}
+	r.m.store, r.read = s, true
+	r.found(k, notes[0], time.Now())
+	require.NoError(t, r.write(t.Context(), r.changed(k), false))
+	require.Contains(t, string(s.rows[recordID(k)]), `"Note":true`)
+}

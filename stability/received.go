@@ -69,12 +69,14 @@ type messageRecord struct {
 
 	Unread bool        `json:",omitempty"` // it could not be decrypted at first
 	Found  []foundNote `json:",omitempty"` // see foundMessage
+	Note   bool        `json:",omitempty"` // it is a noteRecord
 
 	rev uint64 // another one with each change
 }
 
 // noteRecord is the record of a message that the book is done with.
 type noteRecord struct {
+	Note  bool // always: it is no entry
 	Key   book.Key
 	Found []foundNote
 }
@@ -482,7 +484,7 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 		}
 		row = noted
 	case len(notes) > 0: // instead of its removal, which would be a write too
-		row = noteRecord{k, notes}
+		row = noteRecord{true, k, notes}
 	}
 	var value []byte
 	var err error
@@ -531,7 +533,8 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 	r.read = true
 	r.remember(records)
 	for _, rec := range records {
-		noteAlone := len(rec.Found) > 0 && rec.State == "" && rec.Build == ""
+		// A note of an earlier version has nothing else.
+		noteAlone := rec.Note || len(rec.Found) > 0 && rec.State == "" && rec.Build == ""
 		if _, known := r.more[rec.Key]; !known && !noteAlone { // a handler may still have it
 			r.note(rec)
 			r.book.Load([]book.Entry{rec.Entry})
