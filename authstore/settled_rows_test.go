@@ -436,3 +436,37 @@ func TestReceiveWithoutAChangeOnAnEndedDeviceIsCanceled(t *testing.T) {
 	c, d, _ := open(t, newMapKV())
 	require.ErrorIs(t, d.EventBuffer.DoDecryptionTxn(bg, func(context.Context) error { return c.EndTerm(bg) }), context.Canceled)
 }
+
+// What is deferred while a commit is under way, also of a row that it writes, is
+// written with the next one.
+func TestWhatIsDeferredDuringACommitIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, _ := open(t, kv)
+		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{1}))
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "commit" {
+				time.Sleep(time.Second / 2)
+			}
+			return nil
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1))) })
+		synctest.Wait()
+		require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{2}))
+		require.NoError(t, d.Identities.PutIdentity(bg, "2:0", [32]byte{2}))
+		wg.Wait()
+		time.Sleep(5 * soon)
+		synctest.Wait()
+		kv.before.set(nil)
+		d = killed(t, kv)
+		for _, addr := range []string{"1:0", "2:0"} {
+			trusted, err := d.Identities.IsTrustedIdentity(bg, addr, [32]byte{3})
+			require.NoError(t, err)
+			require.False(t, trusted, addr)
+			trusted, err = d.Identities.IsTrustedIdentity(bg, addr, [32]byte{2})
+			require.NoError(t, err)
+			require.True(t, trusted, addr)
+		}
+	})
+}
