@@ -140,7 +140,7 @@ func TestFailedCallIsNeverTakenForAnEmptyAnswer(t *testing.T) {
 			for at := 1; ; at++ {
 				w := begin()
 				calls := 0
-				fault := fmt.Errorf("%w: call %d", ErrFenced, at)
+				fault := fmt.Errorf("%w: call %d", ErrTooLarge, at)
 				for _, kv := range w.kvs {
 					kv.before.set(func(string, Batch) error {
 						if calls++; calls == at {

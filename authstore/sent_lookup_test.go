@@ -88,6 +88,7 @@ func TestMessageBesideASessionIsTakenOverOnce(t *testing.T) {
 		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, uint32(10+i))))
 	}
 	require.Zero(t, kv.count("outgoing"))
+	require.Equal(t, 1, storeOf(d).pack.count)
 	require.NoError(t, storeOf(d).deleteOldOutgoing("test"))
 	require.NoError(t, storeOf(d).flush("test"))
 	d = killed(t, kv)
