@@ -144,7 +144,7 @@ func (c *Container) SettleEvents(judge func(plaintext []byte) Leftover) error {
 				changes = append(changes, del(tEvent, id))
 				continue
 			}
-			if !ok {
+			if !ok || max(at, -at) > now.Unix() { // the clock was ahead when it was found
 				if at = now.Unix(); useless[id] {
 					at = -at
 				}
