@@ -23,6 +23,7 @@ type config struct {
 	background  tasks
 	writes      unsettledWrites
 	secretTurns atomic.Int64
+	asked       outgoingAsked
 }
 
 // nextSecretTurn is 0, and then one more for each call.

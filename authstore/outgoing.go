@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.mau.fi/whatsmeow/types"
@@ -54,9 +55,42 @@ func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id t
 		put(tOutgoing, outgoingID(chat, id), outgoingValue(time.Now().UnixMilli(), format, plaintext)))
 }
 
+// OutgoingCounter is a Store that counts what whatsmeow looked for among the
+// outgoing events, where newer versions keep what they send: recipients asked for
+// it again. *Container implements it. The counts are of this process.
+type OutgoingCounter interface {
+	OutgoingAsked() (found, missing, failed uint64)
+}
+
+var _ OutgoingCounter = (*Container)(nil)
+
+// outgoingAsked are the counters behind OutgoingAsked.
+type outgoingAsked struct{ found, missing, failed atomic.Uint64 }
+
+// OutgoingAsked counts the lookups of outgoing events in this process: of those
+// that were kept, of those that were not or are too old, and of those that the KV
+// did not answer.
+func (c *Container) OutgoingAsked() (found, missing, failed uint64) {
+	a := &c.cfg.asked
+	return a.found.Load(), a.missing.Load(), a.failed.Load()
+}
+
 // GetOutgoingEvent looks under chat, then under altChat. Missing, or older than
 // Retention.Sent: empty, nil.
 func (s *deviceStore) GetOutgoingEvent(ctx context.Context, chat, altChat types.JID, id types.MessageID) (format string, plaintext []byte, err error) {
+	format, plaintext, err = s.outgoingEvent(ctx, chat, altChat, id)
+	switch a := &s.cfg.asked; {
+	case err != nil:
+		a.failed.Add(1)
+	case format == "":
+		a.missing.Add(1)
+	default:
+		a.found.Add(1)
+	}
+	return format, plaintext, err
+}
+
+func (s *deviceStore) outgoingEvent(ctx context.Context, chat, altChat types.JID, id types.MessageID) (format string, plaintext []byte, err error) {
 	const op = "get outgoing event"
 	if err := s.ready(op); err != nil {
 		return "", nil, err

@@ -65,6 +65,30 @@ func TestSentEventsLeaveMemoryWhenTheyAreSaved(t *testing.T) {
 	})
 }
 
+// Newer versions of whatsmeow look for what they sent by themselves.
+func TestLookupsOfOutgoingEventsAreCounted(t *testing.T) {
+	kv := newMapKV()
+	c, d, _ := open(t, kv)
+	counts := func() [3]uint64 {
+		found, missing, failed := c.OutgoingAsked()
+		return [3]uint64{found, missing, failed}
+	}
+	s := storeOf(d)
+	for _, format := range []string{"wa", "fb"} {
+		require.NoError(t, s.AddOutgoingEvent(bg, testJID(2), types.MessageID(format), format, []byte("sent")))
+		_, _, err := s.GetOutgoingEvent(bg, testJID(3), testJID(2), types.MessageID(format))
+		require.NoError(t, err)
+	}
+	require.Equal(t, [3]uint64{2, 0, 0}, counts())
+	_, _, err := s.GetOutgoingEvent(bg, testJID(2), types.EmptyJID, "unknown")
+	require.NoError(t, err)
+	require.Equal(t, [3]uint64{2, 1, 0}, counts())
+	require.NoError(t, c.EndTerm(bg))
+	_, _, err = s.GetOutgoingEvent(bg, testJID(2), types.EmptyJID, "wa")
+	require.Error(t, err)
+	require.Equal(t, [3]uint64{2, 1, 1}, counts())
+}
+
 func TestOutgoingEventRidesWithItsSend(t *testing.T) {
 	kv := newMapKV()
 	c, d, _ := open(t, kv)

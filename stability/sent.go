@@ -42,8 +42,15 @@ type Resends struct {
 // resends are the counters behind Resends.
 type resends struct{ answered, unknown, failed atomic.Uint64 }
 
-func (r *resends) view() Resends {
-	return Resends{Answered: r.answered.Load(), Unknown: r.unknown.Load(), Failed: r.failed.Load()}
+// resendsNow are the Manager's own counts, and those of a store in which whatsmeow
+// looks by itself.
+func (m *Manager) resendsNow() Resends {
+	r := Resends{Answered: m.resends.answered.Load(), Unknown: m.resends.unknown.Load(), Failed: m.resends.failed.Load()}
+	if c, ok := m.store.(authstore.OutgoingCounter); ok {
+		found, missing, failed := c.OutgoingAsked()
+		r.Answered, r.Unknown, r.Failed = r.Answered+found, r.Unknown+missing, r.Failed+failed
+	}
+	return r
 }
 
 // relySent: the plaintext of a message that goes out can be found.

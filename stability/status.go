@@ -103,7 +103,7 @@ func (m *Manager) Status() Status {
 	st.ModeSince, st.Closed = m.seat.since, m.seat.at == shut
 	st.Running, st.RunEndedAt, st.RunError = m.runs.on, m.runs.ended, m.runs.err
 	st.Compat = m.compatLocked()
-	st.Messages.Sent, st.Messages.Resends = m.sentLocked(now), m.resends.view()
+	st.Messages.Sent, st.Messages.Resends = m.sentLocked(now), m.resendsNow()
 	if m.outage.err != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.outage.err, m.outage.since
 	}

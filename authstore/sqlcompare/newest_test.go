@@ -35,7 +35,7 @@ func (s *sides) newestActions() []func() {
 	}
 	id := func() string { return fmt.Sprint("ID", rapid.IntRange(0, 3).Draw(s.t, "id")) }
 	chats := []types.JID{users[0], users[2], users[5]}
-	const base = 1_700_000_000
+	base := time.Now().Unix() - 1000 // young enough to be kept, and older than those of the other actions
 	return []func(){
 		func() {
 			u, v := both()
