@@ -155,7 +155,11 @@ func (w *world) onSQLStore(path string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(wal)&_txlock=immediate")
 	require.NoError(t, err)
-	defer db.Close()
+	defer func() {
+		// Goroutines of a client that was disconnected may still write.
+		require.NoError(t, db.Close())
+		require.Eventually(t, func() bool { return db.Stats().OpenConnections == 0 }, 30*time.Second, time.Millisecond)
+	}()
 	w.onDatabase(db, "sqlite3")
 }
 
