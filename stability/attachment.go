@@ -289,12 +289,7 @@ func (a *attachment) call(ctx context.Context, connect func(context.Context) err
 // overdue is a context that ends one step of a hand-over behind the moment at
 // which the term began to end.
 func (t *term) overdue() (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(t.patience)
-	stop := context.AfterFunc(t.ends, func() {
-		sleep(ctx, t.m.cfg.shutdown)
-		cancel()
-	})
-	return ctx, func() { stop(); cancel() }
+	return context.WithCancel(t.overtime)
 }
 
 // refine tells a link that was dropped in the handshake from a server that did
@@ -330,11 +325,16 @@ func (a *attachment) cleanUp(f core.CleanUp) {
 	err := a.finish(ctx, f.Conn)
 	stop()
 	cancel()
-	if err != nil {
+	t.m.mu.Lock()
+	_, cause, _ := t.core.End()
+	ending := t.core.Ending()
+	t.m.mu.Unlock()
+	switch {
+	case err == nil:
+	case ending: // the device ends with the term, when its mark is off
+		a.m.cfg.logger.Warn("a handler did not finish in time before the hand-over", "error", err)
+	default:
 		a.m.cfg.logger.Warn("a handler of the old connection is still running; going on with a new client", "error", err)
-		t.m.mu.Lock()
-		_, cause, _ := t.core.End()
-		t.m.mu.Unlock()
 		if cause.Reason == reconnect.ReasonConnectionReplaced {
 			t.confirmLock() // before there is another client
 		}

@@ -60,7 +60,8 @@ func TestByHandStuckHostCodeHoldsTheEndOfATermUpNoLongerThanAStep(t *testing.T) 
 			t.Run(name+", "+cause, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
 					w := newWorld(t)
-					h := w.byHand().activate()
+					var log, later logLines
+					h := w.byHand(stability.WithLogger(log.logger())).activate()
 					h.pair()
 					time.Sleep(time.Minute)
 					free := stick(t, w, h)
@@ -77,6 +78,12 @@ func TestByHandStuckHostCodeHoldsTheEndOfATermUpNoLongerThanAStep(t *testing.T) 
 					}
 					_ = h.m.Close(context.Background())
 					time.Sleep(time.Minute)
+					if cause == "Close" {
+						require.Zero(t, log.count("a handler of the old connection is still running; going on with a new client"), "nothing goes on")
+						b := w.tended("b", stability.WithLogger(later.logger())).run().ready()
+						require.Zero(t, later.count("an earlier term did not end in good order: each message is written down before it is handled, until the backlog is done"), "a slow handler has not ended the process")
+						b.stop()
+					}
 					w.close()
 				})
 			})

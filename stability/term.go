@@ -31,6 +31,7 @@ type term struct {
 	hurry    context.CancelFunc    // ends it
 	ends     context.Context       // ends when the term begins to
 	endsNow  context.CancelFunc    // ends it
+	overtime context.Context       // ends a step of a hand-over behind that, or with patience
 
 	loading   chan struct{} // cap 1: one AuthState at a time
 	attaching chan struct{} // cap 1: one Attach at a time
@@ -71,6 +72,12 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 	}
 	t.patience, t.hurry = context.WithCancel(context.Background())
 	t.ends, t.endsNow = context.WithCancel(context.Background())
+	overtime, over := context.WithCancel(t.patience)
+	t.overtime = overtime
+	context.AfterFunc(t.ends, func() {
+		sleep(overtime, m.cfg.shutdown)
+		over()
+	})
 	return t
 }
 
