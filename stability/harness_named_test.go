@@ -28,7 +28,8 @@ type wire struct {
 	mu     sync.Mutex
 	broken func(call string) error // nil: nothing is
 	calls  map[string]int
-	pause  time.Duration // each commit takes that long
+	pause  time.Duration            // each commit takes that long
+	slowed map[string]time.Duration // calls of these names take that long
 }
 
 var (
@@ -72,6 +73,13 @@ func (w *wire) slow(d time.Duration) {
 	w.pause = d
 }
 
+// delay makes each call of that name take d.
+func (w *wire) delay(call string, d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slowed = map[string]time.Duration{call: d}
+}
+
 func (w *wire) set(f func(string) error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -96,8 +104,9 @@ func (w *wire) pass(ctx context.Context, call string) error {
 	if w.broken != nil {
 		err = w.broken(call)
 	}
-	pause := w.pause
+	pause, delay := w.pause, w.slowed[call]
 	w.mu.Unlock()
+	time.Sleep(delay)
 	if call == "commit" {
 		time.Sleep(pause)
 	}

@@ -50,6 +50,7 @@ type Manager struct {
 	term    *term     // the present one; nil in standby
 	heir    lock.Term // held already for the term that follows a heal; nil: none
 	seat    seat
+	pauses  pauses
 	runs    running
 	last    reconnect.State // of the last term, for Status between terms
 	outage  outage          // of the backend
@@ -67,6 +68,13 @@ type running struct {
 	on    bool
 	ended time.Time // when it returned last, unless the account went on by hand
 	err   error     // of the last one
+}
+
+// pauses says whether the activation that has the turn stands by, pauses, or tries
+// again what has failed: who does not want to wait need not hear the outcome.
+type pauses struct {
+	on     bool
+	begins chan struct{} // closed and replaced when one begins
 }
 
 // outage is what is known of a backend that does not answer.
@@ -129,6 +137,7 @@ func New(opts ...Option) (*Manager, error) {
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		shut:    make(chan struct{}),
+		pauses:  pauses{begins: make(chan struct{})},
 	}
 	m.cfg.backend = m.counts.metered(cfg.backend)
 	m.clocks.base = time.Now()
@@ -245,9 +254,11 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 	if t, err := m.current(); err != nil || t != nil {
 		return t, err
 	}
+	defer m.pausing(false)
 	if may, err := m.awaitRest(ctx, wait); !may {
 		return nil, err
 	}
+	m.pausing(false)
 	for pause := m.retryPause(); ; {
 		hold, err := m.take(ctx, wait)
 		if err == nil && hold == nil {
@@ -255,6 +266,7 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 			return nil, nil
 		}
 		if err == nil {
+			m.pausing(false)
 			var t *term
 			if t, err = m.begin(ctx, hold); err == nil {
 				return t, nil
@@ -267,19 +279,31 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 			return nil, err
 		}
 		m.noteStore(err)
+		m.pausing(true)
 		if !sleep(ctx, pause()) {
 			return nil, m.ended(ctx)
 		}
 	}
 }
 
+// pausing notes whether the activation that has the turn stands by, pauses, or
+// tries again what has failed.
+func (m *Manager) pausing(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if on && !m.pauses.on {
+		close(m.pauses.begins)
+		m.pauses.begins = make(chan struct{})
+	}
+	m.pauses.on = on
+}
+
 // awaitTurn waits until no other activation runs. Without wait it does not wait
-// for one that stands by, pauses, or waits for the backend.
+// for one that stands by, pauses, or tries again what has failed.
 func (m *Manager) awaitTurn(ctx context.Context, wait bool) (bool, error) {
 	for {
 		m.mu.Lock()
-		waits := m.seat.at == standby || m.seat.rest.until.After(time.Now())
-		down, changed := m.outage.err, m.changed
+		pauses, down := m.pauses, m.outage.err
 		m.mu.Unlock()
 		select {
 		case m.turn <- struct{}{}:
@@ -288,16 +312,16 @@ func (m *Manager) awaitTurn(ctx context.Context, wait bool) (bool, error) {
 		}
 		switch {
 		case wait:
-			changed = nil
-		case down != nil:
+			pauses.begins = nil
+		case pauses.on && down != nil:
 			return false, fmt.Errorf("stability: another Activate waits for the backend: %w", down)
-		case waits:
+		case pauses.on:
 			return false, nil
 		}
 		select {
 		case m.turn <- struct{}{}:
 			return true, nil
-		case <-changed:
+		case <-pauses.begins:
 		case <-ctx.Done():
 			return false, m.ended(ctx)
 		}
@@ -318,6 +342,7 @@ func (m *Manager) take(ctx context.Context, wait bool) (lock.Term, error) {
 		return nil, nil
 	}
 	m.noteStandby()
+	m.pausing(true)
 	t, err = m.lock.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("stability: wait for the lock: %w", err)
@@ -586,19 +611,32 @@ func (m *Manager) noteStore(err error) {
 }
 
 // answered notes that the backend answered the incident loop. That ends an
-// outage only where nothing else would: nobody asks for the lock.
+// outage only where nothing else would, because nobody asks for the lock, and only
+// if the lock answers too: it may be in another backend. A refusal stands until
+// the next activation shows that it is mended.
 func (m *Manager) answered() {
-	select {
-	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
-	default:
+	m.mu.Lock()
+	stands := m.outageStandsLocked()
+	m.mu.Unlock()
+	if !stands {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), incidentTimeout)
+	defer cancel()
+	if _, err := m.lock.Load(ctx); err != nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.outage.err != nil && m.term == nil && !m.runs.on && m.seat.at != shut {
+	if m.outageStandsLocked() {
 		m.noteStoreLocked(nil)
 	}
+}
+
+// outageStandsLocked reports whether an outage is known of which nobody would
+// see the end.
+func (m *Manager) outageStandsLocked() bool {
+	return m.outage.err != nil && !refuses(m.outage.err) && len(m.turn) == 0 && m.term == nil && !m.runs.on && m.seat.at != shut
 }
 
 func (m *Manager) noteStoreLocked(err error) {
@@ -606,7 +644,7 @@ func (m *Manager) noteStoreLocked(err error) {
 	m.outage.err, m.outage.byLock, m.outage.watched = err, m.outage.byLock && err != nil, m.outage.watched && err != nil
 	switch {
 	case refuses(err) && !refuses(was):
-		m.logLocked(slog.LevelError, "the backend refuses, and somebody must mend that; asking again until it does not", "backend", m.cfg.backend.Name, "error", err)
+		m.logLocked(slog.LevelError, "the backend refuses, and somebody must mend that; asking again until it no longer refuses", "backend", m.cfg.backend.Name, "error", err)
 	case was == nil && err != nil:
 		m.logLocked(slog.LevelWarn, "the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 	case was != nil && err == nil:

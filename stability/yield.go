@@ -128,6 +128,7 @@ func (m *Manager) awaitRest(ctx context.Context, wait bool) (bool, error) {
 		case !wait:
 			return false, nil
 		}
+		m.pausing(true)
 		timer := time.NewTimer(left)
 		select {
 		case <-timer.C:
