@@ -188,6 +188,26 @@ func TestTroubleOfTheConnectionEndsWithALogout(t *testing.T) {
 	}
 }
 
+// An account that waits for a pairing needs a connection to show a code.
+func TestUnfitInstancesAreToldOfThoughTheAccountIsNotPaired(t *testing.T) {
+	for _, reason := range []string{"", "logged_out"} {
+		g := guard.New(guard.Policy{})
+		f := guard.Facts{Holder: true, NeedsPairing: true, Reason: reason, Unfit: []time.Time{start, start.Add(time.Minute)}}
+		now := start.Add(2 * time.Minute)
+		require.Contains(t, types(g.Decide(f, now).Raise), guard.TypeHolderUnfit)
+		var resolved []time.Duration
+		for ; now.Before(start.Add(3 * time.Hour)); now = now.Add(time.Minute) {
+			for _, id := range g.Decide(f, now).Resolve {
+				if id == guard.TypeHolderUnfit.ActiveID() {
+					resolved = append(resolved, now.Sub(start))
+					g.Resolved(id)
+				}
+			}
+		}
+		require.Equal(t, []time.Duration{time.Hour}, resolved, "they tried before that for the last time")
+	}
+}
+
 func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
 	for reason, want := range map[string][]guard.Type{
 		"temporary_ban":       {guard.TypeTemporaryBan},

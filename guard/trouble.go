@@ -18,7 +18,8 @@ type trouble struct {
 	over func(p *Policy, f *Facts, now time.Time) bool
 }
 
-// connectedOrOut: behind a logout nothing is attempted, and wa_logged_out tells.
+// connectedOrOut: behind a logout nothing is left to mend of the old device's
+// connection, and wa_logged_out tells.
 func connectedOrOut(_ *Policy, f *Facts, _ time.Time) bool { return f.Connected || f.NeedsPairing }
 
 func paired(_ *Policy, f *Facts, _ time.Time) bool { return !f.NeedsPairing }
@@ -73,7 +74,8 @@ var troubles = [...]trouble{
 		return f.Connected || f.Reason != "temporary_ban"
 	}},
 	{TypeHolderUnfit, true, false, func(p *Policy, f *Facts, now time.Time) (time.Time, bool) {
-		return time.Time{}, !f.Connected && !f.NeedsPairing && recent(f.Unfit, now, p.UnfitWindow) >= 2
+		// Also where codes are to be shown a connection is needed.
+		return time.Time{}, !f.Connected && recent(f.Unfit, now, p.UnfitWindow) >= 2
 	}, connectedOrOut},
 	{TypeClientOutdated, true, false, func(_ *Policy, f *Facts, _ time.Time) (time.Time, bool) {
 		return time.Time{}, !f.Connected && f.Reason == "client_outdated"
