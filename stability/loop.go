@@ -87,9 +87,13 @@ func (t *term) carryOut(f core.Effect) {
 		}
 		switch f.What {
 		case core.NewsConnected:
-			m.sends.up()
+			m.sends.up(t.own.User)
 		case core.NewsDisconnected:
 			m.sends.down()
+		case core.NewsPaired:
+			m.sends.newDevice(t.own.User)
+		case core.NewsNeedsPairing:
+			m.sends.newDevice("")
 		}
 	case core.ShowCode:
 		m.notify.show(QR{Code: f.Code, ExpiresAt: f.Until}, m.cfg.onQR)

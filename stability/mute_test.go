@@ -12,6 +12,7 @@ import (
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/types"
 
+	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -204,6 +205,53 @@ func TestMuteSurvivesAReconnectAndAHandOver(t *testing.T) {
 	})
 }
 
+// What became of a device's sends says nothing of the one that is paired after it.
+func TestMuteEndsWithTheDevice(t *testing.T) {
+	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
+		old := w.peer().JID()
+		require.NoError(t, a.send(old, "hello"))
+		refuse := w.sim.Fault(wasim.MessageNack(463)).For(w.account.JID()).ToNewChats().Always().Now()
+		a.sendFails(to[0], 463)
+		require.NotZero(t, a.sent().NewChatsRefusedAt)
+		refuse.Stop()
+		refuse = w.sim.Fault(wasim.MessageNack(479)).For(w.account.JID()).Always().Now()
+		for n := range 5 {
+			a.sendFails(to[n%3], 479)
+		}
+		w.await("the incident", func() bool { return a.incident(sendsRefused).Active })
+		w.sim.Fault(wasim.Stanza(restrictionFor(24 * time.Hour))).For(w.account.JID()).Now()
+		w.await("the restriction", func() bool { return a.sent().Restricted != nil })
+		require.NoError(t, a.m.Logout(t.Context()))
+		w.await("it noticed", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		refuse.Stop()
+		a.pair()
+		time.Sleep(time.Hour)
+		require.NotEqual(t, keepalive.Mute, a.status().Probes.Health)
+		require.Equal(t, []guard.Change{opened, resolved}, a.book.of(sendsRefused))
+		require.Zero(t, a.sent().NewChatsRefusedAt)
+		require.EqualValues(t, 1, a.sent().Acknowledged, "the totals stay")
+		require.NotNil(t, a.sent().Restricted, "it is the same account")
+		require.NoError(t, a.send(to[0], "hello"))
+	})
+}
+
+// restrictionFor is WhatsApp's word that the account may not begin new chats.
+func restrictionFor(d time.Duration) waBinary.Node {
+	return restrictionOf(limit(true, fmt.Sprintf(`"%d"`, time.Now().Add(d).Unix())))
+}
+
+func limit(active bool, ends string) string {
+	return fmt.Sprintf(`{"data":{"xwa2_notify_account_reachout_timelock":{"enforcement_type":"RESTRICT_ALL_COMPANIONS","is_active":%v,"time_enforcement_ends":%s}}}`, active, ends)
+}
+
+func restrictionOf(json string) waBinary.Node {
+	return waBinary.Node{Tag: "notification", Attrs: waBinary.Attrs{
+		"from": types.ServerJID, "type": "mex", "id": "limit", "t": time.Now().Unix(),
+	}, Content: []waBinary.Node{{
+		Tag: "update", Attrs: waBinary.Attrs{"op_name": "NotificationUserReachoutTimelockUpdate"}, Content: []byte(json),
+	}}}
+}
+
 func TestSendsWhoseConnectionEndedAreUnansweredAndNotMute(t *testing.T) {
 	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
 		for n := range 6 {
@@ -288,17 +336,10 @@ func TestPeerMessagesAndResendsAreNotSends(t *testing.T) {
 func TestTheServicesOwnWordOnARestrictionIsShown(t *testing.T) {
 	sends(t, 0, func(t *testing.T, w *world, a *tended, _ []types.JID) {
 		tell := func(json string) {
-			w.sim.Fault(wasim.Stanza(waBinary.Node{Tag: "notification", Attrs: waBinary.Attrs{
-				"from": types.ServerJID, "type": "mex", "id": "limit", "t": time.Now().Unix(),
-			}, Content: []waBinary.Node{{
-				Tag: "update", Attrs: waBinary.Attrs{"op_name": "NotificationUserReachoutTimelockUpdate"}, Content: []byte(json),
-			}}})).For(w.account.JID()).Now()
+			w.sim.Fault(wasim.Stanza(restrictionOf(json))).For(w.account.JID()).Now()
 			time.Sleep(time.Second)
 		}
 		ends := time.Now().Add(24 * time.Hour).Truncate(time.Second)
-		limit := func(active bool, ends string) string {
-			return fmt.Sprintf(`{"data":{"xwa2_notify_account_reachout_timelock":{"enforcement_type":"RESTRICT_ALL_COMPANIONS","is_active":%v,"time_enforcement_ends":%s}}}`, active, ends)
-		}
 		tell(limit(true, fmt.Sprintf(`"%d"`, ends.Unix())))
 		s := a.sent()
 		require.NotNil(t, s.Restricted)

@@ -17,12 +17,13 @@ import (
 // sendBook is the book of this process's sends. Its lock is its own: the tap
 // writes in it while whatsmeow sends and receives.
 type sendBook struct {
-	mu    sync.Mutex
-	book  *sends.Book
-	since time.Time
-	mutes bool // as it was last seen by expire
-	limit *Restriction
-	took  *meter
+	mu      sync.Mutex
+	book    *sends.Book
+	since   time.Time
+	mutes   bool // as it was last seen by expire
+	limit   *Restriction
+	account string // the number that the newest connection was for
+	took    *meter
 }
 
 func newSendBook(p keepalive.Policy, now time.Time, took *meter) *sendBook {
@@ -37,8 +38,29 @@ func (b *sendBook) with(f func(*sends.Book)) {
 	f(b.book)
 }
 
-func (b *sendBook) up()   { b.with(func(k *sends.Book) { k.Up() }) }
+func (b *sendBook) up(account string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.account = account
+	b.book.Up()
+}
+
 func (b *sendBook) down() { b.with(func(k *sends.Book) { k.Down(time.Now()) }) }
+
+// newDevice notes that the device was paired, as this account, or that it is gone;
+// account is empty then. A restriction belongs to an account.
+func (b *sendBook) newDevice(account string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.book.NewDevice(time.Now())
+	if account == "" {
+		return
+	}
+	if b.account != account {
+		b.limit = nil
+	}
+	b.account = account
+}
 
 // waits reports whether an answer to a send may still come.
 func (b *sendBook) waits(now time.Time) bool {

@@ -59,6 +59,7 @@ type Book struct {
 	refused                      []Refusal
 	lastAck, lastNone, lastError time.Time
 	lastCode                     int
+	begun                        time.Time           // of the present device; zero: it is the first one
 	known                        map[uint64]struct{} // recipients that were acknowledged once
 	row                          row
 }
@@ -88,6 +89,12 @@ func (b *Book) Down(now time.Time) {
 	for s := b.wait.first; s != nil; s = b.wait.first {
 		b.giveUp(s, now, false)
 	}
+}
+
+// NewDevice notes that the account has another device than before, or none: what
+// became of the earlier one's sends says nothing of its own. The totals stay.
+func (b *Book) NewDevice(now time.Time) {
+	b.row, b.known, b.begun = row{}, nil, now
 }
 
 // Sent notes that a message goes out. The same id once more is the same
@@ -256,7 +263,7 @@ func (b *Book) View(now time.Time) View {
 		v.MuteSince = b.row.since
 	}
 	for _, r := range b.refused {
-		if r.Code == NewChats && others && v.MuteSince.IsZero() && now.Sub(r.LastAt) < b.p.OthersWithin {
+		if r.Code == NewChats && r.LastAt.After(b.begun) && others && v.MuteSince.IsZero() && now.Sub(r.LastAt) < b.p.OthersWithin {
 			v.NewChatsRefusedAt = r.LastAt
 		}
 	}
@@ -274,7 +281,7 @@ func (b *Book) Mute(now time.Time) (since time.Time, code int) {
 
 // others reports whether a send was acknowledged lately.
 func (b *Book) others(now time.Time) bool {
-	return !b.lastAck.IsZero() && now.Sub(b.lastAck) < b.p.OthersWithin
+	return b.lastAck.After(b.begun) && now.Sub(b.lastAck) < b.p.OthersWithin
 }
 
 func (b *Book) mute(others bool) bool {
