@@ -200,6 +200,9 @@ func (l *incidentLoop) takeOver(list []guard.Incident) (closed []guard.Incident)
 			if inc.Type == guard.TypeDataDamaged {
 				l.m.inheritDamage(inc, l.adopted)
 			}
+			if inc.DetectedAt.After(t.closes) { // it began anew behind that end
+				t.closes = time.Time{}
+			}
 			l.told[inc.ID] = told{stored: true, own: t.own, closes: t.closes}
 			if _, seen := l.moved[inc.ID]; !seen || !inc.LastCheckedAt.Equal(before[inc.ID]) {
 				l.moved[inc.ID] = time.Now()
@@ -273,12 +276,14 @@ func (l *incidentLoop) resolve(id string, now time.Time) {
 	l.mu.Lock()
 	was, known := l.told[id]
 	l.mu.Unlock()
-	if now = now.Truncate(time.Microsecond); !was.closes.IsZero() { // as every store keeps it
-		now = was.closes
+	now = now.Truncate(time.Microsecond) // as every store keeps it
+	var closed bool
+	var err error
+	if !was.closes.IsZero() {
+		closed, now, err = l.closedAt(ctx, id, was.closes) // by the call whose reply was lost
 	}
-	closed, err := l.m.cfg.backend.Incidents.Resolve(ctx, id, now)
-	if err == nil && !closed && !was.closes.IsZero() {
-		closed, err = l.closedAt(ctx, id, now) // by the call whose reply was lost
+	if err == nil && !closed {
+		closed, err = l.m.cfg.backend.Incidents.Resolve(ctx, id, now)
 	}
 	if err != nil {
 		l.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
@@ -308,18 +313,23 @@ func (l *incidentLoop) resolve(id string, now time.Time) {
 	}
 }
 
-// closedAt reports whether an incident's end stands in the store with this time.
-func (l *incidentLoop) closedAt(ctx context.Context, id string, at time.Time) (bool, error) {
+// closedAt reports whether an incident's end stands in the store with this time,
+// and with which time it is to be closed if not: another instance may have opened
+// it anew behind that end.
+func (l *incidentLoop) closedAt(ctx context.Context, id string, at time.Time) (closed bool, end time.Time, err error) {
 	list, err := l.m.cfg.backend.Incidents.List(ctx)
 	if err != nil {
-		return false, err
+		return false, at, err
 	}
 	for _, inc := range list {
+		if inc.ID == id && inc.Active && inc.DetectedAt.After(at) {
+			return false, time.Now().Truncate(time.Microsecond), nil
+		}
 		if inc.ID == id {
-			return !inc.Active && inc.ResolvedAt.Equal(at), nil
+			return !inc.Active && inc.ResolvedAt.Equal(at), at, nil
 		}
 	}
-	return false, nil
+	return false, at, nil
 }
 
 // seenElsewhere reports whether an incident that this instance has taken over

@@ -94,6 +94,38 @@ func TestEndOfAnIncidentIsToldThoughTheReplyWasLost(t *testing.T) {
 	}
 }
 
+// Another instance may open an incident anew behind an end whose reply was lost.
+func TestIncidentDoesNotEndBeforeItBegan(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		const id = "wa_disconnect_stuck_active"
+		w := newWorld(t)
+		s := &noReply{server: w.memory}
+		w.memory = s
+		a := w.tended("a", stability.WithAutoHeal(noHeal), keepsTheLock).run().pair()
+		time.Sleep(5 * time.Minute)
+		stop := w.loops()
+		time.Sleep(11 * time.Minute)
+		s.resolves.Store(1)
+		stop()
+		a.ready()
+		time.Sleep(time.Second)
+		anew := w.incident(id)
+		require.False(t, anew.Active, "it has landed")
+		time.Sleep(time.Second)
+		anew.Active, anew.ResolvedAt, anew.DetectedAt = true, time.Time{}, time.Now()
+		_, again, err := w.look().Incidents.Raise(t.Context(), anew)
+		require.NoError(t, err)
+		require.True(t, again)
+		time.Sleep(5 * time.Minute)
+		end := w.incident(id)
+		require.False(t, end.Active)
+		require.False(t, end.ResolvedAt.Before(end.DetectedAt), "%v, %v", end.DetectedAt, end.ResolvedAt)
+		a.stop()
+		w.close()
+	})
+}
+
 // The list of incidents that an instance reads may be older than the removal of
 // the damaged rows that one of them is about.
 func TestPurgeIsNotUndoneByAnOlderListOfIncidents(t *testing.T) {
