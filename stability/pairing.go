@@ -196,18 +196,23 @@ func (m *Manager) Logout(ctx context.Context) error {
 	case !paired:
 		return ErrNotPaired
 	case !ready:
+		m.store.SetDeleteReason(hostLogout)
 		// Not d.Delete, which also writes to d: an attempt may be reading it.
 		if err := d.Container.DeleteDevice(ctx, d); err != nil {
 			return fmt.Errorf("stability: logout without a connection: %w", err)
 		}
 		return ErrStillListed
 	}
+	m.store.SetDeleteReason(hostLogout) // of an earlier end, of which nothing was deleted, another one may be set
 	if err := a.removeDevice(ctx, own); err != nil {
 		return fmt.Errorf("stability: logout: %w", err)
 	}
 	t.note(core.LoggedOut{Conn: conn})
 	return nil
 }
+
+// hostLogout is the reason that is kept with a device that the host logged out.
+const hostLogout = "logged out by the host"
 
 // logoutBudget bounds how long Logout waits for the service.
 const logoutBudget = 20 * time.Second
