@@ -73,7 +73,7 @@
 //	it cannot be decrypted      an entry is written before it is acknowledged; the phone is asked for it, after 5 min
 //	                            and then more and more rarely, for 14 days
 //	it is for the phone alone   such as a view-once message: the same, but the phone is asked three times only, and
-//	                            nobody is called
+//	                            no incident is raised
 //	whatsmeow panics at it      the process goes on; what was decrypted by then is kept, and handed over from there, else
 //	                            it cannot be decrypted
 //	the phone has sent it       it is kept first, and handed over from there
@@ -167,8 +167,8 @@
 //
 // whatsmeow starts one goroutine per client that received a history sync.
 // Versions before 2026-01-07 never end it, later ones do after a minute; set
-// ManualHistorySyncDownload to avoid it. A handler that blocks for ever keeps
-// its goroutine. A host that calls its client's own Disconnect or Logout while
+// ManualHistorySyncDownload to avoid it. A handler, a setup or a connect
+// function that blocks for ever keeps its goroutine. A host that calls its client's own Disconnect or Logout while
 // frames arrive stops whatsmeow's taker of frames before its read pump; the pump
 // is freed within seconds, which takes the client's logger: whoever replaces
 // client.Log may leave one behind. One that removed our event handler and connects past

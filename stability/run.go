@@ -209,7 +209,7 @@ type outcome struct {
 	stack    []byte
 }
 
-// errSetupLeft is the error of a setup that ended its goroutine.
+// errSetupLeft is the error of a setup or a connect function that ended its goroutine.
 var errSetupLeft = errors.New("it did not return: it called runtime.Goexit, as a test's FailNow does")
 
 // awaitDevice reads the device and goes on trying while the backend does not

@@ -34,7 +34,7 @@ type Settings struct {
 
 // HandOver is how long Run and Close take at most behind the end of Run's
 // context: what a platform must wait between SIGTERM and the kill. Each step has
-// ShutdownTimeout: the setup function, running handlers, what the store has
+// ShutdownTimeout: the setup or the connect function, running handlers, what the store has
 // deferred, the state and the release of the lock; then the incidents, and the
 // sinks with the backend. At last the observers hear the rest.
 func (s Settings) HandOver() time.Duration { return 7*s.ShutdownTimeout + observerGrace }
