@@ -15,6 +15,7 @@ import (
 	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
 // uncut is a fence that nothing cuts.
@@ -252,6 +253,54 @@ func TestMessageThatAFormerTermDidNotTakeIsTheNextHolders(t *testing.T) {
 				require.Empty(t, a.m.Messages())
 				require.Empty(t, w.device().Pending())
 				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
+// A handler outlives its term. The next term of the same process is brought the message
+// again, and then the network goes before the handler returns without having taken it.
+func TestMessageThatAFormerTermDidNotTakeIsAtTheServiceWhileTheLinkIsDown(t *testing.T) {
+	for name, end := range map[string]func() bool{"refused": func() bool { return true }} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.named("a", stability.WithAutoHeal(noHeal))
+				over := make(chan struct{})
+				var with atomic.Int32
+				a.refuse = func(e *events.Message) bool {
+					if e.Message.GetConversation() == "" || with.Add(1) > 1 {
+						return false
+					}
+					<-over
+					return end()
+				}
+				a.run().pair()
+				_, err := w.writer().Send(w.account.JID(), "mine?")
+				require.NoError(t, err)
+				w.await("it is with a handler", func() bool { return with.Load() == 1 })
+				a.wire.fail(anyCall)
+				w.await("the term is over", func() bool { return a.status().Mode == stability.ModePassive })
+				a.wire.heal()
+				a.ready()
+				time.Sleep(30 * time.Second)
+				w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+				w.sim.Fault(wasim.DialHang()).From("a").Always().Now()
+				time.Sleep(30 * time.Second)
+				close(over)
+				for range 60 {
+					time.Sleep(time.Second)
+					r := a.balanced()
+					require.Equal(t, 1, r.By[stability.MessageAtService].Count, "%+v", r)
+				}
+				w.sim.Heal()
+				w.await("it is handled", func() bool { return with.Load() == 2 })
+				time.Sleep(time.Hour)
+				require.EqualValues(t, 2, with.Load())
+				require.Empty(t, w.device().Pending())
+				r := a.balanced()
+				require.Zero(t, r.Waiting.Count+r.SetAside.Count, "%+v", r)
 				a.stop()
 			})
 		})

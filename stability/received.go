@@ -314,13 +314,18 @@ func (r *received) outlived(d *delivery, o book.Outcome) book.Outcome {
 	}
 	e, _ := r.book.Find(d.key)
 	rec, known := r.more[d.key]
-	if known = known && r.read; !known && r.read && e.Here() {
-		return book.Declined // it came again meanwhile, and was left at the service
+	known = known && r.read
+	back := !known && e.Back() // and was left at the service
+	if back && e.Here() {
+		return book.Declined
 	}
 	r.book.Remove(d.key)
-	if known {
+	switch {
+	case known:
 		r.book.Load([]book.Entry{rec.Entry})
-	} else {
+	case back: // the next login brings it
+		r.book.Load([]book.Entry{{Key: d.key, State: book.AtService, First: e.First, Since: time.Now()}})
+	default:
 		delete(r.more, d.key)
 	}
 	return book.Left

@@ -77,6 +77,7 @@ type Entry struct {
 
 	before State // what it was when it came again
 	came   bool  // on the present connection
+	back   bool  // came again in this term, while it was with a handler
 }
 
 // Fails reports whether handlers did not take the message, and it waits for the
@@ -91,6 +92,10 @@ func (e Entry) Fails() bool {
 
 // Here reports whether the service has delivered it on the present connection.
 func (e Entry) Here() bool { return e.came }
+
+// Back reports whether the service has delivered it again in this term, while it was
+// with a handler: it is unacknowledged.
+func (e Entry) Back() bool { return e.back }
 
 // Outcome is what became of a message that was with the handlers.
 type Outcome uint8
@@ -169,6 +174,8 @@ func (b *Book) arrived(k Key, now time.Time) {
 			e.State = Queued
 		case Refused: // once more; what is known of it stays
 			e.before, e.State, e.Missed = Refused, Queued, 0
+		case InHand:
+			e.back = true
 		}
 	} else {
 		b.add(&Entry{Key: k, State: Queued, First: now, Since: now})
@@ -474,6 +481,7 @@ func (b *Book) Load(entries []Entry) {
 // handler stay.
 func (b *Book) Leave() {
 	for k, e := range b.entries {
+		e.back = false
 		if e.State != InHand {
 			delete(b.entries, k)
 			b.received--
