@@ -119,7 +119,7 @@ func (d *delivery) Failed(ctx context.Context, err error) error {
 
 // Finish implements authstore.Delivery. A message at which a handler panicked,
 // or for which there was none, is kept before the event is finished and the message
-// acknowledged.
+// acknowledged. Behind the end of its term it is neither kept nor acknowledged.
 func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	d.mu.Lock()
 	open, handed, threw := d.open, d.handed, d.threw
@@ -154,6 +154,9 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	}
 	rec := d.record(book.Kept, d.panicked)
 	d.mu.Unlock()
+	if d.a.m.received.past(d) { // the store is another term's: the service delivers the message to that one
+		return fmt.Errorf("stability: the message was not taken in its term: %w", context.Canceled)
+	}
 	if other != nil {
 		if err := d.a.m.received.split(ctx, d, other); err != nil {
 			return err

@@ -219,50 +219,62 @@ func TestMessageThatIsBeingRemovedIsNotHandedOver(t *testing.T) {
 // is given the message, and then the first one is the holder again.
 func TestMessageThatAFormerTermDidNotTakeIsTheNextHolders(t *testing.T) {
 	for name, end := range map[string]func() bool{"refused": func() bool { return true }, "panicked": func() bool { panic("too late") }} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				w := newWorld(t)
-				a := w.named("a", stability.WithAutoHeal(noHeal))
-				over := make(chan struct{})
-				var with atomic.Int32
-				a.refuse = func(e *events.Message) bool {
-					if e.Message.GetConversation() == "" || with.Add(1) > 1 {
-						return false
+		for _, when := range []string{"in standby", "as the holder"} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					w := newWorld(t)
+					a := w.named("a", stability.WithAutoHeal(noHeal))
+					over := make(chan struct{})
+					var with atomic.Int32
+					a.refuse = func(e *events.Message) bool {
+						if e.Message.GetConversation() == "" || with.Add(1) > 1 {
+							return false
+						}
+						<-over
+						return end()
 					}
-					<-over
-					return end()
-				}
-				a.run().pair()
-				b := w.named("b", stability.WithAutoHeal(noHeal)).run()
-				_, err := w.writer().Send(w.account.JID(), "mine?")
-				require.NoError(t, err)
-				w.await("it is with a handler", func() bool { return with.Load() == 1 })
-				a.wire.hang(anyCall)
-				w.await("the next holder has handled it", func() bool { return len(b.written()) == 1 })
-				a.wire.heal()
-				time.Sleep(time.Minute)
-				close(over)
-				time.Sleep(time.Minute)
-				require.Empty(t, a.m.Messages(), "standby")
-				r := a.balanced()
-				require.Zero(t, r.Waiting.Count+r.SetAside.Count, "%+v", r)
-				b.stop()
-				a.ready()
-				time.Sleep(2 * time.Hour)
-				require.EqualValues(t, 1, with.Load(), "it was handled by the other one")
-				require.Empty(t, a.m.Messages())
-				require.Empty(t, w.device().Pending())
-				a.balanced()
-				a.stop()
+					a.run().pair()
+					b := w.named("b", stability.WithAutoHeal(noHeal)).run()
+					_, err := w.writer().Send(w.account.JID(), "mine?")
+					require.NoError(t, err)
+					w.await("it is with a handler", func() bool { return with.Load() == 1 })
+					a.wire.hang(anyCall)
+					w.await("the next holder has handled it", func() bool { return len(b.written()) == 1 })
+					a.wire.heal()
+					time.Sleep(time.Minute)
+					nothing := func() {
+						time.Sleep(time.Minute)
+						require.Empty(t, a.m.Messages(), when)
+						r := a.balanced()
+						require.Zero(t, r.Waiting.Count+r.SetAside.Count, "%+v", r)
+					}
+					if when == "in standby" {
+						close(over)
+						nothing()
+					}
+					b.stop()
+					a.ready()
+					if when == "as the holder" {
+						time.Sleep(time.Minute)
+						close(over)
+						nothing()
+					}
+					time.Sleep(2 * time.Hour)
+					require.EqualValues(t, 1, with.Load(), "it was handled by the other one")
+					require.Empty(t, a.m.Messages())
+					require.Empty(t, w.device().Pending())
+					a.balanced()
+					a.stop()
+				})
 			})
-		})
+		}
 	}
 }
 
 // A handler outlives its term. The next term of the same process is brought the message
 // again, and then the network goes before the handler returns without having taken it.
 func TestMessageThatAFormerTermDidNotTakeIsAtTheServiceWhileTheLinkIsDown(t *testing.T) {
-	for name, end := range map[string]func() bool{"refused": func() bool { return true }} {
+	for name, end := range map[string]func() bool{"refused": func() bool { return true }, "panicked": func() bool { panic("too late") }} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)

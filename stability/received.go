@@ -331,6 +331,13 @@ func (r *received) outlived(d *delivery, o book.Outcome) book.Outcome {
 	return book.Left
 }
 
+// past reports whether the term in which a message was taken in hand is over.
+func (r *received) past(d *delivery) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return d.term != r.terms
+}
+
 // maxBare bounds the messages that are set aside without content.
 const maxBare = 1000
 
