@@ -25,15 +25,25 @@ import (
 const (
 	termMark    = "term"    // the id of the mark, among the entries of messages
 	maxDeaths   = 3         // begun so often and never ended: left alone
-	stableAfter = time.Hour // a term that has lasted so long offers it once more
+	stableAfter = time.Hour // a term that has lasted so long may offer it once more
 	rarely      = 24 * time.Hour
 	mostBuilds  = 4 // that take turns, such as the two of a deploy that goes on for long
 )
 
-// offerAfter is how long a term must have lasted before a message is offered by itself
-// that was offered n times. The process may die of it each time.
+// offerAfter is how long a message is left alone before it is offered by itself, where it
+// was offered n times. The process may die of it each time.
 func offerAfter(n int) time.Duration {
 	return min(stableAfter<<min(n, 8), rarely)
+}
+
+// offerAt is when a message that was left alone is offered by itself. The caller holds mu.
+func (r *received) offerAt(k book.Key) time.Time {
+	e, _ := r.book.Find(k)
+	stable, at := r.begun.Add(stableAfter), e.Since.Add(offerAfter(r.more[k].Offers))
+	if at.Before(stable) {
+		return stable
+	}
+	return at
 }
 
 // termRecord is the mark.
@@ -208,15 +218,19 @@ func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 	return rec
 }
 
-// offer gives what was left alone one more chance, on a new connection.
-func (r *received) offer(t *term, keys []book.Key) {
+// offer gives what was left alone one more chance, on a new connection. asked says that
+// somebody wants it: the next time that it is offered by itself is no later for that.
+func (r *received) offer(t *term, keys []book.Key, asked bool) {
 	var offered bool
 	for _, k := range keys {
 		r.mu.Lock()
 		ok := r.book.Offer(k, time.Now())
 		rec := r.more[k]
 		if ok {
-			rec.Deaths, rec.Offers = maxDeaths-1, rec.Offers+1
+			rec.Deaths = maxDeaths - 1
+			if !asked {
+				rec.Offers++
+			}
 			rec.State = book.AtService
 			r.note(rec)
 		}

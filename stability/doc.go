@@ -87,8 +87,9 @@
 // while a term runs; who finds the mark of an earlier term writes down each message
 // before it is handled, until the backlog is done (one more commit a message). What
 // was begun so three times and did not end is left alone, unacknowledged, and what
-// is behind it is handled. It is offered again when a process has run for an hour (at the
-// next time two, and so on up to a day), in a new build, or by Redeliver.
+// is behind it is handled. It is offered again after an hour (the next time after two, and
+// so on up to a day), by a process that has run for an hour, or at once: in a new build, or
+// by Redeliver.
 //
 // A message that handlers did not take in 20 tries over a day, while they took
 // others between these, is set aside with its content and holds up nothing any

@@ -255,6 +255,50 @@ func TestMessageThatKillsEndsTheProcessMoreAndMoreRarely(t *testing.T) {
 	})
 }
 
+// No process runs for as long as the message is left alone, and somebody asks for it
+// in between.
+func TestMessageThatKillsIsOfferedByProcessesThatRunForHoursOnly(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("a day of virtual time")
+	}
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := newMortal(w, func(text string) bool { return text == "poison" })
+		m.start().pair()
+		time.Sleep(2 * time.Second)
+		_, err := w.writer().Send(w.account.JID(), "poison")
+		require.NoError(t, err)
+		m.live(5 * time.Minute)
+		require.Equal(t, 4, m.deaths)
+		require.NoError(t, m.now.m.Redeliver(t.Context(), m.now.m.Messages()[0].Entry))
+		m.live(5 * time.Minute)
+		require.Equal(t, 5, m.deaths, "somebody has asked for it")
+		alone := time.Now().Add(-5 * time.Minute)
+		for _, hours := range []time.Duration{1, 2, 4, 8} {
+			before := m.deaths
+			for time.Since(alone) < hours*time.Hour-2*time.Hour {
+				m.live(2 * time.Hour)
+				m.now.stop()
+				m.start().ready()
+			}
+			m.live(time.Until(alone.Add(hours*time.Hour - 5*time.Minute)))
+			require.Equal(t, before, m.deaths, "%d h", hours)
+			select {
+			case <-m.dead:
+				alone = time.Now()
+				m.deaths++
+				m.start()
+			case <-time.After(time.Hour + 10*time.Minute): // a process must have run for an hour
+				t.Fatalf("it is not offered again after %d h", hours)
+			}
+			m.live(5 * time.Minute)
+			require.Equal(t, before+1, m.deaths, "%d h", hours)
+		}
+		close(m.over)
+		m.now.stop()
+	})
+}
+
 // The verdict about a message that ends the process is not forgotten with the term in
 // which it was found.
 func TestMessageThatKillsIsLeftAloneBehindACleanEndToo(t *testing.T) {

@@ -157,7 +157,7 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 	}
 	say(MessageLeftAlone, "is left alone at WhatsApp, since the process ended while it was handled",
 		"are left alone at WhatsApp, since the process ended while they were handled",
-		"What was left alone is offered again when this process has run for an hour (each time for twice as long, up to a day), in a new build, or on request.")
+		"What was left alone is offered again after an hour (each time after twice as long, up to a day), but not before this process has run for an hour; at once in a new build, or on request.")
 	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand over again or remove what was set aside.")
 	if n := hidden(MessageSetAside); n > 0 {
 		out = append(out, counted(n, "was", "were")+" set aside without content, for the phone alone or not to be told of. "+needs)
@@ -246,7 +246,7 @@ func (m *Manager) Redeliver(ctx context.Context, entry string) error {
 	const op = "hand a message over again"
 	if t, err := m.current(); err == nil && t != nil {
 		if k, ok := m.received.leftAlone(entry); ok {
-			m.received.offer(t, []book.Key{k})
+			m.received.offer(t, []book.Key{k}, true)
 			return nil
 		}
 	}

@@ -235,8 +235,8 @@ func (r *received) due(t *term) (again time.Time) {
 	redelivery := r.book.Redelivery(st.ConnectedAt, sent)
 	var alone []book.Key
 	for _, k := range r.book.Alone(now) {
-		if stable := r.begun.Add(offerAfter(r.more[k].Offers)); now.Before(stable) {
-			sooner(stable)
+		if at := r.offerAt(k); now.Before(at) {
+			sooner(at)
 		} else {
 			alone = append(alone, k)
 		}
@@ -256,7 +256,7 @@ func (r *received) due(t *term) (again time.Time) {
 		r.putMark(t.patience, epoch) // it was not paired when the term began
 	}
 	if len(alone) > 0 {
-		r.offer(t, alone)
+		r.offer(t, alone, false)
 		return again
 	}
 	sooner(redelivery)
