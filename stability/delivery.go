@@ -173,7 +173,12 @@ func unpadded(b []byte) (raw []byte, protocol, ok bool) {
 	if len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil {
 		return nil, false, false
 	}
-	return raw, msg.GetProtocolMessage() != nil || msg.GetDeviceSentMessage().GetMessage().GetProtocolMessage() != nil, true
+	return raw, isProtocol(&msg), true
+}
+
+// isProtocol reports whether whatsmeow takes m for a message of the protocol's own.
+func isProtocol(m *waE2E.Message) bool {
+	return m.GetProtocolMessage() != nil || m.GetDeviceSentMessage().GetMessage().GetProtocolMessage() != nil
 }
 
 // withoutPadding takes the padding off, whose last byte is its length; nil for
@@ -327,7 +332,7 @@ func (d *delivery) keepParts() {
 func (d *delivery) declined() book.Outcome {
 	d.keepParts()
 	ofPhone := d.node != nil && d.node.AttrGetter().OptionalString("category") == "peer"
-	if ofPhone && len(d.contents) > 0 && slices.ContainsFunc(d.parts, func(m *waE2E.Message) bool { return m.GetProtocolMessage() != nil }) {
+	if ofPhone && len(d.contents) > 0 && slices.ContainsFunc(d.parts, isProtocol) {
 		return book.Saved
 	}
 	return book.Declined

@@ -260,6 +260,42 @@ func TestBuildsThatTakeTurnsFindTheMessageThatKills(t *testing.T) {
 	require.Equal(t, book.AtService, r.survivor(rec, false).State, "this one may be mended")
 }
 
+// The message that is in hand is another one than what is kept under its id. Another build
+// has died of it before.
+func TestMessageThatIsSplitOffKeepsTheBuildsThatBeganIt(t *testing.T) {
+	r, k := bookOf(), book.Key{ID: "A"}
+	r.book.Load([]book.Entry{{Key: k, State: book.Kept}})
+	r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Kept}, Contents: [][]byte{{1}}, Begun: true, Deaths: 2, Build: "two", Builds: []string{"one"}})
+	d := &delivery{a: &attachment{m: r.m}, key: k}
+	require.True(t, r.take(d))
+	require.NoError(t, r.split(t.Context(), d, []byte{2}))
+	require.Equal(t, "two", r.more[k].Build)
+	require.Equal(t, []string{"one"}, r.more[k].Builds)
+}
+
+// What the phone says to the account's own devices may be wrapped as a message that another
+// of its devices has sent.
+func TestRefusedWordOfThePhoneIsKeptHoweverItIsWrapped(t *testing.T) {
+	word := &waE2E.Message{ProtocolMessage: &waE2E.ProtocolMessage{}}
+	for name, c := range map[string]struct {
+		category string
+		m        *waE2E.Message
+		want     book.Outcome
+	}{
+		"as it is":         {"peer", word, book.Saved},
+		"wrapped":          {"peer", &waE2E.Message{DeviceSentMessage: &waE2E.DeviceSentMessage{Message: word}}, book.Saved},
+		"a text":           {"peer", &waE2E.Message{Conversation: proto.String("text")}, book.Declined},
+		"not of the phone": {"", word, book.Declined},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &delivery{node: &waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{"category": c.category}}, refused: true, parts: []*waE2E.Message{c.m}}
+			o, why := d.outcome()
+			require.Equal(t, c.want, o)
+			require.Equal(t, whyRefused, why)
+		})
+	}
+}
+
 // A note is told from an entry by its kind, whatever else an entry may lack.
 func TestNoteIsNoEntry(t *testing.T) {
 	k, notes := book.Key{ID: "A"}, []foundNote{{Sum: "s", At: time.Now()}}

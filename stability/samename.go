@@ -75,7 +75,7 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 	begun := old.Begun
 	var rest *messageRecord
 	if begun { // the process may die of d, and not of what is kept
-		rest = &messageRecord{Entry: book.Entry{Key: d.key, First: d.began, Since: d.began}, Info: info, Deaths: 1, Begun: true, Build: old.Build}
+		rest = &messageRecord{Entry: book.Entry{Key: d.key, First: d.began, Since: d.began}, Info: info, Deaths: 1, Begun: true, Build: old.Build, Builds: old.Builds}
 		old.Begun, old.Deaths = false, max(0, old.Deaths-1)
 	}
 	old.Entry = e
