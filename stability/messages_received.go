@@ -44,8 +44,9 @@ type MessageGroup struct {
 // or are set aside stand in the store too, except for those that the service has: a new
 // holder of the lock goes on with it.
 type ReceivedMessages struct {
-	// Read reports whether this instance has read which messages wait. It is false in
-	// standby: the instance that holds the lock knows that.
+	// Read reports whether this instance has read which messages wait. It is false while
+	// it does not hold the lock: only an instance that holds it knows that. With a store
+	// that keeps no book of messages there is nothing to read, and it is always true.
 	Read bool
 
 	Total    uint64

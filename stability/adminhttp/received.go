@@ -96,7 +96,7 @@ func (h *Handler) held(n int) heldDoc {
 	case st.Mode == stability.ModeActive:
 		text = "This instance has not read yet which messages wait."
 	default:
-		text = "This instance is in standby. The one that holds the lock knows which messages wait."
+		text = "This instance does not hold the lock. Only an instance that holds it knows which messages wait."
 	}
 	doc := heldDoc{Success: true, Timestamp: stamp(time.Now()), Summary: h.mask(text), Messages: []messageDoc{}, Count: len(list)}
 	for _, m := range list[:min(len(list), n)] {

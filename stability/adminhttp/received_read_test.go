@@ -13,24 +13,24 @@ import (
 
 func TestNothingIsSaidOfMessagesThatWereNotRead(t *testing.T) {
 	const (
-		all     = "Every received message was handled."
-		standby = "This instance is in standby. The one that holds the lock knows which messages wait."
+		all  = "Every received message was handled."
+		away = "This instance does not hold the lock. Only an instance that holds it knows which messages wait."
 	)
 	said := func(p *place, want string) {
 		t.Helper()
 		require.Equal(t, want, p.answer(p.get(held), 200)["summary"])
 	}
-	t.Run("in standby", func(t *testing.T) {
+	t.Run("without the lock", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			p := newPlace(t)
-			said(p, standby)
+			said(p, away)
 			p.run().pair()
 			said(p, all)
 			p.cancel()
 			require.NoError(t, <-p.result)
 			p.cancel = nil
 			require.Equal(t, stability.ModePassive, p.m.Status().Mode)
-			said(p, standby)
+			said(p, away)
 		})
 	})
 	t.Run("before the store answers", func(t *testing.T) {
