@@ -318,7 +318,7 @@ func (a *attachment) cleanUp(f core.CleanUp) {
 	stop := func() bool { return true }
 	if f.Auto { // Run can make a new client; a host by hand may not
 		cancel()
-		ctx, cancel = context.WithTimeout(t.patience, endBudget)
+		ctx, cancel = context.WithTimeout(t.overtime, endBudget)
 	} else { // it may go on for long; a new client ends the wait
 		stop = context.AfterFunc(a.life, cancel)
 	}

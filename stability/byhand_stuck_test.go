@@ -90,3 +90,29 @@ func TestByHandStuckHostCodeHoldsTheEndOfATermUpNoLongerThanAStep(t *testing.T) 
 		}
 	}
 }
+
+// A handler that hangs when its connection has gone holds Run up for a step of a
+// hand-over, whatever else it would be waited for.
+func TestStuckHandlerHoldsTheEndOfRunUpNoLongerThanAStep(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a", stability.WithShutdownTimeout(time.Second))
+		stuck := make(chan struct{})
+		a.heed(func(evt any) {
+			if _, ok := evt.(*events.Message); ok {
+				<-stuck
+			}
+		})
+		a.run().pair()
+		time.Sleep(time.Minute)
+		w.getMessage("stick")
+		time.Sleep(time.Second)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		time.Sleep(time.Second)
+		start, most := time.Now(), a.status().Settings.HandOver()
+		a.stop()
+		require.LessOrEqual(t, time.Since(start), most)
+		close(stuck)
+		w.close()
+	})
+}

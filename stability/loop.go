@@ -87,13 +87,13 @@ func (t *term) carryOut(f core.Effect) {
 		}
 		switch f.What {
 		case core.NewsConnected:
-			m.sends.up(t.own.User)
+			m.sends.up(t.own)
 		case core.NewsDisconnected:
 			m.sends.down()
 		case core.NewsPaired:
-			m.sends.newDevice(t.own.User)
+			m.sends.newDevice(t.own)
 		case core.NewsNeedsPairing:
-			m.sends.newDevice("")
+			m.sends.newDevice(noAddress)
 		}
 	case core.ShowCode:
 		m.notify.show(QR{Code: f.Code, ExpiresAt: f.Until}, m.cfg.onQR)

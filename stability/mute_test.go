@@ -205,6 +205,34 @@ func TestMuteSurvivesAReconnectAndAHandOver(t *testing.T) {
 	})
 }
 
+// What an instance sent in an earlier term of its own says nothing of now.
+func TestMuteOfAnotherHolderDoesNotEndByWhatWasSentBefore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.tended("a").run().pair()
+		to := w.crowd(3)
+		require.NoError(t, a.send(to[0], "hello"))
+		b := w.tended("b").run()
+		a.wire.fail(anyCall)
+		b.ready()
+		a.wire.heal()
+		refuse := w.sim.Fault(wasim.MessageNack(479)).For(w.account.JID()).Always().Now()
+		for n := range 5 {
+			b.sendFails(to[n%3], 479)
+		}
+		w.await("the incident", func() bool { return b.incident(sendsRefused).Active })
+		b.stop()
+		a.ready()
+		time.Sleep(time.Hour)
+		require.True(t, a.incident(sendsRefused).Active)
+		refuse.Stop()
+		require.NoError(t, a.send(to[0], "hello again"))
+		w.await("the incident's end", func() bool { return !a.incident(sendsRefused).Active })
+		a.stop()
+		w.close()
+	})
+}
+
 // What became of a device's sends says nothing of the one that is paired after it.
 func TestMuteEndsWithTheDevice(t *testing.T) {
 	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {

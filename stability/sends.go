@@ -17,13 +17,15 @@ import (
 // sendBook is the book of this process's sends. Its lock is its own: the tap
 // writes in it while whatsmeow sends and receives.
 type sendBook struct {
-	mu      sync.Mutex
-	book    *sends.Book
-	since   time.Time
-	mutes   bool // as it was last seen by expire
-	limit   *Restriction
-	account string // the number that the newest connection was for
-	took    *meter
+	mu    sync.Mutex
+	book  *sends.Book
+	since time.Time
+	begun time.Time // the term
+	fresh bool      // another device than at its begin: what was told of that one's sends is over
+	mutes bool      // as it was last seen by expire
+	limit *Restriction
+	own   types.JID // the device of the newest connection
+	took  *meter
 }
 
 func newSendBook(p keepalive.Policy, now time.Time, took *meter) *sendBook {
@@ -38,28 +40,45 @@ func (b *sendBook) with(f func(*sends.Book)) {
 	f(b.book)
 }
 
-func (b *sendBook) up(account string) {
+// newTerm notes that this instance holds the lock from now on.
+func (b *sendBook) newTerm() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.account = account
+	b.begun, b.fresh = time.Now(), false
+}
+
+func (b *sendBook) up(own types.JID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.is(own)
 	b.book.Up()
+}
+
+// is notes whose sends come from now on. What became of another device's says
+// nothing of them, and a restriction belongs to an account. The caller holds mu.
+func (b *sendBook) is(own types.JID) {
+	if own != b.own && b.own != noAddress {
+		b.fresh = true
+		b.book.NewDevice(time.Now())
+		if own.User != b.own.User {
+			b.limit = nil
+		}
+	}
+	b.own = own
 }
 
 func (b *sendBook) down() { b.with(func(k *sends.Book) { k.Down(time.Now()) }) }
 
-// newDevice notes that the device was paired, as this account, or that it is gone;
-// account is empty then. A restriction belongs to an account.
-func (b *sendBook) newDevice(account string) {
+// newDevice notes that the device was paired, as own, or that it is gone; own is
+// noAddress then, and the account may be paired again.
+func (b *sendBook) newDevice(own types.JID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.fresh = true
 	b.book.NewDevice(time.Now())
-	if account == "" {
-		return
+	if own != noAddress {
+		b.is(own)
 	}
-	if b.account != account {
-		b.limit = nil
-	}
-	b.account = account
 }
 
 // waits reports whether an answer to a send may still come.
@@ -112,7 +131,7 @@ func (b *sendBook) facts(now time.Time) (since time.Time, code, failed int, ackn
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := b.book.View(now)
-	return v.MuteSince, v.RowCode, v.InARow, v.InARow == 0 && v.Acknowledged > 0
+	return v.MuteSince, v.RowCode, v.InARow, v.InARow == 0 && (b.fresh || v.LastAcknowledgedAt.After(b.begun))
 }
 
 // row says in a sentence how many sends failed.

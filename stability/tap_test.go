@@ -132,7 +132,7 @@ func BenchmarkTapOfASend(b *testing.B) {
 	message := any(`<message ` + head + strings.Repeat(`<to jid="1@lid"><enc/></to>`, 100) + `</message>`)
 	ack := any(`<ack class="message" from="491520000002@s.whatsapp.net" id="3EB0C0FFEE" t="1785600000"/>`)
 	book := newSendBook(keepalive.Policy{}.Defaults(), time.Now(), new(meter))
-	book.up("")
+	book.up(noAddress)
 	b.ReportAllocs()
 	for b.Loop() {
 		s, _ := lookSent(message)

@@ -70,6 +70,7 @@ func newTerm(m *Manager, hold lock.Term, st reconnect.State) *term {
 			Holder: hold.Record().Holder, Again: again, Crashed: crashed, HealInProcess: m.cfg.autoheal.InProcess,
 		}, st, time.Now()),
 	}
+	m.sends.newTerm()
 	t.patience, t.hurry = context.WithCancel(context.Background())
 	t.ends, t.endsNow = context.WithCancel(context.Background())
 	overtime, over := context.WithCancel(t.patience)

@@ -72,7 +72,9 @@ func StartBinary(t testing.TB, exe, variable string, part any) *Process {
 	require.NoError(t, p.Cmd.Start())
 	go func() {
 		defer close(p.over)
-		for in := bufio.NewScanner(out); in.Scan(); {
+		in := bufio.NewScanner(out)
+		in.Buffer(nil, 64<<20) // a line may list many thousand messages
+		for in.Scan() {
 			p.mu.Lock()
 			p.said = append(p.said, in.Text())
 			close(p.more)
