@@ -169,18 +169,17 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 			}
 		}
 	}
+	var removed []Key
 	if riders {
+		// First, since it leaves out what is about to be set aside.
+		removed = s.takeRemovalsLocked(rows)
+		raw.Delete = append(raw.Delete, removed...)
 		for key, e := range s.asides {
 			aside[key] = e
 			raw.Put = append(raw.Put, e...)
 			raw.Delete = append(raw.Delete, key)
 		}
 		clear(s.asides)
-	}
-	var removed []Key
-	if riders {
-		removed = s.takeRemovalsLocked(rows)
-		raw.Delete = append(raw.Delete, removed...)
 	}
 	s.mu.Unlock()
 
