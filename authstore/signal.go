@@ -299,15 +299,21 @@ func (s *deviceStore) deleteSessions(ctx context.Context, op string, match func(
 		s.each(ctx, tSession, func(a string, _ []byte) {
 			if match(a) {
 				changes = append(changes, del(tSession, a))
-				addrs = append(addrs, a)
+				if !slices.Contains(addrs, a) {
+					addrs = append(addrs, a)
+				}
 			}
 		})
 		return changes
 	}
 	if tx := s.txnOf(ctx); tx != nil {
 		changes := find()
-		if err := s.win.open(ctx, tx.claim, addrs); err != nil {
-			return s.windowErr(op, err)
+		for n := -1; n < len(addrs); { // again: who was waited for may have begun others
+			n = len(addrs)
+			if err := s.win.open(ctx, tx.claim, addrs); err != nil {
+				return s.windowErr(op, err)
+			}
+			changes = find()
 		}
 		tx.add(changes)
 		return nil
