@@ -43,7 +43,11 @@ func TestLookForAbandonedSendsLeavesThoseUnderWay(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(time.Second)
 		require.NoError(t, receiveStep(t, d, "2:0", 0)) // looks
-		require.NotContains(t, storeOf(d).win.held, "9:0")
+		win := storeOf(d).win
+		win.mu.Lock()
+		_, held := win.held["9:0"]
+		win.mu.Unlock()
+		require.False(t, held)
 		wg.Wait()
 		require.NoError(t, sent)
 	})
