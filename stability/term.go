@@ -42,7 +42,6 @@ type term struct {
 	// guarded by Manager.mu
 	core     *core.Core
 	device   *store.Device // nil until AuthState, and after a logout
-	away     bool          // the one before it is deleted in the store
 	own      types.JID     // the account's own address; empty while not paired
 	client   *attachment   // the present one; nil before Attach
 	clients  int           // how many there were
@@ -224,7 +223,7 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	}
 	d.Container = &container{DeviceContainer: d.Container, t: t}
 	t.noteWith(func() core.Evidence {
-		t.device, t.away = d, false
+		t.device = d
 		if d.ID != nil {
 			t.own = *d.ID
 		}
@@ -248,14 +247,11 @@ func (t *term) load(ctx context.Context) (*store.Device, error) {
 	if err := d.Delete(ctx); err != nil {
 		return nil, fmt.Errorf("set the logged-out device aside: %w", err)
 	}
-	t.m.mu.Lock()
-	t.away = true
-	t.m.mu.Unlock()
 	return nil, nil
 }
 
-// setAside makes sure that a device which the service has ended is set aside,
-// though nobody may ask for another. It waits for the very end of the device's
+// setAside makes sure that a device which the service has ended is set aside, and
+// that the book of messages can be written, though nobody may ask for another device. It waits for the very end of the device's
 // connection: until then whatsmeow may be at it.
 func (t *term) setAside() {
 	err := t.m.waitFor(t.patience, func() (bool, error) {
@@ -272,7 +268,7 @@ func (t *term) setAside() {
 			return
 		}
 		if !told {
-			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet", "error", err)
+			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet, or the book of messages cannot be read", "error", err)
 		}
 		if !sleep(t.patience, pause()) {
 			return
@@ -290,12 +286,21 @@ func (t *term) setAsideNow() error {
 		return fmt.Errorf("stability: set the logged-out device aside: %w", context.Cause(ctx))
 	}
 	t.m.mu.Lock()
-	gone := t.core.Device() == core.Gone && !t.away && !t.core.Ending()
+	gone := t.core.Device() == core.Gone && !t.core.Ending()
 	t.m.mu.Unlock()
 	if !gone {
 		return nil
 	}
-	if _, err := t.load(ctx); err != nil {
+	// Nobody may ask for another device for days. The book of messages is written
+	// through one, so the store has one that nobody is given.
+	d, err := t.load(ctx)
+	if err == nil && d == nil {
+		_, err = t.m.store.Device(ctx, fence{t})
+	}
+	if err == nil {
+		err = t.m.received.load(ctx, t.hold.Epoch(), ownNames{})
+	}
+	if err != nil {
 		return fmt.Errorf("stability: %w", err)
 	}
 	return nil
@@ -321,7 +326,6 @@ func (c *container) DeleteDevice(ctx context.Context, d *store.Device) error {
 	err := c.DeviceContainer.DeleteDevice(ctx, d)
 	if err == nil {
 		c.t.noteWith(func() core.Evidence {
-			c.t.away = true
 			if c.t.device != d {
 				return nil
 			}
