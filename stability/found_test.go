@@ -236,6 +236,49 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 	require.False(t, r.take(&delivery{key: k, ours: true}), "what has no content is not handed over, and does not count as handled")
 }
 
+// The process has died of a message twice. The next one loses its connection before a
+// handler is given it, the one behind that dies of it.
+func TestDeathsOfAMessageThatNoHandlerWasGivenStayKnown(t *testing.T) {
+	for name, state := range map[string]book.State{"as it was received": "", "that is offered once more": book.AtService, "that was refused before": book.Refused} {
+		t.Run(name, func(t *testing.T) {
+			r, k := bookOf(), book.Key{ID: "A"}
+			r.m.cfg.logger = slog.New(slog.DiscardHandler)
+			row, err := json.Marshal(messageRecord{Entry: book.Entry{Key: k, State: state}, Begun: true, Deaths: 2, Build: build()})
+			require.NoError(t, err)
+			mark, err := json.Marshal(termRecord{Epoch: 1})
+			require.NoError(t, err)
+			s := &keptRows{rows: map[string][]byte{recordID(k): row, termMark: mark}}
+			r.m.store = s
+			require.NoError(t, r.load(t.Context(), 2, ownNames{}))
+			handle := func(left bool) {
+				r.arrived(k)
+				d := &delivery{a: &attachment{m: r.m}, key: k}
+				require.True(t, r.admit(t.Context(), d))
+				if d.left = left; left {
+					r.ended(d)
+				}
+			}
+			read := func() (rec messageRecord) {
+				require.NoError(t, json.Unmarshal(s.rows[recordID(k)], &rec))
+				return rec
+			}
+			handle(true)
+			rec := read()
+			require.False(t, rec.Begun)
+			require.Equal(t, 2, rec.Deaths)
+			require.Equal(t, state, rec.State)
+
+			next := bookOf()
+			next.m.cfg.logger, next.m.store = r.m.cfg.logger, s
+			s.rows[termMark] = mark
+			r = next
+			require.NoError(t, r.load(t.Context(), 3, ownNames{}))
+			handle(false)
+			require.Equal(t, book.LeftAlone, r.survivor(read(), false).State)
+		})
+	}
+}
+
 // Two builds take turns, as in a deploy that goes on for long: each dies of a message, and
 // the other one is next.
 func TestBuildsThatTakeTurnsFindTheMessageThatKills(t *testing.T) {

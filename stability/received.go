@@ -242,10 +242,14 @@ func (r *received) ended(d *delivery) {
 	e, write, gone := r.book.Ended(d.key, o, why, now)
 	rec := r.more[d.key]
 	if rec.Begun { // it did end, and its row says that it did not
-		rec.Begun, rec.Deaths = false, 0
+		rec.Begun, rec.Deaths = false, max(0, rec.Deaths-1)
+		if o != book.Left { // a handler was given it
+			rec.Deaths = 0
+		}
 		if !write && !gone {
 			if e, write = r.book.Find(d.key); !write || e.State == book.AtService {
-				gone = true
+				gone = rec.Deaths == 0
+				e.Key, e.State = d.key, rec.State
 			}
 		}
 		write = true
