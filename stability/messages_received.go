@@ -217,9 +217,32 @@ type ReceivedMessage struct {
 	HasContent bool // there is something to hand over
 }
 
-// ErrNoMessage reports an entry that is not there (any more), or one without
-// content that was to be handed over.
-var ErrNoMessage = errors.New("stability: there is no such message")
+// Why Redeliver and PurgeMessage do not do what they are asked for.
+var (
+	// ErrNoMessage reports an entry that is not there (any more), or one without
+	// content that was to be handed over.
+	ErrNoMessage = errors.New("stability: there is no such message")
+	// ErrMessageInHand reports a message that a handler has: wait until it returns.
+	ErrMessageInHand = errors.New("stability: a handler has the message at the moment")
+	// ErrMessageAtService reports a message that WhatsApp has. It cannot be purged, and
+	// WhatsApp delivers a refused one again at the next login.
+	ErrMessageAtService = errors.New("stability: WhatsApp has the message: it is not acknowledged")
+	// ErrMessagesUnread reports that this instance has not read yet which messages
+	// wait: see ReceivedMessages.Read.
+	ErrMessagesUnread = errors.New("stability: this instance has not read yet which messages wait")
+)
+
+// whyNot is why nothing can be done about a message at the moment. The caller holds mu.
+func (r *received) whyNot(k book.Key) error {
+	if _, busy := r.inHand[k]; busy {
+		return ErrMessageInHand
+	}
+	switch e, _ := r.book.Find(k); e.State {
+	case book.Queued, book.AtService, book.Refused, book.LeftAlone:
+		return ErrMessageAtService
+	}
+	return ErrNoMessage
+}
 
 // Messages lists the received messages that were not handled and that must not
 // be forgotten with this process, oldest first: refused ones, kept ones,
@@ -242,7 +265,8 @@ func (m *Manager) Messages() []ReceivedMessage {
 
 // Redeliver hands a message over to the handlers again that was set aside or is
 // kept here: soon, on the present or the next connection. Its row of tries begins
-// anew. It needs the lock. ErrNoMessage.
+// anew. It needs the lock. ErrNoMessage, ErrMessageInHand, ErrMessageAtService,
+// ErrMessagesUnread.
 func (m *Manager) Redeliver(ctx context.Context, entry string) error {
 	const op = "hand a message over again"
 	if t, err := m.current(); err == nil && t != nil {
@@ -272,8 +296,8 @@ func (r *received) leftAlone(entry string) (book.Key, bool) {
 }
 
 // PurgeMessage forgets a message that was set aside, is kept here, or could not
-// be decrypted, with its content, for good. It needs the lock. ErrNoMessage; a
-// refused one is the service's, and cannot be purged.
+// be decrypted, with its content, for good. It needs the lock. ErrNoMessage,
+// ErrMessageInHand, ErrMessageAtService, ErrMessagesUnread.
 func (m *Manager) PurgeMessage(ctx context.Context, entry string) error {
 	return m.onMessage(ctx, "purge a message", entry, func(r *received, k book.Key, rec *messageRecord) (bool, bool) {
 		e, ok := r.book.Find(k)
@@ -292,11 +316,14 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	r := &m.received
 	r.mu.Lock()
 	var found, gone bool
+	no := ErrNoMessage
 	var rec messageRecord
 	for k, x := range r.more {
 		if _, going := r.going[k]; !going && recordID(k) == entry {
 			rec = x
-			found, gone = f(r, k, &rec)
+			if found, gone = f(r, k, &rec); !found {
+				no = r.whyNot(k)
+			}
 			break
 		}
 	}
@@ -310,9 +337,12 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 		r.note(rec)
 	}
 	is := r.changed(rec.Key)
+	if _, keeps := m.store.(authstore.MessageBook); !found && keeps && !r.read {
+		no = ErrMessagesUnread
+	}
 	r.mu.Unlock()
 	if !found {
-		return fmt.Errorf("stability: %s: %w", op, ErrNoMessage)
+		return fmt.Errorf("stability: %s: %w", op, no)
 	}
 	var err error
 	if !gone {
