@@ -185,7 +185,7 @@ func (r *received) accuse(ctx context.Context, rec messageRecord) error {
 // clean says that the term before ended in good order.
 func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 	now := time.Now()
-	for _, at := range []*time.Time{&rec.First, &rec.Since, &rec.Last} {
+	for _, at := range []*time.Time{&rec.First, &rec.Anew, &rec.Since, &rec.Last} {
 		if at.After(now) { // a clock was ahead: nothing waits for such a time to come
 			*at = now
 		}

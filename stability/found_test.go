@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
@@ -277,6 +278,17 @@ func TestDeathsOfAMessageThatNoHandlerWasGivenStayKnown(t *testing.T) {
 			require.Equal(t, book.LeftAlone, r.survivor(read(), false).State)
 		})
 	}
+}
+
+// Somebody has asked for an old message again, and its handlers fail once more.
+func TestMessageThatIsAskedForAgainHasFailedSinceThen(t *testing.T) {
+	r := bookOf()
+	asked := time.Now().Add(-time.Minute)
+	r.book.Load([]book.Entry{{Key: book.Key{ID: "A"}, State: book.Kept, First: asked.Add(-240 * time.Hour), Anew: asked, Since: asked, Last: asked, Tries: 1}})
+	var f guard.Facts
+	r.facts(&f)
+	require.Equal(t, asked, f.WaitingSince, "nobody is told of it at once")
+	require.Contains(t, r.status(time.Now()).Text, "it was received 240h1m ago")
 }
 
 // Two builds take turns, as in a deploy that goes on for long: each dies of a message, and

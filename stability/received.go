@@ -437,7 +437,7 @@ func (r *received) writeAll(all []change) {
 func (r *received) keep(ctx context.Context, rec messageRecord) error {
 	r.mu.Lock()
 	if old, ok := r.book.Find(rec.Key); ok {
-		rec.First, rec.Tries, rec.Worse = old.First, old.Tries+1, old.Worse
+		rec.First, rec.Anew, rec.Tries, rec.Worse = old.First, old.Anew, old.Tries+1, old.Worse
 	}
 	before := r.more[rec.Key]
 	rec.Unread = before.unread()
@@ -599,8 +599,8 @@ func (r *received) facts(f *guard.Facts) {
 			}
 		case e.Fails():
 			f.WaitingCount++
-			if f.WaitingSince.IsZero() || e.First.Before(f.WaitingSince) {
-				f.WaitingSince = e.First
+			if f.WaitingSince.IsZero() || e.Row().Before(f.WaitingSince) {
+				f.WaitingSince = e.Row()
 			}
 		default:
 			continue
@@ -623,7 +623,7 @@ func (r *received) setAside(rec messageRecord) error {
 	r.mu.Unlock()
 	rec.Unread = before.unread()
 	if ok {
-		rec.First, rec.Tries, rec.Worse = e.First, e.Tries, e.Worse
+		rec.First, rec.Anew, rec.Tries, rec.Worse = e.First, e.Anew, e.Tries, e.Worse
 	}
 	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
 		return err

@@ -62,6 +62,7 @@ type Entry struct {
 	Key   Key
 	State State
 	First time.Time // when it was received first
+	Anew  time.Time `json:",omitzero"` // when its row of tries began anew; zero while it is the first one
 	Since time.Time // when it came to wait or was set aside
 	Last  time.Time // the last try; zero before the first
 	Tries int       // how often handlers did not take it
@@ -89,6 +90,9 @@ func (e Entry) Fails() bool {
 	}
 	return (s == Refused || s == Kept) && e.Tries > 0
 }
+
+// Row is when its row of tries began.
+func (e Entry) Row() time.Time { return latest(e.First, e.Anew) }
 
 // Here reports whether the service has delivered it on the present connection.
 func (e Entry) Here() bool { return e.came }
@@ -323,7 +327,7 @@ func (b *Book) failed(e *Entry) {
 // took others.
 func (b *Book) Poisonous(k Key, now time.Time) bool {
 	e, p := b.entries[k], b.Policy.Defaults()
-	return e != nil && e.Worse >= p.PoisonTry && now.Sub(e.First) >= p.PoisonTime
+	return e != nil && e.Worse >= p.PoisonTry && now.Sub(e.Row()) >= p.PoisonTime
 }
 
 // Aside sets a message aside.
@@ -422,7 +426,7 @@ func (b *Book) Again(k Key, content bool, now time.Time) (Entry, bool) {
 		return Entry{}, false
 	}
 	// Its row of tries begins anew, or it would be set aside again at once.
-	e.State, e.Since, e.First, e.Last, e.Tries, e.Worse = Kept, now, now, time.Time{}, 0, 0
+	e.State, e.Since, e.Anew, e.Last, e.Tries, e.Worse = Kept, now, now, time.Time{}, 0, 0
 	return *e, true
 }
 

@@ -118,6 +118,31 @@ func TestRedeliveriesThatBringNothingComeMoreAndMoreRarely(t *testing.T) {
 	require.Equal(t, now.Add(time.Hour+m), b.Redelivery(now, time.Time{}), "it took one: the row is over")
 }
 
+// A message that was set aside for weeks is handed over again. Its row of tries begins
+// anew, and when it was received stays known.
+func TestMessageThatIsAskedForStaysAsOldAsItIs(t *testing.T) {
+	var b book.Book
+	b.Load([]book.Entry{{Key: k1, State: book.SetAside, First: start, Since: start, Last: start, Tries: 20, Worse: 20}})
+	now := start.Add(30 * 24 * time.Hour)
+	e, ok := b.Again(k1, true, now)
+	require.True(t, ok)
+	require.Equal(t, start, e.First)
+	require.Equal(t, now, e.Row())
+	require.Equal(t, start, b.Sums().States[book.Kept].Oldest)
+	var next book.Book
+	next.Load([]book.Entry{e})
+	for n := range 25 {
+		require.False(t, next.Poisonous(k1, now))
+		now = now.Add(time.Hour - time.Minute)
+		other := book.Key{ID: fmt.Sprint(n)}
+		next.Begun(other, now)
+		next.Ended(other, book.Handled, "", now)
+		next.Tried(k1, now)
+		next.Ended(k1, book.Saved, "why", now)
+	}
+	require.True(t, next.Poisonous(k1, now))
+}
+
 func TestOnlyWhatIsRefusedAmongOthersIsPoisonous(t *testing.T) {
 	for name, others := range map[string]bool{"others are handled": true, "nothing is handled": false} {
 		t.Run(name, func(t *testing.T) {
