@@ -242,6 +242,8 @@ func TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
 		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
 		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost"))
 		require.NoError(t, err)
 		w.await("it is an entry", func() bool { return len(a.m.Messages()) == 1 })
@@ -275,6 +277,8 @@ func TestMessageForThePhoneAloneNeedsNobody(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
 		w.sim.Fault(wasim.Stanza(waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{
 			"id": "3EB0AAAABBBBCCCCDDDD", "t": time.Now().Unix(), "type": "media", "from": w.sim.NewAccount("491520000009").JID(),
 		}, Content: []waBinary.Node{{Tag: "unavailable", Attrs: waBinary.Attrs{"type": "view_once"}}}})).For(w.account.JID()).Now()
@@ -346,6 +350,8 @@ func TestPhoneIsNotFloodedUnderTraffic(t *testing.T) {
 		w := newWorld(t)
 		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
 		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
 		time.Sleep(time.Minute)
 		carol := w.writer()
 		var asked []int // by second
@@ -374,6 +380,31 @@ func TestPhoneIsNotFloodedUnderTraffic(t *testing.T) {
 		for i := range asked[29:] {
 			require.LessOrEqual(t, asked[i+29]-asked[i], 5)
 		}
+		a.stop()
+	})
+}
+
+// WhatsApp refuses each request to the phone for two hours. None counts as one that the
+// phone has had, and the phone is asked when requests are taken again.
+func TestRequestThatWhatsAppRefusesIsNoTry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		a.m.Client().AutomaticMessageRerequestFromPhone = false
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		refuse := w.sim.Fault(wasim.MessageNack(479)).For(w.account.JID()).Always().Now()
+		_, err := w.writer().SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		list := a.m.Messages()
+		require.Len(t, list, 1)
+		require.Zero(t, list[0].Tries)
+		require.False(t, list[0].LastTry.IsZero())
+		refuse.Stop()
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"lost?"}, a.written())
+		require.Empty(t, a.m.Messages())
+		a.balanced()
 		a.stop()
 	})
 }

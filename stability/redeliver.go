@@ -463,17 +463,19 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		t.m.cfg.logger.Debug("the phone could not be asked for a message", "error", err)
 	}
+	is := func(target error) bool { return errors.Is(err, target) }
+	sent := err == nil || is(whatsmeow.ErrMessageTimedOut) || is(context.DeadlineExceeded) || is(context.Canceled) // or may be
 	r.mu.Lock()
-	at, ok := r.book.Asked(e.Key, time.Now())
+	at, ok := r.book.Asked(e.Key, sent, time.Now())
 	if ok {
 		rec := r.more[e.Key]
 		rec.Entry = at
 		r.note(rec)
 	}
-	is := r.changed(e.Key)
+	row := r.changed(e.Key)
 	r.mu.Unlock()
 	if ok {
-		_ = r.write(context.Background(), is, false)
+		_ = r.write(context.Background(), row, false)
 	}
 }
 

@@ -161,6 +161,9 @@ type Book struct {
 	tried time.Time // the last of these
 
 	asked []time.Time // when the phone was asked last, oldest first: at most askMost
+
+	unsent   int       // requests to the phone in a row that could not be sent
+	unsentAt time.Time // the last of these
 }
 
 // Arrived notes that the service delivered a message.
@@ -491,7 +494,7 @@ func (b *Book) Leave() {
 			b.received--
 		}
 	}
-	b.redeliveries, b.redelivered, b.vain = 0, time.Time{}, 0
+	b.redeliveries, b.redelivered, b.vain, b.unsent = 0, time.Time{}, 0, 0
 }
 
 // maxMissed is how many logins must not have brought a refused message.
@@ -595,13 +598,21 @@ func (b *Book) Asks(now time.Time) (due []Entry, again time.Time) {
 			again = recent[0].Add(askSpan)
 		}
 	}
-	return due, again
+	if b.unsent == 0 || len(due) == 0 {
+		return due, again
+	}
+	// Nothing can be sent, so one is tried now and then.
+	if next := b.unsentAt.Add(min(askPause(b.unsent-1), maxUnsentPause)); now.Before(next) {
+		return nil, next
+	}
+	return due[:1], again
 }
 
 const (
-	maxHiddenAsks = 3
-	askMost       = 5
-	askSpan       = 30 * time.Second
+	maxHiddenAsks  = 3
+	maxUnsentPause = time.Hour
+	askMost        = 5
+	askSpan        = 30 * time.Second
 )
 
 // askPause is the pause before the phone is asked again: it may be off for days.
@@ -613,14 +624,19 @@ func askPause(tries int) time.Duration {
 	return min(d, 12*time.Hour)
 }
 
-// Asked notes that the phone was asked.
-func (b *Book) Asked(k Key, now time.Time) (Entry, bool) {
+// Asked notes that the phone was asked. A request that was not sent is no try.
+func (b *Book) Asked(k Key, sent bool, now time.Time) (Entry, bool) {
 	b.asked = append(b.asked[max(0, len(b.asked)-askMost+1):], now)
+	if b.unsent, b.unsentAt = b.unsent+1, now; sent {
+		b.unsent = 0
+	}
 	e := b.entries[k]
 	if e == nil || e.State != Undecrypted {
 		return Entry{}, false
 	}
-	e.Tries, e.Last = e.Tries+1, now
+	if e.Last = now; sent {
+		e.Tries++
+	}
 	return *e, true
 }
 

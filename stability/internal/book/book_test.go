@@ -372,11 +372,47 @@ func TestNobodyIsAskedForEverForWhatNobodyMisses(t *testing.T) {
 		now = now.Add(time.Hour)
 		due, _ := b.Asks(now)
 		for _, e := range due {
-			b.Asked(e.Key, now)
+			b.Asked(e.Key, true, now)
 			asked++
 		}
 	}
 	require.Equal(t, 3, asked)
+}
+
+// The service takes no request for a day: nobody was asked for anything, and few requests
+// are tried.
+func TestRequestThatCouldNotBeSentIsNoTry(t *testing.T) {
+	var b book.Book
+	now := start
+	for _, k := range []book.Key{k1, k2, {ID: "C"}} {
+		b.Begun(k, now)
+		b.Ended(k, book.Lost, "it is for the phone alone", now)
+		b.Hide(k, true)
+	}
+	tries := 0
+	for now.Before(start.Add(24 * time.Hour)) {
+		now = now.Add(time.Minute)
+		due, again := b.Asks(now)
+		require.True(t, len(due) > 0 || again.After(now))
+		for _, e := range due {
+			at, ok := b.Asked(e.Key, false, now)
+			require.True(t, ok)
+			require.Zero(t, at.Tries)
+			tries++
+		}
+	}
+	require.LessOrEqual(t, tries, 30)
+	require.GreaterOrEqual(t, tries, 24)
+	asked := 0
+	for range 14 * 24 * 60 {
+		now = now.Add(time.Minute)
+		due, _ := b.Asks(now)
+		for _, e := range due {
+			b.Asked(e.Key, true, now)
+			asked++
+		}
+	}
+	require.Equal(t, 9, asked, "the phone is asked as often as ever")
 }
 
 func TestOldestOfTooManyWithoutContentGo(t *testing.T) {
@@ -407,7 +443,7 @@ func TestPhoneIsAskedForFiveMessagesInHalfAMinute(t *testing.T) {
 		}
 		due, again := b.Asks(now)
 		for _, e := range due {
-			b.Asked(e.Key, now)
+			b.Asked(e.Key, true, now)
 			asked = append(asked, now)
 			tries[e.Key]++
 		}
