@@ -140,7 +140,10 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 			d.taken = true
 		case ok:
 			// A host that removed all handlers has removed the Manager's too, for a moment.
-			d.contents, d.panicked, keep = append(d.contents, raw), "there was no event handler for it", true
+			d.contents, keep = append(d.contents, raw), true
+			if !threw { // else it was one that comes before the Manager's
+				d.panicked = "there was no event handler for it"
+			}
 			other = raw
 		}
 	}

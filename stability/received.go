@@ -681,11 +681,12 @@ func (r *received) handling(id string) (all []*delivery) {
 	return all
 }
 
-// refused is told that a handler returned false for the message of that id.
+// refused is told that a handler returned false for the message of that id. One that
+// was added before the client was attached keeps it from the Manager's handler.
 func (r *received) refused(id string) {
 	for _, d := range r.handling(id) {
 		d.mu.Lock()
-		d.refused = d.refused || d.open
+		d.refused = d.refused || d.open || d.asked && !d.handed
 		d.mu.Unlock()
 	}
 }

@@ -369,12 +369,15 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 		d.mu.Lock()
 		if d.left || failed || d.panicked != "" || !d.handed {
 			rest = append(rest, raw)
-			if d.unheard || !d.handed {
+			switch {
+			case d.unheard:
 				d.why = whyUnheard
-			} else if failed && !d.left {
+			case failed && !d.left:
 				d.why = whyRefused
-			} else if d.panicked != "" {
+			case d.panicked != "":
 				d.why = d.panicked
+			case !d.handed:
+				d.why = whyUnheard
 			}
 		}
 		d.mu.Unlock()
