@@ -66,3 +66,24 @@ func TestMessageThatNobodyTookIsListedHandedOverAndRemoved(t *testing.T) {
 		require.Equal(t, "closed", p.answer(p.onMessage("redeliver", `{"entry":"x"}`), 503)["error"])
 	})
 }
+
+// Nothing can be done here with a message that WhatsApp has, and nobody is told that the
+// backend does not answer.
+func TestMessageThatWhatsAppHasCannotBeRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPlace(t).run().pair()
+		p.refuses.Store(true)
+		bob, err := p.sim.NewContact(t.Context(), "491520000002")
+		require.NoError(t, err)
+		_, err = bob.Send(t.Context(), p.account.JID(), "refused")
+		require.NoError(t, err)
+		p.await(func(st stability.Status) bool { return st.Messages.Received.By[stability.MessageRefused].Count == 1 })
+		entry := p.answer(p.get(held), 200)["messages"].([]any)[0].(map[string]any)["entry"].(string)
+		for what, body := range map[string]string{"purge": `{"entry":"` + entry + `","confirm":"purge-message"}`, "redeliver": `{"entry":"` + entry + `"}`} {
+			no := p.answer(p.onMessage(what, body), 409)
+			require.Equal(t, "message_at_service", no["error"], what)
+			require.Contains(t, no["message"], "WhatsApp has this message")
+		}
+		p.stop()
+	})
+}

@@ -169,6 +169,12 @@ func (h *Handler) storeProblem(err error) *refusal {
 		return &refusal{code: http.StatusConflict, word: "already_paired", message: "The account has a session: there is nothing to restore in its place."}
 	case is(stability.ErrNoMessage):
 		return &refusal{code: http.StatusNotFound, word: "no_message", message: "There is no such message any more, or nothing of it that could be handed over: look at the list again."}
+	case is(stability.ErrMessageInHand):
+		return &refusal{code: http.StatusConflict, word: "message_in_hand", message: "A handler of the program has this message at the moment: repeat the request when it has returned."}
+	case is(stability.ErrMessageAtService):
+		return &refusal{code: http.StatusConflict, word: "message_at_service", message: "WhatsApp has this message: it cannot be removed here. A refused one is delivered again at the next login."}
+	case is(stability.ErrMessagesUnread):
+		return &refusal{http.StatusServiceUnavailable, "messages_unread", "This instance has not read yet which messages wait. Repeat the request.", tryAgainAfter}
 	case is(authstore.ErrNothingDeleted):
 		return &refusal{code: http.StatusConflict, word: "nothing_deleted", message: "There is no deleted session: it was restored or removed, another phone was linked since, or there never was one."}
 	case is(errors.ErrUnsupported):
