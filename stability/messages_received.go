@@ -33,6 +33,9 @@ const (
 type MessageGroup struct {
 	Count  int
 	Oldest time.Time // when the oldest of them was received; zero when there is none
+	// Bytes is how much of their content is stored here, as it was decrypted: in memory and,
+	// a third larger, in the store. 0 for PerhapsHandled, whose size is not known.
+	Bytes int64
 	// Why is ReceivedMessage.Why of the one that was tried last; empty where nothing
 	// is known, and for groups of more than one state.
 	Why string
@@ -87,17 +90,19 @@ func (r *received) isRead() bool {
 func (r *received) status(now time.Time) (out ReceivedMessages) {
 	r.mu.Lock()
 	sums := r.book.Sums()
+	bytes, missed := r.sizes()
 	r.mu.Unlock()
 	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated,
 		By: make(map[MessageState]MessageGroup), Missed: make(map[MessageState]MessageGroup)}
 	for st, g := range sums.States {
-		group := MessageGroup{g.Count, g.Oldest, g.Why}
+		group := MessageGroup{Count: g.Count, Oldest: g.Oldest, Bytes: bytes[st], Why: g.Why}
 		out.By[MessageState(st)] = group
 		into := &out.Waiting
 		if st == book.SetAside {
 			into = &out.SetAside
 		}
 		into.Count += group.Count
+		into.Bytes += group.Bytes
 		if into.Oldest.IsZero() || group.Oldest.Before(into.Oldest) {
 			into.Oldest = group.Oldest
 		}
@@ -109,7 +114,7 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	n, since := r.hanging(now, false)
 	told := make(map[MessageState]MessageGroup)
 	for st, g := range sums.Missed {
-		out.Missed[MessageState(st)] = MessageGroup{g.Count, g.Oldest, g.Why}
+		out.Missed[MessageState(st)] = MessageGroup{Count: g.Count, Oldest: g.Oldest, Bytes: missed[st], Why: g.Why}
 		told[MessageState(st)] = out.Missed[MessageState(st)]
 	}
 	if n == 0 { // a try that has just begun changes nothing yet

@@ -748,14 +748,28 @@ func (g Group) with(e *Entry) Group {
 	return g
 }
 
+// counts is the state under which Sums counts the message.
+func (e *Entry) counts() State {
+	if e.before != "" && e.State != InHand { // queued once more
+		return e.before
+	}
+	return e.State
+}
+
+// Counts is the state under which Sums counts a message; missed: it is not hidden.
+func (b *Book) Counts(k Key) (s State, missed, ok bool) {
+	e := b.entries[k]
+	if e == nil {
+		return "", false, false
+	}
+	return e.counts(), !e.Hidden, true
+}
+
 // Sums adds up.
 func (b *Book) Sums() Sums {
 	s := Sums{Received: b.received, Handled: b.handled, Repeated: b.repeated, States: make(map[State]Group), Missed: make(map[State]Group), Again: make(map[State]Group)}
 	for _, e := range b.entries {
-		st := e.State
-		if e.before != "" && st != InHand { // queued once more
-			st = e.before
-		}
+		st := e.counts()
 		s.States[st] = s.States[st].with(e)
 		if e.Hidden {
 			continue
