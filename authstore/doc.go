@@ -124,7 +124,8 @@
 // days, what was sent for 7. Of one-time prekeys the newest 10,000 stay. A received message that no handler has finished has
 // no such age, unless a killed process has left it and WhatsApp does not deliver
 // it any more: it was perhaps handled, and goes 14 days after that was found
-// (EventLeftovers). The LID map has none unless Retention.LIDs gives it a bound. Removals
+// (EventLeftovers). One that was set aside stays for ever unless Retention.SetAside
+// gives it an age. The LID map has none unless Retention.LIDs gives it a bound. Removals
 // ride on other commits. Sent messages are packed, sixteen messages to a row
 // (SentKeeper). Until a row is full, its messages stand in the rows of sessions
 // that are written anyway: with WithSending in that of the send itself, so that a

@@ -24,8 +24,9 @@ const Forever = time.Duration(math.MaxInt64)
 // their defaults; Forever keeps.
 //
 // The plaintext of a received message that no handler has finished is never
-// removed by its age, unless a killed process has left it, and WhatsApp does not
-// deliver it any more: see FinishedEvents and EventLeftovers.
+// removed by its age, with two exceptions. A killed process has left it, and
+// WhatsApp does not deliver it any more: see FinishedEvents and EventLeftovers. Or
+// it was set aside, and SetAside is set.
 type Retention struct {
 	// MessageSecrets decrypt reactions, votes and edits of older messages.
 	// Default 180 days. Secrets that were stored by a version that did not note
@@ -56,6 +57,13 @@ type Retention struct {
 	// SentCount is how many sent messages are kept at most. Default 10,000.
 	SentCount int
 
+	// SetAside is for how long a received message is kept that was set aside, with
+	// its content: from that moment on. Default Forever, since somebody has to deal
+	// with it. stability.Manager removes what is older, tells of each in the log
+	// (but for those that nobody misses) and counts them in
+	// Status.Messages.Received.Removed. Without a Manager none is removed.
+	SetAside time.Duration
+
 	// LIDs is how many contacts the map of LIDs and phone numbers holds at most:
 	// of more, those go of whom nothing else is stored, neither a session nor an
 	// identity key, a name, a chat setting or a token. Default 0: none goes. It
@@ -81,6 +89,7 @@ func (r Retention) withDefaults() Retention {
 	or(&r.MessageSecrets, defaultSecretAge)
 	or(&r.SenderKeys, defaultSenderKeyAge)
 	or(&r.PrivacyTokens, defaultTokenAge)
+	or(&r.SetAside, Forever)
 	or(&r.FinishedEvents, eventTTL)
 	r.FinishedEvents = max(r.FinishedEvents, eventTTL)
 	if r.Sent == 0 {
@@ -94,6 +103,17 @@ func (r Retention) withDefaults() Retention {
 
 // WithRetention says how long data is kept that grows with traffic.
 func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.withDefaults() } }
+
+// Retainer is a Store that says for how long it keeps what grows with traffic.
+// *Container implements it.
+type Retainer interface {
+	Retention() Retention // with its defaults filled in
+}
+
+var _ Retainer = (*Container)(nil)
+
+// Retention implements Retainer.
+func (c *Container) Retention() Retention { return c.cfg.retention }
 
 // before is the moment before which something of that age is too old. For
 // Forever it is before everything.

@@ -93,8 +93,10 @@
 //
 // A message that handlers did not take in 20 tries over a day, while they took
 // others between these, is set aside with its content and holds up nothing any
-// more. Messages lists what waits and what is set aside; Redeliver and PurgeMessage
-// deal with one of them. A kept message stands in the store, sealed as everything
+// more. It stays until somebody deals with it, unless authstore.Retention.SetAside
+// gives it an age; of those without content the newest 1,000 stay. MessageGroup.Bytes
+// says how much content is stored. Messages lists what waits and what is set aside;
+// Redeliver and PurgeMessage deal with one of them. A kept message stands in the store, sealed as everything
 // there is, and the next holder of the lock goes on with it.
 //
 // # Sent messages

@@ -43,7 +43,7 @@ type MessageGroup struct {
 
 // ReceivedMessages is the account of the messages that the service delivered to
 // this instance: Total = Handled + Waiting + SetAside, at every moment. Total,
-// Handled and Repeated count since New and know this process alone. Messages that wait
+// Handled, Repeated and Removed count since New and know this process alone. Messages that wait
 // or are set aside stand in the store too, except for those that the service has: a new
 // holder of the lock goes on with it.
 type ReceivedMessages struct {
@@ -57,7 +57,11 @@ type ReceivedMessages struct {
 	Repeated uint64 // came again after they had been handled, and were skipped
 	Waiting  MessageGroup
 	SetAside MessageGroup
-	By       map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
+	// Removed were set aside and nobody has dealt with them: they grew older than
+	// authstore.Retention.SetAside, or had no content and more than 1,000 younger
+	// ones had none either. They count in Total no more.
+	Removed uint64
+	By      map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
 	// Missed is By without the messages that nobody misses: those that are for the
 	// phone alone, such as view-once messages, and those whose sender does not want
 	// anybody to be told when they cannot be decrypted. These raise no incident.
@@ -91,8 +95,9 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	r.mu.Lock()
 	sums := r.book.Sums()
 	bytes, missed := r.sizes()
+	removed := r.removed
 	r.mu.Unlock()
-	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated,
+	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated, Removed: removed,
 		By: make(map[MessageState]MessageGroup), Missed: make(map[MessageState]MessageGroup)}
 	for st, g := range sums.States {
 		group := MessageGroup{Count: g.Count, Oldest: g.Oldest, Bytes: bytes[st], Why: g.Why}

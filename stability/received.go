@@ -51,6 +51,8 @@ type received struct {
 
 	own ownNames // of the account; empty before it is known
 
+	removed uint64 // see ReceivedMessages.Removed
+
 	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
 }
 
@@ -350,8 +352,7 @@ func (r *received) dropSurplus() {
 	r.mu.Lock()
 	var gone []change
 	for _, k := range r.book.Surplus(book.SetAside, maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 }) {
-		r.book.Remove(k)
-		delete(r.more, k)
+		r.remove(k)
 		gone = append(gone, r.changed(k))
 	}
 	r.mu.Unlock()

@@ -232,6 +232,8 @@ func (r *received) due(t *term) (again time.Time) {
 	sooner(at)
 	lost, at := r.book.Overdue(now)
 	sooner(at)
+	old, at := r.old(now)
+	sooner(at)
 	redelivery := r.book.Redelivery(st.ConnectedAt, sent)
 	var alone []book.Key
 	for _, k := range r.book.Alone(now) {
@@ -252,6 +254,7 @@ func (r *received) due(t *term) (again time.Time) {
 		r.settle()
 		r.sweepFound(now)
 	}
+	r.expire(old)
 	if !marked {
 		r.putMark(t.patience, epoch) // it was not paired when the term began
 	}

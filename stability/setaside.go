@@ -1,6 +1,12 @@
 package stability
 
-import "github.com/wastability/wastability/stability/internal/book"
+import (
+	"slices"
+	"time"
+
+	"github.com/wastability/wastability/authstore"
+	"github.com/wastability/wastability/stability/internal/book"
+)
 
 // sizes is how much content the store has of messages that no handler has taken yet, by
 // their states; missed is that without those that nobody misses. The caller holds mu.
@@ -21,4 +27,45 @@ func (r *received) sizes() (all, missed map[book.State]int64) {
 		}
 	}
 	return all, missed
+}
+
+// old are the messages that were set aside so long ago that they are to be removed, and
+// when to look again. The caller holds mu.
+func (r *received) old(now time.Time) (old []book.Entry, again time.Time) {
+	s, ok := r.m.store.(authstore.Retainer)
+	if !ok || s.Retention().SetAside == authstore.Forever {
+		return nil, time.Time{}
+	}
+	return r.book.Old(now, s.Retention().SetAside)
+}
+
+// expire removes messages for their age that are still as they were. Their rows go with
+// one commit.
+func (r *received) expire(old []book.Entry) {
+	var gone []change
+	r.mu.Lock()
+	old = slices.DeleteFunc(old, func(e book.Entry) bool { return !r.still(e) })
+	for _, e := range old {
+		r.remove(e.Key)
+		gone = append(gone, r.changed(e.Key))
+	}
+	r.mu.Unlock()
+	if len(old) == 0 {
+		return
+	}
+	for _, e := range old {
+		if !e.Hidden {
+			r.m.cfg.logger.Warn("a message that was set aside was removed for its age: nobody has dealt with it",
+				"id", e.Key.ID, "after", time.Since(e.Since))
+		}
+	}
+	r.writeAll(gone)
+	r.tell()
+}
+
+// remove forgets a message that was set aside, and counts it. The caller holds mu.
+func (r *received) remove(k book.Key) {
+	r.book.Remove(k)
+	delete(r.more, k)
+	r.removed++
 }

@@ -1,6 +1,8 @@
 package stability
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,4 +47,46 @@ func TestSizeOfStoredContentIsInStatus(t *testing.T) {
 	again := r.status(time.Now())
 	require.Equal(t, 1, again.By[MessageRefused].Count, "it is queued once more")
 	require.EqualValues(t, 7, again.By[MessageRefused].Bytes, "and its content is here still")
+}
+
+// What was listed as too old may be with a handler by the time that it would be removed.
+func TestOldMessageThatIsHandedOverAgainIsNotRemoved(t *testing.T) {
+	r := bookOf()
+	r.m.cfg.logger = slog.New(slog.DiscardHandler)
+	long := messageRecord{Entry: book.Entry{State: book.SetAside, Since: time.Now().Add(-time.Hour)}}
+	again := r.put(long, "handed over again", "x")
+	left := r.put(long, "left", "x")
+	young := long
+	young.Since = time.Now()
+	r.put(young, "young", "x")
+	old, next := r.book.Old(time.Now(), 30*time.Minute)
+	require.Len(t, old, 2)
+	require.WithinDuration(t, young.Since.Add(30*time.Minute), next, 0)
+	_, ok := r.book.Again(again, true, time.Now())
+	require.True(t, ok)
+	r.expire(old)
+	_, ok = r.book.Find(left)
+	require.False(t, ok)
+	_, ok = r.book.Find(again)
+	require.True(t, ok)
+	require.Len(t, r.more, 2)
+	require.EqualValues(t, 1, r.status(time.Now()).Removed)
+}
+
+func TestMessageThatNobodyMissesGoesWithoutALine(t *testing.T) {
+	for name, c := range map[string]struct {
+		hidden bool
+		lines  int
+	}{"hidden": {true, 0}, "missed": {false, 1}} {
+		t.Run(name, func(t *testing.T) {
+			r := bookOf()
+			var out strings.Builder
+			r.m.cfg.logger = slog.New(slog.NewTextHandler(&out, nil))
+			r.put(messageRecord{Entry: book.Entry{State: book.SetAside, Hidden: c.hidden, Since: time.Now().Add(-time.Hour)}}, "A")
+			old, _ := r.book.Old(time.Now(), time.Minute)
+			r.expire(old)
+			require.EqualValues(t, 1, r.status(time.Now()).Removed, "it counts in any case")
+			require.Equal(t, c.lines, strings.Count(out.String(), "level=WARN"))
+		})
+	}
 }

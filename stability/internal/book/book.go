@@ -646,6 +646,11 @@ func (b *Book) Overdue(now time.Time) (due []Entry, again time.Time) {
 	return b.due(now, Undecrypted, func(e *Entry) time.Time { return e.First.Add(limit) })
 }
 
+// Old returns the messages that were set aside so long ago, and when to look again.
+func (b *Book) Old(now time.Time, age time.Duration) (due []Entry, again time.Time) {
+	return b.due(now, SetAside, func(e *Entry) time.Time { return e.Since.Add(age) })
+}
+
 func (b *Book) due(now time.Time, s State, when func(*Entry) time.Time) (due []Entry, again time.Time) {
 	for _, e := range b.entries {
 		if e.State != s {
