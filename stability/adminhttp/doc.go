@@ -64,9 +64,14 @@
 // since, and nobody here has asked again. Values that only the
 // holder of the lock knows (state, retries, keys) are null in standby. wa.authSizes has
 // the sizes of what grows with traffic; null where nobody has counted yet.
-// wa.messages has what became of messages: received (in by, for each state, count,
-// oldest, and why the one that was tried last is there; text and whatToDo for all of
-// them), sent and resends.
+// wa.messages has what became of messages: received, sent and resends. In received,
+// by has for each state count, oldest, contentBytes (how much of their content is
+// stored here) and why the one that was tried last is there; missed has the same
+// without the messages that nobody misses, such as those for the phone alone. read is
+// false before the holder of the lock has read which messages wait, and in standby.
+// removed counts what was set aside and is removed for its age
+// (authstore.Retention.SetAside), or without content for want of room. text and
+// whatToDo are about all of them.
 //
 // Four fields of wa answer an operator's questions without any other: summary
 // (what is wrong), since (since when), reasonText (why), nextStep (what happens

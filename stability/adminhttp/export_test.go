@@ -19,6 +19,9 @@ func (h *Handler) Remembered() int {
 // Compatibility is the part wa.compat of status-now.
 var Compatibility = compatibility
 
+// Received is the part wa.messages.received of status-now.
+func Received(r stability.ReceivedMessages) any { return new(Handler).received(r) }
+
 // Note lets the page's history see a transition.
 func (h *Handler) Note(e stability.Event) { h.history.note(e) }
 

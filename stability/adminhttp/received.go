@@ -13,12 +13,15 @@ import (
 
 // receivedDoc is wa.messages.received of status-now.
 type receivedDoc struct {
+	Read     bool               `json:"read"`  // it was read which messages wait
 	Total    uint64             `json:"total"` // handled + waiting + setAside
 	Handled  uint64             `json:"handled"`
 	Repeated uint64             `json:"repeated"`
-	Waiting  groupDoc           `json:"waiting"`
-	SetAside groupDoc           `json:"setAside"`
-	By       map[string]stateOf `json:"by"` // by state; every state is there
+	Waiting  keptDoc            `json:"waiting"`
+	SetAside keptDoc            `json:"setAside"`
+	Removed  uint64             `json:"removed"` // were set aside; for their age, or since too many have no content
+	By       map[string]stateOf `json:"by"`      // by state; every state is there
+	Missed   map[string]stateOf `json:"missed"`  // the same without those that nobody misses
 
 	PerhapsHandled groupDoc `json:"perhapsHandled"` // by a process that was killed meanwhile; counted nowhere else
 
@@ -31,9 +34,15 @@ type groupDoc struct {
 	Oldest stamp `json:"oldest"`
 }
 
+// keptDoc is a group of messages whose content may be stored.
+type keptDoc struct {
+	groupDoc
+	ContentBytes int64 `json:"contentBytes"`
+}
+
 // stateOf is a group whose messages are in one state.
 type stateOf struct {
-	groupDoc
+	keptDoc
 	Why *string `json:"why"` // of the message that was tried last
 }
 
@@ -44,14 +53,18 @@ var messageStates = []stability.MessageState{
 
 func (h *Handler) received(r stability.ReceivedMessages) receivedDoc {
 	group := func(g stability.MessageGroup) groupDoc { return groupDoc{g.Count, stamp(g.Oldest)} }
-	doc := receivedDoc{
-		Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: group(r.Waiting), SetAside: group(r.SetAside),
-		By: make(map[string]stateOf), PerhapsHandled: group(r.PerhapsHandled), Text: h.text(r.Text), WhatToDo: h.text(r.Do),
+	kept := func(g stability.MessageGroup) keptDoc { return keptDoc{group(g), g.Bytes} }
+	states := func(by map[stability.MessageState]stability.MessageGroup) map[string]stateOf {
+		all := make(map[string]stateOf)
+		for _, s := range messageStates {
+			all[string(s)] = stateOf{kept(by[s]), filled(short(h.mask(by[s].Why), 300))}
+		}
+		return all
 	}
-	for _, s := range messageStates {
-		doc.By[string(s)] = stateOf{group(r.By[s]), filled(short(h.mask(r.By[s].Why), 300))}
+	return receivedDoc{
+		Read: r.Read, Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: kept(r.Waiting), SetAside: kept(r.SetAside), Removed: r.Removed,
+		By: states(r.By), Missed: states(r.Missed), PerhapsHandled: group(r.PerhapsHandled), Text: h.text(r.Text), WhatToDo: h.text(r.Do),
 	}
-	return doc
 }
 
 // heldDoc is the answer of messages.

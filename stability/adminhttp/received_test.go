@@ -1,13 +1,16 @@
 package adminhttp_test
 
 import (
+	"encoding/json"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/adminhttp"
 )
 
 const held = "/api/whatsapp/messages"
@@ -86,4 +89,23 @@ func TestMessageThatWhatsAppHasCannotBeRemoved(t *testing.T) {
 		}
 		p.stop()
 	})
+func TestSizesAndMissedMessagesAreInStatusNow(t *testing.T) {
+	raw, err := json.Marshal(adminhttp.Received(stability.ReceivedMessages{
+		Read: true, Removed: 7,
+		Waiting: stability.MessageGroup{Count: 1, Bytes: 50}, SetAside: stability.MessageGroup{Count: 3, Bytes: 900},
+		By: map[stability.MessageState]stability.MessageGroup{
+			stability.MessageKept: {Count: 1, Bytes: 50}, stability.MessageSetAside: {Count: 3, Bytes: 900},
+		},
+		Missed: map[stability.MessageState]stability.MessageGroup{stability.MessageSetAside: {Count: 2, Bytes: 800, Why: "of 491520000099"}},
+	}))
+	require.NoError(t, err)
+	var doc map[string]any
+	require.NoError(t, json.Unmarshal(raw, &doc))
+	for path, want := range map[string]any{
+		"read": true, "removed": 7., "waiting.contentBytes": 50., "setAside.contentBytes": 900., "by.kept.contentBytes": 50., "by.set_aside.contentBytes": 900.,
+		"missed.set_aside.count": 2., "missed.set_aside.contentBytes": 800., "missed.kept.count": 0., "missed.queued.contentBytes": 0.,
+	} {
+		require.Equal(t, want, within(doc, strings.Split(path, ".")...), path)
+	}
+	require.NotContains(t, string(raw), "49152", "numbers are masked")
 }

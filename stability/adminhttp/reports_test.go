@@ -214,7 +214,8 @@ func TestStatusNowTellsWithinAMinuteWhatBecameOfAMessage(t *testing.T) {
 			},
 			told: told{
 				"messages.received.by.undecrypted.count": 1, "messages.received.by.undecrypted.why": "it is for the phone alone (view_once)",
-				"messages.received.text": "One message is for the phone alone", "messages.received.whatToDo": nil, "whatToDo": nil,
+				"messages.received.missed.undecrypted.count": 0,
+				"messages.received.text":                     "One message is for the phone alone", "messages.received.whatToDo": nil, "whatToDo": nil,
 			},
 		},
 		"a message is not to be told of": {
@@ -236,7 +237,8 @@ func TestStatusNowTellsWithinAMinuteWhatBecameOfAMessage(t *testing.T) {
 			},
 			told: told{
 				"messages.received.by.undecrypted.count": 1, "messages.received.by.undecrypted.why": "WhatsApp has not sent its content",
-				"messages.received.text": "The phone is asked for the content", "messages.received.whatToDo": "Open WhatsApp on the phone",
+				"messages.received.missed.undecrypted.count": 1,
+				"messages.received.text":                     "The phone is asked for the content", "messages.received.whatToDo": "Open WhatsApp on the phone",
 			},
 		},
 		"the key of a group message is not known": {
