@@ -25,7 +25,7 @@ const (
 	MessageRefused     MessageState = MessageState(book.Refused)     // the same, because a handler returned false
 	MessageKept        MessageState = MessageState(book.Kept)        // acknowledged and kept here: handed over again by and by
 	MessageUndecrypted MessageState = MessageState(book.Undecrypted) // acknowledged, and asked of the phone
-	MessageSetAside    MessageState = MessageState(book.SetAside)    // nothing is done before somebody asks
+	MessageSetAside    MessageState = MessageState(book.SetAside)    // nothing is done before somebody asks; removed at authstore.Retention.SetAside, if that is set
 	MessageLeftAlone   MessageState = MessageState(book.LeftAlone)   // at the service, not acknowledged: the process ended three times while it was handled
 )
 
