@@ -89,6 +89,8 @@ func TestMessageThatWhatsAppHasCannotBeRemoved(t *testing.T) {
 		}
 		p.stop()
 	})
+}
+
 func TestSizesAndMissedMessagesAreInStatusNow(t *testing.T) {
 	raw, err := json.Marshal(adminhttp.Received(stability.ReceivedMessages{
 		Read: true, Removed: 7,
