@@ -74,9 +74,14 @@ func (l *Link) set(c *whatsmeow.Client, tell bool) {
 	if _, ours := l.files.Transport.(mediaTripper); !ours {
 		l.files.Transport = mediaTripper{l}
 	}
-	c.SetWebsocketHTTPClient(l.web)
-	c.SetPreLoginHTTPClient(l.web)
-	if !tell || l.other("mediaHTTP", l.files) { // a transfer may be reading it
+	// A transfer, or a Connect of the host's own, may be reading them.
+	if !tell || !l.has("websocketHTTP", l.web) {
+		c.SetWebsocketHTTPClient(l.web)
+	}
+	if !tell || !l.has("preLoginHTTP", l.web) {
+		c.SetPreLoginHTTPClient(l.web)
+	}
+	if !tell || l.other("mediaHTTP", l.files) {
 		c.SetMediaHTTPClient(l.files)
 	}
 }
@@ -102,6 +107,11 @@ func (l *Link) bypassed() bool {
 func (l *Link) mediaBypassed() bool {
 	_, ours := l.files.Transport.(mediaTripper)
 	return !ours || l.other("mediaHTTP", l.files)
+}
+
+// has reports that the field was found and has our client.
+func (l *Link) has(field string, own *http.Client) bool {
+	return reflect.ValueOf(l.client).Elem().FieldByName(field).IsValid() && !l.other(field, own)
 }
 
 func (l *Link) other(field string, own *http.Client) bool {
