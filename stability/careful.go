@@ -219,7 +219,7 @@ func (r *received) survivor(rec messageRecord, clean bool) messageRecord {
 }
 
 // offer gives what was left alone one more chance, on a new connection. asked says that
-// somebody wants it: the next time that it is offered by itself is no later for that.
+// somebody wants it, and does not count as one of the offers of its own.
 func (r *received) offer(t *term, keys []book.Key, asked bool) {
 	var offered bool
 	for _, k := range keys {

@@ -88,7 +88,7 @@
 // before it is handled, until the backlog is done (one more commit a message). What
 // was begun so three times and did not end is left alone, unacknowledged, and what
 // is behind it is handled. It is offered again after an hour (the next time after two, and
-// so on up to a day), by a process that has run for an hour, or at once: in a new build, or
+// so on up to a day), by an instance that has held the lock for an hour, or at once: in a new build, or
 // by Redeliver.
 //
 // A message that handlers did not take in 20 tries over a day, while they took

@@ -168,7 +168,7 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 	}
 	say(MessageLeftAlone, "is left alone at WhatsApp, since the process ended while it was handled",
 		"are left alone at WhatsApp, since the process ended while they were handled",
-		"What was left alone is offered again after an hour (each time after twice as long, up to a day), but not before this process has run for an hour; at once in a new build, or on request.")
+		"What was left alone is offered again after an hour (each time after twice as long, up to a day), but not before this instance has held the lock for an hour; at once in a new build, or on request.")
 	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand over again or remove what was set aside.")
 	if n := hidden(MessageSetAside); n > 0 {
 		out = append(out, counted(n, "was", "were")+" set aside without content, for the phone alone or not to be told of. "+needs)

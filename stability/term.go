@@ -31,7 +31,7 @@ type term struct {
 	hurry    context.CancelFunc    // ends it
 	ends     context.Context       // ends when the term begins to
 	endsNow  context.CancelFunc    // ends it
-	overtime context.Context       // ends a step of a hand-over behind that, or with patience
+	overtime context.Context       // ends ShutdownTimeout after ends does, or when patience does
 
 	loading   chan struct{} // cap 1: one AuthState at a time
 	attaching chan struct{} // cap 1: one Attach at a time

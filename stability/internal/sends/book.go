@@ -59,7 +59,7 @@ type Book struct {
 	refused                      []Refusal
 	lastAck, lastNone, lastError time.Time
 	lastCode                     int
-	begun                        time.Time           // of the present device; zero: it is the first one
+	begun                        time.Time           // of the present device; zero: it is the first one in this process
 	known                        map[uint64]struct{} // recipients that were acknowledged once
 	row                          row
 }
