@@ -19,5 +19,7 @@ func TestRowSetAsideThatNobodyOpensDoesNotHoldUpTheMove(t *testing.T) {
 	_, d, _ := open(t, kv, nameSeal, WithSealedNames())
 	require.NoError(t, storeOf(d).moveNames(bg))
 	require.False(t, moving(t, kv))
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
 	require.Equal(t, string(value), kv.data[lost])
 }

@@ -268,7 +268,9 @@ func (r *received) due(t *term) (again time.Time) {
 		r.aside(e, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
 	}
 	for _, e := range asks {
-		r.ask(t, a, e)
+		if !r.ask(t, a, e) {
+			break // one lost connection is one request that was not sent, and not five
+		}
 	}
 	tried := len(asks)
 	for _, e := range kept {
@@ -450,14 +452,15 @@ func (r *received) aside(was book.Entry, why string) {
 }
 
 // ask asks the phone for a message that could not be decrypted. whatsmeow asks
-// once, after five seconds, which a restart forgets.
-func (r *received) ask(t *term, a *attachment, e book.Entry) {
+// once, after five seconds, which a restart forgets. sent: the request went out, or
+// there was none to make.
+func (r *received) ask(t *term, a *attachment, e book.Entry) (sent bool) {
 	r.mu.Lock()
 	ok := r.still(e)
 	info := r.more[e.Key].Info
 	r.mu.Unlock()
 	if !ok {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
 	defer cancel()
@@ -470,7 +473,7 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) {
 		t.m.cfg.logger.Debug("the phone could not be asked for a message", "error", err)
 	}
 	is := func(target error) bool { return errors.Is(err, target) }
-	sent := err == nil || is(whatsmeow.ErrMessageTimedOut) || is(context.DeadlineExceeded) || is(context.Canceled) // or may be
+	sent = err == nil || is(whatsmeow.ErrMessageTimedOut) || is(context.DeadlineExceeded) || is(context.Canceled) // or may be
 	r.mu.Lock()
 	at, ok := r.book.Asked(e.Key, sent, time.Now())
 	if ok {
@@ -483,6 +486,7 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) {
 	if ok {
 		_ = r.write(context.Background(), row, false)
 	}
+	return sent
 }
 
 // idle waits until no message is in hand that was handed over from here.

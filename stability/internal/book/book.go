@@ -590,8 +590,11 @@ func (b *Book) Asks(now time.Time) (due []Entry, again time.Time) {
 	for len(recent) > 0 && now.Sub(recent[0]) >= askSpan {
 		recent = recent[1:]
 	}
-	// A message that was never asked for comes before those that were.
-	slices.SortFunc(due, func(x, y Entry) int { return cmp.Or(cmp.Compare(x.Tries, y.Tries), older(x, y)) })
+	// A message that was never asked for comes before those that were. Where a
+	// request cannot be sent, another one is tried next.
+	slices.SortFunc(due, func(x, y Entry) int {
+		return cmp.Or(cmp.Compare(x.Tries, y.Tries), x.Last.Compare(y.Last), older(x, y))
+	})
 	if room := askMost - len(recent); len(due) > room {
 		due, again = due[:room], now.Add(askSpan)
 		if len(recent) > 0 {
