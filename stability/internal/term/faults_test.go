@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/autoheal"
+	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 )
 
@@ -125,6 +126,14 @@ func TestReasonOfAnEarlierConnectionEndsNone(t *testing.T) {
 	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
 		SawEnd{Client: 1, Cause: cause(reconnect.ReasonConnectionReplaced), Behind: true})
 	require.True(t, c.Ready(true))
+}
+
+// Somebody may ask before the loop has looked for the first time.
+func TestClientThatHasNotBeenLookedAtIsDown(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true})
+	v, _ := c.Health(keepalive.Observation{}, origin, Sight{})
+	require.Equal(t, keepalive.Down, v.Health)
 }
 
 func TestSlowAnswerAboutTheLockDelaysNoNews(t *testing.T) {

@@ -79,7 +79,7 @@ func (c *Core) Health(o keepalive.Observation, now time.Time, s Sight) (keepaliv
 	c = c.with(s, now)
 	o = c.observed(o, s.Up)
 	v := c.vital.verdict
-	if (v.Health == keepalive.Down || v.Health == "") == o.Connected {
+	if v.Health == "" || (v.Health == keepalive.Down) == o.Connected {
 		// The loop has not looked yet at what has just changed.
 		v = c.vital.monitor.Clone().Check(o, now)
 	}
