@@ -222,20 +222,27 @@ func TestWhatWasAccusedWronglyIsOfferedAgainAfterAStableHour(t *testing.T) {
 	})
 }
 
+// poisoned is a mortal that has died of a message until it was left alone.
+func poisoned(t *testing.T) *mortal {
+	t.Helper()
+	w := newWorld(t)
+	m := newMortal(w, func(text string) bool { return text == "poison" })
+	m.start().pair()
+	time.Sleep(2 * time.Second)
+	_, err := w.writer().Send(w.account.JID(), "poison")
+	require.NoError(t, err)
+	m.live(5 * time.Minute)
+	require.Equal(t, 4, m.deaths)
+	return m
+}
+
 // It is offered more and more rarely, and the process dies of it each time.
 func TestMessageThatKillsEndsTheProcessMoreAndMoreRarely(t *testing.T) {
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day of virtual time")
 	}
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		m := newMortal(w, func(text string) bool { return text == "poison" })
-		m.start().pair()
-		time.Sleep(2 * time.Second)
-		_, err := w.writer().Send(w.account.JID(), "poison")
-		require.NoError(t, err)
-		m.live(5 * time.Minute)
-		require.Equal(t, 4, m.deaths)
+		m := poisoned(t)
 		for _, hours := range []time.Duration{1, 2, 4} {
 			before := m.deaths
 			m.live(hours*time.Hour - 10*time.Minute)
@@ -262,14 +269,7 @@ func TestMessageThatKillsIsOfferedByProcessesThatRunForHoursOnly(t *testing.T) {
 		t.Skip("a day of virtual time")
 	}
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		m := newMortal(w, func(text string) bool { return text == "poison" })
-		m.start().pair()
-		time.Sleep(2 * time.Second)
-		_, err := w.writer().Send(w.account.JID(), "poison")
-		require.NoError(t, err)
-		m.live(5 * time.Minute)
-		require.Equal(t, 4, m.deaths)
+		m := poisoned(t)
 		require.NoError(t, m.now.m.Redeliver(t.Context(), m.now.m.Messages()[0].Entry))
 		m.live(5 * time.Minute)
 		require.Equal(t, 5, m.deaths, "somebody has asked for it")

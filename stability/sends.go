@@ -58,13 +58,18 @@ func (b *sendBook) up(own types.JID) {
 // nothing of them, and a restriction belongs to an account. The caller holds mu.
 func (b *sendBook) is(own types.JID) {
 	if own != b.own && b.own != noAddress {
-		b.fresh = true
-		b.book.NewDevice(time.Now())
+		b.forget()
 		if own.User != b.own.User {
 			b.limit = nil
 		}
 	}
 	b.own = own
+}
+
+// forget notes that another device sends from now on, or none. The caller holds mu.
+func (b *sendBook) forget() {
+	b.fresh = true
+	b.book.NewDevice(time.Now())
 }
 
 func (b *sendBook) down() { b.with(func(k *sends.Book) { k.Down(time.Now()) }) }
@@ -74,8 +79,7 @@ func (b *sendBook) down() { b.with(func(k *sends.Book) { k.Down(time.Now()) }) }
 func (b *sendBook) newDevice(own types.JID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.fresh = true
-	b.book.NewDevice(time.Now())
+	b.forget()
 	if own != noAddress {
 		b.is(own)
 	}
