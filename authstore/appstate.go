@@ -18,6 +18,13 @@ import (
 // another. They may ride: a patch that is lost is fetched again. So a flush leaves
 // alone what is staged, and the end of a term drops it.
 
+// appStateMemory is what this term knows of app state beside its rows.
+type appStateMemory struct {
+	staged map[string]*stagedAppState // by collection
+	loaded map[string]struct{}        // collections whose MACs are in memory
+	torn   map[string]struct{}        // collections that are kept without a version: see refused.go
+}
+
 type stagedAppState struct {
 	changes []change
 	timer   *time.Timer

@@ -27,6 +27,18 @@ type request struct {
 	err     error
 }
 
+// writeQueue is what waits for its commit. It is guarded by deviceStore.mu, like
+// the other parts of that store.
+type writeQueue struct {
+	queue     []*request
+	turn      uint64               // of the last request or deferral
+	late      map[logicalID]uint64 // the turn of what was deferred beside requests that wait
+	timer     *time.Timer          // the flush of what is deferred; nil: none
+	flushAt   time.Time            // when it is
+	closed    bool
+	lastWrite time.Time
+}
+
 // submit makes changes durable, then visible.
 func (s *deviceStore) submit(op string, changes []change, raw Batch) error {
 	if err := s.gate.check(op); err != nil {

@@ -19,6 +19,13 @@ const eventTTL = 14 * 24 * time.Hour
 
 var errEventExists = errors.New("authstore: this event is in the buffer already")
 
+// eventMemory is what this term knows of the event buffer beside its rows.
+type eventMemory struct {
+	seenRow  string // the bucket that takes the next finished event
+	seenNext int
+	unasked  map[string]struct{} // decrypted events of earlier terms that nobody has asked for in this one
+}
+
 func eventID(hash [32]byte) string { return hex.EncodeToString(hash[:]) }
 
 // An event is stored as insert time (Unix ms), server time (Unix s) and

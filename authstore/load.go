@@ -272,6 +272,13 @@ func (s *deviceStore) openRow(call caller, op string, t tableID, e Entry, id str
 	return r
 }
 
+// looseRows are rows that were met while reading and need more work.
+type looseRows struct {
+	found    []foundSplit                 // split rows
+	orphans  []Key                        // parts without a manifest
+	doubtful map[tableID]map[Key]struct{} // parts that may be such
+}
+
 type foundSplit struct {
 	key Key
 	m   manifest

@@ -15,6 +15,12 @@ import (
 
 // Sessions, identities and sender keys.
 
+// knownSessions is what this term knows of sessions beside their rows.
+type knownSessions struct {
+	migrated map[string]struct{} // PN users whose sessions have moved
+	checked  map[string]struct{} // addresses whose session is known to parse
+}
+
 // PutIdentity stores the identity key of address. Unchanged it costs nothing;
 // changed it rides on the commit of the session that it belongs to.
 func (s *deviceStore) PutIdentity(ctx context.Context, address string, key [32]byte) error {

@@ -29,38 +29,23 @@ type deviceStore struct {
 	moveSem   chan struct{} // held while rows are given sealed names
 	names     atomic.Pointer[names]
 
-	mu          sync.Mutex // memory only, never across I/O
-	im          *image
-	gen         string // "" until the device was saved
-	head        head
-	queue       []*request
-	dirty       map[row]struct{}
-	keys        senderKeys
-	asides      map[Key][]Entry      // damaged rows: where they stand, and as what they are kept
-	turn        uint64               // of the last request or deferral
-	late        map[logicalID]uint64 // the turn of what was deferred beside requests that wait
-	timer       *time.Timer
-	flushAt     time.Time
-	closed      bool
-	lastWrite   time.Time
-	migrated    map[string]struct{}        // PN users whose sessions have moved
-	checked     map[string]struct{}        // addresses whose session is known to parse
-	secrets     writtenSecrets             // message secrets written in this term
-	staged      map[string]*stagedAppState // by collection
-	loaded      map[string]struct{}        // collections whose MACs are in memory
-	torn        map[string]struct{}        // collections that are kept without a version: see refused.go
-	seenRow     string                     // the bucket that takes the next finished event
-	seenNext    int
-	unasked     map[string]struct{}          // decrypted events of earlier terms that nobody has asked for in this one
-	warned      sync.Once                    // of fields of the Device that cannot be kept
-	outgoingDue time.Time                    // when old outgoing events are next looked for
-	sweepAt     [numTables]time.Time         // when their tables are next looked at
-	sizes       [numTables]size              // of tables that are read on demand
-	pack        sentPack                     // what was sent and is not stored yet
-	removals    []Key                        // old rows that the next commits take along
-	found       []foundSplit                 // split rows met while reading
-	orphans     []Key                        // parts without a manifest
-	doubtful    map[tableID]map[Key]struct{} // parts that may be such
+	warned sync.Once // of fields of the Device that cannot be kept
+
+	mu     sync.Mutex // memory only, never across I/O; guards what follows
+	im     *image
+	gen    string // "" until the device was saved
+	head   head
+	dirty  map[row]struct{}
+	keys   senderKeys
+	asides map[Key][]Entry // damaged rows: where they stand, and as what they are kept
+	writeQueue
+	knownSessions
+	appStateMemory
+	eventMemory
+	secrets writtenSecrets // message secrets written in this term
+	pack    sentPack       // what was sent and is not stored yet
+	upkeep
+	looseRows
 }
 
 var (
@@ -72,11 +57,13 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		c: c, cfg: &c.cfg, gate: newGate(c.kv, f, &c.cfg),
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
-		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), late: make(map[logicalID]uint64), asides: make(map[Key][]Entry),
-		migrated: make(map[string]struct{}), checked: make(map[string]struct{}), secrets: newWrittenSecrets(c.cfg.nextSecretTurn()),
-		staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{}),
+		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), asides: make(map[Key][]Entry),
+		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
+		writeQueue:     writeQueue{late: make(map[logicalID]uint64)},
+		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},
+		appStateMemory: appStateMemory{staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{})},
+		looseRows:      looseRows{doubtful: make(map[tableID]map[Key]struct{})},
 	}
-	s.doubtful = make(map[tableID]map[Key]struct{})
 	s.keys.absent = make(map[string]struct{})
 	s.win = newWindows(c.cfg.windowWait, 2*c.cfg.outagePatience, s.gate.over)
 	return s

@@ -16,6 +16,14 @@ const (
 	sweepAgain   = time.Hour // after a look that failed
 )
 
+// upkeep is when tables that are read on demand are looked at, and their sizes.
+type upkeep struct {
+	outgoingDue time.Time            // when old outgoing events are next looked for
+	sweepAt     [numTables]time.Time // when their tables are next looked at
+	sizes       [numTables]size
+	removals    []Key // old rows that the next commits take along
+}
+
 // aging is a table that is read on demand and whose rows have an age. Where
 // tables differ, they differ here.
 type aging struct {
