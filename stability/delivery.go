@@ -36,30 +36,54 @@ type delivery struct {
 	term   int           // the one of then, see received.terms
 	same   bool          // a part of what was known has come again: so it is that message
 
-	mu       sync.Mutex
+	mu       sync.Mutex        // guards what follows
 	info     types.MessageInfo // the best that is known of it
 	contents [][]byte          // of the parts that a handler panicked at
 	parts    []*waE2E.Message  // that were handed over and are not finished
-	handed   bool              // the Manager's handler was told of the part
-	open     bool              // a part was handed over, and is not finished yet
-	event    *events.Message   // that part; nil for a kind whose content cannot be kept
-	taken    bool              // a part was handled
-	asked    bool              // the event buffer was asked for a part
-	hashes   [][32]byte        // of the parts that it was asked for
-	repeated bool              // a part had been finished before
 	aside    bool              // it was set aside
 	again    bool              // it was found before, and its sender has sent it once more
-	left     bool              // we kept it from the handlers
-	unheard  bool              // there was no handler of the program's
-	refused  bool              // a handler returned false
-	panicked string            // what a handler panicked with
-	threw    bool              // it did so at the part that is open
-	untried  bool              // then: whatsmeow itself did, before a handler was given it
-	failed   string            // why it could not be decrypted
-	hidden   bool              // nobody is to be told that it could not be
-	old      string            // an old counter: it was decrypted before
+	openPart
+	fromBuffer
+	byHandlers
+	unreadable
+	fromStore
+}
 
-	ours   bool   // it is handed over from the store, not by whatsmeow
+// openPart is the part of a delivery that is at work.
+type openPart struct {
+	handed bool            // the Manager's handler was told of the part
+	open   bool            // a part was handed over, and is not finished yet
+	event  *events.Message // that part; nil for a kind whose content cannot be kept
+	threw  bool            // a handler panicked at it
+}
+
+// fromBuffer is what the event buffer was asked for a delivery, and what it knew.
+type fromBuffer struct {
+	asked    bool       // it was asked for a part
+	hashes   [][32]byte // of the parts that it was asked for
+	repeated bool       // a part had been finished before
+}
+
+// byHandlers is what became of the parts of a delivery at the handlers.
+type byHandlers struct {
+	taken    bool   // a part was handled
+	left     bool   // we kept it from the handlers
+	unheard  bool   // there was no handler of the program's
+	refused  bool   // a handler returned false
+	panicked string // what a handler panicked with
+	untried  bool   // then: whatsmeow itself did, before a handler was given it
+}
+
+// unreadable is why there was nothing of a delivery to hand over.
+type unreadable struct {
+	failed string // why it could not be decrypted
+	hidden bool   // nobody is to be told that it could not be
+	old    string // an old counter: it was decrypted before
+}
+
+// fromStore is about a delivery that whatsmeow does not make.
+type fromStore struct {
+	ours   bool   // it is handed over from the store
 	why    string // then: why a handler did not take it
 	poison bool   // then: it was not given to them again
 }

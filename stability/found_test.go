@@ -115,7 +115,7 @@ func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
 			r.aside(listed, "nobody has sent it again")
 			e, _ := r.book.Find(rec.Key)
 			require.Equal(t, c.still, e.State, "it is not set aside")
-			require.Equal(t, c.still == book.Kept, r.take(&delivery{key: rec.Key, ours: true}), "only what is kept is handed over")
+			require.Equal(t, c.still == book.Kept, r.take(&delivery{key: rec.Key, fromStore: fromStore{ours: true}}), "only what is kept is handed over")
 			require.Equal(t, c.still != "", len(r.book.Entries()) == 1)
 		})
 	}
@@ -212,7 +212,7 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 	for name, before := range map[string]bool{"the handler returns in standby": false, "the handler returns in the next term": true} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, r.load(t.Context(), 1, ownNames{}))
-			d := &delivery{a: &attachment{m: r.m}, key: k, ours: true}
+			d := &delivery{a: &attachment{m: r.m}, key: k, fromStore: fromStore{ours: true}}
 			require.True(t, r.take(d))
 			r.leave()
 			if before {
@@ -224,7 +224,7 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 				require.Empty(t, r.book.Entries(), "standby knows none")
 				require.NoError(t, r.load(t.Context(), 2, ownNames{}))
 			}
-			next := &delivery{a: d.a, key: k, ours: true}
+			next := &delivery{a: d.a, key: k, fromStore: fromStore{ours: true}}
 			require.True(t, r.take(next))
 			require.Len(t, next.before.Contents, 2)
 			next.left = true
@@ -234,7 +234,7 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 	}
 	require.NoError(t, r.load(t.Context(), 3, ownNames{}))
 	delete(r.more, k)
-	require.False(t, r.take(&delivery{key: k, ours: true}), "what has no content is not handed over, and does not count as handled")
+	require.False(t, r.take(&delivery{key: k, fromStore: fromStore{ours: true}}), "what has no content is not handed over, and does not count as handled")
 }
 
 // The process has died of a message twice. The next one loses its connection before a
@@ -343,7 +343,7 @@ func TestRefusedWordOfThePhoneIsKeptHoweverItIsWrapped(t *testing.T) {
 		"not of the phone": {"", word, book.Declined},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := &delivery{node: &waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{"category": c.category}}, refused: true, parts: []*waE2E.Message{c.m}}
+			d := &delivery{node: &waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{"category": c.category}}, byHandlers: byHandlers{refused: true}, parts: []*waE2E.Message{c.m}}
 			o, why := d.outcome()
 			require.Equal(t, c.want, o)
 			require.Equal(t, whyRefused, why)

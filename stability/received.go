@@ -32,28 +32,35 @@ type received struct {
 	m    *Manager
 	wake bell // look again at what is due
 
-	mu     sync.Mutex // never held across I/O or a callback
+	mu     sync.Mutex // guards what follows; never held across I/O or a callback
 	book   book.Book
 	more   map[book.Key]messageRecord // of entries that the store has
 	noted  uint64                     // how often one was put there
 	inHand map[book.Key]*delivery
 	going  map[book.Key]struct{} // that are being removed for good
 	lately []foundMessage        // missed, and here since, oldest first
+	own    ownNames              // of the account; empty before it is known
 
-	read       bool      // what the store has was read in this term
-	terms      int       // that have ended
-	epoch      int64     // of the term that this is about
-	begun      time.Time // when that began
-	marked     bool      // its mark is in the store, or on its way
-	markStands bool      // and it is known to be in the store
-	unclean    bool      // an earlier term did not end in good order
-	careful    bool      // that, and the backlog is not handled yet
-
-	own ownNames // of the account; empty before it is known
-
-	removed uint64 // see ReceivedMessages.Removed
-
+	terms    int       // that have ended
+	removed  uint64    // see ReceivedMessages.Removed
 	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
+	presentTerm
+	markOfTerm
+}
+
+// presentTerm is what the book knows of the term that it is about.
+type presentTerm struct {
+	read  bool      // what the store has was read in it
+	epoch int64     // its
+	begun time.Time // when it began
+}
+
+// markOfTerm is the mark that a term sets in the store, and the one that it found.
+type markOfTerm struct {
+	marked     bool // its mark is in the store, or on its way
+	markStands bool // and it is known to be in the store
+	unclean    bool // an earlier term did not end in good order
+	careful    bool // that, and the backlog is not handled yet
 }
 
 // messageRecord is an entry of the book as it stands in the store.

@@ -311,7 +311,7 @@ const (
 // long, and not when the term ends first: then false, and they go on.
 func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 	r.standMark(t.patience)
-	d := &delivery{a: a, key: e.Key, ours: true}
+	d := &delivery{a: a, key: e.Key, fromStore: fromStore{ours: true}}
 	if !r.admit(t.patience, d) {
 		return true // such as one that comes from the service at this moment
 	}
