@@ -247,6 +247,7 @@ func TestMostSentMessagesAreCountedOneByOne(t *testing.T) {
 			sendKept(t, d, i)
 			time.Sleep(time.Millisecond)
 		}
+		time.Sleep(outgoingEvery)
 		_, d, _ = reopen(t, kv, c, keep)
 		require.NoError(t, storeOf(d).DeleteOldOutgoingEvents(bg))
 		time.Sleep(2 * lazily)

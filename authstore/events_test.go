@@ -44,6 +44,7 @@ func TestLongTermHoldsNoMoreThanAShortOne(t *testing.T) {
 			}
 			time.Sleep(eventTTL + time.Hour)
 			require.NoError(t, d.EventBuffer.DeleteOldBufferedHashes(bg))
+			synctest.Wait() // the looks at tables that it begins
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.im.count() + len(s.im.packed[tSeen]) + len(s.im.seenAt)

@@ -18,15 +18,19 @@ import (
 // keeps what is sent.
 //
 // whatsmeow asks with every send that old ones be deleted, and an error would
-// fail the send. So a send never waits for it: it happens beside, once a term
-// and then twice a day, in one look at the table, and what goes rides too. A
-// look that fails is repeated after an hour; it never ends the term.
+// fail the send. So a send never waits for it: it happens beside, twice a day
+// however many terms there are, in one look at the table, and what goes rides
+// too. The account remembers when that was. Received messages ask for it as well:
+// an account that sends little, and a whatsmeow that never asks, keep nothing for
+// longer. A look that fails is repeated after an hour; it never ends the term.
 
 const (
 	outgoingTTL   = 7 * 24 * time.Hour // see Retention.Sent
 	outgoingMost  = 10_000             // what is left of more, however young: Retention.SentCount
 	outgoingEvery = 12 * time.Hour     // how often old ones are looked for
 	outgoingAgain = time.Hour          // after a look that failed
+
+	outgoingNote = "outgoing_sweep" // a single value: when the table was last looked at
 )
 
 func outgoingID(chat types.JID, id types.MessageID) string {
@@ -154,7 +158,7 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 	}
 	s.mu.Lock()
 	now := time.Now()
-	due := !now.Before(s.outgoingDue)
+	due := !now.Before(s.outgoingDue) && !s.outgoingLookedLocked(now)
 	if due {
 		s.outgoingDue = now.Add(outgoingEvery)
 	}
@@ -171,6 +175,16 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 		}
 	})
 	return nil
+}
+
+// outgoingLookedLocked reports whether an earlier look, perhaps of an earlier term, is young
+// enough. Where nothing may be kept, what is there goes at once.
+func (s *deviceStore) outgoingLookedLocked(now time.Time) bool {
+	v, ok := s.im.get(tMisc, outgoingNote)
+	f := fields{b: v}
+	looked := time.Unix(f.varint(), 0)
+	// Ahead of now: a clock was wrong, and nothing waits for that time to come.
+	return ok && f.err == nil && s.cfg.retention.Sent >= 0 && !looked.After(now) && now.Before(looked.Add(outgoingEvery))
 }
 
 func (s *deviceStore) deleteOldOutgoing(op string) error {
@@ -221,9 +235,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 			old = append(old, del(tOutgoing, id))
 		}
 	}
-	if len(old) > 0 {
-		s.laterLocked(lazily, old...)
-	}
+	s.laterLocked(lazily, append(old, put(tMisc, outgoingNote, fieldsOf(time.Now().Unix())))...)
 	s.dropBesideLocked(limit)
 	return nil
 }

@@ -35,6 +35,7 @@ func TestOldSecretsGoWithOtherCommits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				kv := newMapKV()
+				opts := append(opts, WithRetention(Retention{Sent: Forever}))
 				c, d, _ := open(t, kv, opts...)
 				tend(t, d)
 				// As a version stored them that noted no time.
@@ -80,7 +81,7 @@ func TestOldSecretsGoWithOtherCommits(t *testing.T) {
 func TestSecretsAreKeptForeverOnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
-		_, d, _ := open(t, kv, WithRetention(Retention{MessageSecrets: Forever, SenderKeys: Forever}))
+		_, d, _ := open(t, kv, WithRetention(Retention{MessageSecrets: Forever, SenderKeys: Forever, Sent: Forever}))
 		tend(t, d)
 		putSecrets(t, d, "a", 5)
 		time.Sleep(400 * aDay)

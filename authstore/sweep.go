@@ -100,6 +100,12 @@ func (s *deviceStore) sweep() {
 		}
 	}
 	s.mu.Lock()
+	sends := s.gen != "" && s.cfg.retention.Sent != Forever
+	s.mu.Unlock()
+	if sends {
+		_ = s.DeleteOldOutgoingEvents(context.Background()) // it says by itself what failed
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c, changed := s.sizesLocked(); changed && !s.closed && s.gen != "" {
 		s.laterLocked(lazily, c)
