@@ -43,7 +43,7 @@ type received struct {
 
 	terms    int       // that have ended
 	removed  uint64    // see ReceivedMessages.Removed
-	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all
+	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all in this term
 	presentTerm
 	markOfTerm
 }
@@ -589,7 +589,6 @@ func (r *received) hungUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.book.HungUp()
-	r.settleAt = time.Time{}
 }
 
 // facts says what the guard is to know of messages that nobody took.

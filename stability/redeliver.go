@@ -221,10 +221,7 @@ func (r *received) due(t *term) (again time.Time) {
 		}
 	}
 	now := time.Now()
-	var sent time.Time
-	if m.sends.waits(now) {
-		sent = now // a new connection would leave its answer behind
-	}
+	sending := m.sends.waits(now) // a new connection would leave its answer behind
 	r.mu.Lock()
 	kept, at := r.book.Due(now)
 	sooner(at)
@@ -234,7 +231,11 @@ func (r *received) due(t *term) (again time.Time) {
 	sooner(at)
 	old, at := r.old(now)
 	sooner(at)
-	redelivery := r.book.Redelivery(st.ConnectedAt, sent)
+	var busy time.Time
+	if sending || r.handlingLocked(now) {
+		busy = now
+	}
+	redelivery := r.book.Redelivery(st.ConnectedAt, busy)
 	var alone []book.Key
 	for _, k := range r.book.Alone(now) {
 		if at := r.offerAt(k); now.Before(at) {
@@ -267,23 +268,7 @@ func (r *received) due(t *term) (again time.Time) {
 	for _, e := range lost {
 		r.aside(e, "it cannot be decrypted, and neither its sender nor the phone has sent it again")
 	}
-	for _, e := range asks {
-		if !r.ask(t, a, e) {
-			break // one lost connection is one request that was not sent, and not five
-		}
-	}
-	tried := len(asks)
-	for _, e := range kept {
-		if n, _ := r.hanging(time.Now(), true); n >= maxHanging {
-			break // the first that returns pokes
-		}
-		if tried++; !r.handOver(t, a, e) {
-			return again
-		}
-	}
-	if tried > 0 {
-		return now // their pauses have begun
-	}
+	// Before anything that takes long: with enough slow handlers of kept messages it would never be its turn.
 	if !redelivery.IsZero() && !redelivery.After(now) {
 		r.mu.Lock()
 		waiting := r.book.Sums().States[book.Refused]
@@ -296,6 +281,27 @@ func (r *received) due(t *term) (again time.Time) {
 			Reason:  reconnect.ReasonRedelivery,
 			Detail:  fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, keepalive.Span(now.Sub(waiting.Oldest))),
 		})
+		return again // the next login rings
+	}
+	for _, e := range asks {
+		if !r.ask(t, a, e) {
+			break // one lost connection is one request that was not sent, and not five
+		}
+	}
+	tried := len(asks)
+	for _, e := range kept {
+		if n, _ := r.hanging(time.Now(), true); n >= maxHanging {
+			break // the first that returns pokes
+		}
+		if time.Since(now) > hangsAfter {
+			break // the other things that are due wait as well
+		}
+		if tried++; !r.handOver(t, a, e) {
+			return again
+		}
+	}
+	if tried > 0 {
+		return now // their pauses have begun
 	}
 	return again
 }
@@ -306,6 +312,20 @@ const (
 	hangsAfter = time.Minute
 	maxHanging = 8
 )
+
+// handlingLocked reports whether a handler has a message, or the next one in whatsmeow's
+// queue soon. One that hangs does not count, nor do those behind it. The caller
+// holds mu.
+func (r *received) handlingLocked(now time.Time) bool {
+	stuck := false
+	for _, d := range r.inHand {
+		if now.Sub(d.began) < hangsAfter {
+			return true
+		}
+		stuck = stuck || !d.ours
+	}
+	return !stuck && r.book.Sums().States[book.Queued].Count > 0
+}
 
 // handOver gives a kept message to the handlers. It waits for them, but not for
 // long, and not when the term ends first: then false, and they go on.
@@ -397,7 +417,11 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 func (r *received) synced() {
 	r.calm()
 	r.mu.Lock()
-	r.settleAt = time.Now().Add(settleAfter)
+	// One that is due sooner stays: a host that refuses something for ever makes a login
+	// every quarter of an hour.
+	if at := time.Now().Add(settleAfter); r.settleAt.IsZero() || at.Before(r.settleAt) {
+		r.settleAt = at
+	}
 	offered := func(k book.Key) bool { return r.more[k].State == book.AtService }
 	var missing []book.Entry
 	for _, k := range r.book.Synced(offered) {

@@ -684,8 +684,9 @@ func (b *Book) pause(tries int) time.Duration {
 
 // Redelivery is when a new connection is to be made so that the service delivers
 // refused messages again; zero while none waits there. connected is when the
-// present one began, sent the last message that was sent.
-func (b *Book) Redelivery(connected, sent time.Time) time.Time {
+// present one began, busy when a send or a handler was last seen under way: that
+// puts it off for as long as it lasts, and past AtLatest for at most Quiet.
+func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	p := b.Policy.Defaults()
 	var last time.Time // the last refusal on this connection
 	var first time.Time
@@ -704,8 +705,9 @@ func (b *Book) Redelivery(connected, sent time.Time) time.Time {
 		return time.Time{}
 	}
 	from := latest(first, connected) // a login has just offered them again
-	quiet := latest(from, last, b.lastArrival, sent).Add(p.Quiet)
-	at := earliest(quiet, from.Add(p.AtLatest))
+	quiet := latest(from, last, b.lastArrival, busy).Add(p.Quiet)
+	must := from.Add(p.AtLatest)
+	at := latest(earliest(quiet, must), earliest(busy.Add(time.Second), must.Add(p.Quiet)))
 	return latest(at, b.redelivered.Add(b.pause(b.redeliveries)))
 }
 

@@ -88,6 +88,9 @@ func TestRefusedMessageWaitsForAQuietMinute(t *testing.T) {
 	require.Equal(t, busy.Add(65*time.Second), b.Redelivery(start, busy.Add(5*time.Second)), "something was sent")
 	b.Arrived(k2, start.Add(20*time.Minute))
 	require.Equal(t, start.Add(15*time.Minute), b.Redelivery(start.Add(-time.Hour), time.Time{}), "however busy it is")
+	late := start.Add(15*time.Minute + 10*time.Second)
+	require.Equal(t, late.Add(time.Second), b.Redelivery(start.Add(-time.Hour), late), "a handler is at work")
+	require.Equal(t, start.Add(16*time.Minute), b.Redelivery(start.Add(-time.Hour), start.Add(17*time.Minute)), "for a minute at most")
 }
 
 func TestRedeliveriesThatBringNothingComeMoreAndMoreRarely(t *testing.T) {
