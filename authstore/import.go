@@ -3,6 +3,7 @@ package authstore
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -206,8 +207,10 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	defer s.retire(ErrSuperseded)
 	s.head = h
 	if r.Resumed = m.Gen != ""; !r.Resumed {
-		// Not a number: a device that is paired meanwhile takes the next one.
-		m = importManifest{Gen: fmt.Sprintf("i%x", time.Now().UnixNano())}
+		// Not a number: a device that is paired meanwhile takes the next one. Nor a
+		// time: a clock can be set back, and the purge of the device before would
+		// then take the rows of this one.
+		m = importManifest{Gen: "i" + strings.ToLower(rand.Text())}
 	}
 	m.JID, m.State, m.Started = v.jid().String(), "unfinished", time.Now().UTC()
 	s.gen = m.Gen
