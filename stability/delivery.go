@@ -59,9 +59,10 @@ type openPart struct {
 
 // fromBuffer is what the event buffer was asked for a delivery, and what it knew.
 type fromBuffer struct {
-	asked    bool       // it was asked for a part
-	hashes   [][32]byte // of the parts that it was asked for
-	repeated bool       // a part had been finished before
+	asked     bool       // it was asked for a part
+	hashes    [][32]byte // of the parts that it was asked for
+	plaintext []byte     // of the last of these, with its padding; nil before it is decrypted
+	repeated  bool       // a part had been finished before
 }
 
 // byHandlers is what became of the parts of a delivery at the handlers.
@@ -98,12 +99,14 @@ const (
 // Begin implements authstore.Delivery.
 func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.BufferedEvent) error {
 	aside := false
+	var plaintext []byte
 	switch {
 	case known == nil:
 	case known.Plaintext != nil:
 		d.a.m.received.standMark(ctx)
-		raw, _, ok := unpadded(known.Plaintext)
-		aside = ok && d.isAside(raw)
+		plaintext = known.Plaintext
+		raw, _, ok := unpadded(plaintext)
+		aside = ok && (d.isAside(raw) || d.poisoned(raw))
 	default:
 		if err := d.a.m.received.settled(ctx, d.key, nil); err != nil {
 			return err
@@ -111,7 +114,7 @@ func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.Buffer
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.asked, d.handed = true, false
+	d.asked, d.handed, d.plaintext = true, false, plaintext
 	d.hashes = append(d.hashes, hash)
 	if aside {
 		d.aside = true
@@ -159,8 +162,8 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	case handed:
 		keep = open && d.content()
 	default:
-		switch raw, ours, ok := unpadded(plaintext); {
-		case ours: // whatsmeow deals with some of these by itself, and gives no event
+		switch raw, silent, ok := unpadded(plaintext); {
+		case silent && !threw:
 			d.taken = true
 		case ok:
 			// A host that removed all handlers has removed the Manager's too, for a moment.
@@ -179,34 +182,96 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 		d.mu.Unlock()
 		return d.a.m.received.settled(ctx, d.key, content)
 	}
-	rec := d.record(book.Kept, d.panicked)
 	d.mu.Unlock()
 	if d.a.m.received.past(d) { // the store is another term's: the service delivers the message to that one
 		return fmt.Errorf("stability: the message was not taken in its term: %w", context.Canceled)
 	}
 	if other != nil {
+		d.learn()
 		if err := d.a.m.received.split(ctx, d, other); err != nil {
 			return err
 		}
 	}
+	d.mu.Lock()
+	rec := d.record(book.Kept, d.panicked)
+	d.mu.Unlock()
 	return d.a.m.received.keep(ctx, rec)
 }
 
+// poisoned sets a part of a message aside that was refused too often, before it is
+// handed over: a handler that was added before the client was attached would refuse it
+// before the Manager hears of it. It reports whether that was done.
+func (d *delivery) poisoned(raw []byte) bool {
+	r := &d.a.m.received
+	if d.before.State != book.Refused || len(d.before.Contents) > 0 && !d.before.has(raw) || !r.poisonous(d.key) {
+		return false
+	}
+	d.same = true
+	d.learn()
+	d.mu.Lock()
+	d.contents = append(d.contents, raw)
+	rec := d.record(book.SetAside, whyPoison)
+	d.mu.Unlock()
+	return r.setAside(rec) == nil
+}
+
+// learn takes what the stanza says of the message, as the event has it, for a handler
+// that has not been told of it yet.
+func (d *delivery) learn() {
+	in, ok := any(d.a.client.DangerousInternals()).(messageParser)
+	if !ok {
+		return
+	}
+	if info, err := in.ParseMessageInfo(d.node); err == nil && info != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.info = plainInfo(*info)
+	}
+}
+
+// refusedFirst notes a part that a handler refused before the Manager heard of it: one
+// that was added before the client was attached.
+func (d *delivery) refusedFirst() {
+	d.mu.Lock()
+	raw, _, ok := unpadded(d.plaintext)
+	d.mu.Unlock()
+	if !ok {
+		return // it was in no event buffer
+	}
+	var msg waE2E.Message
+	if proto.Unmarshal(raw, &msg) != nil {
+		return
+	}
+	d.learn()
+	err := d.a.m.received.split(context.Background(), d, raw)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parts = append(d.parts, &msg)
+	d.left = d.left || err != nil
+}
+
 // unpadded is a decrypted message without its padding; ok is false for what is
-// none. protocol says that it is one of the protocol's own.
-func unpadded(b []byte) (raw []byte, protocol, ok bool) {
+// none. silent says that whatsmeow deals with it by itself, and gives no event.
+func unpadded(b []byte) (raw []byte, silent, ok bool) {
 	var msg waE2E.Message
 	raw = withoutPadding(b)
 	if len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil {
 		return nil, false, false
 	}
-	return raw, isProtocol(&msg), true
+	answer := protocolPart(&msg).GetPeerDataOperationRequestResponseMessage()
+	return raw, answer.GetPeerDataOperationRequestType() == waE2E.PeerDataOperationRequestType_PLACEHOLDER_MESSAGE_RESEND, true
 }
 
-// isProtocol reports whether whatsmeow takes m for a message of the protocol's own.
-func isProtocol(m *waE2E.Message) bool {
-	return m.GetProtocolMessage() != nil || m.GetDeviceSentMessage().GetMessage().GetProtocolMessage() != nil
+// protocolPart is what whatsmeow takes in m for a message of the protocol's own; nil where
+// there is none.
+func protocolPart(m *waE2E.Message) *waE2E.ProtocolMessage {
+	if inner := m.GetDeviceSentMessage().GetMessage(); inner != nil {
+		m = inner
+	}
+	return m.GetProtocolMessage()
 }
+
+func isProtocol(m *waE2E.Message) bool { return protocolPart(m) != nil }
 
 // withoutPadding takes the padding off, whose last byte is its length; nil for
 // what is not padded so.
@@ -253,7 +318,10 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 			admits = false
 		}
 	}
-	poisonous := evt != nil && r.poisonous(d.key)
+	d.mu.Lock()
+	judged := d.aside // the part before
+	d.mu.Unlock()
+	poisonous := evt != nil && !judged && r.poisonous(d.key)
 	again := admits && evt != nil && r.resent(d, evt.RawMessage)
 	if again {
 		d.finished()

@@ -351,6 +351,33 @@ func TestRefusedWordOfThePhoneIsKeptHoweverItIsWrapped(t *testing.T) {
 	}
 }
 
+// Of one message whatsmeow gives no event: the phone's answer, whose contents are events
+// of their own. Any other that no handler was given is kept.
+func TestDeletionIsNotTakenForThePhonesAnswer(t *testing.T) {
+	answer := &waE2E.ProtocolMessage{PeerDataOperationRequestResponseMessage: &waE2E.PeerDataOperationRequestResponseMessage{
+		PeerDataOperationRequestType: waE2E.PeerDataOperationRequestType_PLACEHOLDER_MESSAGE_RESEND.Enum(),
+	}}
+	deletion := &waE2E.ProtocolMessage{Type: waE2E.ProtocolMessage_REVOKE.Enum()}
+	for name, c := range map[string]struct {
+		m      *waE2E.Message
+		silent bool
+	}{
+		"an answer":          {&waE2E.Message{ProtocolMessage: answer}, true},
+		"a wrapped answer":   {&waE2E.Message{DeviceSentMessage: &waE2E.DeviceSentMessage{Message: &waE2E.Message{ProtocolMessage: answer}}}, true},
+		"a deletion":         {&waE2E.Message{ProtocolMessage: deletion}, false},
+		"a piece of history": {&waE2E.Message{ProtocolMessage: &waE2E.ProtocolMessage{HistorySyncNotification: &waE2E.HistorySyncNotification{}}}, false},
+		"a text":             {&waE2E.Message{Conversation: proto.String("text")}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw, err := proto.Marshal(c.m)
+			require.NoError(t, err)
+			_, silent, ok := unpadded(append(raw, 1))
+			require.True(t, ok)
+			require.Equal(t, c.silent, silent)
+		})
+	}
+}
+
 // A note is told from an entry by its kind, whatever else an entry may lack.
 func TestNoteIsNoEntry(t *testing.T) {
 	k, notes := book.Key{ID: "A"}, []foundNote{{Sum: "s", At: time.Now()}}

@@ -47,13 +47,7 @@ func (a *attachment) malformed(id string, message *waBinary.Node, value any, sta
 // the message may be acknowledged.
 func (r *received) survive(d *delivery, why string) bool {
 	ctx := context.Background()
-	if in, ok := any(d.a.client.DangerousInternals()).(messageParser); ok {
-		if info, err := in.ParseMessageInfo(d.node); err == nil && info != nil {
-			d.mu.Lock()
-			d.info = plainInfo(*info)
-			d.mu.Unlock()
-		}
-	}
+	d.learn()
 	contents, whole := d.decrypted(ctx)
 	d.mu.Lock()
 	if d.handed || d.left || d.refused || d.aside || d.again || d.panicked != "" {
@@ -94,7 +88,7 @@ func (d *delivery) decrypted(ctx context.Context) (contents [][]byte, whole bool
 				continue
 			}
 			found = true
-			if raw, protocol, ok := unpadded(e.Plaintext); ok && !protocol {
+			if raw, silent, ok := unpadded(e.Plaintext); ok && !silent {
 				contents = append(contents, raw)
 			}
 			break

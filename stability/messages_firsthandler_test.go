@@ -1,15 +1,23 @@
 package stability_test
 
 import (
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/proto/waCommon"
+	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/proto/waHistorySync"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types/events"
+	waLog "go.mau.fi/whatsmeow/util/log"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // The host's handler was added before the client was attached, so it hears of a message
@@ -65,4 +73,190 @@ func TestMessageThatAHandlerBeforeAttachDoesNotTakeComesAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// first is an option: a handler stands before the Manager's, and refuses what no says.
+func first(no func(*events.Message) bool) stability.Option {
+	return stability.WithNewClient(func(d *store.Device, l waLog.Logger) *whatsmeow.Client {
+		c := whatsmeow.NewClient(d, l)
+		c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
+			e, ok := evt.(*events.Message)
+			return !ok || !no(e)
+		})
+		return c
+	})
+}
+
+func TestPoisonousMessageThatAHandlerBeforeAttachRefusesIsSetAside(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
+	for name, no := range map[string]func() bool{
+		"refused":  func() bool { return true },
+		"panicked": func() bool { panic("boom") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var poison atomic.Bool
+				var tries atomic.Int32
+				poison.Store(true)
+				a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
+					if e.Message.GetConversation() != "poison" || !poison.Load() {
+						return false
+					}
+					tries.Add(1)
+					return no()
+				}))
+				a.run().pair()
+				w.getMessage("poison")
+				for range 30 {
+					time.Sleep(time.Hour)
+					w.getMessage("good")
+				}
+				time.Sleep(time.Minute)
+				r := a.balanced()
+				require.Equal(t, 1, r.SetAside.Count, "%+v %+v %d", r, a.m.Messages(), tries.Load())
+				require.Zero(t, r.Waiting.Count)
+				require.GreaterOrEqual(t, tries.Load(), int32(20))
+				require.Empty(t, w.device().Pending(), "it is acknowledged")
+				a.m.Reconnect()
+				time.Sleep(time.Minute)
+				before, logins := tries.Load(), w.logins()
+				time.Sleep(3 * time.Hour)
+				require.Equal(t, before, tries.Load(), "it is left alone")
+				require.Equal(t, logins, w.logins())
+
+				list := a.m.Messages()
+				require.Len(t, list, 1)
+				require.True(t, list[0].HasContent)
+				poison.Store(false)
+				require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
+				time.Sleep(time.Minute)
+				require.Equal(t, "poison", a.texts()[len(a.texts())-1])
+				require.Empty(t, a.m.Messages())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
+// What the handler before the Manager's does with a message is told as what a later one does.
+func TestHandlerBeforeAttachLosesNoMessage(t *testing.T) {
+	revoke := &waE2E.Message{ProtocolMessage: &waE2E.ProtocolMessage{Type: waE2E.ProtocolMessage_REVOKE.Enum(), Key: &waCommon.MessageKey{ID: proto.String("ABC")}}}
+	panics := func() bool { panic("not ready") }
+	refuses := func() bool { return true }
+	ofContact := func(m *waE2E.Message) func(*world) error {
+		return func(w *world) error { return w.writer().SendAs("M1", w.account.JID(), m) }
+	}
+	history := func(w *world) error {
+		return w.account.Phone().SendHistory(&waHistorySync.HistorySync{SyncType: waHistorySync.HistorySync_RECENT.Enum()})
+	}
+	for name, c := range map[string]struct {
+		send    func(*world) error
+		is      func(*waE2E.Message) bool
+		no      func() bool
+		state   stability.MessageState
+		content bool
+	}{
+		"a text is refused":          {ofContact(text("take me")), func(m *waE2E.Message) bool { return m.GetConversation() != "" }, refuses, stability.MessageRefused, false},
+		"panics at a deletion":       {ofContact(revoke), func(m *waE2E.Message) bool { return m.GetProtocolMessage().GetKey() != nil }, panics, stability.MessageKept, true},
+		"panics at the phone's own":  {history, func(m *waE2E.Message) bool { return m.GetProtocolMessage().GetHistorySyncNotification() != nil }, panics, stability.MessageKept, true},
+		"the phone's own is refused": {history, func(m *waE2E.Message) bool { return m.GetProtocolMessage().GetHistorySyncNotification() != nil }, refuses, stability.MessageKept, true},
+		"a deletion is refused":      {ofContact(revoke), func(m *waE2E.Message) bool { return m.GetProtocolMessage().GetKey() != nil }, refuses, stability.MessageRefused, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var down atomic.Bool
+				a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
+					return c.is(e.RawMessage) && down.Load() && c.no()
+				}))
+				taken := 0
+				a.onEvent = func(evt any) {
+					if e, ok := evt.(*events.Message); ok && c.is(e.RawMessage) {
+						require.NotEmpty(t, e.Info.Sender.User)
+						taken++
+					}
+				}
+				a.run().pair()
+				time.Sleep(time.Minute)
+				taken = 0
+				down.Store(true)
+				require.NoError(t, c.send(w))
+				time.Sleep(10 * time.Second)
+				list := a.m.Messages()
+				require.Len(t, list, 1, "%+v", a.balanced())
+				require.Equal(t, c.state, list[0].State)
+				require.Equal(t, c.content, list[0].HasContent)
+				require.Zero(t, taken)
+				down.Store(false)
+				time.Sleep(20 * time.Minute)
+				require.Equal(t, 1, taken)
+				require.Empty(t, a.m.Messages())
+				require.Empty(t, w.device().Pending())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
+// Another program has acknowledged the message, so WhatsApp does not deliver it any more.
+func TestMessageRefusedBeforeAttachAndGoneIsSetAsideWithItsContent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		var down atomic.Bool
+		down.Store(true)
+		a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
+			return down.Load() && e.Message.GetConversation() != ""
+		}))
+		a.run().pair()
+		w.getMessage("take me")
+		time.Sleep(5 * time.Minute)
+		w.device().Drop()
+		time.Sleep(2 * time.Hour)
+		list := a.m.Messages()
+		require.Len(t, list, 1)
+		require.Equal(t, stability.MessageSetAside, list[0].State)
+		require.True(t, list[0].HasContent)
+		down.Store(false)
+		require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"take me"}, a.written())
+		a.balanced()
+		a.stop()
+	})
+}
+
+// Two messages came under one id. The one is set aside, and the other is refused.
+func TestMessageRefusedBeforeAttachLeavesTheOtherUnderItsID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		var down atomic.Bool
+		down.Store(true)
+		a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
+			return down.Load() && e.Message.GetConversation() != ""
+		}))
+		a.run().pair()
+		carol := w.writer()
+		require.NoError(t, carol.SendAs("M1", w.account.JID(), text("one")))
+		time.Sleep(5 * time.Minute)
+		w.device().Drop()
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, carol.SendAs("M1", w.account.JID(), text("another")))
+		time.Sleep(10 * time.Second)
+		r := a.balanced()
+		require.Equal(t, 1, r.SetAside.Count, "%+v", a.m.Messages())
+		require.Equal(t, 1, r.By[stability.MessageRefused].Count)
+		down.Store(false)
+		time.Sleep(20 * time.Minute)
+		require.Equal(t, []string{"another"}, a.written())
+		require.NoError(t, a.m.Redeliver(t.Context(), a.m.Messages()[0].Entry))
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"another", "one"}, a.written())
+		a.balanced()
+		a.stop()
+	})
 }

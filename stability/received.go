@@ -693,8 +693,12 @@ func (r *received) handling(id string) (all []*delivery) {
 func (r *received) refused(id string) {
 	for _, d := range r.handling(id) {
 		d.mu.Lock()
-		d.refused = d.refused || d.open || d.asked && !d.handed
+		first := !d.handed && !d.ours
+		d.refused = d.refused || d.open || first
 		d.mu.Unlock()
+		if first {
+			d.refusedFirst()
+		}
 	}
 }
 

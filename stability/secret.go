@@ -24,6 +24,9 @@ func (d *delivery) Secret(plaintext []byte) (in store.MessageSecretInsert, ok bo
 			return in, false
 		}
 	}
+	d.mu.Lock()
+	d.plaintext = plaintext
+	d.mu.Unlock()
 	secret := secretOf(plaintext)
 	if len(secret) == 0 {
 		return in, false
