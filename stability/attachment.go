@@ -36,6 +36,7 @@ type attachment struct {
 	wire    atomic.Pointer[link.Conn] // the connection that messages may be handed over from
 	refuse  atomic.Bool               // no message is handed to the host any more
 	sees    atomic.Bool               // the tap has seen a stanza: it is not blind
+	hears   atomic.Bool               // and one that went out
 	heard   atomic.Bool               // the host has had a handler
 	since   time.Time                 // when it was attached
 	sending chan struct{}             // cap 1: one Manager.Send at a time

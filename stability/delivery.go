@@ -29,6 +29,8 @@ type delivery struct {
 	named book.Key       // as its stanza names it: the sender may have another name in key
 	began time.Time      // when it was taken in hand
 	node  *waBinary.Node // its stanza; nil for one that is handed over from the store
+	plain bool           // it is a newsletter's: it is not encrypted, and in no event buffer
+	early bool           // then: whatsmeow acknowledges it before it is handled
 
 	// Changed by the goroutine alone that handles the message.
 	before messageRecord // what was known of it when it was taken in hand
@@ -42,6 +44,7 @@ type delivery struct {
 	parts    []*waE2E.Message  // that were handed over and are not finished
 	aside    bool              // it was set aside
 	again    bool              // it was found before, and its sender has sent it once more
+	acked    bool              // whatsmeow has acknowledged it, as far as is seen
 	openPart
 	fromBuffer
 	byHandlers
@@ -323,8 +326,8 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	d.mu.Unlock()
 	poisonous := evt != nil && !judged && r.poisonous(d.key)
 	again := admits && evt != nil && r.resent(d, evt.RawMessage)
-	if again {
-		d.finished()
+	if aside || again {
+		d.dismiss()
 	}
 	d.mu.Lock()
 	d.info, d.event, d.handed, d.threw = plainInfo(info), evt, true, false
@@ -332,11 +335,11 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.parts = append(d.parts, evt.RawMessage)
 	}
 	switch {
-	case aside: // it is acknowledged at the next login
+	case aside:
 		d.aside = true
 		d.mu.Unlock()
 		return false
-	case again: // it is acknowledged at the next login, too
+	case again:
 		d.again = true
 		d.mu.Unlock()
 		return false
@@ -356,7 +359,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	d.mu.Unlock()
 	err := r.setAside(rec)
 	if err == nil { // else the service's next delivery of it is handed over beside what is done with it here
-		d.finished()
+		d.dismiss()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -373,6 +376,20 @@ func (d *delivery) finished() {
 	ctx := context.Background()
 	for _, hash := range d.known(ctx, d.encrypted()...) {
 		_ = d.a.device.EventBuffer.ClearBufferedEventPlaintext(ctx, hash)
+	}
+}
+
+// dismiss is finished for a message that is kept from the handlers though the service has
+// it: whatsmeow acknowledges it at the next login. It does so only for what is in the event
+// buffer, so the others are acknowledged here.
+func (d *delivery) dismiss() {
+	d.mu.Lock()
+	buffered := d.asked
+	d.mu.Unlock()
+	if buffered {
+		d.finished()
+	} else if in, ok := any(d.a.client.DangerousInternals()).(acknowledger); ok && !d.early && d.node != nil {
+		in.SendAck(context.Background(), d.node, 0)
 	}
 }
 
@@ -427,10 +444,20 @@ func (d *delivery) keepParts() {
 func (d *delivery) declined() book.Outcome {
 	d.keepParts()
 	ofPhone := d.node != nil && d.node.AttrGetter().OptionalString("category") == "peer"
-	if ofPhone && len(d.contents) > 0 && slices.ContainsFunc(d.parts, isProtocol) {
+	if len(d.contents) > 0 && (d.early || ofPhone && slices.ContainsFunc(d.parts, isProtocol)) {
 		return book.Saved
 	}
 	return book.Declined
+}
+
+// unanswered reports whether a newsletter's message was not acknowledged: whatsmeow says
+// in no other way that a handler returned false for it. With d.mu held.
+func (d *delivery) unanswered() bool {
+	return d.plain && !d.early && !d.acked && d.a.hears.Load()
+}
+
+func isNewsletter(message *waBinary.Node) bool {
+	return message.AttrGetter().OptionalJIDOrEmpty("from").Server == types.NewsletterServer
 }
 
 // outcome says what became of the message, when its handlers have returned.
@@ -462,6 +489,10 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 		return book.Saved, d.panicked
 	case d.failed != "":
 		return book.Lost, d.failed
+	case d.unanswered() && !d.a.admits():
+		return book.Left, ""
+	case d.unanswered():
+		return d.declined(), whyRefused
 	case d.open && d.asked: // and nobody finished it
 		d.keepParts()
 		return book.Declined, whyRefused

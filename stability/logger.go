@@ -44,11 +44,17 @@ func (t *tap) Debugf(msg string, args ...any) {
 	}
 	if t.send && len(args) == 1 {
 		if a := t.target.Load(); a != nil {
+			if !a.hears.Load() {
+				_, ok := look(args[0])
+				a.hears.Store(ok)
+			}
 			if s, ok := lookSent(args[0]); ok {
 				a.m.sends.sent(s)
 				a.sent(s)
 			} else if id := lookPing(args[0]); id != "" {
 				a.m.counts.pinged(id)
+			} else if id := lookAck(args[0]); id != "" {
+				a.m.received.acknowledged(id)
 			}
 		}
 	}

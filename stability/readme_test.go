@@ -31,6 +31,7 @@ var noMessageIsLost = []struct {
 	}},
 	{"A message that your handler refused comes again by itself", []string{
 		"stability.TestRefusedMessageComesAgainByItself", "stability.TestHostThatRefusesEverythingIsDownAndNotPoisoned",
+		"stability.TestNewsletterThatIsNotTakenComesAgain", "stability.TestHandlerBeforeAttachLosesNoMessage",
 	}},
 	{"One at which it panicked is kept, and handed over again", []string{
 		"stability.TestMessageThatPanicsAHandlerIsKeptAndHandedOverAgain", "stability.TestWhatAHandlerPanickedAtOutlivesTheProcess",

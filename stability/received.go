@@ -141,6 +141,8 @@ func (r *received) arrived(k book.Key) {
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), node: message, info: infoOf(message, a.device)}
 	d.named, d.key = d.key, r.known(ctx, d)
+	d.plain = isNewsletter(message)
+	d.early = d.plain && !a.client.SynchronousAck
 	if !r.admit(ctx, d) {
 		d.stillDelivered()
 		return nil, nil, false
@@ -686,6 +688,15 @@ func (r *received) handling(id string) (all []*delivery) {
 		}
 	}
 	return all
+}
+
+// acknowledged is told that whatsmeow acknowledges the message of that id.
+func (r *received) acknowledged(id string) {
+	for _, d := range r.handling(id) {
+		d.mu.Lock()
+		d.acked = true
+		d.mu.Unlock()
+	}
 }
 
 // refused is told that a handler returned false for the message of that id. One that

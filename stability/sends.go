@@ -306,6 +306,36 @@ func lookPingText(text string) string {
 	return attribute(head, "id")
 }
 
+// lookAck takes the id of a message from what whatsmeow gives its send logger when it
+// acknowledges the message; "" for all other stanzas.
+func lookAck(arg any) string {
+	switch v := arg.(type) {
+	case string:
+		return lookAckText(v)
+	case *waBinary.Node:
+		if v != nil && v.Tag == "ack" && v.Attrs["class"] == "message" {
+			id, _ := v.Attrs["id"].(string)
+			return id
+		}
+	case waBinary.Node:
+		return lookAck(&v)
+	case fmt.Stringer:
+		return lookAckText(printed(v))
+	}
+	return ""
+}
+
+func lookAckText(text string) string {
+	if !strings.HasPrefix(text, "<ack ") {
+		return ""
+	}
+	head, _, _ := strings.Cut(text, ">")
+	if attribute(head, "class") != "message" {
+		return ""
+	}
+	return attribute(head, "id")
+}
+
 // ackIn takes the answer to a message from an ack. One that names a
 // participant belongs to a message that was sent again.
 func ackIn(n *waBinary.Node) (a answer) {

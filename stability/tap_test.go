@@ -126,6 +126,25 @@ func TestTapTakesSendsOfMessagesAlone(t *testing.T) {
 	}
 }
 
+func TestTapTakesAcknowledgementsOfMessagesAlone(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		node waBinary.Node
+		want string
+	}{
+		{`<ack class="message" id="3EB0" to="1@newsletter"/>`, waBinary.Node{Tag: "ack", Attrs: waBinary.Attrs{"class": "message", "id": "3EB0"}}, "3EB0"},
+		{`<ack class="receipt" id="3EB0" to="1@lid"/>`, waBinary.Node{Tag: "ack", Attrs: waBinary.Attrs{"class": "receipt", "id": "3EB0"}}, ""},
+		{`<receipt class="message" id="3EB0"/>`, waBinary.Node{Tag: "receipt", Attrs: waBinary.Attrs{"class": "message", "id": "3EB0"}}, ""},
+	} {
+		for _, arg := range []any{c.text, shown(c.text), &c.node, c.node} {
+			require.Equal(t, c.want, lookAck(arg), "%T %s", arg, c.text)
+		}
+	}
+	for _, arg := range []any{nil, (*waBinary.Node)(nil), "", "<ack", 7, (*broken)(nil)} {
+		require.Empty(t, lookAck(arg), "%T %v", arg, arg)
+	}
+}
+
 // What the tap adds to a message that goes out and to its answer.
 func BenchmarkTapOfASend(b *testing.B) {
 	head := `id="3EB0C0FFEE" phash="2:x" to="491520000002@s.whatsapp.net" type="text">`

@@ -43,6 +43,14 @@ func (d *Device) deliver(n node, keep bool) {
 	}
 }
 
+// Deliver sends a stanza of the caller's making to the device, such as a message of a kind
+// that nobody here writes, and keeps it until the device acknowledges it.
+func (d *Device) Deliver(n node) {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	d.deliver(n, true)
+}
+
 // brings notes that p went down the line, behind what was sent before.
 func (c *conn) brings(p *pending) {
 	at := c.loginAt
