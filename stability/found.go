@@ -126,18 +126,14 @@ func (r *received) remember(records []messageRecord) {
 	slices.SortStableFunc(r.lately, func(a, b foundMessage) int { return a.At.Compare(b.At) })
 }
 
-// sumOf tells contents apart. What goes along with a message is left out, for it
-// is another one each time that it is sent: what it says of devices and secrets,
-// a key of its sender's, and the wrapper around what the account itself has sent.
+// sumOf tells contents apart. The wrappers around a message are left out, too: the phone
+// may have it without them.
 func sumOf(content *waE2E.Message) string {
-	if inner := content.GetDeviceSentMessage().GetMessage(); inner != nil {
-		content = inner
+	m := bareOf(content)
+	for _, inner := range innerOf(m) {
+		m = inner
 	}
-	if content.GetMessageContextInfo() != nil || content.GetSenderKeyDistributionMessage() != nil {
-		content = proto.Clone(content).(*waE2E.Message)
-		content.MessageContextInfo, content.SenderKeyDistributionMessage = nil, nil
-	}
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(content)
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return ""
 	}

@@ -37,18 +37,44 @@ func (rec *messageRecord) has(raw []byte) bool {
 	return false
 }
 
-// bare is a message without what a sender adds when it sends it once more; nil
-// for what is none.
+// bare is bareOf of a message as it was decrypted; nil for what is none.
 func bare(raw []byte) *waE2E.Message {
 	var m waE2E.Message
 	if len(raw) == 0 || proto.Unmarshal(raw, &m) != nil {
 		return nil
 	}
-	m.SenderKeyDistributionMessage, m.MessageContextInfo = nil, nil
-	if inner := m.GetDeviceSentMessage().GetMessage(); inner != nil { // one of the account's own phone
-		inner.MessageContextInfo = nil
+	return bareOf(&m)
+}
+
+// bareOf is a message without what goes along with it. That is another one each time that the
+// message is sent: a key of its sender's, and what it says of devices and secrets, which
+// whatsmeow copies into the innermost message before a handler sees it.
+func bareOf(m *waE2E.Message) *waE2E.Message {
+	m = proto.Clone(m).(*waE2E.Message)
+	for _, m := range append(innerOf(m), m) {
+		m.SenderKeyDistributionMessage, m.MessageContextInfo = nil, nil
 	}
-	return &m
+	return m
+}
+
+// innerOf are the messages in the wrappers that whatsmeow takes off, in its order (UnwrapRaw),
+// the innermost last.
+func innerOf(m *waE2E.Message) (all []*waE2E.Message) {
+	within := func(inner *waE2E.Message) {
+		if inner != nil {
+			m, all = inner, append(all, inner)
+		}
+	}
+	within(m.GetDeviceSentMessage().GetMessage())
+	within(m.GetBotInvokeMessage().GetMessage())
+	within(m.GetEphemeralMessage().GetMessage())
+	within(m.GetViewOnceMessage().GetMessage())
+	within(m.GetViewOnceMessageV2().GetMessage())
+	within(m.GetViewOnceMessageV2Extension().GetMessage())
+	within(m.GetLottieStickerMessage().GetMessage())
+	within(m.GetDocumentWithCaptionMessage().GetMessage())
+	within(m.GetEditedMessage().GetMessage())
+	return all
 }
 
 // split gives what is kept here under the name of d an entry of its own, unless
