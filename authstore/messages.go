@@ -83,7 +83,7 @@ func (c *Container) device(op string) (*deviceStore, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {
-		return nil, fmt.Errorf("authstore: %s: no device was loaded yet: %w", op, ErrSuperseded)
+		return nil, &goneError{op, fmt.Errorf("no device is loaded: %w", ErrSuperseded)}
 	}
 	return c.current, nil
 }

@@ -170,7 +170,7 @@ func (r *received) accused(d *delivery) (rec messageRecord, write, alone bool) {
 
 // accuse writes a message down before it is handled.
 func (r *received) accuse(ctx context.Context, rec messageRecord) error {
-	if err := r.store(ctx, rec.Key, &rec, true); err != nil {
+	if err := r.ahead(ctx, rec.Key, &rec); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -234,7 +234,10 @@ func (r *received) offer(t *term, keys []book.Key, asked bool) {
 			rec.State = book.AtService
 			r.note(rec)
 		}
-		is := r.changed(k)
+		var is change
+		if ok {
+			is = r.changed(k)
+		}
 		r.mu.Unlock()
 		if ok {
 			_ = r.write(context.Background(), is, false)

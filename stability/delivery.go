@@ -76,6 +76,7 @@ type byHandlers struct {
 	refused  bool   // a handler returned false
 	panicked string // what a handler panicked with
 	untried  bool   // then: whatsmeow itself did, before a handler was given it
+	unsaved  bool   // then: its content could not be kept, and it is not acknowledged
 }
 
 // unreadable is why there was nothing of a delivery to hand over.
@@ -198,7 +199,19 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	d.mu.Lock()
 	rec := d.record(book.Kept, d.panicked)
 	d.mu.Unlock()
-	return d.a.m.received.keep(ctx, rec)
+	return d.keep(ctx, rec)
+}
+
+// keep writes the message down. Where its device is over that fails, and neither is the
+// message acknowledged: it counts as refused then, for the service has it.
+func (d *delivery) keep(ctx context.Context, rec messageRecord) error {
+	err := d.a.m.received.keep(ctx, rec)
+	if errors.Is(err, context.Canceled) && !d.a.t.loggedOut() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.unsaved = true
+	}
+	return err
 }
 
 // poisoned sets a part of a message aside that was refused too often, before it is
@@ -485,6 +498,9 @@ func (d *delivery) outcome() (o book.Outcome, why string) {
 		}
 		if len(d.contents) == 0 {
 			return book.Odd, d.panicked + "; its content could not be kept"
+		}
+		if d.unsaved {
+			return book.Declined, d.panicked
 		}
 		return book.Saved, d.panicked
 	case d.failed != "":

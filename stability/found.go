@@ -201,7 +201,7 @@ func (r *received) resent(d *delivery, content *waE2E.Message) bool {
 	}
 	r.lately[i].At = now // whatsmeow may ask the phone for it again
 	k := r.lately[i].key
-	is := r.changed(k)
+	is := r.isNow(k)
 	r.mu.Unlock()
 	if k == d.key || is.row == nil { // else the row is about another message, and has the note already
 		_ = r.write(context.Background(), is, false)

@@ -191,14 +191,18 @@ func TestRowOfAFormerTermIsNotRemoved(t *testing.T) {
 	r, k := bookOf(), book.Key{ID: "A"}
 	s := &keptRows{rows: make(map[string][]byte)}
 	r.m.store, r.read = s, true
-	r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Kept}})
-	is := r.changed(k)
-	r.leave()
-	require.NoError(t, r.write(t.Context(), is, true))
-	require.Len(t, s.rows, 1)
-	r.read = true // another term
-	require.NoError(t, r.write(t.Context(), is, true))
-	require.Len(t, s.rows, 1)
+	for _, read := range []bool{false, true} { // by the next term
+		r.read = true
+		r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Kept}})
+		is := r.changed(k)
+		s.beside = func() { r.leave(); r.read = read }
+		require.NoError(t, r.write(t.Context(), is, true))
+		require.Len(t, s.rows, 1)
+		s.beside = nil
+		delete(s.rows, recordID(k))
+		require.ErrorIs(t, r.write(t.Context(), is, true), context.Canceled, "the term is over")
+		require.Empty(t, s.rows)
+	}
 }
 
 // A kept message is with a handler when the term ends, and a part of it was not handed

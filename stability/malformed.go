@@ -68,7 +68,7 @@ func (r *received) survive(d *delivery, why string) bool {
 			return false
 		}
 	}
-	return r.keep(ctx, rec) == nil
+	return d.keep(ctx, rec) == nil
 }
 
 // decrypted are the parts of a message that the event buffer has. whole: there are

@@ -346,7 +346,10 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	case found:
 		r.note(rec)
 	}
-	is := r.changed(rec.Key)
+	var is change
+	if found && !gone {
+		is = r.changed(rec.Key)
+	}
 	if _, keeps := m.store.(authstore.MessageBook); !found && keeps && !r.read {
 		no = ErrMessagesUnread
 	}
@@ -358,12 +361,13 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	if !gone {
 		err = r.write(ctx, is, true)
 	} else { // not before the store knows it
-		err = r.store(ctx, rec.Key, nil, true)
+		err = r.ahead(ctx, rec.Key, nil)
 		r.mu.Lock()
 		delete(r.going, rec.Key)
 		if err == nil {
 			r.book.Remove(rec.Key)
 			delete(r.more, rec.Key)
+			r.owe(rec.Key) // to whoever has read it before it was gone
 		}
 		r.mu.Unlock()
 	}

@@ -44,6 +44,8 @@ type received struct {
 	terms    int       // that have ended
 	removed  uint64    // see ReceivedMessages.Removed
 	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all in this term
+	loads    int       // of the store, that are under way
+	owing
 	presentTerm
 	markOfTerm
 }
@@ -226,7 +228,7 @@ func (r *received) take(d *delivery) bool {
 // ended notes what became of a message.
 func (r *received) ended(d *delivery) {
 	o, why := d.outcome()
-	if (o == book.Odd || o == book.Lost) && d.asked {
+	if (o == book.Odd || o == book.Lost) && d.asked && !r.past(d) { // else the store is another term's
 		d.finished() // acknowledged, and whatsmeow does not come back for what it could not read
 	}
 	hung := d.ours && time.Since(d.began) >= hangsAfter
@@ -239,6 +241,7 @@ func (r *received) ended(d *delivery) {
 	d.mu.Unlock()
 	now := time.Now()
 	var surplus []book.Key
+	var took book.Entry // as the row has it, where the message is done with
 	r.mu.Lock()
 	theirs := d.own.other(r.own) // another account was paired meanwhile
 	if r.inHand[d.key] == d {
@@ -272,6 +275,10 @@ func (r *received) ended(d *delivery) {
 				surplus = append(surplus, r.found(d.key, foundNote{Sum: sum, At: now}, now)...)
 			}
 		}
+		if rec.Key == (book.Key{}) { // its term is over
+			rec.Entry = d.before.Entry
+		}
+		took = rec.Entry
 		delete(r.more, d.key)
 	case write:
 		if untried { // it is due at once
@@ -291,7 +298,13 @@ func (r *received) ended(d *delivery) {
 		}
 		r.note(rec)
 	}
-	is := r.changed(d.key)
+	var is change
+	if write {
+		is = r.changed(d.key)
+		if o == book.Handled || o == book.Repeat {
+			r.tookIt(took)
+		}
+	}
 	r.mu.Unlock()
 	r.forget(surplus)
 	if write {
@@ -411,8 +424,15 @@ type change struct {
 	term int
 }
 
-// changed is how the row of a message is to be now. The caller holds mu.
+// changed is how the row of a message is to be now. Until that is written it is owed. The
+// caller holds mu.
 func (r *received) changed(k book.Key) change {
+	r.owe(k)
+	return r.isNow(k)
+}
+
+// isNow is changed, where nothing has changed.
+func (r *received) isNow(k book.Key) change {
 	c := change{key: k, row: r.rowOf(k), term: r.terms}
 	if c.row != nil {
 		c.rev = c.row.rev
@@ -422,13 +442,23 @@ func (r *received) changed(k book.Key) change {
 
 // write writes a change. Several may be on their way, and the last one that is written
 // may be an older one than the last. So it is looked behind each whether it is still
-// true, and what is true by now is written then.
+// true, and what is true by now is written then. A change of a term that is over is not
+// written. One that could not be written is owed: see owed.go.
 func (r *received) write(ctx context.Context, c change, durable bool) error {
 	for {
+		r.mu.Lock()
+		over := c.term != r.terms
+		r.mu.Unlock()
+		if over {
+			return fmt.Errorf("stability: write down a message of a term that is over: %w", context.Canceled)
+		}
 		err := r.store(ctx, c.key, c.row, durable)
 		r.mu.Lock()
-		now := r.changed(c.key)
-		over := now.term != c.term || !r.read // what is known is about another term
+		now := r.isNow(c.key)
+		over = now.term != c.term || !r.read // what is known is about another term
+		if now.term == c.term && (err != nil || now.rev == c.rev) {
+			r.paid(c.key, durable, err)
+		}
 		r.mu.Unlock()
 		if err != nil || over || now.rev == c.rev {
 			return err
@@ -476,7 +506,7 @@ func (r *received) settled(ctx context.Context, k book.Key, content *waE2E.Messa
 	if !ok || rec.State != book.Refused && !unread {
 		return nil
 	}
-	return r.store(ctx, k, nil, true)
+	return r.ahead(ctx, k, nil)
 }
 
 // store writes a record, or removes it. A store that keeps no book is none.
@@ -533,6 +563,7 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 	if !ok {
 		return nil
 	}
+	defer r.loading()()
 	rows, err := s.MessageEntries(ctx)
 	if err != nil {
 		return fmt.Errorf("read the book of messages: %w", err)
@@ -543,6 +574,7 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 	clean := !r.mark(ctx, epoch, rows[termMark])
 	delete(rows, termMark)
 	var records, judged []messageRecord
+	began := make(map[book.Key]bool) // and its row does not say that it ended
 	for id, raw := range rows {
 		var was messageRecord
 		if err := json.Unmarshal(raw, &was); err != nil || recordID(was.Key) != id {
@@ -551,22 +583,26 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 		}
 		rec := r.survivor(was, clean)
 		records = append(records, rec)
-		if rec.Begun != was.Begun && (rec.State == book.LeftAlone || rec.State == book.SetAside) {
-			judged = append(judged, rec) // the next term may find a clean end, and has to know
-		}
+		began[rec.Key] = rec.Begun != was.Begun
 	}
 	r.mu.Lock()
+	same := r.read // so another device was read in one term, and memory is newer than the rows
 	r.read = true
 	r.remember(records)
 	for _, rec := range records {
 		// A note of an earlier version has nothing else.
 		noteAlone := rec.Note || len(rec.Found) > 0 && rec.State == "" && rec.Build == ""
-		if _, known := r.more[rec.Key]; !known && !noteAlone { // a handler may still have it
+		if _, known := r.more[rec.Key]; !known && !noteAlone && !r.newer(rec.Entry, same) { // a handler may still have it
 			r.note(rec)
 			r.book.Load([]book.Entry{rec.Entry})
+			if began[rec.Key] && (rec.State == book.LeftAlone || rec.State == book.SetAside) {
+				judged = append(judged, rec) // the next term may find a clean end, and has to know
+			}
 		}
 	}
+	owed := r.debts(same)
 	r.mu.Unlock()
+	r.writeAll(owed)
 	for _, rec := range judged {
 		_ = r.store(ctx, rec.Key, &rec, false)
 	}
@@ -584,6 +620,7 @@ func (r *received) leave() {
 	r.terms++
 	r.book.Leave()
 	r.more, r.settleAt, r.read = nil, time.Time{}, false
+	r.inherit()
 }
 
 // hungUp is told that a connection is over.
@@ -634,7 +671,7 @@ func (r *received) setAside(rec messageRecord) error {
 	if ok {
 		rec.First, rec.Anew, rec.Tries, rec.Worse = e.First, e.Anew, e.Tries, e.Worse
 	}
-	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
+	if err := r.ahead(context.Background(), rec.Key, &rec); err != nil {
 		return err
 	}
 	r.mu.Lock()

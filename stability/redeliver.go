@@ -70,7 +70,10 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		rec.Key.Copy = sum[:min(len(sum), 16)]
 		_, had = r.book.Find(rec.Key)
 	}
-	removed := r.changed(rec.Key)
+	var removed change
+	if same {
+		removed = r.changed(rec.Key)
+	}
 	r.mu.Unlock()
 	if same {
 		_ = r.write(context.Background(), removed, false) // else the phone is asked once more
@@ -82,10 +85,14 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	if found || waits {
 		rec.Found = []foundNote{{OfPhone: true, Sum: sumOf(evt.RawMessage), At: now}}
 	}
-	if err := r.store(context.Background(), rec.Key, &rec, true); err != nil {
+	if err := r.ahead(context.Background(), rec.Key, &rec); err != nil {
 		return false // the handlers are given it now, whatever comes of it
 	}
 	r.mu.Lock()
+	if r.terms != term { // the next holder hands it over: the row is there
+		r.mu.Unlock()
+		return true
+	}
 	e, ok := r.book.Recovered(rec.Key, rec.Why, now)
 	if !found {
 		e, ok = r.book.Keep(rec.Key, rec.Why, now)
@@ -99,13 +106,10 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		}
 	}
 	is := r.changed(rec.Key)
-	over := r.terms != term // then the next holder hands it over
 	r.mu.Unlock()
 	r.forget(surplus)
-	if ok || !over { // whoever has written beside it, before it was known here, has written something older
-		_ = r.write(context.Background(), is, false)
-	}
-	if !ok && !over { // its sender has sent it again meanwhile
+	_ = r.write(context.Background(), is, false) // whoever has written beside it, before it was known here, has written something older
+	if !ok {                                     // its sender has sent it again meanwhile
 		return r.fromPhone(a, evt)
 	}
 	r.wake.ring()
@@ -207,19 +211,21 @@ func (t *term) tend() {
 // due does what is due, and says when to look again.
 func (r *received) due(t *term) (again time.Time) {
 	m := t.m
+	later := r.makeGood(t.patience)
 	m.mu.Lock()
 	a := t.client
 	ready := a != nil && a.ready() && !t.core.Ending()
 	st := t.core.State()
 	m.mu.Unlock()
 	if !ready || a.refuse.Load() {
-		return time.Time{} // a login pokes
+		return later // a login pokes
 	}
 	sooner := func(at time.Time) {
 		if !at.IsZero() && (again.IsZero() || at.Before(again)) {
 			again = at
 		}
 	}
+	sooner(later)
 	now := time.Now()
 	sending := m.sends.waits(now) // a new connection would leave its answer behind
 	r.mu.Lock()
@@ -466,7 +472,10 @@ func (r *received) aside(was book.Entry, why string) {
 		rec.Entry = e
 		r.note(rec)
 	}
-	is := r.changed(was.Key)
+	var is change
+	if ok {
+		is = r.changed(was.Key)
+	}
 	r.mu.Unlock()
 	if ok {
 		_ = r.write(context.Background(), is, false)
@@ -505,7 +514,10 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) (sent bool) {
 		rec.Entry = at
 		r.note(rec)
 	}
-	row := r.changed(e.Key)
+	var row change
+	if ok {
+		row = r.changed(e.Key)
+	}
 	r.mu.Unlock()
 	if ok {
 		_ = r.write(context.Background(), row, false)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"time"
 
 	"go.mau.fi/whatsmeow/proto/waE2E"
@@ -112,7 +113,10 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 			r.note(*rest)
 		}
 	}
-	kept, is := r.changed(own), r.changed(d.key)
+	var kept, is change
+	if ok {
+		kept, is = r.changed(own), r.changed(d.key)
+	}
 	r.mu.Unlock()
 	if !ok {
 		return nil
@@ -128,6 +132,9 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 
 // keepUndecrypted writes a message down that is acknowledged without content.
 func (r *received) keepUndecrypted(ctx context.Context, d *delivery, rec messageRecord) error {
+	if r.past(d) { // the store is another term's, and the service delivers the message to that one
+		return fmt.Errorf("stability: the message was not read in its term: %w", context.Canceled)
+	}
 	if r.resent(d, nil) {
 		d.mu.Lock()
 		d.again = true

@@ -306,6 +306,13 @@ func (t *term) setAsideNow() error {
 	return nil
 }
 
+// loggedOut reports whether the service has ended the device: it delivers nothing again.
+func (t *term) loggedOut() bool {
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	return t.core.Device() == core.Gone
+}
+
 // container learns of the deletion of a device, by whomever: whatsmeow deletes
 // it after a logout, and so does a host that calls its client's Logout.
 type container struct {

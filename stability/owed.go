@@ -1,0 +1,188 @@
+package stability
+
+import (
+	"context"
+	"time"
+
+	"github.com/wastability/wastability/stability/internal/book"
+)
+
+// The book of messages stands in memory and in the store, and the two may differ at any
+// moment. While they do, the row of that message is owed. This is what happens to it.
+//
+//   - A write waits through an outage. An outage that lasts ends the term. What was not
+//     written by then was not acknowledged either, and the next holder goes by the rows.
+//   - A write fails while one device is exchanged for the next: no device is there to write
+//     through. The row is owed, and the next load writes it (debts). Behind a load it is
+//     written by tend, after a second, and then with pauses of up to ten minutes (makeGood).
+//   - A write fails for good, such as one that the backend refuses. It is owed too, and
+//     tend tries it again.
+//   - A deferred write is lost with its device, whose last flush fails. Nobody is told. So
+//     what was deferred stays owed for a while (owedFor), and the next load writes it again.
+//   - The reply to a write is lost. The store finds out, or a later device writes the same
+//     once more (authstore). Where it does not find out, the write has failed: see above.
+//   - The process dies, and what is owed is forgotten. A message that was not acknowledged
+//     is at the service. One that a handler has taken, and whose row stands, is handed over
+//     once more. One that was kept from a device that the service has logged out is lost:
+//     nobody has its row, and the service does not deliver it again.
+//
+// A load believes memory where a row is owed, and rows elsewhere, within one term. In a new
+// term it believes rows: another holder may have changed them. The exception is a message
+// that a handler of this process took, where nobody has changed its row since (newer).
+
+// owing is what the book knows of rows that are owed.
+type owing struct {
+	owed   map[book.Key]debt
+	unpaid int       // how often in a row what is owed could not be written
+	paidAt time.Time // when that was tried last
+}
+
+// debt is a row that is perhaps not as memory has it.
+type debt struct {
+	at     time.Time   // of the last change, or the last deferred write
+	failed bool        // the last write of it did
+	took   *book.Entry // a handler has taken the message that the row has so
+}
+
+const (
+	owedFor   = 10 * time.Minute // a deferred write has landed by then, or its term is over
+	owedPause = 10 * time.Minute // the longest between two tries
+)
+
+// owe notes that the row of a message is not as memory has it. The caller holds mu.
+func (r *received) owe(k book.Key) {
+	if r.owed == nil {
+		r.owed = make(map[book.Key]debt)
+	}
+	r.owed[k] = debt{at: time.Now(), failed: r.owed[k].failed}
+}
+
+// tookIt notes how the row of a message stands that a handler has taken. The caller holds mu.
+func (r *received) tookIt(was book.Entry) {
+	if d, ok := r.owed[was.Key]; ok {
+		d.took = &was
+		r.owed[was.Key] = d
+	}
+}
+
+// paid notes what came of a write of what memory has. The caller holds mu.
+func (r *received) paid(k book.Key, durable bool, err error) {
+	d, ok := r.owed[k]
+	switch {
+	case err != nil:
+		d.failed = true
+		if d.at.IsZero() {
+			d.at = time.Now()
+		}
+		if r.owed == nil {
+			r.owed = make(map[book.Key]debt)
+		}
+		r.owed[k] = d
+		r.wake.ring()
+	case !ok:
+	case durable && r.loads == 0: // else a load may have read the row before
+		delete(r.owed, k)
+	default:
+		d.failed, d.at = false, time.Now()
+		r.owed[k] = d
+	}
+}
+
+// ahead writes a row before memory has it so. Where that fails, the row may be there all
+// the same, and what memory has is owed.
+func (r *received) ahead(ctx context.Context, k book.Key, rec *messageRecord) error {
+	r.mu.Lock()
+	term := r.terms
+	if rec != nil {
+		delete(r.owed, k) // whatever that was, this row takes its place
+	}
+	r.mu.Unlock()
+	err := r.store(ctx, k, rec, true)
+	if err != nil {
+		r.mu.Lock()
+		if term == r.terms {
+			r.paid(k, true, err)
+		}
+		r.mu.Unlock()
+	}
+	return err
+}
+
+// makeGood writes what is owed because a write failed, and says when to try again.
+func (r *received) makeGood(ctx context.Context) (again time.Time) {
+	now := time.Now()
+	var owed []change
+	r.mu.Lock()
+	for k, d := range r.owed {
+		switch {
+		case !r.read: // the rows are not known yet
+		case d.failed:
+			owed = append(owed, r.isNow(k))
+		case now.Sub(d.at) >= owedFor && r.loads == 0:
+			delete(r.owed, k)
+		}
+	}
+	at := r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
+	r.mu.Unlock()
+	if len(owed) == 0 {
+		return time.Time{}
+	}
+	if now.Before(at) {
+		return at
+	}
+	var err error
+	for _, c := range owed {
+		if err = r.write(ctx, c, true); err != nil {
+			break
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.paidAt = time.Now()
+	if err == nil {
+		r.unpaid = 0
+		return time.Time{}
+	}
+	r.unpaid++
+	return r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
+}
+
+// loading notes a load until done is called.
+func (r *received) loading() (done func()) {
+	add := func(n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.loads += n
+	}
+	add(1)
+	return func() { add(-1) }
+}
+
+// newer reports whether memory, which does not have the message, is newer than a row that
+// a load has read. same: the term had read its rows before. The caller holds mu.
+func (r *received) newer(row book.Entry, same bool) bool {
+	d, ok := r.owed[row.Key]
+	return ok && (same || d.took != nil && d.took.First.Equal(row.First) && d.took.Last.Equal(row.Last) && d.took.Tries == row.Tries)
+}
+
+// debts are the rows that a load has to write. The caller holds mu.
+func (r *received) debts(same bool) (owed []change) {
+	for k, d := range r.owed {
+		if _, known := r.more[k]; same || !known && d.took != nil {
+			owed = append(owed, r.isNow(k))
+		} else {
+			delete(r.owed, k)
+		}
+	}
+	return owed
+}
+
+// inherit is what the next term has to know of what this one owes. The caller holds mu.
+func (r *received) inherit() {
+	for k, d := range r.owed {
+		if d.took == nil {
+			delete(r.owed, k)
+		}
+	}
+	r.unpaid, r.paidAt = 0, time.Time{}
+}
