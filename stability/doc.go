@@ -57,8 +57,9 @@
 // a hand-over. whatsmeow then leaves it unacknowledged, and the server delivers
 // it again. So does a handler of the host's that returns false from
 // AddEventHandlerWithSuccessStatus; prefer that to AddEventHandler when
-// handling can fail. A message may be handed over twice when the process dies
-// between the handler's return and the note of it; use its id to tell.
+// handling can fail. A message may be handed over twice when the process dies, or
+// the lock or the backend is lost, before it is noted that the handler has
+// returned, and when the handler outlives a hand-over; use its id to tell.
 //
 // Every message that the service delivered is in one of three places, and
 // Status.Messages.Received counts them: handled, waiting, or set aside.

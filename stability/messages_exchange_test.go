@@ -353,11 +353,12 @@ func TestAnOutageCostsNoMessageThatIsTakenDuringIt(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		require.Len(t, took, n)
-		twice := 0
-		for _, n := range took {
-			twice += n - 1
+		twice := make(map[byte]int)
+		for text, n := range took {
+			twice[text[0]] += n - 1
 		}
-		require.Zero(t, twice, "%v", took)
+		require.Zero(t, twice['p'], "%v", took)
+		require.LessOrEqual(t, twice['r'], 1, "at most the one that was with its handler when the backend was found to be gone: %v", took)
 		require.Empty(t, a.m.Messages())
 		require.Empty(t, w.device().Pending())
 		a.balanced()
