@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -147,13 +148,27 @@ const (
 	sqlJID2 = "15550002:1@s.whatsapp.net"
 )
 
+// sqlSession is any: what libsignal makes of it is looked at elsewhere.
+const sqlSession = "a session"
+
 // sqlAt has something in each table.
 func sqlAt(version int) *schemaDB {
 	return &schemaDB{version: version, compat: sqlOldest, rows: map[string][]map[string]any{
-		"version":  {{"version": int64(version), "compat": int64(sqlOldest)}},
-		"device":   {sqlDevice(sqlJID)},
-		"nct_salt": {{"salt": []byte("salt")}},
-		"pre_keys": {{"key_id": int64(3), "key": make([]byte, 32), "uploaded": true}},
+		"version":             {{"version": int64(version), "compat": int64(sqlOldest)}},
+		"device":              {sqlDevice(sqlJID)},
+		"nct_salt":            {{"salt": []byte("salt")}},
+		"pre_keys":            {{"key_id": int64(3), "key": make([]byte, 32), "uploaded": true}},
+		"sessions":            {{"their_id": "15550009:0", "session": []byte(sqlSession)}},
+		"identity_keys":       {{"their_id": "15550009:0", "identity": bytes.Repeat([]byte{7}, 32)}},
+		"sender_keys":         {{"chat_id": "120363@g.us", "sender_id": "15550009:0", "sender_key": validSenderKey([]byte("mark"))}},
+		"app_state_sync_keys": {{"key_id": []byte{0, 1}, "key_data": []byte("data"), "timestamp": int64(9), "fingerprint": []byte("print")}},
+		"app_state_version":   {{"name": "regular", "version": int64(12), "hash": bytes.Repeat([]byte{5}, 128)}},
+		"app_state_mutation_macs": {
+			{"name": "regular", "version": int64(11), "index_mac": bytes.Repeat([]byte{6}, 32), "value_mac": []byte("before")},
+			{"name": "regular", "version": int64(12), "index_mac": bytes.Repeat([]byte{6}, 32), "value_mac": []byte("now")},
+		},
+		"chat_settings":   {{"chat_jid": "15550009@s.whatsapp.net", "muted_until": int64(-1), "pinned": true, "archived": true}},
+		"message_secrets": {{"chat_jid": "120363@g.us", "sender_jid": "15550009@s.whatsapp.net", "message_id": "ID", "key": []byte("secret")}},
 		"contacts": {{"their_jid": "15550009@s.whatsapp.net", "first_name": "first", "full_name": "full", "push_name": "push",
 			"business_name": "business", "redacted_phone": "+1∙∙∙∙9"}},
 		"privacy_tokens": {{"their_jid": "15550009@s.whatsapp.net", "token": []byte("token"), "timestamp": int64(5), "sender_timestamp": int64(6)}},
@@ -344,8 +359,7 @@ func TestQueryThatFailsIsNeverAnEmptyTable(t *testing.T) {
 	}
 	for table, rows := range sqlAt(sqlSchema).rows {
 		for column := range rows[0] {
-			switch column {
-			case "salt", "key", "token", "plaintext", "ciphertext_hash", "compat", "version":
+			if _, bytes := rows[0][column].([]byte); bytes || table == "version" {
 				continue // any bytes, or looked at elsewhere
 			}
 			if s, ok := rows[0][column].(string); ok && s != "" || table == "device" {

@@ -90,7 +90,6 @@ func (r Retention) withDefaults() Retention {
 	or(&r.SenderKeys, defaultSenderKeyAge)
 	or(&r.PrivacyTokens, defaultTokenAge)
 	or(&r.SetAside, Forever)
-	or(&r.FinishedEvents, eventTTL)
 	r.FinishedEvents = max(r.FinishedEvents, eventTTL)
 	if r.Sent == 0 {
 		r.Sent = outgoingTTL
