@@ -71,7 +71,7 @@ func (a *attachment) received(st stanza, arg any) {
 	}
 	a.sees.Store(true)
 	a.link.Received(st.tag, st.typ)
-	if st.tag == "message" {
+	if link.IsMessage(st.tag) {
 		a.m.received.arrived(keyIn(arg))
 	}
 	switch {
@@ -101,7 +101,7 @@ func (a *attachment) received(st stanza, arg any) {
 // are logged in.
 func forUsers(tag string) bool {
 	switch tag {
-	case "message", "receipt", "notification", "presence", "chatstate", "call", "ib", "ack":
+	case "message", "appdata", "receipt", "notification", "presence", "chatstate", "call", "ib", "ack":
 		return true
 	}
 	return false

@@ -143,7 +143,7 @@ func (l *Link) counted(h nodeHandler) nodeHandler {
 		if l.inside.dispatcher != nil {
 			l.ensureHandler() // else what follows would be handled, and we not hear of it
 		}
-		if n.Tag == "message" {
+		if IsMessage(n.Tag) {
 			handling, end, ok := l.admit(ctx, c, n)
 			if !ok {
 				return
@@ -175,6 +175,10 @@ func (l *Link) admit(ctx context.Context, c *Conn, n *waBinary.Node) (handling c
 	}
 	return l.cfg.Admit(ctx, n)
 }
+
+// IsMessage reports whether a stanza with that tag is a message: whatsmeow decrypts it, and
+// gives it to the handlers.
+func IsMessage(tag string) bool { return tag == "message" || tag == "appdata" }
 
 // queued reports whether a stanza goes through the queue for sure. The answer
 // to a query does not, unless nobody waits for it any more.

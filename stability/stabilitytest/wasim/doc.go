@@ -50,6 +50,7 @@
 // that they could not read, if a contact or a phone of this process wrote it,
 // and to share app state keys. A device can ask once the phone has written to
 // it. Phone.Late answers late, Phone.ByOtherName with the other name of a user.
+// What a phone writes after Phone.AsAppData comes as <appdata>.
 //
 // # What the service does
 //

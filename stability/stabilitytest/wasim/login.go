@@ -76,7 +76,7 @@ func (c *conn) deliverOffline() {
 		}
 		c.send(node{Tag: "ib", Attrs: attrs{"from": types.ServerJID}, Content: []node{{
 			Tag: "offline_preview", Attrs: attrs{
-				"count": n, "appdata": 0, "message": per["message"],
+				"count": n, "appdata": per["appdata"], "message": per["message"],
 				"notification": per["notification"], "receipt": per["receipt"],
 			},
 		}}})

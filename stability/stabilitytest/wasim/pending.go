@@ -17,17 +17,20 @@ type pending struct {
 }
 
 func (p *pending) is(tag, id string, from, participant types.JID) bool {
-	return p.Node.Tag == tag && str(&p.Node, "id") == id &&
+	return (p.Node.Tag == tag || isMessage(p.Node.Tag) && isMessage(tag)) && str(&p.Node, "id") == id &&
 		(from.IsEmpty() || jid(&p.Node, "from") == from) &&
 		(participant.IsEmpty() || jid(&p.Node, "participant") == participant)
 }
+
+// isMessage reports whether stanzas with that tag are messages.
+func isMessage(tag string) bool { return tag == "message" || tag == "appdata" }
 
 // deliver queues a stanza for the device and, if it is online, sends it. With
 // keep it stays pending until it is acknowledged. The caller holds s.mu, and
 // does not change n afterwards.
 func (d *Device) deliver(n node, keep bool) {
 	if d.ghost {
-		if n.Tag == "message" {
+		if isMessage(n.Tag) {
 			d.stats.MessagesDelivered++
 		}
 		return
@@ -64,7 +67,7 @@ func (c *conn) brings(p *pending) {
 // out counts a stanza that goes out.
 func (d *Device) out(n *node, p *pending) {
 	d.count(n, false)
-	if n.Tag == "message" {
+	if isMessage(n.Tag) {
 		d.stats.MessagesDelivered++
 		if p.Sends > 0 {
 			d.stats.Redelivered++
@@ -113,7 +116,7 @@ func (d *Device) Acks() []Ack {
 func (d *Device) AckedMessages() []string {
 	var ids []string
 	for _, a := range d.Acks() {
-		if a.Tag == "message" && !a.Unasked {
+		if isMessage(a.Tag) && !a.Unasked {
 			ids = append(ids, a.ID)
 		}
 	}
@@ -127,7 +130,7 @@ func (d *Device) Pending() []string {
 	defer d.s.mu.Unlock()
 	var ids []string
 	for _, p := range d.pending {
-		if p.Node.Tag == "message" {
+		if isMessage(p.Node.Tag) {
 			ids = append(ids, str(&p.Node, "id"))
 		}
 	}
@@ -147,7 +150,7 @@ func (d *Device) Unacknowledged() (all []Unacknowledged) {
 	d.s.mu.Lock()
 	defer d.s.mu.Unlock()
 	for _, p := range d.pending {
-		if p.Node.Tag == "message" && !p.brought.IsZero() {
+		if isMessage(p.Node.Tag) && !p.brought.IsZero() {
 			all = append(all, Unacknowledged{str(&p.Node, "id"), jid(&p.Node, "from"), jid(&p.Node, "participant"), p.brought})
 		}
 	}
@@ -194,7 +197,7 @@ func (c *conn) handleReceipt(n *node) {
 // receipts acknowledge nothing.
 func (d *Device) awaits(id string) bool {
 	for _, p := range d.pending {
-		if p.Node.Tag == "message" && str(&p.Node, "id") == id {
+		if isMessage(p.Node.Tag) && str(&p.Node, "id") == id {
 			return true
 		}
 	}
@@ -236,5 +239,5 @@ func (c *conn) relayReceipt(n *node, to, part types.JID) {
 func (d *Device) Drop() {
 	d.s.mu.Lock()
 	defer d.s.mu.Unlock()
-	d.pending = slices.DeleteFunc(d.pending, func(p *pending) bool { return p.Node.Tag == "message" })
+	d.pending = slices.DeleteFunc(d.pending, func(p *pending) bool { return isMessage(p.Node.Tag) })
 }

@@ -26,6 +26,7 @@ type livePhone struct {
 	on    bool
 	late  bool     // requests wait until it is on
 	other bool     // it answers by the other name of a user
+	data  bool     // its messages are <appdata>
 	waits []func() // with s.mu
 	state *appStates
 }
@@ -92,6 +93,15 @@ func (p *Phone) ByOtherName() *Phone {
 	p.a.s.mu.Lock()
 	defer p.a.s.mu.Unlock()
 	p.alive().other = true
+	return p
+}
+
+// AsAppData makes the service deliver what the phone writes from now on as <appdata>, which a
+// client treats like <message>.
+func (p *Phone) AsAppData() *Phone {
+	p.a.s.mu.Lock()
+	defer p.a.s.mu.Unlock()
+	p.alive().data = true
 	return p
 }
 
@@ -209,7 +219,14 @@ func (p *Phone) direct(d *Device, id string, m *waE2E.Message, retry int, unread
 	} else {
 		a["from"], a["sender_lid"] = p.a.JID(), p.a.LID()
 	}
-	d.deliver(node{Tag: "message", Attrs: a, Content: []node{enc}}, true)
+	if m.GetEditedMessage() != nil || m.GetProtocolMessage().GetType() == waE2E.ProtocolMessage_MESSAGE_EDIT {
+		a["edit"], enc.Attrs["decrypt-fail"] = "1", "hide"
+	}
+	tag := "message"
+	if p.alive().data {
+		tag = "appdata"
+	}
+	d.deliver(node{Tag: tag, Attrs: a, Content: []node{enc}}, true)
 	return nil
 }
 
