@@ -27,6 +27,7 @@ type foundMessage struct {
 
 type foundNote struct {
 	OfPhone bool   `json:",omitempty"` // and not of its sender
+	Asked   bool   `json:",omitempty"` // it was not missed here: the program may ask for it by itself
 	Sum     string // of its content
 	At      time.Time
 }
@@ -36,7 +37,7 @@ func (f foundMessage) is(k book.Key, n foundNote) bool {
 }
 
 const (
-	foundFor  = time.Hour           // the answers come together; behind that a program may ask by itself
+	foundFor  = time.Hour           // the answers come together, unless the link is away; behind that a program may ask again
 	resentFor = 14 * 24 * time.Hour // so long the service keeps a retry receipt for a sender that is off
 	mostFound = 1000
 	mostNotes = 8 // of one id in the store
@@ -45,6 +46,9 @@ const (
 // found notes that a message is here that was missed. It returns those whose
 // notes are to be removed from the store. The caller holds mu.
 func (r *received) found(k book.Key, n foundNote, now time.Time) (gone []book.Key) {
+	if n.Sum == sumOfNothing {
+		return nil // a sender's key, and the message itself is behind it
+	}
 	r.lately = slices.DeleteFunc(r.lately, func(f foundMessage) bool { return f.is(k, n) })
 	r.lately = append(r.lately, foundMessage{k, n})
 	return r.fewer(now)
@@ -141,6 +145,11 @@ func sumOf(content *waE2E.Message) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// isEmpty reports whether there is nothing in a message but what goes along with it.
+func isEmpty(m *waE2E.Message) bool { return m == nil || sumOf(m) == sumOfNothing }
+
+var sumOfNothing = sumOf(&waE2E.Message{})
+
 // unread reports whether a message could not be decrypted when it came first: the
 // phone was asked for it, and may answer yet.
 func (rec *messageRecord) unread() bool {
@@ -163,10 +172,12 @@ func (rec *messageRecord) sums(last *waE2E.Message) (out []string) {
 }
 
 // had reports whether the phone's answer is about a message that was found
-// before. The caller holds mu.
-func (r *received) had(id types.MessageID, users userNames, now time.Time) bool {
+// before, or has the same content as one that was missed here. The caller holds mu.
+func (r *received) had(id types.MessageID, sum string, users userNames, now time.Time) bool {
 	return slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key.ID == id && now.Sub(f.At) < foundFor && users.sent(f.key)
+		age := now.Sub(f.At)
+		again := age < foundFor || age < resentFor && f.Sum == sum && !f.Asked
+		return f.key.ID == id && again && users.sent(f.key)
 	})
 }
 
@@ -175,7 +186,7 @@ func (r *received) had(id types.MessageID, users userNames, now time.Time) bool 
 // another message under its id; nil stands for one that cannot be read, which is
 // taken for the one that the phone has sent.
 func (r *received) resent(d *delivery, content *waE2E.Message) bool {
-	if d.ours || d.before.State != "" {
+	if d.ours || d.before.State != "" || content != nil && isEmpty(content) {
 		return false
 	}
 	now := time.Now()

@@ -28,7 +28,10 @@ type dispatcher interface {
 // acknowledges the phone's answer whatever the handlers say, so it is written
 // down first, and handed over from there. False where that cannot be.
 func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
-	if _, ok := any(a.client.DangerousInternals()).(dispatcher); !ok || evt.RawMessage == nil {
+	if isEmpty(evt.RawMessage) {
+		return true // it answers nothing: what was missed is asked for again
+	}
+	if _, ok := any(a.client.DangerousInternals()).(dispatcher); !ok {
 		return false
 	}
 	raw, err := proto.Marshal(evt.RawMessage)
@@ -37,11 +40,15 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	}
 	now, users := time.Now(), a.names(evt.Info)
 	rec := messageRecord{Info: plainInfo(evt.Info), Contents: [][]byte{raw}, OfPhone: true}
+	if asked := evt.SourceWebMsg.GetKey().GetID(); asked != "" {
+		rec.Info.ID = asked // where it is an edit, evt.Info has the id of the edited message
+	}
+	id, sum := rec.Info.ID, sumOf(evt.RawMessage)
 	r.mu.Lock()
 	term := r.terms
 	var found, waits, known bool // missed here; it waits here, or may; and so does its content
 	for _, e := range r.book.Entries() {
-		if e.Key.ID != evt.Info.ID || !users.sent(e.Key) {
+		if e.Key.ID != id || !users.sent(e.Key) {
 			continue
 		}
 		if e.State == book.Undecrypted || e.State == book.SetAside && len(r.more[e.Key].Contents) == 0 {
@@ -50,23 +57,22 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		}
 	}
 	if !found { // the program asked for it by itself, or somebody has sent it again
-		rec.Key = book.Key{ID: evt.Info.ID, Chat: evt.Info.Chat.String()}
+		rec.Key = book.Key{ID: id, Chat: evt.Info.Chat.String()}
 		if evt.Info.IsGroup {
 			rec.Key.Sender = evt.Info.Sender.String()
 		}
 		rec.First = now
 		waits, known = r.waits(rec.Key, evt, users)
 	}
-	had := !found && (known || r.had(evt.Info.ID, users, now))
+	had := !found && (known || r.had(id, sum, users, now))
 	same := found && slices.ContainsFunc(r.lately, func(f foundMessage) bool {
-		return f.key == rec.Key && f.Sum == sumOf(evt.RawMessage)
+		return f.key == rec.Key && f.Sum == sum
 	})
 	if same { // what could not be read was sent once more
 		r.book.Remove(rec.Key)
 		delete(r.more, rec.Key)
 	}
 	if waits && !had { // another message under its id
-		sum := sumOf(evt.RawMessage)
 		rec.Key.Copy = sum[:min(len(sum), 16)]
 		_, had = r.book.Find(rec.Key)
 	}
@@ -82,9 +88,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		return true
 	}
 	rec.State, rec.Since, rec.Last, rec.Tries, rec.Why = book.Kept, now, time.Time{}, 0, "the phone has sent its content"
-	if found || waits {
-		rec.Found = []foundNote{{OfPhone: true, Sum: sumOf(evt.RawMessage), At: now}}
-	}
+	rec.Found = []foundNote{{OfPhone: true, Asked: !found && !waits, Sum: sum, At: now}}
 	if err := r.ahead(context.Background(), rec.Key, &rec); err != nil {
 		return false // the handlers are given it now, whatever comes of it
 	}
