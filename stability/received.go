@@ -265,6 +265,7 @@ func (r *received) ended(d *delivery) {
 				gone = rec.Deaths == 0
 				e.Key, e.State = d.key, rec.State
 			}
+			hidden = hidden || e.Hidden // it is what it was
 		}
 		write = true
 	}

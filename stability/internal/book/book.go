@@ -292,7 +292,13 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 			return Entry{}, false, false
 		}
 		return to(Undecrypted)
-	case Odd, Poison:
+	case Odd:
+		if was == Undecrypted || was == Kept || was == SetAside { // what we have of it stays
+			at.State = was
+			return Entry{}, false, false
+		}
+		return to(SetAside)
+	case Poison:
 		return to(SetAside)
 	case Repeat:
 		if was == "" {
@@ -690,7 +696,9 @@ func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	p := b.Policy.Defaults()
 	var last time.Time // the last refusal on this connection
 	var first time.Time
+	waits := false
 	for _, e := range b.entries {
+		waits = waits || e.State == Refused || e.before == Refused
 		if e.State != Refused {
 			continue
 		}
@@ -700,6 +708,9 @@ func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 		if first.IsZero() || e.Last.Before(first) {
 			first = e.Last
 		}
+	}
+	if !waits {
+		b.redeliveries = 0 // the row is over, however they ended
 	}
 	if first.IsZero() {
 		return time.Time{}

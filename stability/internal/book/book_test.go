@@ -484,3 +484,63 @@ func TestTwoContentsUnderOneNameAreTwoMessages(t *testing.T) {
 		require.Len(t, b.Entries(), 1)
 	}
 }
+
+// Whatsmeow gives no handler a message that comes again as an old counter.
+func TestMessageOfNoUseChangesNothingThatWaits(t *testing.T) {
+	for was, o := range map[book.State]book.Outcome{book.Undecrypted: book.Lost, book.Kept: book.Saved, book.SetAside: book.Poison} {
+		t.Run(string(was), func(t *testing.T) {
+			var b book.Book
+			b.Begun(k1, start)
+			b.Ended(k1, o, "the reason", start)
+			b.Hide(k1, true)
+			before, _ := b.Find(k1)
+			b.Arrived(k1, start.Add(time.Hour))
+			b.Begun(k1, start.Add(time.Hour))
+			_, write, gone := b.Ended(k1, book.Odd, "an old counter", start.Add(time.Hour))
+			require.False(t, write || gone)
+			after, _ := b.Find(k1)
+			require.Equal(t, was, after.State)
+			require.Equal(t, before.Why, after.Why)
+			require.True(t, after.Hidden)
+			require.Equal(t, before.Last, after.Last, "the phone is asked when it would have been")
+		})
+	}
+	var b book.Book
+	b.Begun(k1, start)
+	e, write, _ := b.Ended(k1, book.Odd, "an old counter", start)
+	require.True(t, write)
+	require.Equal(t, book.SetAside, e.State, "nothing was known of it")
+}
+
+// The row of redeliveries that bring nothing is over with the last refused message.
+func TestRedeliveriesBeginAnewBehindASetAsideMessage(t *testing.T) {
+	for how, end := range map[string]func(b *book.Book, now time.Time){
+		"poisonous": func(b *book.Book, now time.Time) { b.Begun(k1, now); b.Ended(k1, book.Poison, "poison", now) },
+		"set aside": func(b *book.Book, now time.Time) { b.Aside(k1, "not delivered", now) },
+		"removed":   func(b *book.Book, _ time.Time) { b.Remove(k1) },
+	} {
+		t.Run(how, func(t *testing.T) {
+			var b book.Book
+			now := start
+			refuse := func(k book.Key) {
+				b.Begun(k, now)
+				b.Ended(k, book.Declined, "no", now)
+			}
+			refuse(k1)
+			for range 10 {
+				now = now.Add(time.Hour)
+				b.Redelivering(now)
+				b.Begun(k1, now)
+				require.Zero(t, b.Redelivery(now, time.Time{}), "it is with the handlers")
+				b.Ended(k1, book.Declined, "no", now)
+			}
+			require.Equal(t, now.Add(15*time.Minute), b.Redelivery(now, time.Time{}))
+			end(&b, now)
+			require.Zero(t, b.Redelivery(now, time.Time{}))
+			now = now.Add(time.Second)
+			refuse(k3)
+			b.Redelivering(now)
+			require.Equal(t, now.Add(time.Minute), b.Redelivery(now, time.Time{}))
+		})
+	}
+}
