@@ -304,7 +304,11 @@ func (d *delivery) content() bool {
 	if d.event == nil || d.event.RawMessage == nil {
 		return false
 	}
-	raw, err := proto.Marshal(d.event.RawMessage)
+	sent := d.event.RawMessage
+	if n := len(d.parts); n > 0 { // as it was before the handlers had it
+		sent = d.parts[n-1]
+	}
+	raw, err := proto.Marshal(sent)
 	if err != nil {
 		return false
 	}
@@ -345,7 +349,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	d.mu.Lock()
 	d.info, d.event, d.handed, d.threw = plainInfo(info), evt, true, false
 	if admits && !aside && !again && !d.ours && evt != nil {
-		d.parts = append(d.parts, evt.RawMessage)
+		d.parts = append(d.parts, proto.Clone(evt.RawMessage).(*waE2E.Message)) // a handler may change the other one
 	}
 	switch {
 	case aside:

@@ -693,10 +693,21 @@ func (r *received) of(info types.MessageInfo, evt *events.Message) (found *deliv
 		case evt != nil && d.isAbout(evt):
 			return d
 		case k.Copy == "" && k.ID == info.ID && (senderOf(k) == info.Sender.User || senderOf(d.named) == info.Sender.User):
-			found = d
+			if found == nil || d.isIn(info) {
+				found = d
+			}
 		}
 	}
 	return found
+}
+
+// isIn reports whether the message of d is one in the chat of info: a sender may use an id
+// in two of them.
+func (d *delivery) isIn(info types.MessageInfo) bool {
+	if !info.IsGroup {
+		return d.named.Sender == ""
+	}
+	return d.named.Chat == info.Chat.String()
 }
 
 func (d *delivery) isAbout(evt *events.Message) bool {
