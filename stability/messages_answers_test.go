@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
 	"go.mau.fi/whatsmeow/proto/waE2E"
+	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
 	"github.com/wastability/wastability/stability"
@@ -94,4 +96,36 @@ func TestPhoneThatAnswersHoursLaterIsNotHeard(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The program asks the phone for a message that it had: it may have lost it.
+func TestProgramThatAsksByItselfIsAnsweredOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		id, err := w.writer().SendMessage(w.account.JID(), text("once more"))
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.Len(t, a.written(), 1)
+		ask := func() {
+			c, jid := a.m.Client(), types.NewJID("491520000007", types.DefaultUserServer)
+			req := c.BuildUnavailableMessageRequest(jid, jid, id)
+			_, err := c.SendMessage(t.Context(), c.Store.GetJID().ToNonAD(), req, whatsmeow.SendRequestExtra{Peer: true})
+			require.NoError(t, err)
+		}
+		w.account.Phone().Late()
+		ask()
+		ask()
+		w.account.Phone().On()
+		time.Sleep(time.Minute)
+		require.Len(t, a.written(), 2, "the answers come together")
+		time.Sleep(2 * time.Hour)
+		ask()
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"once more", "once more", "once more"}, a.written(), "it has asked again")
+		require.Empty(t, a.m.Messages())
+		a.balanced()
+		a.stop()
+	})
 }
