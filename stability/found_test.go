@@ -186,6 +186,48 @@ func TestLastRowIsTheTrueOne(t *testing.T) {
 	}
 }
 
+// A deferred write never lands, since the last flush of its device fails, and another device is
+// read in the same term.
+func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {
+	r, put, gone := bookOf(), book.Key{ID: "A"}, book.Key{ID: "B"}
+	s := &keptRows{rows: make(map[string][]byte)}
+	r.m.store = s
+	write := func(k book.Key, f func()) {
+		r.mu.Lock()
+		f()
+		is := r.changed(k)
+		r.mu.Unlock()
+		require.NoError(t, r.write(t.Context(), is, false))
+	}
+	add := func(k book.Key) {
+		write(k, func() {
+			rec := messageRecord{Entry: book.Entry{Key: k, State: book.Kept}, Contents: [][]byte{{1}}}
+			r.note(rec)
+			r.book.Load([]book.Entry{rec.Entry})
+		})
+	}
+	require.NoError(t, r.load(t.Context(), 1, ownNames{}))
+	add(gone)
+	was := s.rows[recordID(gone)]
+	add(put)
+	write(gone, func() { delete(r.more, gone); r.book.Remove(gone) })
+	require.Len(t, s.rows, 1)
+	s.rows = map[string][]byte{recordID(gone): was}
+	require.NoError(t, r.load(t.Context(), 1, ownNames{}))
+	require.Len(t, s.rows, 1)
+	require.Contains(t, s.rows, recordID(put))
+	require.Len(t, r.book.Entries(), 1)
+	require.Equal(t, put, r.book.Entries()[0].Key)
+	require.Contains(t, r.owed, put, "it is deferred, once more")
+
+	// What was owed in that term says nothing in the next.
+	r.leave()
+	s.rows = map[string][]byte{recordID(gone): was}
+	require.NoError(t, r.load(t.Context(), 2, ownNames{}))
+	require.Empty(t, r.owed)
+	require.Equal(t, gone, r.book.Entries()[0].Key)
+}
+
 // A handler has outlived its term. The rows are the next holder's.
 func TestRowOfAFormerTermIsNotRemoved(t *testing.T) {
 	r, k := bookOf(), book.Key{ID: "A"}

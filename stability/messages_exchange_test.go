@@ -189,6 +189,9 @@ func TestMessageRefusedWhileTheDeviceIsExchangedIsHandledOnce(t *testing.T) {
 					time.Sleep(time.Second)
 					a.wire.delay("scan", 0)
 					time.Sleep(link)
+					if link > 0 {
+						require.Equal(t, 1, a.balanced().By[stability.MessageRefused].Count, "WhatsApp has it")
+					}
 					w.sim.Heal()
 					time.Sleep(time.Hour)
 					require.Equal(t, 1, a.taken("slow"))
