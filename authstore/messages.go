@@ -113,10 +113,12 @@ func (c *Container) PutMessageEntry(ctx context.Context, id string, entry []byte
 	}
 	entered := put(tMessage, id, entry)
 	if entry == nil {
-		if _, ok := s.get(ctx, tMessage, id); !ok {
+		if _, ok := s.get(ctx, tMessage, id); !ok && !s.isEntering(id) {
 			return nil
 		}
 		entered = del(tMessage, id)
+	} else if durable {
+		defer s.entering(id)()
 	}
 	s.mu.Lock()
 	unpaired := s.gen == "" // the book is the account's
@@ -128,6 +130,29 @@ func (c *Container) PutMessageEntry(ctx context.Context, id string, entry []byte
 		return s.write(ctx, op, entered)
 	}
 	return s.later(ctx, op, soon, entered)
+}
+
+// entering notes an entry that is on its way to the store until done is called. Memory has
+// it only behind that, and a removal beside it goes behind it.
+func (s *deviceStore) entering(id string) (done func()) {
+	add := func(n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.enters == nil {
+			s.enters = make(map[string]int)
+		}
+		if s.enters[id] += n; s.enters[id] == 0 {
+			delete(s.enters, id)
+		}
+	}
+	add(1)
+	return func() { add(-1) }
+}
+
+func (s *deviceStore) isEntering(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.enters[id] > 0
 }
 
 // writeUnpaired writes a change of the account's while there is no device.

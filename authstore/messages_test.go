@@ -56,6 +56,34 @@ func TestMessageEntriesOutliveTheDeviceThatWasThere(t *testing.T) {
 	require.NoError(t, c.Close(bg))
 }
 
+// The first entry about a message is on its way when the message is done with.
+func TestEntryThatIsRemovedBesideItsFirstWriteIsGone(t *testing.T) {
+	for name, durable := range map[string]bool{"at once": true, "deferred": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kv := newMapKV()
+				c, _, _ := open(t, kv)
+				release := kv.holdCommit("message")
+				written := make(chan error, 1)
+				go func() { written <- c.PutMessageEntry(bg, "a", []byte("kept"), true) }()
+				synctest.Wait()
+				gone := make(chan error, 1)
+				go func() { gone <- c.PutMessageEntry(bg, "a", nil, durable) }()
+				synctest.Wait()
+				release()
+				require.NoError(t, <-written)
+				require.NoError(t, <-gone)
+				got, err := c.MessageEntries(bg)
+				require.NoError(t, err)
+				require.Empty(t, got)
+				require.NoError(t, c.Close(bg))
+				require.Zero(t, kv.count("message"))
+				require.Empty(t, storeOf(c.current.device).enters)
+			})
+		})
+	}
+}
+
 // paired is the device of c, paired.
 func paired(t testing.TB, c *Container, f Fence) *store.Device {
 	d, err := c.Device(bg, f)

@@ -44,6 +44,7 @@ type deviceStore struct {
 	eventMemory
 	secrets writtenSecrets // message secrets written in this term
 	pack    sentPack       // what was sent and is not stored yet
+	enters  map[string]int // entries of the book of messages that are on their way
 	upkeep
 	looseRows
 }
