@@ -294,7 +294,7 @@ func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	if ok {
 		return nil
 	}
-	rows, err := s.scan(op, tAppMAC, macName(name)+"/")
+	rows, err := s.scan(s.some(), op, tAppMAC, macName(name)+"/")
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,8 @@ type Container struct {
 	kv  KV
 	cfg config
 
-	sem chan struct{} // held while the current device changes
+	sem  chan struct{} // held while the current device changes
+	over chan struct{} // closed with the Container
 
 	mu      sync.Mutex
 	current *deviceStore
@@ -81,8 +82,9 @@ var (
 
 // New makes a Container over kv. Nothing is read before Device or Info.
 func New(kv KV, opts ...Option) *Container {
-	c := &Container{kv: kv, sem: make(chan struct{}, 1)}
+	c := &Container{kv: kv, sem: make(chan struct{}, 1), over: make(chan struct{})}
 	c.cfg.callTimeout = 10 * time.Second
+	c.cfg.lookTimeout = 10 * time.Minute
 	c.cfg.outagePatience = 30 * time.Second
 	c.cfg.windowWait = 3 * time.Second
 	c.cfg.senderKeyCache = defaultSenderKeyCache
@@ -91,7 +93,23 @@ func New(kv KV, opts ...Option) *Container {
 	for _, o := range opts {
 		o(&c.cfg)
 	}
+	c.cfg.lookTimeout = max(c.cfg.lookTimeout, c.cfg.callTimeout)
 	return c
+}
+
+// answers finds out whether the KV answers at all, before a look that would wait for
+// minutes.
+func (c *Container) answers(ctx context.Context) error {
+	return c.cfg.call(ctx, "read the account", func(ctx context.Context) error {
+		_, err := c.kv.Get(ctx, headKey())
+		return err
+	})
+}
+
+// look is a call that reads a whole table, for what the Container does itself. It
+// ends when the Container is closed.
+func (c *Container) look(ctx context.Context, op string, f func(context.Context) error) error {
+	return c.cfg.within(ctx, c.cfg.lookTimeout, c.over, op, f)
 }
 
 // PutDevice saves a device of this Container.
@@ -269,7 +287,10 @@ func (c *Container) Restore(ctx context.Context, f Fence) error {
 func (c *Container) Close(ctx context.Context) error {
 	c.mu.Lock()
 	s := c.current
-	c.closed = true // Device gives out none from now on
+	if !c.closed {
+		c.closed = true // Device gives out none from now on
+		close(c.over)
+	}
 	c.mu.Unlock()
 	if err := c.lock(ctx); err != nil {
 		if s != nil {

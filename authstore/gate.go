@@ -88,8 +88,7 @@ func (g *gate) run(op string, write bool, f func(context.Context) error) error {
 		began   = time.Now()
 		trouble time.Time // when it began; zero while all is well
 		lastErr error
-		policy  = backoff.NewExponentialBackOff(
-			backoff.WithInitialInterval(20*time.Millisecond), backoff.WithMaxInterval(2*time.Second), backoff.WithMaxElapsedTime(0))
+		policy  = pauses()
 	)
 	for {
 		if err := g.check(op); err != nil {
@@ -139,6 +138,51 @@ func (g *gate) run(op string, write bool, f func(context.Context) error) error {
 	}
 }
 
+// pauses are those between the repetitions of a call.
+func pauses() *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(20*time.Millisecond), backoff.WithMaxInterval(2*time.Second), backoff.WithMaxElapsedTime(0))
+}
+
+// look is one call that reads a whole table, which takes as long as the table is
+// large. It ends with the device, and it never ends the term: if the store is down,
+// what is written meanwhile finds out.
+func (g *gate) look(ctx context.Context, op string, f func(context.Context) error) error {
+	err := g.cfg.within(ctx, g.cfg.lookTimeout, g.over, op, f)
+	if gone := g.check(op); gone != nil {
+		return gone
+	}
+	return err
+}
+
+// lookAgain is look for somebody who waits for the answer: it waits through an
+// outage, and then fails.
+func (g *gate) lookAgain(ctx context.Context, op string, f func(context.Context) error) error {
+	var trouble time.Time // when it began; zero while all is well
+	for policy := pauses(); ; {
+		began := time.Now()
+		err := g.look(ctx, op, f)
+		now := time.Now()
+		if err == nil || permanent(err) || g.check(op) != nil || ctx.Err() != nil || now.Sub(began) >= g.cfg.lookTimeout {
+			return err
+		}
+		if trouble.IsZero() {
+			trouble = now
+		}
+		wait := policy.NextBackOff()
+		if !now.Add(wait).Before(g.patience(trouble)) {
+			return err
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-g.over:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
 // patience is when an outage that began then ends the term. It may move, since
 // the lock is renewed meanwhile.
 func (g *gate) patience(began time.Time) time.Time {
@@ -152,11 +196,12 @@ func (g *gate) patience(began time.Time) time.Time {
 // attempt makes one call under its own deadline. returned is false when the
 // call has not come back although its context is over and patience too.
 func (g *gate) attempt(op string, write bool, trouble time.Time, f func(context.Context) error) (err error, returned bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.callTimeout)
-	defer cancel()
 	if trouble.IsZero() {
 		trouble = time.Now()
 	}
+	within := min(g.cfg.callTimeout, max(time.Until(trouble.Add(g.cfg.outagePatience)), time.Second))
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
 	done := make(chan error, 1)
 	g.cfg.background.Add(1)
 	go func() {
@@ -170,7 +215,7 @@ func (g *gate) attempt(op string, write bool, trouble time.Time, f func(context.
 		cancel()
 	case <-ctx.Done():
 	}
-	timeout := fmt.Errorf("%s: no answer for %s: %w", op, g.cfg.callTimeout, context.DeadlineExceeded)
+	timeout := fmt.Errorf("%s: no answer for %s: %w", op, within, context.DeadlineExceeded)
 	// The context is over. A read that takes no notice may be repeated beside
 	// itself, after a moment; a write is waited for.
 	grace := time.Now().Add(time.Second)
@@ -201,7 +246,24 @@ func (g *gate) attempt(op string, write bool, trouble time.Time, f func(context.
 // call is one attempt outside any term, for loading and for what the Container
 // does itself: an error is an error.
 func (c *config) call(ctx context.Context, op string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.callTimeout)
+	return c.within(ctx, c.callTimeout, nil, op, f)
+}
+
+// load is call for the tables that are read with a device. Nobody knows how large
+// they are: when one has had no time, the next load gives it twice as much.
+func (c *config) load(ctx context.Context, op string, f func(context.Context) error) error {
+	limit := max(time.Duration(c.loadTime.Load()), c.callTimeout)
+	began := time.Now()
+	err := c.within(ctx, limit, nil, op, f)
+	if err != nil && time.Since(began) >= limit {
+		c.loadTime.Store(int64(min(2*limit, max(c.lookTimeout, limit))))
+	}
+	return err
+}
+
+// within is one attempt that ends after limit, and when over is closed.
+func (c *config) within(ctx context.Context, limit time.Duration, over <-chan struct{}, op string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := make(chan error, 1)
 	c.background.Add(1)
@@ -217,5 +279,7 @@ func (c *config) call(ctx context.Context, op string, f func(context.Context) er
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("authstore: %s: no answer: %w", op, context.Cause(ctx))
+	case <-over:
+		return &goneError{op: op, cause: ErrSuperseded}
 	}
 }

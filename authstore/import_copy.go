@@ -92,9 +92,7 @@ func count(ctx context.Context, v view, o *importConfig, r *Report) error {
 
 // target reads a table of the generation that is being filled.
 func (m *importer) target(t tableID) (map[string][]byte, error) {
-	rows, err := m.s.scanEvery(func(op string, f func(context.Context) error) error {
-		return m.s.gate.run(op, false, f)
-	}, "import", t, "")
+	rows, err := m.s.scanEvery(m.s.whole(context.Background()), "import", t, "")
 	if err != nil {
 		return nil, err
 	}

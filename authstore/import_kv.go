@@ -101,9 +101,7 @@ func (v *kvView) table(ctx context.Context, t tableID) (*image, error) {
 	if err := v.source.usable(nil); err != nil {
 		return nil, err
 	}
-	rows, err := v.s.scanTable(func(op string, f func(context.Context) error) error {
-		return v.s.gate.run(op, false, f)
-	}, "read the source", t, "")
+	rows, err := v.s.scanTable(v.s.whole(ctx), "read the source", t, "")
 	if err != nil {
 		return nil, err
 	}
@@ -218,14 +216,14 @@ func (v *liveView) jid() types.JID     { return v.device }
 func (v *liveView) close()             {}
 func (v *liveView) warnings() []string { return nil }
 
-func (v *liveView) table(_ context.Context, t tableID) (*image, error) {
+func (v *liveView) table(ctx context.Context, t tableID) (*image, error) {
 	im := newImage()
 	if !im.specs[t].lazy {
 		im.flat[t], im.packed[t] = v.im.flat[t], v.im.packed[t]
 		im.beside = v.im.besideOf(t)
 		return settled(t, im)
 	}
-	rows, err := v.s.scan("export", t, "")
+	rows, err := v.s.scan(v.s.whole(ctx), "export", t, "")
 	if err != nil {
 		return nil, err
 	}

@@ -108,7 +108,7 @@ func (c *Container) refuseOrphans(ctx context.Context) error {
 	for _, ranges := range looks {
 		go func() {
 			var answer result[Key]
-			err := c.cfg.call(ctx, "look for a device", func(ctx context.Context) error {
+			err := c.cfg.load(ctx, "look for a device", func(ctx context.Context) error {
 				for e, err := range scanRanges(ctx, c.kv, ranges) {
 					if err != nil {
 						return err
@@ -178,10 +178,30 @@ func (s *deviceStore) loadTables(ctx context.Context) error {
 
 type caller func(op string, f func(context.Context) error) error
 
+// reader makes the calls that a scan needs.
+type reader struct {
+	scan caller // for rows
+	get  caller // for the parts of those that stand in some
+}
+
+// some is for few rows: it waits through an outage, and ends the term when that
+// lasts.
+func (s *deviceStore) some() reader {
+	call := func(op string, f func(context.Context) error) error { return s.gate.run(op, false, f) }
+	return reader{call, call}
+}
+
+// whole is for all rows of a table.
+func (s *deviceStore) whole(ctx context.Context) reader {
+	r := s.some()
+	r.scan = func(op string, f func(context.Context) error) error { return s.gate.lookAgain(ctx, op, f) }
+	return r
+}
+
 // scan reads rows of a table for a reader who is under way: it waits through
 // an outage, and sets damaged rows aside.
-func (s *deviceStore) scan(op string, t tableID, idPrefix string) ([]loadedRow, error) {
-	rows, err := s.scanTable(func(op string, f func(context.Context) error) error { return s.gate.run(op, false, f) }, op, t, idPrefix)
+func (s *deviceStore) scan(by reader, op string, t tableID, idPrefix string) ([]loadedRow, error) {
+	rows, err := s.scanTable(by, op, t, idPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -201,18 +221,18 @@ func (s *deviceStore) scan(op string, t tableID, idPrefix string) ([]loadedRow, 
 }
 
 // scanTable reads and opens the rows of t whose ids begin with idPrefix.
-func (s *deviceStore) scanTable(call caller, op string, t tableID, idPrefix string) ([]loadedRow, error) {
-	rows, err := s.scanEvery(call, op, t, idPrefix)
+func (s *deviceStore) scanTable(by reader, op string, t tableID, idPrefix string) ([]loadedRow, error) {
+	rows, err := s.scanEvery(by, op, t, idPrefix)
 	return s.onlyNewest(t, rows), err
 }
 
 // scanEvery is scanTable, and gives rows under their old names too.
-func (s *deviceStore) scanEvery(call caller, op string, t tableID, idPrefix string) ([]loadedRow, error) {
+func (s *deviceStore) scanEvery(by reader, op string, t tableID, idPrefix string) ([]loadedRow, error) {
 	sp := specOf(t)
 	var entries []Entry
 	for _, whole := range s.scanPrefixes(t, idPrefix) {
 		var answer result[[]Entry]
-		err := call(op, func(ctx context.Context) error {
+		err := by.scan(op, func(ctx context.Context) error {
 			return answer.of(scanAll(s.gate.kv.Scan(ctx, sp.kind, whole)))
 		})
 		if err != nil {
@@ -220,7 +240,7 @@ func (s *deviceStore) scanEvery(call caller, op string, t tableID, idPrefix stri
 		}
 		entries = append(entries, answer.get()...)
 	}
-	return s.openRows(call, op, t, entries)
+	return s.openRows(by.get, op, t, entries)
 }
 
 // openRows opens rows of t, many of them on all cores.
@@ -347,7 +367,7 @@ func (s *deviceStore) lazyOrphans(t tableID, doubtful map[Key]struct{}) ([]Key, 
 	const op = "look for orphaned parts"
 	sp := specOf(t)
 	var answer result[[]Key]
-	err := s.gate.run(op, false, func(ctx context.Context) error {
+	err := s.gate.look(context.Background(), op, func(ctx context.Context) error {
 		left := maps.Clone(doubtful)
 		for e, err := range s.gate.kv.Scan(ctx, sp.kind, s.genOf(sp)+"/") {
 			if err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 )
 
 // sealNames begins sealed names for an account that has plain ones: only the
@@ -37,19 +36,9 @@ func (s *deviceStore) moveInBackground() {
 		return
 	}
 	s.inBackground(func() {
-		for s.gate.check("") == nil {
-			err := s.moveNames(context.Background())
-			if err == nil || s.gate.check("") != nil {
-				return
-			}
+		s.untilDone(func(err error) {
 			s.cfg.log.Warn("rows still stand under plain names, this is tried again in an hour", "error", err)
-			t := time.NewTimer(time.Hour)
-			select {
-			case <-t.C:
-			case <-s.gate.over:
-				t.Stop()
-			}
-		}
+		}, func() error { return s.moveNames(context.Background()) })
 	})
 }
 
@@ -72,7 +61,7 @@ func (s *deviceStore) moveNames(ctx context.Context) error {
 			kind = specOf(t).kind
 		}
 		var answer result[[]Key]
-		err := s.gate.run(op, false, func(ctx context.Context) error {
+		err := s.gate.look(ctx, op, func(ctx context.Context) error {
 			var old []Key
 			for e, err := range s.gate.kv.Scan(ctx, kind, "") {
 				if err != nil {

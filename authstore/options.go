@@ -12,6 +12,7 @@ type Option func(*config)
 type config struct {
 	codec          codec
 	callTimeout    time.Duration
+	lookTimeout    time.Duration // of a look at a whole table
 	outagePatience time.Duration
 	windowWait     time.Duration
 	senderKeyCache int
@@ -23,6 +24,7 @@ type config struct {
 	background  tasks
 	writes      unsettledWrites
 	secretTurns atomic.Int64
+	loadTime    atomic.Int64 // ns that the next load gives a table, if more than callTimeout
 	asked       outgoingAsked
 }
 
@@ -30,7 +32,9 @@ type config struct {
 func (c *config) nextSecretTurn() int64 { return c.secretTurns.Add(1) - 1 }
 
 // WithCallTimeout bounds every single call of the KV. Default 10 s. The
-// contexts that whatsmeow gives have no deadline.
+// contexts that whatsmeow gives have no deadline. A Scan of a whole table has ten
+// minutes, or this if it is longer: it takes as long as the account is large. To
+// load a device it has this, and after a load that ran out of it twice as much.
 func WithCallTimeout(d time.Duration) Option { return func(c *config) { setIf(&c.callTimeout, d) } }
 
 // WithOutagePatience is how long a store that does not answer is waited for

@@ -167,7 +167,7 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 		return nil
 	}
 	s.inBackground(func() {
-		if err := s.deleteOldOutgoing(op); err != nil {
+		if err := s.deleteOldOutgoing(op); err != nil && s.gate.check("") == nil {
 			s.cfg.log.Warn("old outgoing events were not deleted, this is tried again in an hour", "error", err)
 			s.mu.Lock()
 			s.outgoingDue = time.Now().Add(outgoingAgain)
@@ -188,8 +188,11 @@ func (s *deviceStore) outgoingLookedLocked(now time.Time) bool {
 }
 
 func (s *deviceStore) deleteOldOutgoing(op string) error {
-	call := func(op string, f func(context.Context) error) error { return s.cfg.call(context.Background(), op, f) }
-	stored, err := s.scanTable(call, op, tOutgoing, "")
+	by := reader{
+		scan: func(op string, f func(context.Context) error) error { return s.gate.look(context.Background(), op, f) },
+		get:  func(op string, f func(context.Context) error) error { return s.cfg.call(context.Background(), op, f) },
+	}
+	stored, err := s.scanTable(by, op, tOutgoing, "")
 	if err != nil {
 		return err
 	}

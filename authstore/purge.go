@@ -3,6 +3,7 @@ package authstore
 import (
 	"context"
 	"slices"
+	"time"
 )
 
 // inBackground runs f unless the device is over.
@@ -20,7 +21,8 @@ func (s *deviceStore) inBackground(f func()) {
 }
 
 // purgeInBackground removes the rows of devices that were replaced, and parts
-// that nothing refers to.
+// that nothing refers to. What it did not manage is tried again in an hour, or when
+// the device is next loaded.
 func (s *deviceStore) purgeInBackground() {
 	s.mu.Lock()
 	h, orphans, doubtful := s.head, s.orphans, s.doubtful
@@ -31,32 +33,56 @@ func (s *deviceStore) purgeInBackground() {
 		return
 	}
 	s.inBackground(func() {
-		if proved {
-			if s.letGo() != nil {
-				return
+		s.untilDone(func(err error) {
+			s.cfg.log.Warn("rows that nothing needs any more were not removed, this is tried again in an hour", "error", err)
+		}, func() error {
+			if proved {
+				if err := s.letGo(); err != nil {
+					return err
+				}
+			}
+			for t, parts := range doubtful {
+				more, err := s.lazyOrphans(t, parts)
+				if err != nil {
+					return err
+				}
+				delete(doubtful, t)
+				orphans = append(orphans, more...)
+			}
+			for keys := range slices.Chunk(orphans, removeRows) {
+				if err := s.submit("drop orphaned parts", nil, Batch{Delete: keys}); err != nil {
+					return err
+				}
 			}
 			s.mu.Lock()
-			h = s.head
+			h := s.head
 			s.mu.Unlock()
-		}
-		for t, parts := range doubtful {
-			more, err := s.lazyOrphans(t, parts)
-			if err != nil {
-				return
+			for _, gen := range h.Purge {
+				if err := s.purge(gen); err != nil {
+					return err
+				}
 			}
-			orphans = append(orphans, more...)
-		}
-		for keys := range slices.Chunk(orphans, 200) {
-			if s.submit("drop orphaned parts", nil, Batch{Delete: keys}) != nil {
-				return
-			}
-		}
-		for _, gen := range h.Purge {
-			if s.purge(gen) != nil {
-				return // taken up again when the device is next loaded
-			}
-		}
+			return nil
+		})
 	})
+}
+
+// untilDone calls f again each hour until it succeeds or the device is over. warn is
+// told of each error in between.
+func (s *deviceStore) untilDone(warn func(error), f func() error) {
+	for s.gate.check("") == nil {
+		err := f()
+		if err == nil || s.gate.check("") != nil {
+			return
+		}
+		warn(err)
+		t := time.NewTimer(time.Hour)
+		select {
+		case <-t.C:
+		case <-s.gate.over:
+			t.Stop()
+		}
+	}
 }
 
 // hasLoggedIn reports whether the service has taken prekeys of this device,
@@ -120,30 +146,55 @@ func deviceKinds() []Kind {
 	return kinds
 }
 
-func (s *deviceStore) purge(gen string) error {
-	const op = "purge a replaced device"
+// removeRows is how many rows are removed at once, where many go.
+const removeRows = 200
+
+// dropGeneration removes all rows of a generation. While rows may be moving to their
+// sealed names it looks until there are none.
+func dropGeneration(kv KV, gen, op string, moving bool, look caller, remove func([]Key) error) error {
 	for _, kind := range deviceKinds() {
-		for { // again: a row may just have moved to its sealed name
-			var answer result[[]Entry]
-			err := s.gate.run(op, false, func(ctx context.Context) error {
-				return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, gen+"/")))
-			})
+		for {
+			keys, err := scanKeys(kv, kind, gen+"/", op, look)
 			if err != nil {
 				return err
 			}
-			var stale []Key
-			for _, e := range answer.get() {
-				stale = append(stale, e.Key)
-			}
-			for keys := range slices.Chunk(stale, 200) {
-				if err := s.submit(op, nil, Batch{Delete: keys}); err != nil {
+			for some := range slices.Chunk(keys, removeRows) {
+				if err := remove(some); err != nil {
 					return err
 				}
 			}
-			if len(stale) == 0 || s.names.Load() == nil {
+			if len(keys) == 0 || !moving {
 				break
 			}
 		}
+	}
+	return nil
+}
+
+// scanKeys is Scan without the values.
+func scanKeys(kv KV, kind Kind, prefix, op string, look caller) ([]Key, error) {
+	var answer result[[]Key]
+	err := look(op, func(ctx context.Context) error {
+		var keys []Key
+		for e, err := range kv.Scan(ctx, kind, prefix) {
+			if err != nil {
+				return err
+			}
+			keys = append(keys, e.Key)
+		}
+		return answer.of(keys, nil)
+	})
+	return answer.get(), err
+}
+
+func (s *deviceStore) purge(gen string) error {
+	const op = "purge a replaced device"
+	look := func(op string, f func(context.Context) error) error { return s.gate.look(context.Background(), op, f) }
+	err := dropGeneration(s.gate.kv, gen, op, s.names.Load() != nil, look, func(keys []Key) error {
+		return s.submit(op, nil, Batch{Delete: keys})
+	})
+	if err != nil {
+		return err
 	}
 	return s.editHead(op, func(h *head) {
 		h.Purge = slices.DeleteFunc(slices.Clone(h.Purge), func(g string) bool { return g == gen })

@@ -141,7 +141,7 @@ func (c *Container) Quarantined(ctx context.Context) (Quarantine, error) {
 
 func (c *Container) asides(ctx context.Context) ([]Entry, error) {
 	var answer result[[]Entry]
-	err := c.cfg.call(ctx, "list what was set aside", func(ctx context.Context) error {
+	err := c.look(ctx, "list what was set aside", func(ctx context.Context) error {
 		return answer.of(scanAll(c.kv.Scan(ctx, kindQuarantine, "")))
 	})
 	return answer.get(), err
@@ -155,6 +155,9 @@ func (c *Container) PurgeRows(ctx context.Context, f Fence) error {
 	}
 	defer func() { <-c.sem }()
 	if err := c.settle(ctx, f); err != nil {
+		return err
+	}
+	if err := c.answers(ctx); err != nil {
 		return err
 	}
 	entries, err := c.asides(ctx)

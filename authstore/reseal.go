@@ -29,11 +29,14 @@ func (c *Container) Reseal(ctx context.Context, f Fence, progress func(done, tot
 	for t := range numTables {
 		kinds = append(kinds, specOf(t).kind)
 	}
+	if err := c.answers(ctx); err != nil {
+		return err
+	}
 	var stale, oldParts []Key
 	total, done := 0, 0
 	for _, kind := range kinds {
 		var answer result[[]Key]
-		err := c.cfg.call(ctx, op, func(ctx context.Context) error {
+		err := c.look(ctx, op, func(ctx context.Context) error {
 			var old []Key
 			n := 0
 			for e, err := range c.kv.Scan(ctx, kind, "") {

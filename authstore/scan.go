@@ -26,7 +26,7 @@ func scanRanges(ctx context.Context, kv KV, ranges []Range) iter.Seq2[Entry, err
 // readTables reads and opens what is kept in memory, and lists the parts of
 // split values.
 func (s *deviceStore) readTables(ctx context.Context) (rows []loadedRow, parts map[Key][]byte, err error) {
-	call := func(op string, f func(context.Context) error) error { return s.cfg.call(ctx, op, f) }
+	call := func(op string, f func(context.Context) error) error { return s.cfg.load(ctx, op, f) }
 	tables := make(map[Kind]tableID)
 	var ranges []Range
 	for t := range numTables {

@@ -136,7 +136,7 @@ func (s *deviceStore) GetMessageSecret(ctx context.Context, chat, sender types.J
 			rows[rowID] = v
 		}
 	})
-	stored, err := s.scan(op, tSecret, secretPrefix(id))
+	stored, err := s.scan(s.some(), op, tSecret, secretPrefix(id))
 	if err != nil {
 		return nil, types.EmptyJID, err
 	}

@@ -280,7 +280,7 @@ func (s *deviceStore) wroteSenderKeyLocked(c change) {
 // senderKeysOf lists the sender keys whose ids begin with prefix, as ctx sees
 // them.
 func (s *deviceStore) senderKeysOf(ctx context.Context, op, prefix string) (map[string][]byte, error) {
-	rows, err := s.scan(op, tSenderKey, prefix)
+	rows, err := s.scan(s.some(), op, tSenderKey, prefix)
 	if err != nil {
 		return nil, err
 	}

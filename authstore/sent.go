@@ -3,6 +3,8 @@ package authstore
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -160,7 +162,11 @@ func (s *deviceStore) Sent(_ context.Context, chat, altChat types.JID, id types.
 	if found || all {
 		return plaintext, nil
 	}
-	rows, err := s.scan(op, tOutgoing, "")
+	rows, err := s.scan(s.whole(context.Background()), op, tOutgoing, "")
+	if err != nil && !permanent(err) && !errors.Is(err, context.DeadlineExceeded) { // an outage, and no table that is too large
+		s.gate.cut(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		err = s.gate.check(op)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,7 @@ func (s *deviceStore) sweep() {
 	for _, a := range agings {
 		if s.sweepDue(a) {
 			s.inBackground(func() {
-				if err := s.sweepTable(a); err != nil {
+				if err := s.sweepTable(a); err != nil && s.gate.check("") == nil {
 					s.cfg.log.Warn("old rows were not looked for, this is tried again in an hour", "rows", a.name, "error", err)
 					s.mu.Lock()
 					s.sweepAt[a.table] = time.Now().Add(sweepAgain)
@@ -157,7 +157,7 @@ func (s *deviceStore) sweepTable(a aging) error {
 	noted, _ := parseSweep(v)
 	prefix := s.genOf(specOf(a.table)) + "/"
 	var answer result[[]sweptRow]
-	err := s.cfg.call(context.Background(), "delete old "+a.name, func(ctx context.Context) error {
+	err := s.gate.look(context.Background(), "delete old "+a.name, func(ctx context.Context) error {
 		var rows []sweptRow
 		for e, err := range s.gate.kv.Scan(ctx, specOf(a.table).kind, prefix) {
 			if err != nil {
