@@ -177,15 +177,6 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 		return err
 	}
 	defer func() { <-to.sem }()
-	if !o.dryRun {
-		// A pairing that is about to be saved waits, so that of the two one happens
-		// and the other is told.
-		_, release, err := to.holdSave(ctx)
-		if err != nil {
-			return err
-		}
-		defer release()
-	}
 	h, err := to.readHead(ctx)
 	if err != nil {
 		return err
