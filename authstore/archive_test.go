@@ -229,7 +229,7 @@ func FuzzArchive(f *testing.F) {
 				require.NoError(t, err)
 				_ = im.rowsIn(table)
 				if table == tLID {
-					_, err = mergeLIDs(nil, im)
+					_, err = mergeLIDs(nil, im, true)
 					require.NoError(t, err)
 				}
 			}

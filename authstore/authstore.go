@@ -191,19 +191,20 @@ func (c *Container) Device(ctx context.Context, f Fence) (*store.Device, error) 
 	} else if old != nil {
 		_ = old.retireAfterFlush(ErrSuperseded)
 	}
-	if err := c.settle(ctx, f); err != nil {
-		return nil, err
-	}
-	s, err := c.load(ctx, f)
-	if err != nil {
-		return nil, err
+	var s *deviceStore
+	err := c.settle(ctx, f)
+	if err == nil {
+		s, err = c.load(ctx, f)
 	}
 	c.mu.Lock()
 	closed = c.closed
 	if !closed {
-		c.current = s
+		c.current = s // none after an error: Info must not go on with what is over
 	}
 	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	if closed {
 		s.retire(ErrSuperseded)
 		return nil, ErrSuperseded

@@ -100,7 +100,7 @@ func encodeDevice(d *store.Device, before savedDevice) ([]byte, error) {
 	return marshalWith(s, s.unknown)
 }
 
-// errBadDevice is never the host's to fix by pairing again without a thought:
+// badDevice is an error that is never the host's to fix by pairing again without a thought:
 // what stands there is left untouched.
 func badDevice(what string) error {
 	return fmt.Errorf("%w: the device's %s: it is left untouched: restore a backup, or delete the device's data to pair again", ErrCorrupt, what)

@@ -127,21 +127,19 @@ const (
 
 func importKey() Key { return Key{kindImport, globalGen + "/" + importRowID} }
 
-// importManifest names the generation that an unfinished import fills.
+// importManifest names the generation that an unfinished import fills. A finished one
+// is removed with the commit that names the generation.
 type importManifest struct {
-	Gen     string    `json:"gen"`
-	JID     string    `json:"jid"`
-	Started time.Time `json:"started"`
-	State   string    `json:"state"` // "unfinished"; a finished one is removed with the commit that names it
-
+	Gen   string     `json:"gen"`
 	Names *headNames `json:"names,omitempty"` // for an account that has none yet
 }
 
 // Import moves a whole device from a source into to, under f's term: the
 // credentials, all Signal state, everything else. The account then logs in
 // without pairing, and peers notice nothing. Afterwards the source must never
-// be used again: see RetireSource. A deleted device that the target could still
-// restore is purged, as by pairing another.
+// be used again: see RetireSource. The device that is replaced, or a deleted one
+// that the target could still restore, is purged once the imported one has logged in,
+// as by pairing another.
 //
 // It can be stopped at any point and called again; until it is complete, and
 // has compared the target with the source, the target is what it was. An error
@@ -177,12 +175,9 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 		return err
 	}
 	defer func() { <-to.sem }()
-	h, err := to.readHead(ctx)
-	if err != nil {
+	// A first look, so that an import that is refused ends nobody's device.
+	if _, err := to.headForImport(ctx, o); err != nil {
 		return err
-	}
-	if h.State == statePaired && !o.overwrite {
-		return fmt.Errorf("%w (%s): pass ReplaceDevice if it is to be replaced", ErrTargetPaired, h.JID)
 	}
 	v, err := from.open(ctx)
 	if err != nil {
@@ -203,6 +198,11 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	if err := to.settle(ctx, f); err != nil {
 		return err
 	}
+	// A device may have been paired since the first look. From here on none is.
+	h, err := to.headForImport(ctx, o)
+	if err != nil {
+		return err
+	}
 	s := newDeviceStore(to, f)
 	defer s.retire(ErrSuperseded)
 	s.head = h
@@ -212,7 +212,6 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 		// then take the rows of this one.
 		m = importManifest{Gen: "i" + strings.ToLower(rand.Text())}
 	}
-	m.JID, m.State, m.Started = v.jid().String(), "unfinished", time.Now().UTC()
 	s.gen = m.Gen
 	switch {
 	case h.Names != nil:
@@ -270,6 +269,19 @@ func importInto(ctx context.Context, from Source, to *Container, f Fence, o *imp
 	return nil
 }
 
+// headForImport reads the record of the target's device. It refuses a paired one that
+// the import may not replace.
+func (c *Container) headForImport(ctx context.Context, o *importConfig) (head, error) {
+	h, err := c.readHead(ctx)
+	if err != nil {
+		return head{}, err
+	}
+	if h.State == statePaired && !o.overwrite {
+		return head{}, fmt.Errorf("%w (%s): pass ReplaceDevice if it is to be replaced", ErrTargetPaired, h.JID)
+	}
+	return h, nil
+}
+
 // endCurrent ends the device that was given out.
 func (c *Container) endCurrent() error {
 	c.mu.Lock()
@@ -280,7 +292,8 @@ func (c *Container) endCurrent() error {
 		return ErrSuperseded
 	}
 	if old != nil {
-		return old.dismiss(ErrSuperseded)
+		// What it cannot write any more goes with it, as in Device.
+		_ = old.dismiss(ErrSuperseded)
 	}
 	return nil
 }
@@ -304,6 +317,9 @@ func (c *Container) readManifest(ctx context.Context) (m importManifest, err err
 			err = fmt.Errorf("%w: it does not parse", ErrCorrupt)
 		}
 	}
+	if errors.Is(err, ErrCorrupt) {
+		return m, fmt.Errorf("the manifest of an unfinished import: %w: DropImport removes it", err)
+	}
 	if err != nil {
 		return m, fmt.Errorf("the manifest of an unfinished import: %w", err)
 	}
@@ -326,11 +342,16 @@ func (s *deviceStore) putManifest(m importManifest) error {
 
 // adoptImport makes the imported generation the account's device.
 func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error {
-	if h.Gen != "" {
-		h.Purge = append(slices.Clone(h.Purge), h.Gen)
-	}
 	if h.Kept != nil { // else it would come back when the imported one is deleted
 		h.Purge, h.Kept = append(slices.Clone(h.Purge), h.Kept.Gen), nil
+	}
+	switch {
+	case h.State == stateDeleted:
+		h.Kept = &kept{h.Gen, h.JID, h.DeletedAt, h.Reason}
+	case h.State == statePaired: // the service may know the imported one no more
+		h.Kept = &kept{h.Gen, h.JID, time.Now().UTC(), "replaced by an import"}
+	case h.Gen != "":
+		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}
 	h.Gen, h.State, h.JID = m.Gen, statePaired, jid.String()
 	h.DeletedAt, h.Reason, h.Names = time.Time{}, "", cmp.Or(h.Names, m.Names)
@@ -342,8 +363,8 @@ func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error
 	return err
 }
 
-// DropImport removes what an unfinished import has left. The device, if there
-// is one, is not touched.
+// DropImport removes what an unfinished import has left, also one whose manifest is
+// damaged. The device, if there is one, is not touched.
 func DropImport(ctx context.Context, to *Container, f Fence) error {
 	if err := to.lock(ctx); err != nil {
 		return err
@@ -353,26 +374,30 @@ func DropImport(ctx context.Context, to *Container, f Fence) error {
 		return err
 	}
 	m, err := to.readManifest(ctx)
-	if err != nil || m.Gen == "" {
+	if err == nil && m.Gen == "" {
+		return nil
+	}
+	begins, named := m.Gen+"/", func(Key) bool { return false }
+	if errors.Is(err, ErrCorrupt) {
+		// Any generation that begins so, unless it is a device's that was imported.
+		begins = "i"
+		named, err = to.namedByHead(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	s := newDeviceStore(to, f)
 	defer s.retire(ErrSuperseded)
-	kinds := []Kind{kindPart}
-	for t := range numTables {
-		if sp := specOf(t); !sp.global {
-			kinds = append(kinds, sp.kind)
-		}
-	}
-	for _, kind := range kinds {
+	for _, kind := range deviceKinds() {
 		var answer result[[]Entry]
 		err := s.gate.run("drop import", false, func(ctx context.Context) error {
-			return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, m.Gen+"/")))
+			return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, begins)))
 		})
 		if err != nil {
 			return err
 		}
-		for rows := range slices.Chunk(answer.get(), importRows) {
+		stale := slices.DeleteFunc(answer.get(), func(e Entry) bool { return named(e.Key) })
+		for rows := range slices.Chunk(stale, importRows) {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -387,4 +412,20 @@ func DropImport(ctx context.Context, to *Container, f Fence) error {
 	}
 	_, err = s.commitRows("drop import", nil, Batch{Delete: []Key{importKey()}}, false)
 	return err
+}
+
+// namedByHead tells the rows of the generations that the account's record names.
+func (c *Container) namedByHead(ctx context.Context) (func(Key) bool, error) {
+	h, err := c.readHead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gens := append(slices.Clone(h.Purge), h.Gen)
+	if h.Kept != nil {
+		gens = append(gens, h.Kept.Gen)
+	}
+	return func(k Key) bool {
+		gen, _ := genAndID(k)
+		return slices.Contains(gens, gen)
+	}, nil
 }

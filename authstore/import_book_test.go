@@ -87,10 +87,10 @@ func TestImportLosesNoMessageThatWaits(t *testing.T) {
 		key := Key{"message", globalGen + "/ours"}
 		to.kv.mu.Lock()
 		require.Contains(t, to.kv.data, key)
-		to.kv.data[key] = "damaged"
+		to.kv.data[key] = garbage
 		to.kv.mu.Unlock()
 		_, err := Import(bg, FromKV("old", src.kv, src.f), New(to.kv), to.f, ReplaceDevice())
 		require.NoError(t, err)
-		require.Equal(t, "damaged", to.kv.data[key])
+		require.Equal(t, garbage, to.kv.data[key])
 	})
 }

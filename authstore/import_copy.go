@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -99,14 +100,16 @@ func (m *importer) target(t tableID) (map[string][]byte, error) {
 	out := make(map[string][]byte, len(rows))
 	m.strays = m.strays[:0]
 	for _, r := range rows {
-		if key, _, _ := m.s.keyOf(r.row); r.err == nil && key != r.key {
-			m.strays = append(m.strays, r.key) // begun before the names were sealed, or under another key
-		} else if r.err == nil {
+		switch key, _, _ := m.s.keyOf(r.row); {
+		case r.err == nil && key == r.key:
 			out[r.row.bucket] = r.data
-		} else if t == tLID {
+		case r.err == nil || !specOf(t).global:
+			// Begun before the names were sealed, under another key, or damaged.
+			m.strays = append(m.strays, r.key)
+		case t == tMessage && errors.Is(r.err, ErrCorrupt):
+			out[r.row.bucket] = nil // see copyBook
+		default:
 			return nil, r.err // not ours to replace
-		} else {
-			out[r.row.bucket] = nil // differs from everything, so it is written anew
 		}
 	}
 	for _, f := range m.s.found {
@@ -136,7 +139,7 @@ func (m *importer) copyAll(ctx context.Context, v view) error {
 			return err
 		}
 		if t == tLID {
-			if want, err = mergeLIDs(have, im); err != nil {
+			if want, err = mergeLIDs(have, im, m.late); err != nil {
 				return err
 			}
 		}
@@ -218,7 +221,7 @@ func (m *importer) verifyAll(ctx context.Context, v view) error {
 			return err
 		}
 		if t == tLID {
-			merged, err := mergeLIDs(have, im)
+			merged, err := mergeLIDs(have, im, m.late)
 			if err != nil {
 				return err
 			}
@@ -299,23 +302,33 @@ func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConf
 }
 
 // mergeLIDs adds the source's LID map to the rows that the target has; where
-// they disagree the source is right. A LID and a number stand in it once.
-func mergeLIDs(have map[string][]byte, from *image) (map[string][]byte, error) {
+// they disagree the source is right, or the target when the source is late. A LID
+// and a number stand in it once.
+func mergeLIDs(have map[string][]byte, from *image, late bool) (map[string][]byte, error) {
 	im := newImage()
 	for id, data := range have {
 		if err := im.load(row{tLID, id}, data); err != nil {
 			return nil, err
 		}
 	}
+	var adds []change
 	from.each(tLID, func(id string, v []byte) {
 		back := "p"
 		if strings.HasPrefix(id, "p") {
 			back = "l"
 		}
-		if old, ok := im.get(tLID, id); ok && !bytes.Equal(old, v) {
+		old, known := im.get(tLID, id)
+		_, taken := im.get(tLID, back+string(v))
+		if late && (known || taken) {
+			return
+		}
+		adds = append(adds, put(tLID, id, v))
+		if known && !bytes.Equal(old, v) {
 			im.apply(del(tLID, back+string(old)))
 		}
 	})
-	from.each(tLID, func(id string, v []byte) { im.apply(put(tLID, id, v)) })
+	for _, c := range adds {
+		im.apply(c)
+	}
 	return im.rowsIn(tLID), nil
 }

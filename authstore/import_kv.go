@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +63,9 @@ func (k kvSource) retire(ctx context.Context) error {
 	h, err := k.c.readHead(ctx)
 	if err != nil {
 		return err
+	}
+	if h.Kept != nil { // the next pairing keeps the one that is moved away
+		h.Purge, h.Kept = append(slices.Clone(h.Purge), h.Kept.Gen), nil
 	}
 	h.State, h.DeletedAt, h.Reason = stateDeleted, time.Now().UTC(), "moved to another store"
 	encoded, err := h.encode()
@@ -158,9 +162,9 @@ func settled(t tableID, im *image) (*image, error) {
 type liveSource struct{ c *Container }
 
 // FromContainer is the device that c has loaded, for Export: a backup of an
-// account while it runs. The rows in memory are taken at one moment; message
-// secrets and other things that are read on demand are what stands in the KV
-// then.
+// account while it runs. The rows in memory are taken at one moment, app-state
+// versions with their MACs; message secrets and other things that are read on
+// demand are what stands in the KV then.
 func FromContainer(c *Container) Source { return liveSource{c} }
 
 func (l liveSource) String() string { return "a running account" }
@@ -188,11 +192,20 @@ func (l liveSource) open(ctx context.Context) (view, error) {
 	if err := s.flush("export"); err != nil {
 		return nil, err
 	}
+	// All MACs come into memory, so that they are copied with their versions. Those of
+	// a collection that is new meanwhile are there already.
+	var collections []string
+	s.each(ctx, tAppState, func(name string, _ []byte) { collections = append(collections, name) })
+	for _, name := range collections {
+		if err := s.loadMACs(ctx, "export", name); err != nil {
+			return nil, err
+		}
+	}
 	v := &liveView{s: s, im: newImage()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for t := range numTables {
-		if s.im.specs[t].lazy {
+		if !copiedAtOnce(t) {
 			continue
 		}
 		// Values are never written to, so the maps are all there is to copy.
@@ -206,6 +219,9 @@ func (l liveSource) open(ctx context.Context) (view, error) {
 	return v, nil
 }
 
+// copiedAtOnce are the tables of which a liveView has a copy.
+func copiedAtOnce(t tableID) bool { return t == tAppMAC || !specOf(t).lazy }
+
 type liveView struct {
 	s      *deviceStore
 	im     *image
@@ -218,7 +234,7 @@ func (v *liveView) warnings() []string { return nil }
 
 func (v *liveView) table(ctx context.Context, t tableID) (*image, error) {
 	im := newImage()
-	if !im.specs[t].lazy {
+	if copiedAtOnce(t) {
 		im.flat[t], im.packed[t] = v.im.flat[t], v.im.packed[t]
 		im.beside = v.im.besideOf(t)
 		return settled(t, im)

@@ -478,6 +478,9 @@ func TestImportLeavesNothingOfTheDevicesBeforeIt(t *testing.T) {
 					require.NoError(t, move(from, f, c, tf))
 					d, err := c.Device(bg, tf)
 					require.NoError(t, err)
+					if way == "restore" {
+						login(t, d) // the one that it replaced is kept until then
+					}
 					synctest.Wait()
 					gens := make(map[string]int)
 					for k := range kv.data {

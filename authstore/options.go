@@ -86,9 +86,9 @@ func WithPlaintextAllowed() Option { return func(c *config) { c.codec.allowPlain
 // stay so without the option. The way back is Export and Restore.
 func WithSealedNames() Option { return func(c *config) { c.sealNames = true } }
 
-// WithOnIncident is told of damage that was found and contained. It is called
-// under no lock and must not block. It may be given more than once; all are
-// told.
+// WithOnIncident is told of damage that was found and contained. The Container may
+// be at work meanwhile: f must not block, nor call the Container. It may be given
+// more than once; all are told.
 func WithOnIncident(f func(Incident)) Option {
 	return func(c *config) {
 		if f != nil {
