@@ -170,28 +170,18 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		data, ok := s.im.render(r, changes)
 		ok = ok && !s.tornLocked(r)
 		rendered = append(rendered, renderedRow{r, data, ok})
-		// A damaged row is kept before something else takes its place.
-		key, _, _ := s.keyOf(r)
-		old, _ := s.oldKeyOf(r)
-		for _, key := range []Key{key, old} {
-			if e, ok := s.asides[key]; ok {
-				aside[key] = e
-				raw.Put = append(raw.Put, e...)
-				delete(s.asides, key)
-			}
-		}
+		raw.Put = append(raw.Put, s.takeAsidesLocked(r, aside)...)
 	}
 	var removed []Key
 	if riders {
 		// First, since it leaves out what is about to be set aside.
 		removed = s.takeRemovalsLocked(rows)
 		raw.Delete = append(raw.Delete, removed...)
-		for key, e := range s.asides {
+		for key, e := range s.takeFreeAsidesLocked() {
 			aside[key] = e
 			raw.Put = append(raw.Put, e...)
 			raw.Delete = append(raw.Delete, key)
 		}
-		clear(s.asides)
 	}
 	s.mu.Unlock()
 
@@ -215,7 +205,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		}
 	}
 	if err != nil {
-		maps.Copy(s.asides, aside)
+		s.putBackAsidesLocked(aside, landed)
 		s.removals = append(removed, s.removals...)
 		for _, id := range oldKeys {
 			if _, ok := landed[row{tSenderKey, id}]; !ok {

@@ -1,10 +1,15 @@
 package authstore
 
-import "strings"
+import (
+	"maps"
+	"strings"
+)
 
 // The KV may refuse for good a row that rides. A poisonous row must not hold up
 // the others, so each is then written alone. A row that is refused alone too stays
-// in memory until the term ends.
+// in memory until the term ends. The removal of an old row is given up until the
+// next look finds that row again. A damaged row that cannot be kept aside stays where
+// it is until something is written over it.
 //
 // App state is the exception. A version that stands without one of its MACs makes
 // whatsmeow fail much later, on a patch that is all right. So a version is
@@ -12,8 +17,8 @@ import "strings"
 // torn, and stands without a version from then on. The next term then finds
 // version 0, and asks for the collection anew.
 
-// flushAlone writes the dirty rows one by one after a batch was refused for good,
-// an app-state version together with its MACs.
+// flushAlone writes what rides one by one after a batch was refused for good, an
+// app-state version together with its MACs.
 func (s *deviceStore) flushAlone() {
 	s.mu.Lock()
 	took := s.dirty
@@ -32,22 +37,164 @@ func (s *deviceStore) flushAlone() {
 			s.tear(name)
 		}
 	}
+	s.asidesAlone()
+	s.removalsAlone()
+	s.oldKeysAlone()
+}
+
+// asidesAlone keeps each damaged row aside for itself.
+func (s *deviceStore) asidesAlone() {
+	s.mu.Lock()
+	asides := s.takeFreeAsidesLocked()
+	s.mu.Unlock()
+	for key, kept := range asides {
+		err := s.commitAlone(nil, Batch{Put: kept, Delete: []Key{key}})
+		if err == nil {
+			continue
+		}
+		s.mu.Lock()
+		s.asides[key], s.stuck[key] = kept, struct{}{}
+		s.mu.Unlock()
+		s.refused(key.Kind, err)
+	}
+}
+
+// takeFreeAsidesLocked takes the damaged rows that ride. mu is held.
+func (s *deviceStore) takeFreeAsidesLocked() map[Key][]Entry {
+	free := make(map[Key][]Entry)
+	for key, kept := range s.asides {
+		if _, ok := s.stuck[key]; !ok {
+			free[key] = kept
+			delete(s.asides, key)
+		}
+	}
+	return free
+}
+
+// removalsAlone removes the old rows that the next commit would take along.
+func (s *deviceStore) removalsAlone() {
+	s.mu.Lock()
+	keys := s.takeRemovalsLocked(nil)
+	s.mu.Unlock()
+	inHalves(keys, func(keys []Key) error {
+		err := s.commitAlone(nil, Batch{Delete: keys})
+		if err == nil {
+			s.mu.Lock()
+			s.grewLocked(tSecret, -len(keys))
+			s.mu.Unlock()
+		}
+		return err
+	}, func(k Key, err error) { s.refused(k.Kind, err) })
+}
+
+// oldKeysAlone does the same for sender keys.
+func (s *deviceStore) oldKeysAlone() {
+	s.mu.Lock()
+	ids := s.takeOldKeysLocked(make(map[logicalID]change))
+	s.mu.Unlock()
+	inHalves(ids, func(ids []string) error {
+		rows := make([]renderedRow, 0, len(ids))
+		for _, id := range ids {
+			rows = append(rows, renderedRow{row: row{tSenderKey, id}})
+		}
+		err := s.commitAlone(rows, Batch{})
+		if err == nil {
+			s.mu.Lock()
+			for _, id := range ids {
+				s.wroteSenderKeyLocked(del(tSenderKey, id))
+			}
+			s.mu.Unlock()
+		}
+		return err
+	}, func(_ string, err error) { s.refused(specOf(tSenderKey).kind, err) })
+}
+
+// inHalves writes items together. Where they are refused it tries each half, and so
+// on: one that is refused alone holds up no other.
+func inHalves[T any](items []T, write func([]T) error, refused func(T, error)) {
+	if len(items) == 0 {
+		return
+	}
+	err := write(items)
+	switch half := len(items) / 2; {
+	case err == nil:
+	case half == 0:
+		refused(items[0], err)
+	default:
+		inHalves(items[:half], write, refused)
+		inHalves(items[half:], write, refused)
+	}
+}
+
+// commitAlone writes rows and raw and nothing else. An error means that they were
+// refused for good; behind the end of the term there is none.
+func (s *deviceStore) commitAlone(rows []renderedRow, raw Batch) error {
+	if _, err := s.commitRows("flush", rows, raw, false); err != nil && s.gate.check("flush") == nil {
+		return err
+	}
+	return nil
+}
+
+func (s *deviceStore) refused(kind Kind, err error) {
+	s.cfg.incident(Incident{Kind: IncidentRefused, Row: kind, Err: err})
+}
+
+// takeAsidesLocked gives what must be kept of the damaged rows that stand where r is
+// about to be written, and notes it in taken. mu is held.
+func (s *deviceStore) takeAsidesLocked(r row, taken map[Key][]Entry) (kept []Entry) {
+	for _, key := range s.keysOf(r) {
+		if e, ok := s.asides[key]; ok {
+			taken[key] = e
+			kept = append(kept, e...)
+			delete(s.asides, key)
+		}
+	}
+	return kept
+}
+
+// putBackAsidesLocked is for a commit that was refused: what landed before that has
+// taken the place of the damaged row. mu is held.
+func (s *deviceStore) putBackAsidesLocked(taken map[Key][]Entry, landed map[row]struct{}) {
+	for r := range landed {
+		for _, key := range s.keysOf(r) {
+			delete(taken, key)
+		}
+	}
+	maps.Copy(s.asides, taken)
+}
+
+// keysOf is wherever a row may stand.
+func (s *deviceStore) keysOf(r row) []Key {
+	key, _, _ := s.keyOf(r)
+	if old, ok := s.oldKeyOf(r); ok {
+		return []Key{key, old}
+	}
+	return []Key{key}
 }
 
 // writeAlone writes rows and nothing else; false: they were refused for good.
 func (s *deviceStore) writeAlone(rows ...row) bool {
 	rendered := make([]renderedRow, 0, len(rows))
+	aside := make(map[Key][]Entry)
+	var raw Batch
 	s.mu.Lock()
 	for _, r := range rows {
 		data, ok := s.im.render(r, nil)
 		rendered = append(rendered, renderedRow{r, data, ok && !s.tornLocked(r)})
+		raw.Put = append(raw.Put, s.takeAsidesLocked(r, aside)...)
 	}
 	s.mu.Unlock()
-	_, err := s.commitRows("flush", rendered, Batch{}, false)
-	if err == nil || s.gate.check("flush") != nil {
+	landed, err := s.commitRows("flush", rendered, raw, false)
+	if err == nil {
 		return true
 	}
-	s.cfg.incident(Incident{Kind: IncidentRefused, Row: specOf(rows[0].table).kind, Err: err})
+	s.mu.Lock()
+	s.putBackAsidesLocked(aside, landed)
+	s.mu.Unlock()
+	if s.gate.check("flush") != nil {
+		return true
+	}
+	s.refused(specOf(rows[0].table).kind, err)
 	return false
 }
 

@@ -103,15 +103,12 @@ func TestRemovalsOfARefusedCommitAreTriedAgain(t *testing.T) {
 		time.Sleep(181 * aDay)
 		tend(t, d)
 		kv.before.set(func(op string, b Batch) error {
-			if op == "commit" {
+			if op == "commit" && len(b.Put) > 0 {
 				return fmt.Errorf("refused: %w", ErrTooLarge)
 			}
 			return nil
 		})
 		require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), ErrTooLarge)
-		kv.before.set(nil)
-		require.Equal(t, 5, kv.count("secret"))
-		require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 2)))
 		require.Zero(t, kv.count("secret"))
 	})
 }

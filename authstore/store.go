@@ -37,7 +37,8 @@ type deviceStore struct {
 	head   head
 	dirty  map[row]struct{}
 	keys   senderKeys
-	asides map[Key][]Entry // damaged rows: where they stand, and as what they are kept
+	asides map[Key][]Entry  // damaged rows: where they stand, and as what they are kept
+	stuck  map[Key]struct{} // of these: refused for good, so they ride no more
 	writeQueue
 	knownSessions
 	appStateMemory
@@ -58,7 +59,7 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		c: c, cfg: &c.cfg, gate: newGate(c.kv, f, &c.cfg),
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
-		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), asides: make(map[Key][]Entry),
+		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), asides: make(map[Key][]Entry), stuck: make(map[Key]struct{}),
 		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
 		writeQueue:     writeQueue{late: make(map[logicalID]uint64)},
 		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},
