@@ -224,18 +224,19 @@ func (s *deviceStore) DoDecryptionTxn(ctx context.Context, fn func(context.Conte
 		return out
 	}
 	defer end()
-	if err := caught(context.WithValue(ctx, txnKey{}, tx), fn); err != nil {
-		end() // what is written from now on is not of this transaction
-		if d := deliveryOf(ctx); d != nil && !errors.Is(err, context.Canceled) && ctx.Err() == nil {
-			return d.Failed(ctx, err)
-		}
-		return err
-	}
-	changes := end()
-	if len(changes) == 0 {
+	err := caught(context.WithValue(ctx, txnKey{}, tx), fn)
+	changes := end() // what is written from now on is not of this transaction
+	if err == nil && len(changes) == 0 {
 		return s.gate.check(op)
 	}
-	return s.submit(op, changes, Batch{})
+	if err == nil {
+		err = s.submit(op, changes, Batch{})
+	}
+	// whatsmeow acknowledges a message also when the commit is refused for good.
+	if d := deliveryOf(ctx); err != nil && d != nil && !errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		return d.Failed(ctx, err)
+	}
+	return err
 }
 
 // touch opens the window that a read of a session opens.
