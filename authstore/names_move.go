@@ -267,7 +267,7 @@ func (c *Container) moveNames(ctx context.Context, f Fence) error {
 	c.mu.Lock()
 	s := c.current
 	c.mu.Unlock()
-	if s != nil {
+	if s != nil && s.gate.check("") == nil {
 		<-c.sem
 		return s.moveNames(ctx)
 	}
