@@ -373,18 +373,22 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 		s.trust(known...)
 		return changes
 	}
-	// Sender keys came through a session and have its identity beside them:
+	// findAll is for inside the window: a message that is waited for may bring a
+	// sender key. They come through a session and have its identity beside them:
 	// without one there are none, and nothing is read.
-	if len(find()) > 0 || s.anySenderKey(oldPrefix) {
-		var err error
-		if senderKeys, err = s.senderKeysOf(ctx, op, oldPrefix); err != nil {
-			return err
+	findAll := func() (_ []change, err error) {
+		changes := find()
+		if len(changes) == 0 && !s.anySenderKey(oldPrefix) {
+			return nil, nil
 		}
+		if senderKeys, err = s.senderKeysOf(ctx, op, oldPrefix); err != nil {
+			return nil, err
+		}
+		return find(), nil
 	}
 	if tx := s.txnOf(ctx); tx != nil {
-		changes := find()
 		var addrs []string
-		for _, c := range changes {
+		for _, c := range find() {
 			if c.table == tSession {
 				addrs = append(addrs, c.id)
 			}
@@ -392,7 +396,11 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 		if err := s.win.open(ctx, tx.claim, addrs); err != nil {
 			return s.windowErr(op, err)
 		}
-		tx.add(find())
+		changes, err := findAll()
+		if err != nil {
+			return err
+		}
+		tx.add(changes)
 		return nil // remembered when it is found done
 	}
 	// Also when there is nothing to move: a send that is making a session under
@@ -404,7 +412,11 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 		return err
 	}
 	defer s.win.close(c)
-	if err := s.write(ctx, op, find()...); err != nil {
+	changes, err := findAll()
+	if err != nil {
+		return err
+	}
+	if err := s.write(ctx, op, changes...); err != nil {
 		return err
 	}
 	s.mu.Lock()
