@@ -403,6 +403,9 @@ func (m *modelled) inTransactions(sessions []string) []func() {
 		},
 		func() {
 			a, v := address(), drawn(m, "session", sessions)
+			got, err := m.d.Sessions.GetSession(m.ctx, a) // as libsignal does: what was read earlier may be old
+			want, ok := m.want.sessions[a]
+			m.equal(want, ok, got, err, "session", a)
 			require.NoError(m, m.d.Sessions.PutSession(m.ctx, a, []byte(v)))
 			m.want.sessions[a] = v
 		},
