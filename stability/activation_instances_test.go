@@ -21,13 +21,12 @@ import (
 // chatter lets the contact send numbered messages until stop, which returns
 // how many there were.
 func (w *world) chatter(every time.Duration) (stop func() int) {
-	peer := w.peer()
 	ctx, cancel := context.WithCancel(context.Background())
 	sent := 0
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			if _, err := peer.Send(context.Background(), w.account.JID(), fmt.Sprintf("m%d", sent)); err == nil {
+			if _, err := w.say(fmt.Sprintf("m%d", sent)); err == nil {
 				sent++
 			}
 			time.Sleep(every)

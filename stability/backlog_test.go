@@ -121,7 +121,7 @@ func (w *world) write(n int) {
 
 func (w *world) write1(text string) {
 	w.t.Helper()
-	_, err := w.peer().Send(w.t.Context(), w.account.JID(), text)
+	_, err := w.say(text)
 	require.NoError(w.t, err)
 }
 

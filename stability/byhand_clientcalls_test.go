@@ -119,7 +119,7 @@ func clientCalls() []clientCall {
 func (n *named) hears(t *testing.T, after string) {
 	t.Helper()
 	text := fmt.Sprintf("after %s, %d", after, len(n.texts()))
-	_, err := n.w.peer().Send(t.Context(), n.w.account.JID(), text)
+	_, err := n.w.say(text)
 	require.NoError(t, err)
 	start := time.Now()
 	for !slices.Contains(n.texts(), text) {
@@ -276,7 +276,7 @@ func TestSessionThatTheHostEndsIsOverEverywhere(t *testing.T) {
 							}
 						}
 						a.mu.Unlock()
-						_, err := w.peer().Send(t.Context(), w.account.JID(), "end it")
+						_, err := w.say("end it")
 						require.NoError(t, err)
 					case "setup":
 						armed = true

@@ -25,7 +25,7 @@ func TestByHandStuckHostCodeHoldsTheEndOfATermUpNoLongerThanAStep(t *testing.T) 
 					<-stuck
 				}
 			})
-			_, err := w.peer().Send(t.Context(), w.account.JID(), "stick")
+			_, err := w.say("stick")
 			require.NoError(t, err)
 			time.Sleep(time.Second)
 			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()

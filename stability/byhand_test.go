@@ -120,7 +120,7 @@ func TestByHandAHostPairsThroughItsOwnEventsAndComesBack(t *testing.T) {
 				h.activate()
 				h.pair()
 				require.Equal(t, reconnect.StatusConnected, h.status().WA)
-				_, err := w.peer().Send(t.Context(), w.account.JID(), "hello")
+				_, err := w.say("hello")
 				require.NoError(t, err)
 				w.await("the message", func() bool { return len(h.texts()) == 1 })
 
@@ -310,7 +310,7 @@ func TestByHandAHostThatWaitsAndConnectsByItselfIsServedToo(t *testing.T) {
 			time.Sleep(3 * time.Minute)
 			require.Equal(t, n+2, w.logins())
 			require.Equal(t, reconnect.StatusConnected, h.status().WA)
-			_, err := w.peer().Send(t.Context(), w.account.JID(), "still there")
+			_, err := w.say("still there")
 			require.NoError(t, err)
 			w.await("the message", func() bool { return len(h.texts()) == n+1 })
 		}
@@ -357,7 +357,7 @@ func TestByHandAfterALogoutTheHostPairsAnewInTheSameTerm(t *testing.T) {
 		h.activate()
 		require.NotSame(t, old, h.client)
 		h.pair()
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "again")
+		_, err := w.say("again")
 		require.NoError(t, err)
 		w.await("the message", func() bool { return len(h.texts()) == 1 })
 		require.EqualValues(t, 1, h.status().LeaseEpoch)

@@ -181,7 +181,7 @@ func TestAPairingThatTheStoreDoesNotTakeIsMadeAnew(t *testing.T) {
 		a.pair()
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, reconnect.StatusConnected, a.status().WA)
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "it works")
+		_, err := w.say("it works")
 		require.NoError(t, err)
 		w.await("the message", func() bool { return len(a.texts()) == 1 })
 		a.stop()

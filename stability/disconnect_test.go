@@ -204,7 +204,6 @@ func TestAStanzaOfAnOldConnectionDoesNotReachTheNext(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			w := hasty(t)
 			a := w.tended("a").run().pair()
-			peer := w.peer()
 			time.Sleep(5 * time.Minute)
 			a.forget()
 			a.heed(func(evt any) {
@@ -212,7 +211,7 @@ func TestAStanzaOfAnOldConnectionDoesNotReachTheNext(t *testing.T) {
 					time.Sleep(slow)
 				}
 			})
-			_, err := peer.Send(t.Context(), w.account.JID(), "slow")
+			_, err := w.say("slow")
 			require.NoError(t, err)
 			time.Sleep(50 * time.Millisecond)
 			w.sim.Fault(wasim.Replaced()).For(w.account.JID()).Now() // waits in the queue behind it
@@ -235,7 +234,6 @@ func TestMessagesBeforeConnectedAreHandled(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a").run().pair()
-		peer := w.peer()
 		time.Sleep(time.Minute)
 		for range 3 {
 			a.forget()
@@ -243,7 +241,7 @@ func TestMessagesBeforeConnectedAreHandled(t *testing.T) {
 			w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
 			w.await("it is off", func() bool { return a.status().WA != reconnect.StatusConnected })
 			for range 5 {
-				_, err := peer.Send(t.Context(), w.account.JID(), "while away")
+				_, err := w.say("while away")
 				require.NoError(t, err)
 			}
 			refused.Stop()

@@ -42,7 +42,7 @@ func TestTheManagerMayBeUsedInsideAHandler(t *testing.T) {
 			}
 		})
 		for range 6 {
-			_, err := w.peer().Send(t.Context(), w.account.JID(), "use it")
+			_, err := w.say("use it")
 			require.NoError(t, err)
 			time.Sleep(time.Minute)
 		}

@@ -122,7 +122,7 @@ func TestAHandlerThatDoesNotFinishCostsTheBudgetAndNoMore(t *testing.T) {
 				<-stuck
 			}
 		})
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "stick")
+		_, err := w.say("stick")
 		require.NoError(t, err)
 		time.Sleep(time.Second)
 		start := time.Now()
@@ -367,7 +367,7 @@ func TestHandOverEndsWithinItsBound(t *testing.T) {
 				<-stuck
 			}
 		})
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "stick")
+		_, err := w.say("stick")
 		require.NoError(t, err)
 		time.Sleep(time.Second)
 		a.wire.hang(func(string) bool { return true })

@@ -89,6 +89,8 @@ type world struct {
 	account *wasim.Account
 	memory  server
 	contact *wasim.Contact
+	once    sync.Once
+	scribe  *wasim.Account
 	took    taken
 }
 
@@ -120,6 +122,16 @@ func (w *world) peer() *wasim.Contact {
 		w.contact = c
 	}
 	return w.contact
+}
+
+// say writes to the account from a phone, which takes no part in what follows:
+// a peer would be a second client with its own connection and its own pings.
+func (w *world) say(s string) (id string, err error) {
+	w.once.Do(func() {
+		w.scribe = w.sim.NewAccount("491520000008")
+		w.scribe.Phone().On()
+	})
+	return w.scribe.Phone().SendMessage(w.account.JID(), text(s))
 }
 
 // instance is one process of the host: a Manager with what its host sees.

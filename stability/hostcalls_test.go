@@ -128,7 +128,6 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 		h.run().pair() // and again, as a process that was restarted
 		h.cancel()
 		require.NoError(t, <-h.result)
-		peer := w.peer()
 		time.Sleep(time.Second)
 		others := w.sim.Connections()
 
@@ -177,7 +176,7 @@ func (p hostProgram) play(t *testing.T) (problem string) {
 				h.mine.Lock()
 				h.armed = append(h.armed, s)
 				h.mine.Unlock()
-				_, _ = peer.Send(context.Background(), w.account.JID(), "do it")
+				_, _ = w.say("do it")
 			case "goroutine":
 				h.calls.Go(func() { h.call(s) })
 			}
@@ -245,7 +244,7 @@ func (h *host) comesBack(p hostProgram, note func(string, ...any)) {
 // hearsAgain waits for a message.
 func (h *host) hearsAgain(note func(string, ...any)) {
 	said := fmt.Sprintf("still there at %v?", time.Now())
-	if _, err := h.w.peer().Send(context.Background(), h.w.account.JID(), said); err != nil {
+	if _, err := h.w.say(said); err != nil {
 		note("the contact cannot send: %v", err)
 		return
 	}

@@ -67,7 +67,7 @@ func TestAHostsLogMayAskForTheStatus(t *testing.T) {
 			}
 		})
 		for range 3 {
-			_, err := w.peer().Send(t.Context(), w.account.JID(), "stick")
+			_, err := w.say("stick")
 			require.NoError(t, err)
 		}
 		w.await("it is degraded", func() bool { return b.status().Probes.Health == keepalive.Degraded })

@@ -28,7 +28,7 @@ func (i *instance) balanced() stability.ReceivedMessages {
 // getMessage sends one to the account.
 func (w *world) getMessage(text string) {
 	w.t.Helper()
-	_, err := w.peer().Send(w.t.Context(), w.account.JID(), text)
+	_, err := w.say(text)
 	require.NoError(w.t, err)
 }
 
@@ -50,7 +50,7 @@ func TestRefusedMessageComesAgainByItself(t *testing.T) {
 		list := a.m.Messages()
 		require.Len(t, list, 1)
 		require.Equal(t, stability.MessageRefused, list[0].State)
-		require.Contains(t, []string{w.peer().JID().User, w.peer().Account().LID().User}, list[0].Sender.User)
+		require.Contains(t, []string{w.scribe.JID().User, w.scribe.LID().User}, list[0].Sender.User)
 		require.Equal(t, 1, list[0].Tries)
 
 		w.await("it is handled", func() bool { return len(a.texts()) == 1 })

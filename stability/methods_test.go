@@ -302,8 +302,8 @@ func TestEveryMethodMayBeCalledFromInsideEveryCallback(t *testing.T) {
 						scan()
 					}
 					for _, f := range []wasim.Fault{wasim.FIN(), wasim.StreamError("500"), wasim.Replaced(), wasim.BlackHole()} {
-						if peer := w.peer(); len(w.account.Devices()) > 0 {
-							_, _ = peer.Send(t.Context(), w.account.JID(), "hello")
+						if len(w.account.Devices()) > 0 {
+							_, _ = w.say("hello")
 						}
 						time.Sleep(time.Second)
 						w.flood(3, time.Millisecond)
@@ -370,7 +370,7 @@ func TestCloseAndLogoutFromInsideEachCallback(t *testing.T) {
 					time.Sleep(time.Minute)
 					for _, f := range []wasim.Fault{wasim.FIN(), wasim.StreamError("500"), wasim.BlackHole(), wasim.Replaced()} {
 						if len(w.account.Devices()) > 0 {
-							_, _ = w.peer().Send(t.Context(), w.account.JID(), "hello")
+							_, _ = w.say("hello")
 						}
 						w.flood(3, time.Millisecond)
 						time.Sleep(time.Second)

@@ -33,7 +33,7 @@ func TestFromTheLossOfTheLockOnNoStatusSaysActive(t *testing.T) {
 				<-free
 			}
 		})
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "hold on")
+		_, err := w.say("hold on")
 		require.NoError(t, err)
 		<-busy
 		a.wire.fail(lockCalls)

@@ -17,7 +17,7 @@ func TestAReadErrorAtTheStartNeverYieldsAFreshDevice(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.named("a").run().pair()
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "so that there is some state")
+		_, err := w.say("so that there is some state")
 		require.NoError(t, err)
 		w.await("it came", func() bool { return len(a.texts()) == 1 })
 		a.stop()
@@ -96,7 +96,7 @@ func TestADeletedDeviceCanBeRestoredUntilAnotherIsPaired(t *testing.T) {
 			require.NoError(t, a.m.RestoreDevice(t.Context()))
 			a.ready()
 			require.Equal(t, device.JID(), a.m.Client().Store.GetJID())
-			_, err := w.peer().Send(t.Context(), w.account.JID(), fmt.Sprint("after ", wait))
+			_, err := w.say(fmt.Sprint("after ", wait))
 			require.NoError(t, err)
 			w.await("it came", func() bool {
 				got := a.texts()

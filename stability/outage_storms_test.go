@@ -22,7 +22,7 @@ func TestTermsThatEndForWantOfTheStoreBeginLaterEachTime(t *testing.T) {
 			time.Sleep(5 * time.Minute)
 			a.forget()
 			a.wire.fail(only("commit"))
-			_, err := w.peer().Send(t.Context(), w.account.JID(), "it cannot be written down")
+			_, err := w.say("it cannot be written down")
 			require.NoError(t, err)
 			a.reached(9, stability.EventDeactivated)
 			a.reached(9, stability.EventActivated)

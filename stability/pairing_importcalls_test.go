@@ -58,7 +58,7 @@ func (w *world) importing(t *testing.T) (x *importing, done func()) {
 func (x *importing) hears(t *testing.T, text string) {
 	t.Helper()
 	x.ready()
-	_, err := x.w.peer().Send(t.Context(), x.w.account.JID(), text)
+	_, err := x.w.say(text)
 	require.NoError(t, err)
 	x.w.await("it hears "+text, func() bool { return oneOf(x.texts(), text) })
 	x.w.await("it answers for it", func() bool {

@@ -103,7 +103,7 @@ func TestARefusedSessionIsSetAsideAndComesBack(t *testing.T) {
 			b.ready()
 			require.Equal(t, device.JID(), b.m.Client().Store.GetJID())
 			require.Len(t, w.account.Devices(), 1, "nobody scanned")
-			_, err = w.peer().Send(t.Context(), w.account.JID(), "still there?")
+			_, err = w.say("still there?")
 			require.NoError(t, err)
 			w.await("it came", func() bool { return slices.Contains(b.texts(), "still there?") })
 			require.Zero(t, device.Stats().RetryReceipts, "its sessions are the old ones")

@@ -75,7 +75,7 @@ func (k lateKV) Get(ctx context.Context, keys ...authstore.Key) (map[authstore.K
 func (a *tended) hearsSoon(t *testing.T, text string) {
 	t.Helper()
 	a.ready()
-	_, err := a.w.peer().Send(t.Context(), a.w.account.JID(), text)
+	_, err := a.w.say(text)
 	require.NoError(t, err)
 	a.w.await("it hears "+text, func() bool { return oneOf(a.texts(), text) })
 	a.w.await("it answers for it", func() bool { return len(a.w.device().Pending()) == 0 })

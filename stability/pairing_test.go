@@ -28,7 +28,7 @@ func TestAfterALogoutRunOffersANewCodeAndPairingWorksInTheSameProcess(t *testing
 		a.mu.Lock()
 		require.Equal(t, 2, a.setups, "setup runs for the new client")
 		a.mu.Unlock()
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "hello again")
+		_, err := w.say("hello again")
 		require.NoError(t, err)
 		w.await("messages flow", func() bool { return len(a.texts()) == 1 })
 		a.stop()
@@ -175,7 +175,7 @@ func TestAHandlerThatFailsOnceGetsTheMessageAgainAfterReconnection(t *testing.T)
 		var failures atomic.Int32
 		a.refuse = func(*events.Message) bool { return failures.Add(1) == 1 }
 		a.run().pair()
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "once more, please")
+		_, err := w.say("once more, please")
 		require.NoError(t, err)
 		w.await("the handler failed", func() bool { return failures.Load() == 1 })
 		time.Sleep(time.Second)

@@ -104,7 +104,7 @@ func TestHandlerThatCallsOSExitLosesNoMessage(t *testing.T) {
 	c.Hears("connected")
 	var sent []string
 	for i := range 8 {
-		id, err := w.peer().Send(t.Context(), w.account.JID(), fmt.Sprint("text ", i))
+		id, err := w.say(fmt.Sprint("text ", i))
 		require.NoError(t, err)
 		sent = append(sent, id)
 	}

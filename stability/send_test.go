@@ -194,11 +194,15 @@ func TestSendMayBeUsedInsideAHandler(t *testing.T) {
 		}
 		a.run().pair()
 		time.Sleep(time.Minute)
-		w.getMessage("ping")
+		ping := func() {
+			_, err := w.peer().Send(t.Context(), w.account.JID(), "ping")
+			require.NoError(t, err)
+		}
+		ping()
 		w.got(<-sent)
 		time.Sleep(time.Minute)
 		slow.Store(true) // it answers while the instance steps down
-		w.getMessage("ping")
+		ping()
 		time.Sleep(500 * time.Millisecond)
 		a.stop()
 		w.got(<-sent)

@@ -122,7 +122,7 @@ func TestUnseenBacklogIsNoStuckHandler(t *testing.T) {
 		}); marked { // else nothing is seen at all
 			stuck := make(chan struct{})
 			a.heed(func(any) { <-stuck })
-			_, err := w.peer().Send(t.Context(), w.account.JID(), "stick")
+			_, err := w.say("stick")
 			require.NoError(t, err)
 			require.Equal(t, keepalive.Degraded, a.reached(1, stability.EventHealth).Health)
 			require.Contains(t, a.status().Probes.Text, "has been running")

@@ -366,7 +366,7 @@ func TestHandingOverIsSaidSo(t *testing.T) {
 				time.Sleep(3 * time.Second)
 			}
 		})
-		_, err := w.peer().Send(t.Context(), w.account.JID(), "slow")
+		_, err := w.say("slow")
 		require.NoError(t, err)
 		time.Sleep(time.Second)
 		a.cancel()
