@@ -80,7 +80,7 @@ func (a *attachment) received(st stanza, arg any) {
 	case st.ends:
 		if st.cause.Reason.Class() == reconnect.ClassPermanent {
 			// whatsmeow deletes the device next, and does not tell the store why.
-			a.m.store.SetDeleteReason(string(st.cause.Reason))
+			a.m.store.SetDeleteReason(a.t.deleteReason(st.cause.Reason))
 		}
 		a.t.note(core.SawEnd{Client: a.number, Cause: st.cause, Behind: a.link.Draining()})
 	case forUsers(st.tag) && !a.served.Swap(true):
@@ -214,6 +214,7 @@ func (a *attachment) onConnected() {
 // onPaired notes that a phone accepted the device. The server asks for a new
 // connection next.
 func (a *attachment) onPaired(id types.JID) {
+	a.t.hostLogout.Store(false)
 	a.t.noteWith(func() core.Evidence {
 		if a.t.client == a {
 			a.t.own = id

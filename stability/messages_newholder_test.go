@@ -8,7 +8,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types/events"
+	waLog "go.mau.fi/whatsmeow/util/log"
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
@@ -317,4 +320,41 @@ func TestMessageThatAFormerTermDidNotTakeIsAtTheServiceWhileTheLinkIsDown(t *tes
 			})
 		})
 	}
+}
+
+// The same, and the client's logger shows nothing of what is received.
+func TestMessageThatAFormerTermDidNotTakeIsSeenWithoutTheTap(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithAutoHeal(noHeal), stability.WithNewClient(func(d *store.Device, _ waLog.Logger) *whatsmeow.Client {
+			return whatsmeow.NewClient(d, nil)
+		}))
+		over := make(chan struct{})
+		var with atomic.Int32
+		a.refuse = func(e *events.Message) bool {
+			if e.Message.GetConversation() == "" || with.Add(1) > 1 {
+				return false
+			}
+			<-over
+			return true
+		}
+		a.run().pair()
+		_, err := w.writer().Send(w.account.JID(), "mine?")
+		require.NoError(t, err)
+		w.await("it is with a handler", func() bool { return with.Load() == 1 })
+		a.wire.fail(anyCall)
+		w.await("the term is over", func() bool { return a.status().Mode == stability.ModePassive })
+		a.wire.heal()
+		a.ready()
+		time.Sleep(30 * time.Second)
+		close(over)
+		time.Sleep(time.Second)
+		r := a.status().Messages.Received
+		require.Equal(t, 1, r.Waiting.Count, "%+v", r)
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 2, with.Load(), "it comes again by itself")
+		require.Empty(t, w.device().Pending())
+		require.Zero(t, a.status().Messages.Received.Waiting.Count)
+		a.stop()
+	})
 }

@@ -199,12 +199,16 @@ func (m *Manager) Logout(ctx context.Context) error {
 		m.store.SetDeleteReason(hostLogout)
 		// Not d.Delete, which also writes to d: an attempt may be reading it.
 		if err := d.Container.DeleteDevice(ctx, d); err != nil {
+			m.store.SetDeleteReason("") // a later deletion has its own reason
 			return fmt.Errorf("stability: logout without a connection: %w", err)
 		}
 		return ErrStillListed
 	}
-	m.store.SetDeleteReason(hostLogout) // of an earlier end, of which nothing was deleted, another one may be set
+	t.hostLogout.Store(true)
+	m.store.SetDeleteReason(hostLogout)
 	if err := a.removeDevice(ctx, own); err != nil {
+		t.hostLogout.Store(false)
+		m.store.SetDeleteReason("")
 		return fmt.Errorf("stability: logout: %w", err)
 	}
 	t.note(core.LoggedOut{Conn: conn})
@@ -213,6 +217,14 @@ func (m *Manager) Logout(ctx context.Context) error {
 
 // hostLogout is the reason that is kept with a device that the host logged out.
 const hostLogout = "logged out by the host"
+
+// deleteReason is what is kept with a device that ends for this reason.
+func (t *term) deleteReason(r reconnect.Reason) string {
+	if t.hostLogout.Load() {
+		return hostLogout
+	}
+	return string(r)
+}
 
 // logoutBudget bounds how long Logout waits for the service.
 const logoutBudget = 20 * time.Second

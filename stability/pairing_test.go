@@ -7,7 +7,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types/events"
+	waLog "go.mau.fi/whatsmeow/util/log"
 
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
@@ -35,6 +38,18 @@ func TestAfterALogoutRunOffersANewCodeAndPairingWorksInTheSameProcess(t *testing
 	})
 }
 
+// deleted is why the device was deleted that is set aside.
+func (i *instance) deleted() (reason string) {
+	i.w.await("a device is set aside", func() bool {
+		q, err := i.m.Quarantine(context.Background())
+		if err == nil && q.Device != nil {
+			reason = q.Device.Reason
+		}
+		return err == nil && q.Device != nil
+	})
+	return reason
+}
+
 func TestLogoutRemovesTheDeviceOnThePhoneAndOffersNewCodes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -43,8 +58,29 @@ func TestLogoutRemovesTheDeviceOnThePhoneAndOffersNewCodes(t *testing.T) {
 		require.NoError(t, a.m.Logout(t.Context()))
 		w.await("it noticed", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
 		require.Empty(t, w.account.Devices(), "the phone's list is told")
+		require.Equal(t, "logged out by the host", a.deleted())
 		require.ErrorIs(t, a.m.Logout(t.Context()), stability.ErrNotPaired)
 		a.pair()
+		w.account.Phone().RemoveDevice(w.device())
+		w.await("the phone has removed the next one", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		require.Equal(t, string(reconnect.ReasonLoggedOut), a.deleted())
+		a.pair()
+		a.stop()
+	})
+}
+
+// A logout that failed is not the reason of what ends the device later.
+func TestLogoutThatFailedIsNoReason(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithNewClient(func(d *store.Device, _ waLog.Logger) *whatsmeow.Client { return whatsmeow.NewClient(d, nil) }))
+		a.run().pair()
+		w.sim.Fault(wasim.QueryIgnored("md", "set")).For(w.account.JID()).Always().Now()
+		require.Error(t, a.m.Logout(t.Context()))
+		w.sim.Heal()
+		w.account.Phone().RemoveDevice(w.device())
+		w.await("the phone has removed it", func() bool { return a.status().WA == reconnect.StatusNeedsPairing })
+		require.NotEqual(t, "logged out by the host", a.deleted())
 		a.stop()
 	})
 }

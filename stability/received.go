@@ -203,6 +203,9 @@ func (r *received) take(d *delivery) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, busy := r.inHand[d.key]; busy {
+		if !d.ours {
+			r.book.Back(d.key)
+		}
 		return false
 	}
 	if _, going := r.going[d.key]; going {

@@ -37,6 +37,8 @@ type term struct {
 	attaching chan struct{} // cap 1: one Attach at a time
 	asking    chan struct{} // cap 1: one PairPhone at a time
 
+	hostLogout atomic.Bool // the host has the device removed
+
 	wg sync.WaitGroup // what calls no host; waited for at the end
 
 	// guarded by Manager.mu
@@ -243,7 +245,7 @@ func (t *term) load(ctx context.Context) (*store.Device, error) {
 	if err != nil || !gone || d.ID == nil {
 		return d, err
 	}
-	t.m.store.SetDeleteReason(string(reason))
+	t.m.store.SetDeleteReason(t.deleteReason(reason))
 	if err := d.Delete(ctx); err != nil {
 		return nil, fmt.Errorf("set the logged-out device aside: %w", err)
 	}

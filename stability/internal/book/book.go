@@ -190,6 +190,14 @@ func (b *Book) arrived(k Key, now time.Time) {
 	b.entries[k].came = true
 }
 
+// Back notes that the service has delivered a message again that is with a handler: it is
+// left there. Whoever sees the messages arrive has said so already.
+func (b *Book) Back(k Key) {
+	if e := b.entries[k]; e != nil && e.State == InHand {
+		e.back, e.came = true, true
+	}
+}
+
 // Is notes that the message that has arrived under k is the one that is known under
 // another name of its sender.
 func (b *Book) Is(k, known Key, now time.Time) {
