@@ -35,6 +35,7 @@ type writeQueue struct {
 	late      map[logicalID]uint64 // the turn of what was deferred beside requests that wait
 	timer     *time.Timer          // the flush of what is deferred; nil: none
 	flushAt   time.Time            // when it is
+	wholly    int                  // how many wait until everything that is deferred is durable
 	closed    bool
 	lastWrite time.Time
 }
@@ -156,9 +157,10 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		rows[s.im.rowOf(c)] = struct{}{}
 	}
 	var took map[row]struct{}
+	var left bool
 	if riders {
 		s.packDueLocked()
-		took, s.dirty = s.dirty, make(map[row]struct{})
+		took, left = s.takeDirtyLocked()
 		for r := range took {
 			rows[r] = struct{}{}
 		}
@@ -221,6 +223,9 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		s.lastWrite = time.Now()
 		s.grewLocked(tSecret, -len(removed))
 		s.forgetLazyLocked()
+	}
+	if left {
+		s.armLocked(0)
 	}
 	s.mu.Unlock()
 	return err

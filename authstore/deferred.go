@@ -10,6 +10,10 @@ const (
 	soon    = time.Second     // what belongs to messages
 	lazily  = 5 * time.Second // names and chat settings
 	maxLate = 512             // dirty rows that force a flush
+
+	// secretsAtOnce is how many message secrets a commit takes along. A history sync
+	// brings tens of thousands, and a message must not wait for all of them.
+	secretsAtOnce = 512
 )
 
 // laterLocked defers changes; mu is held.
@@ -43,8 +47,33 @@ func (s *deviceStore) armLocked(delay time.Duration) {
 		s.mu.Lock()
 		s.timer = nil
 		s.mu.Unlock()
-		_ = s.flush("flush")
+		_ = s.flushDue("flush")
 	})
+}
+
+// takeDirtyLocked gives the deferred rows that a commit takes along. Of many message
+// secrets some are left, for the next ones.
+func (s *deviceStore) takeDirtyLocked() (took map[row]struct{}, left bool) {
+	took = s.dirty
+	s.dirty = make(map[row]struct{})
+	most := secretsAtOnce
+	if lim := s.gate.kv.Limits().MaxKeys; lim > 0 {
+		most = min(most, lim/2)
+	}
+	if len(took) <= most || s.wholly > 0 {
+		return took, false
+	}
+	secrets := 0
+	for r := range took {
+		if r.table != tSecret {
+			continue
+		}
+		if secrets++; secrets > most {
+			s.dirty[r] = struct{}{}
+			delete(took, r)
+		}
+	}
+	return took, len(s.dirty) > 0
 }
 
 func (s *deviceStore) stopTimerLocked() {
@@ -56,6 +85,19 @@ func (s *deviceStore) stopTimerLocked() {
 
 // flush makes everything durable that was deferred before the call.
 func (s *deviceStore) flush(op string) error {
+	s.mu.Lock()
+	s.wholly++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.wholly--
+		s.mu.Unlock()
+	}()
+	return s.flushDue(op)
+}
+
+// flushDue is flush of as much as one commit takes along; it sees to the rest.
+func (s *deviceStore) flushDue(op string) error {
 	s.mu.Lock()
 	idle := len(s.dirty)+len(s.asides) == 0
 	s.mu.Unlock()

@@ -21,8 +21,10 @@ import (
 // app-state version together with its MACs.
 func (s *deviceStore) flushAlone() {
 	s.mu.Lock()
-	took := s.dirty
-	s.dirty = make(map[row]struct{})
+	took, left := s.takeDirtyLocked()
+	if left {
+		s.armLocked(0)
+	}
 	s.mu.Unlock()
 	together := make(map[string][]row) // by collection
 	for r := range took {
