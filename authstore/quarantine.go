@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -193,8 +194,46 @@ func (c *Container) commitBeside(ctx context.Context, f Fence, op string, ws []w
 
 // PurgeDevice removes for good the deleted device that Restore would bring
 // back. After an error it may be repeated, and Restore is no longer possible.
-// ErrNothingDeleted when there is none.
+// ErrNothingDeleted when there is none. Another device may be paired meanwhile.
 func (c *Container) PurgeDevice(ctx context.Context, f Fence) error {
+	const op = "purge the deleted device"
+	var gens []string
+	err := c.editHead(ctx, f, func(h *head) error {
+		if h.State == stateDeleted {
+			h.Purge = append(slices.Clone(h.Purge), h.Gen)
+			h.State, h.JID, h.DeletedAt, h.Reason = statePurged, "", time.Time{}, ""
+		} else if h.State != statePurged || len(h.Purge) == 0 {
+			return ErrNothingDeleted
+		}
+		gens = h.Purge
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	look := func(op string, f func(context.Context) error) error { return c.look(ctx, op, f) }
+	for _, gen := range gens {
+		err := dropGeneration(c.kv, gen, op, false, look, func(keys []Key) error { return c.drop(ctx, f, op, keys) })
+		if err != nil {
+			return err
+		}
+	}
+	err = c.editHead(ctx, f, func(h *head) error {
+		if h.State != statePurged { // a device that was paired meanwhile has them in its list, and looks itself
+			return ErrNothingDeleted
+		}
+		h.Purge = slices.DeleteFunc(slices.Clone(h.Purge), func(gen string) bool { return slices.Contains(gens, gen) })
+		return nil
+	})
+	if errors.Is(err, ErrNothingDeleted) {
+		err = nil
+	}
+	return err
+}
+
+// editHead changes the record of the account's device, unless edit returns an error.
+// A device that is about to be paired waits meanwhile.
+func (c *Container) editHead(ctx context.Context, f Fence, edit func(*head) error) error {
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
@@ -202,39 +241,18 @@ func (c *Container) PurgeDevice(ctx context.Context, f Fence) error {
 	if err := c.settle(ctx, f); err != nil {
 		return err
 	}
-	s, release, err := c.holdSave(ctx) // an unpaired device may be about to be paired
+	s, release, err := c.holdSave(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	h, err := c.readHead(ctx)
+	if err == nil {
+		err = edit(&h)
+	}
 	if err != nil {
 		return err
 	}
-	if h.State == stateDeleted {
-		h.Purge = append(slices.Clone(h.Purge), h.Gen)
-		h.State, h.JID, h.DeletedAt, h.Reason = statePurged, "", time.Time{}, ""
-		if err := c.putHead(ctx, f, s, h); err != nil {
-			return err
-		}
-	} else if h.State != statePurged || len(h.Purge) == 0 {
-		return ErrNothingDeleted
-	}
-	for _, gen := range h.Purge {
-		for _, kind := range deviceKinds() {
-			var answer result[[]Entry]
-			err := c.cfg.call(ctx, "purge the deleted device", func(ctx context.Context) error {
-				return answer.of(scanAll(c.kv.Scan(ctx, kind, gen+"/")))
-			})
-			if err == nil {
-				err = c.deleteAll(ctx, f, "purge the deleted device", answer.get())
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	h.Purge = nil
 	return c.putHead(ctx, f, s, h)
 }
 

@@ -87,14 +87,15 @@ func (c *Container) Reseal(ctx context.Context, f Fence, progress func(done, tot
 	// Every value that stands in parts has new ones, so what is left of the
 	// old ones belongs to nothing.
 	for keys := range slices.Chunk(oldParts, resealChunk) {
-		if err := c.dropParts(ctx, f, keys); err != nil {
+		if err := c.drop(ctx, f, op, keys); err != nil {
 			return err
 		}
 	}
 	return c.moveNames(ctx, f)
 }
 
-func (c *Container) dropParts(ctx context.Context, f Fence, keys []Key) error {
+// drop removes rows while no commit of the device is on its way.
+func (c *Container) drop(ctx context.Context, f Fence, op string, keys []Key) error {
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (c *Container) dropParts(ctx context.Context, f Fence, keys []Key) error {
 	for _, k := range keys {
 		ws = append(ws, write{entry: Entry{Key: k}, del: true})
 	}
-	return c.commitBeside(ctx, f, "reseal", ws)
+	return c.commitBeside(ctx, f, op, ws)
 }
 
 // resealSome rewrites rows while no commit of the device is on its way. errs
