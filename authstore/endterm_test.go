@@ -135,3 +135,22 @@ func TestDeviceThatIsReadWhileTheStoreClosesIsGivenToNobody(t *testing.T) {
 		require.NoError(t, c.Close(bg))
 	})
 }
+
+// Somebody is at work with the Container for longer than a term has time to end. What
+// was deferred is written all the same, and the device is over.
+func TestEndOfTermWaitsForNobodyWithItsFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, d, _ := open(t, kv)
+		_, _, err := d.Contacts.PutPushName(bg, testJID(2), "name")
+		require.NoError(t, err)
+		require.NoError(t, c.lock(bg))
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		require.NoError(t, c.EndTerm(ctx))
+		require.Equal(t, 1, kv.count("contact"))
+		require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), ErrSuperseded)
+		<-c.sem
+		require.NoError(t, c.Close(bg))
+	})
+}
