@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types"
@@ -40,6 +42,10 @@ func (o otherBook) table(ctx context.Context, t tableID) (*image, error) {
 
 // An import that must not go on says so, and leaves the target as it was.
 func TestImportThatMustNotGoOnLeavesNothing(t *testing.T) {
+	synctest.Test(t, importThatMustNotGoOn)
+}
+
+func importThatMustNotGoOn(t *testing.T) {
 	kv, f := source(t)
 	src := FromKV("old", kv, f)
 	lost := newFence(1)
@@ -58,18 +64,18 @@ func TestImportThatMustNotGoOnLeavesNothing(t *testing.T) {
 		"from a source that was swapped": {&changing{src, func(v view) view { return otherDevice{v} }, 0}, New(newMapKV()), newFence(1), ErrSourceChanged},
 		"from one that receives":         {&changing{src, func(v view) view { return otherBook{v} }, 0}, New(newMapKV()), newFence(1), ErrSourceChanged},
 	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := Import(bg, c.from, c.to, c.f)
-			require.ErrorIs(t, err, c.want)
-			next := New(c.to.kv)
-			info, err := next.Info(bg)
-			require.NoError(t, err)
-			require.False(t, info.Exists)
-			if c.want != ErrSourceChanged {
-				require.Empty(t, c.to.kv.(*mapKV).data)
-			}
-			require.Zero(t, c.to.kv.(*mapKV).count("message"), "the book is the account's")
-		})
+		began := time.Now()
+		_, err := Import(bg, c.from, c.to, c.f)
+		require.ErrorIs(t, err, c.want, name)
+		require.Equal(t, began, time.Now(), "it waits for nothing")
+		next := New(c.to.kv)
+		info, err := next.Info(bg)
+		require.NoError(t, err)
+		require.False(t, info.Exists)
+		if c.want != ErrSourceChanged {
+			require.Empty(t, c.to.kv.(*mapKV).data)
+		}
+		require.Zero(t, c.to.kv.(*mapKV).count("message"), "the book is the account's")
 	}
 	_, err := Import(bg, src, New(newMapKV()), lost, DryRun())
 	require.NoError(t, err, "a look needs no lock")
