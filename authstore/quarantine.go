@@ -15,6 +15,12 @@ import (
 // their own and removes them from where they stand, or writes over them.
 func (s *deviceStore) quarantine(bad []loadedRow) {
 	for _, r := range bad {
+		s.mu.Lock()
+		_, known := s.asides[r.key]
+		s.mu.Unlock()
+		if known {
+			continue // told, and on its way out
+		}
 		s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: r.key.Kind, Err: r.err})
 		kept, err := s.aside(r.key, r.raw, r.err)
 		if err != nil {
