@@ -231,7 +231,12 @@ func (s *deviceStore) readKey(op string, r row, key Key) ([]byte, bool, error) {
 	}
 	got := s.openRow(call, op, r.table, Entry{key, raw}, r.bucket)
 	if errors.Is(got.err, ErrCorrupt) {
-		s.quarantine([]loadedRow{got})
+		s.mu.Lock()
+		_, written := s.im.get(r.table, r.bucket) // meanwhile: what stands there is another one
+		s.mu.Unlock()
+		if !written {
+			s.quarantine([]loadedRow{got})
+		}
 		return nil, false, nil
 	}
 	return got.data, got.err == nil, got.err
