@@ -189,7 +189,7 @@ var whileConnected = []situation{
 				next += " Those that the program may have ended at are left alone for now, and handed over again later."
 			}
 			if aside > 0 {
-				next += " Those that were set aside stay so until somebody hands them over again or removes them."
+				next += " Those that were set aside stay so until somebody hands them over again or removes them, or until they reach the age that the program sets for them, if it sets one."
 			}
 			return explanation{
 				since: oldest, why: a.Messages.Received.Text, next: next,

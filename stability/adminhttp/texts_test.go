@@ -83,7 +83,7 @@ func TestNextStepIsTrueOfEachMessageThatWaits(t *testing.T) {
 		stability.MessageRefused:   "pauses of up to a quarter of an hour",
 		stability.MessageKept:      "pauses of up to a quarter of an hour",
 		stability.MessageLeftAlone: "left alone for now",
-		stability.MessageSetAside:  "until somebody hands them over again or removes them",
+		stability.MessageSetAside:  "until somebody hands them over again or removes them, or until they reach the age that the program sets",
 	} {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
 		st.Messages.Received.Missed = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
