@@ -59,7 +59,8 @@
 // AddEventHandlerWithSuccessStatus; prefer that to AddEventHandler when
 // handling can fail. A message may be handed over twice when the process dies, or
 // the lock or the backend is lost, before it is noted that the handler has
-// returned, and when the handler outlives a hand-over; use its id to tell.
+// returned; when the handler outlives a hand-over; and when its sender sends it
+// once more though it was handled. Use its id to tell.
 //
 // Every message that the service delivered is in one of three places, and
 // Status.Messages.Received counts them: handled, waiting, or set aside.
