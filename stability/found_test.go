@@ -186,6 +186,23 @@ func TestLastRowIsTheTrueOne(t *testing.T) {
 	}
 }
 
+// The decryption of a message fails behind the end of its term: the next holder reads it.
+func TestMessageThatCannotBeReadBehindItsTermIsNotNotedInAnother(t *testing.T) {
+	r := bookOf()
+	s := &keptRows{rows: make(map[string][]byte)}
+	r.m.store, r.read = s, true
+	d := &delivery{key: book.Key{ID: "A"}, node: &waBinary.Node{Tag: "message"}, term: r.terms}
+	rec := messageRecord{Entry: book.Entry{Key: d.key, State: book.Undecrypted}}
+	r.leave()
+	r.read = true // another term
+	require.ErrorIs(t, r.keepUndecrypted(t.Context(), d, rec), context.Canceled, "it stays at the service")
+	require.Empty(t, s.rows)
+	require.Empty(t, r.more)
+	d.term = r.terms
+	require.NoError(t, r.keepUndecrypted(t.Context(), d, rec))
+	require.Len(t, s.rows, 1)
+}
+
 // A deferred write never lands, since the last flush of its device fails, and another device is
 // read in the same term.
 func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {

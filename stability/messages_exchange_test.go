@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.mau.fi/whatsmeow/types/events"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -366,5 +368,38 @@ func TestAnOutageCostsNoMessageThatIsTakenDuringIt(t *testing.T) {
 		require.Empty(t, w.device().Pending())
 		a.balanced()
 		a.stop()
+	})
+}
+
+// A logged-out device is being set aside when the term ends. The one that takes its place
+// must not outlive the term.
+func TestDeviceThatIsReadAsTheTermEndsIsOverWithIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		backend, wire := through(w.memory.Backend())
+		store := authstore.New(backend.Auth)
+		a := w.exchanging("a", stability.WithPairingOnRequest(), stability.WithAuthStore(store))
+		a.run()
+		_, err := a.m.WaitQR(t.Context())
+		require.NoError(t, err)
+		a.pair()
+		w.getMessage("slow")
+		w.await("whatsmeow does not come to delete the device", a.with.Load)
+		defer func() { a.ends <- takes }()
+		was := wire.count("scan")
+		wire.delay("scan", time.Second)
+		wire.slow(2 * time.Second)
+		w.account.Phone().RemoveDevice(w.device())
+		w.await("it is read once more", func() bool { return wire.count("scan") > was })
+		commits := wire.count("commit")
+		w.await("it is being deleted", func() bool { return wire.count("commit") > commits })
+		a.wire.delay("release", 4*time.Second) // so that another one has time to arrive
+		a.cancel()
+		require.NoError(t, <-a.result)
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = store.Info(over)
+		require.ErrorIs(t, err, context.Canceled, "no device is in memory")
+		require.NoError(t, a.m.Close(t.Context()))
 	})
 }

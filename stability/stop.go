@@ -60,7 +60,7 @@ func (t *term) tearDown() {
 	if graceful {
 		m.received.unmark(budget)
 	}
-	t.endDevice(graceful)
+	t.endLastDevice(graceful)
 	if graceful {
 		t.saveLast()
 	}
@@ -122,6 +122,19 @@ func (t *term) awaitTwin(cause error) {
 	case <-t.hold.Lost(): // by its next renewal
 	case <-ctx.Done():
 	}
+}
+
+// endLastDevice is endDevice at the end of the term. A device that is being read at that
+// moment is waited for, within the budget of a hand-over: it would outlive its term.
+func (t *term) endLastDevice(graceful bool) {
+	overdue, stop := t.overdue()
+	defer stop()
+	select {
+	case t.loading <- struct{}{}:
+		defer func() { <-t.loading }()
+	case <-overdue.Done():
+	}
+	t.endDevice(graceful)
 }
 
 // endDevice writes what the store has deferred, and ends the device with its

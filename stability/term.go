@@ -209,6 +209,9 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if d != nil {
 		return d, nil
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(t.ends, func() { cancel(ErrNotActive) })() // the end of the term waits for this
 	d, err = t.load(ctx)
 	if err == nil && d == nil {
 		d, err = t.m.store.Device(ctx, fence{t})
@@ -266,20 +269,20 @@ func (t *term) setAside() {
 	pause := t.m.retryPause()
 	for told := false; ; told = true {
 		err := t.setAsideNow()
-		if err == nil || t.patience.Err() != nil {
+		if err == nil || t.ends.Err() != nil {
 			return
 		}
 		if !told {
 			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet, or the book of messages cannot be read", "error", err)
 		}
-		if !sleep(t.patience, pause()) {
+		if !sleep(t.ends, pause()) {
 			return
 		}
 	}
 }
 
 func (t *term) setAsideNow() error {
-	ctx, cancel := context.WithTimeout(t.patience, ioTimeout)
+	ctx, cancel := context.WithTimeout(t.ends, ioTimeout)
 	defer cancel()
 	select {
 	case t.loading <- struct{}{}: // nobody gets a device meanwhile
