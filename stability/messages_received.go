@@ -41,7 +41,7 @@ type MessageGroup struct {
 	Why string
 }
 
-// ReceivedMessages is the account of the messages that the service delivered to
+// ReceivedMessages is the book of the messages that the service delivered to
 // this instance: Total = Handled + Waiting + SetAside, at every moment. Total,
 // Handled, Repeated and Removed count since New and know this process alone. Messages that wait
 // or are set aside stand in the store too, except for those that the service has: a new

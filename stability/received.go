@@ -23,7 +23,8 @@ import (
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
-// received is the account of what this instance receives. It also knows which
+// received is the book of what this instance receives. It stands in memory and in the
+// store; owed.go says what happens where the two differ. It also knows which
 // messages are being handled, by whichever client of the Manager: a handler may
 // outlive its connection, its client and its term, and the service delivers the
 // message again meanwhile. The second one is left alone then, unacknowledged,
