@@ -57,6 +57,7 @@ type openPart struct {
 	handed bool            // the Manager's handler was told of the part
 	open   bool            // a part was handed over, and is not finished yet
 	event  *events.Message // that part; nil for a kind whose content cannot be kept
+	sent   *waE2E.Message  // its content as the handlers were given it: they may change the other one
 	threw  bool            // a handler panicked at it
 }
 
@@ -180,8 +181,8 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	}
 	if !keep {
 		var content *waE2E.Message
-		if handed && d.event != nil {
-			content = d.event.RawMessage
+		if handed {
+			content = d.sent
 		}
 		d.mu.Unlock()
 		return d.a.m.received.settled(ctx, d.key, content)
@@ -305,8 +306,8 @@ func (d *delivery) content() bool {
 		return false
 	}
 	sent := d.event.RawMessage
-	if n := len(d.parts); n > 0 { // as it was before the handlers had it
-		sent = d.parts[n-1]
+	if d.sent != nil {
+		sent = d.sent
 	}
 	raw, err := proto.Marshal(sent)
 	if err != nil {
@@ -347,9 +348,10 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.dismiss()
 	}
 	d.mu.Lock()
-	d.info, d.event, d.handed, d.threw = plainInfo(info), evt, true, false
+	d.info, d.event, d.sent, d.handed, d.threw = plainInfo(info), evt, nil, true, false
 	if admits && !aside && !again && !d.ours && evt != nil {
-		d.parts = append(d.parts, proto.Clone(evt.RawMessage).(*waE2E.Message)) // a handler may change the other one
+		d.sent = proto.Clone(evt.RawMessage).(*waE2E.Message)
+		d.parts = append(d.parts, d.sent)
 	}
 	switch {
 	case aside:

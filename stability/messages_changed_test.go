@@ -45,3 +45,36 @@ func TestMessageThatAHandlerHasChangedIsKeptAsItWasSent(t *testing.T) {
 		})
 	}
 }
+
+// A handler writes into a message that was missed at first, and takes it.
+func TestMessageThatAHandlerHasChangedIsFoundAsItWasSent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.instance(stability.WithAutoHeal(noHeal))
+		var given atomic.Int32
+		a.refuse = func(e *events.Message) bool {
+			if e.Message.GetConversation() != "" {
+				given.Add(1)
+				e.RawMessage.Conversation = text("changed").Conversation
+			}
+			return false
+		}
+		a.run().pair()
+		require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+		w.account.Phone().Late()
+		carol := w.writer()
+		id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
+		require.NoError(t, err)
+		time.Sleep(30 * time.Minute)
+		for range 2 {
+			require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
+			time.Sleep(2 * time.Hour)
+		}
+		w.account.Phone().On()
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 1, given.Load())
+		require.Empty(t, a.m.Messages())
+		a.balanced()
+		a.stop()
+	})
+}

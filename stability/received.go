@@ -238,10 +238,7 @@ func (r *received) ended(d *delivery) {
 	hung := d.ours && time.Since(d.began) >= hangsAfter
 	d.mu.Lock()
 	info, contents, hidden, untried := d.info, d.contents, d.hidden, d.untried
-	var content *waE2E.Message
-	if d.event != nil {
-		content = d.event.RawMessage
-	}
+	content := d.sent
 	d.mu.Unlock()
 	now := time.Now()
 	var surplus []book.Key

@@ -135,8 +135,8 @@ func (r *received) waits(k book.Key, evt *events.Message, users userNames) (wait
 		if d := r.inHand[k]; d != nil {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if d.event != nil && d.event.RawMessage != nil {
-				return sumOf(d.event.RawMessage) == sum || slices.ContainsFunc(contents, is)
+			if d.sent != nil {
+				return sumOf(d.sent) == sum || slices.ContainsFunc(contents, is)
 			}
 		}
 		return len(contents) == 0 || slices.ContainsFunc(contents, is)
