@@ -33,9 +33,10 @@ func (s *deviceStore) purgeInBackground() {
 		return
 	}
 	s.inBackground(func() {
-		s.untilDone(func(err error) {
+		warn := func(err error) {
 			s.cfg.log.Warn("rows that nothing needs any more were not removed, this is tried again in an hour", "error", err)
-		}, func() error {
+		}
+		work := func() error {
 			if proved {
 				if err := s.letGo(); err != nil {
 					return err
@@ -63,6 +64,12 @@ func (s *deviceStore) purgeInBackground() {
 				}
 			}
 			return nil
+		}
+		s.untilDone(warn, func() error {
+			if err := work(); !permanent(err) {
+				return err
+			}
+			return nil // refused for good: left to the next device
 		})
 	})
 }
