@@ -390,7 +390,7 @@ func DropImport(ctx context.Context, to *Container, f Fence) error {
 	defer s.retire(ErrSuperseded)
 	for _, kind := range deviceKinds() {
 		var answer result[[]Entry]
-		err := s.gate.run("drop import", false, func(ctx context.Context) error {
+		err := s.gate.lookAgain(ctx, "drop import", func(ctx context.Context) error {
 			return answer.of(scanAll(s.gate.kv.Scan(ctx, kind, begins)))
 		})
 		if err != nil {
