@@ -345,7 +345,12 @@ func (i *instance) send(to types.JID, s string) error {
 // awaitReal waits in real time.
 func awaitReal(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
+	awaitWithin(t, time.Minute, what, cond)
+}
+
+func awaitWithin(t *testing.T, most time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(most); !cond(); time.Sleep(5 * time.Millisecond) {
 		require.True(t, time.Now().Before(limit), "never happened: "+what)
 	}
 }

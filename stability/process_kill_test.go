@@ -71,7 +71,7 @@ func TestKilledAtAnyMomentItLogsInWithoutACodeAndLosesNoMessage(t *testing.T) {
 	require.False(t, c.SaidSince("qr"))
 	sent := stop()
 	var seen map[string]int
-	awaitReal(t, "everything is handled and acknowledged", func() bool {
+	awaitWithin(t, stabilitytest.Pick(time.Minute, 10*time.Minute), "everything is handled and acknowledged", func() bool {
 		c.Tell("mend")
 		c.Hears("connected")
 		time.Sleep(500 * time.Millisecond)
