@@ -351,7 +351,7 @@ func TestMessageThatIsAskedForAgainHasFailedSinceThen(t *testing.T) {
 	var f guard.Facts
 	r.facts(&f)
 	require.Equal(t, asked, f.WaitingSince, "nobody is told of it at once")
-	require.Contains(t, r.status(time.Now()).Text, "it was received 240h1m ago")
+	require.Contains(t, r.status(time.Now(), true).Text, "it was received 240h1m ago")
 }
 
 // Two builds take turns, as in a deploy that goes on for long: each dies of a message, and

@@ -79,6 +79,11 @@ type ReceivedMessages struct {
 	// an hour after a login.
 	PerhapsHandled MessageGroup
 
+	// Redelivers reports whether the Manager makes a new connection for what the program
+	// refused: under Run, and by hand as soon as ScheduleReconnect has said how to
+	// connect. Otherwise WhatsApp delivers it again when the program reconnects.
+	Redelivers bool
+
 	Text string // in words; empty while nothing waits for long, nothing is set aside and nothing was perhaps handled
 	Do   string // what a person should do; empty when nothing is to be done
 }
@@ -91,7 +96,7 @@ func (r *received) isRead() bool {
 	return r.read || !keeps
 }
 
-func (r *received) status(now time.Time) (out ReceivedMessages) {
+func (r *received) status(now time.Time, redelivers bool) (out ReceivedMessages) {
 	r.mu.Lock()
 	sums := r.book.Sums()
 	bytes, missed := r.sizes()
@@ -115,7 +120,7 @@ func (r *received) status(now time.Time) (out ReceivedMessages) {
 	if s, ok := r.m.store.(authstore.EventLeftovers); ok {
 		out.PerhapsHandled.Count, out.PerhapsHandled.Oldest = s.LeftoverEvents()
 	}
-	out.Read = r.isRead()
+	out.Read, out.Redelivers = r.isRead(), redelivers
 	n, since := r.hanging(now, false)
 	told := make(map[MessageState]MessageGroup)
 	for st, g := range sums.Missed {
@@ -155,8 +160,11 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 			out = append(out, fmt.Sprintf("%d messages %s; the oldest was received %s ago. %s", g.Count, many, ago, then))
 		}
 	}
-	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers",
-		"WhatsApp delivers again at the next login what was refused; this program makes a new connection for that by itself.")
+	login := "WhatsApp delivers again at the next login what was refused; this program makes a new connection for that by itself."
+	if !r.Redelivers {
+		login = "WhatsApp delivers again at the next login what was refused. The library was not told how to connect, so it waits for the program to do so."
+	}
+	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers", login)
 	say(MessageKept, "waits here to be handed over to the program's handlers", "wait here to be handed over to the program's handlers",
 		"That is tried again and again, with pauses of up to a quarter of an hour.")
 	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for the content; it must be online.")

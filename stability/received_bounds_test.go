@@ -32,7 +32,7 @@ func TestMessagesWithoutContentHaveABound(t *testing.T) {
 	}
 	require.Len(t, r.book.Entries(), maxBare+1)
 	require.Len(t, r.more, maxBare+1)
-	require.EqualValues(t, 49, r.status(time.Now()).Removed)
+	require.EqualValues(t, 49, r.status(time.Now(), true).Removed)
 	for n := range maxBare + 50 {
 		_, known := r.book.Find(key(n))
 		hidden := n%2 == 0

@@ -219,7 +219,7 @@ func (r *received) due(t *term) (again time.Time) {
 	m.mu.Lock()
 	a := t.client
 	ready := a != nil && a.ready() && !t.core.Ending()
-	st := t.core.State()
+	st, connects := t.core.State(), t.core.Connects()
 	m.mu.Unlock()
 	if !ready || a.refuse.Load() {
 		return later // a login pokes
@@ -245,7 +245,10 @@ func (r *received) due(t *term) (again time.Time) {
 	if sending || r.handlingLocked(now) {
 		busy = now
 	}
-	redelivery := r.book.Redelivery(st.ConnectedAt, busy)
+	var redelivery time.Time
+	if connects {
+		redelivery = r.book.Redelivery(st.ConnectedAt, busy)
+	}
 	var alone []book.Key
 	for _, k := range r.book.Alone(now) {
 		if at := r.offerAt(k); now.Before(at) {
@@ -281,15 +284,15 @@ func (r *received) due(t *term) (again time.Time) {
 	// Before anything that takes long: with enough slow handlers of kept messages it would never be its turn.
 	if !redelivery.IsZero() && !redelivery.After(now) {
 		r.mu.Lock()
-		waiting := r.book.Sums().States[book.Refused]
+		waiting := r.book.ForRedelivery()
 		r.book.Redelivering(now)
 		r.mu.Unlock()
-		m.cfg.logger.Info("ending the connection so that the service delivers again what the program's handlers refused",
+		m.cfg.logger.Info("ending the connection so that the service delivers again what was not taken",
 			"messages", waiting.Count, "oldest", keepalive.Span(now.Sub(waiting.Oldest)))
 		t.note(core.Again{
 			Unasked: true,
 			Reason:  reconnect.ReasonRedelivery,
-			Detail:  fmt.Sprintf("%d refused messages wait at the service, the oldest for %s", waiting.Count, keepalive.Span(now.Sub(waiting.Oldest))),
+			Detail:  fmt.Sprintf("%d messages that were not taken wait at the service, the oldest for %s", waiting.Count, keepalive.Span(now.Sub(waiting.Oldest))),
 		})
 		return again // the next login rings
 	}

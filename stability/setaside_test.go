@@ -36,7 +36,7 @@ func TestSizeOfStoredContentIsInStatus(t *testing.T) {
 	r.put(hidden, "nobody misses it", "1")
 	r.put(in(book.SetAside), "without content")
 
-	is := r.status(time.Now())
+	is := r.status(time.Now(), true)
 	require.EqualValues(t, 12, is.Waiting.Bytes)
 	require.EqualValues(t, 10, is.SetAside.Bytes)
 	require.EqualValues(t, 5, is.By[MessageKept].Bytes)
@@ -44,7 +44,7 @@ func TestSizeOfStoredContentIsInStatus(t *testing.T) {
 	require.EqualValues(t, 9, is.Missed[MessageSetAside].Bytes)
 
 	r.book.Arrived(book.Key{ID: "the service has it too"}, time.Now())
-	again := r.status(time.Now())
+	again := r.status(time.Now(), true)
 	require.Equal(t, 1, again.By[MessageRefused].Count, "it is queued once more")
 	require.EqualValues(t, 7, again.By[MessageRefused].Bytes, "and its content is here still")
 }
@@ -70,7 +70,7 @@ func TestOldMessageThatIsHandedOverAgainIsNotRemoved(t *testing.T) {
 	_, ok = r.book.Find(again)
 	require.True(t, ok)
 	require.Len(t, r.more, 2)
-	require.EqualValues(t, 1, r.status(time.Now()).Removed)
+	require.EqualValues(t, 1, r.status(time.Now(), true).Removed)
 }
 
 func TestMessageThatNobodyMissesGoesWithoutALine(t *testing.T) {
@@ -85,7 +85,7 @@ func TestMessageThatNobodyMissesGoesWithoutALine(t *testing.T) {
 			r.put(messageRecord{Entry: book.Entry{State: book.SetAside, Hidden: c.hidden, Since: time.Now().Add(-time.Hour)}}, "A")
 			old, _ := r.book.Old(time.Now(), time.Minute)
 			r.expire(old)
-			require.EqualValues(t, 1, r.status(time.Now()).Removed, "it counts in any case")
+			require.EqualValues(t, 1, r.status(time.Now(), true).Removed, "it counts in any case")
 			require.Equal(t, c.lines, strings.Count(out.String(), "level=WARN"))
 		})
 	}

@@ -96,7 +96,10 @@ func (m *Manager) Status() Status {
 	}
 	m.lockStatus(&st)
 	st.Settings, st.Heartbeats = m.settings(), m.heartbeats()
-	st.Messages.Received = m.received.status(now)
+	m.mu.Lock()
+	redelivers := m.term != nil && m.term.core.Connects()
+	m.mu.Unlock()
+	st.Messages.Received = m.received.status(now, redelivers)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

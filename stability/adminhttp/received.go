@@ -13,15 +13,17 @@ import (
 
 // receivedDoc is wa.messages.received of status-now.
 type receivedDoc struct {
-	Read     bool               `json:"read"`  // it was read which messages wait
-	Total    uint64             `json:"total"` // handled + waiting + setAside
-	Handled  uint64             `json:"handled"`
-	Repeated uint64             `json:"repeated"`
-	Waiting  keptDoc            `json:"waiting"`
-	SetAside keptDoc            `json:"setAside"`
-	Removed  uint64             `json:"removed"` // were set aside; for their age, or since too many have no content
-	By       map[string]stateOf `json:"by"`      // by state; every state is there
-	Missed   map[string]stateOf `json:"missed"`  // the same without those that nobody misses
+	Read     bool    `json:"read"`  // it was read which messages wait
+	Total    uint64  `json:"total"` // handled + waiting + setAside
+	Handled  uint64  `json:"handled"`
+	Repeated uint64  `json:"repeated"`
+	Waiting  keptDoc `json:"waiting"`
+	SetAside keptDoc `json:"setAside"`
+	Removed  uint64  `json:"removed"` // were set aside; for their age, or since too many have no content
+	// Redelivers: a new connection is made for what was refused.
+	Redelivers bool               `json:"redelivers"`
+	By         map[string]stateOf `json:"by"`     // by state; every state is there
+	Missed     map[string]stateOf `json:"missed"` // the same without those that nobody misses
 
 	PerhapsHandled groupDoc `json:"perhapsHandled"` // by a process that was killed meanwhile; counted nowhere else
 
@@ -62,7 +64,7 @@ func (h *Handler) received(r stability.ReceivedMessages) receivedDoc {
 		return all
 	}
 	return receivedDoc{
-		Read: r.Read, Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: kept(r.Waiting), SetAside: kept(r.SetAside), Removed: r.Removed,
+		Read: r.Read, Total: r.Total, Handled: r.Handled, Repeated: r.Repeated, Waiting: kept(r.Waiting), SetAside: kept(r.SetAside), Removed: r.Removed, Redelivers: r.Redelivers,
 		By: states(r.By), Missed: states(r.Missed), PerhapsHandled: group(r.PerhapsHandled), Text: h.text(r.Text), WhatToDo: h.text(r.Do),
 	}
 }

@@ -87,6 +87,7 @@ func TestNextStepIsTrueOfEachMessageThatWaits(t *testing.T) {
 	} {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
 		st.Messages.Received.Missed = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
+		st.Messages.Received.Redelivers = true
 		_, next, _ := adminhttp.Explained(st)
 		require.Contains(t, next, want, state)
 		if state == stability.MessageSetAside || state == stability.MessageLeftAlone {
@@ -134,12 +135,17 @@ func TestStandbyThatLostTheLockSaysWhen(t *testing.T) {
 	require.Empty(t, do)
 }
 
-// A new connection is made for refused messages, and for no others.
+// A new connection is made for refused messages, and for no others. Without Run it is
+// made only if the program has said how.
 func TestOnlyRefusedMessagesEndTheConnection(t *testing.T) {
 	for state, ends := range map[stability.MessageState]bool{stability.MessageRefused: true, stability.MessageKept: false, stability.MessageLeftAlone: false, stability.MessageSetAside: false} {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusConnected}
 		st.Messages.Received.Missed = map[stability.MessageState]stability.MessageGroup{state: {Count: 1, Oldest: st.At}}
-		_, next, _ := adminhttp.Explained(st)
-		require.Equal(t, ends, strings.Contains(next, "the connection is made anew"), state)
+		for _, can := range []bool{false, true} {
+			st.Messages.Received.Redelivers = can
+			_, next, _ := adminhttp.Explained(st)
+			require.Equal(t, ends && can, strings.Contains(next, "the connection is made anew"), state)
+			require.Equal(t, ends && !can, strings.Contains(next, "The library was not told how to connect"), state)
+		}
 	}
 }

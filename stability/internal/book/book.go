@@ -697,16 +697,19 @@ func (b *Book) pause(tries int) time.Duration {
 }
 
 // Redelivery is when a new connection is to be made so that the service delivers
-// refused messages again; zero while none waits there. connected is when the
+// again what was refused, or left there; zero while nothing of that waits. connected is when the
 // present one began, busy when a send or a handler was last seen under way: that
 // puts it off for as long as it lasts, and past AtLatest for at most Quiet.
 func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	p := b.Policy.Defaults()
 	var last time.Time // the last refusal on this connection
-	var first time.Time
+	var first, left time.Time
 	waits := false
 	for _, e := range b.entries {
 		waits = waits || e.State == Refused || e.before == Refused
+		if e.left() && (left.IsZero() || e.Since.Before(left)) {
+			left = e.Since
+		}
 		if e.State != Refused {
 			continue
 		}
@@ -720,14 +723,40 @@ func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	if !waits {
 		b.redeliveries = 0 // the row is over, however they ended
 	}
+	put := func(at, must time.Time) time.Time { return latest(at, earliest(busy.Add(time.Second), must.Add(p.Quiet))) }
+	if !left.IsZero() { // whatever kept it from the handlers may last
+		left = latest(left, connected).Add(p.AtLatest)
+		left = put(left, left)
+	}
 	if first.IsZero() {
-		return time.Time{}
+		return left
 	}
 	from := latest(first, connected) // a login has just offered them again
 	quiet := latest(from, last, b.lastArrival, busy).Add(p.Quiet)
 	must := from.Add(p.AtLatest)
-	at := latest(earliest(quiet, must), earliest(busy.Add(time.Second), must.Add(p.Quiet)))
-	return latest(at, b.redelivered.Add(b.pause(b.redeliveries)))
+	at := latest(put(earliest(quiet, must), must), b.redelivered.Add(b.pause(b.redeliveries)))
+	if left.IsZero() {
+		return at
+	}
+	return earliest(at, left)
+}
+
+// left reports whether the service has delivered a message on the present connection
+// that is left there, such as while the store did not answer. Nothing but another login
+// brings it.
+func (e *Entry) left() bool { return e.State == AtService && e.came }
+
+// ForRedelivery are the messages that Redelivery is about.
+func (b *Book) ForRedelivery() (g Group) {
+	for _, e := range b.entries {
+		if e.State != Refused && !e.left() {
+			continue
+		}
+		if g.Count++; g.Oldest.IsZero() || e.First.Before(g.Oldest) {
+			g.Oldest = e.First
+		}
+	}
+	return g
 }
 
 // Redelivering notes that a new connection is made for what was refused.

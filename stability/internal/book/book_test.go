@@ -93,6 +93,27 @@ func TestRefusedMessageWaitsForAQuietMinute(t *testing.T) {
 	require.Equal(t, start.Add(16*time.Minute), b.Redelivery(start.Add(-time.Hour), start.Add(17*time.Minute)), "for a minute at most")
 }
 
+// The store did not answer when it came, and nothing but another login brings it again.
+func TestMessageThatIsLeftOnALiveConnectionIsAskedForAgain(t *testing.T) {
+	var b book.Book
+	b.Arrived(k1, start)
+	b.Begun(k1, start)
+	b.Ended(k1, book.Left, "", start)
+	m := time.Minute
+	require.Equal(t, start.Add(15*m), b.Redelivery(start.Add(-time.Hour), time.Time{}))
+	require.Equal(t, start.Add(16*m), b.Redelivery(start.Add(-time.Hour), start.Add(time.Hour)), "a handler is at work")
+	require.Equal(t, book.Group{Count: 1, Oldest: start}, b.ForRedelivery())
+	b.Arrived(k2, start.Add(5*m))
+	b.Begun(k2, start.Add(5*m))
+	b.Ended(k2, book.Declined, "no", start.Add(5*m))
+	require.Equal(t, start.Add(6*m), b.Redelivery(start.Add(-time.Hour), time.Time{}), "another one is refused")
+	require.Equal(t, book.Group{Count: 2, Oldest: start}, b.ForRedelivery())
+	b.HungUp()
+	b.Remove(k2)
+	require.Zero(t, b.Redelivery(start.Add(20*m), time.Time{}), "this login may still bring it")
+	require.Zero(t, b.ForRedelivery())
+}
+
 func TestRedeliveriesThatBringNothingComeMoreAndMoreRarely(t *testing.T) {
 	var b book.Book
 	refuse := func(at time.Time) {

@@ -75,6 +75,10 @@ func (c *Core) Ready(up bool) bool { return c.conn.phase == Up && up }
 // Ending reports whether the term ends.
 func (c *Core) Ending() bool { return c.phase&ending != 0 }
 
+// Connects reports whether somebody has said how to connect, so that a connection that
+// is ended on purpose is followed by another one.
+func (c *Core) Connects() bool { return c.client.can }
+
 // Why says why the term ends.
 func (c *Core) Why() (why Why, graceful bool) { return c.why, c.graceful }
 
