@@ -723,7 +723,9 @@ func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	if !waits {
 		b.redeliveries = 0 // the row is over, however they ended
 	}
-	put := func(at, must time.Time) time.Time { return latest(at, earliest(busy.Add(time.Second), must.Add(p.Quiet))) }
+	put := func(at, must time.Time) time.Time {
+		return latest(at, earliest(busy.Add(time.Second), must.Add(p.Quiet)))
+	}
 	if !left.IsZero() { // whatever kept it from the handlers may last
 		left = latest(left, connected).Add(p.AtLatest)
 		left = put(left, left)
