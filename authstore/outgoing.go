@@ -238,7 +238,11 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 			old = append(old, del(tOutgoing, id))
 		}
 	}
-	s.laterLocked(lazily, append(old, put(tMisc, outgoingNote, fieldsOf(time.Now().Unix())))...)
+	if len(old) > 0 {
+		s.laterLocked(lazily, old...)
+	}
+	// Whatever commit comes takes it along: without it there is one look more.
+	s.laterLocked(outgoingAgain, put(tMisc, outgoingNote, fieldsOf(time.Now().Unix())))
 	s.dropBesideLocked(limit)
 	return nil
 }
