@@ -279,39 +279,48 @@ func TestKeptMessageThatAnotherHolderHasHadIsAsThatOneLeftIt(t *testing.T) {
 
 // The backend refuses the book for a while, and takes everything else.
 func TestMessageThatCouldNotBeWrittenDownIsWrittenLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		s := &hurtServer{server: w.memory}
-		w.memory = s
-		a := w.exchanging("a")
-		var down atomic.Bool
-		down.Store(true)
-		a.refuse = func(*events.Message) bool {
-			if down.Load() {
-				panic("down")
-			}
-			return false
-		}
-		a.run().pair()
-		time.Sleep(time.Minute)
-		s.refuse("message")
-		for range 20 {
-			w.getMessage("a message")
-		}
-		time.Sleep(time.Hour)
-		require.Equal(t, 20, a.balanced().By[stability.MessageKept].Count)
-		s.heal()
-		time.Sleep(12 * time.Minute)
-		require.Empty(t, w.device().Pending(), "they are acknowledged")
-		a.crash()
+	for name, end := range map[string]func(w *world, a *exchange){
+		"a kill some minutes later": func(w *world, a *exchange) {
+			time.Sleep(12 * time.Minute)
+			require.Empty(t, w.device().Pending(), "they are acknowledged")
+			a.crash()
+		},
+		"a hand-over at once": func(_ *world, a *exchange) { a.stop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := &hurtServer{server: w.memory}
+				w.memory = s
+				a := w.exchanging("a")
+				var down atomic.Bool
+				down.Store(true)
+				a.refuse = func(*events.Message) bool {
+					if down.Load() {
+						panic("down")
+					}
+					return false
+				}
+				a.run().pair()
+				time.Sleep(time.Minute)
+				s.refuse("message")
+				for range 20 {
+					w.getMessage("a message")
+				}
+				time.Sleep(time.Hour)
+				require.Equal(t, 20, a.balanced().By[stability.MessageKept].Count)
+				s.heal()
+				end(w, a)
 
-		b := w.tended("b", stability.WithAutoHeal(noHeal))
-		b.run().ready()
-		time.Sleep(time.Hour)
-		require.Len(t, b.texts(), 20)
-		require.Empty(t, b.m.Messages())
-		b.stop()
-	})
+				b := w.tended("b", stability.WithAutoHeal(noHeal))
+				b.run().ready()
+				time.Sleep(time.Hour)
+				require.Len(t, b.texts(), 20)
+				require.Empty(t, b.m.Messages())
+				b.stop()
+			})
+		})
+	}
 }
 
 // The handlers refuse a hundred messages, and are back when the backend goes away for

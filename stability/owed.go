@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
@@ -51,6 +52,9 @@ const (
 
 // owe notes that the row of a message is not as memory has it. The caller holds mu.
 func (r *received) owe(k book.Key) {
+	if _, keeps := r.m.store.(authstore.MessageBook); !keeps {
+		return // there are no rows
+	}
 	if r.owed == nil {
 		r.owed = make(map[book.Key]debt)
 	}
@@ -145,6 +149,19 @@ func (r *received) makeGood(ctx context.Context) (again time.Time) {
 	}
 	r.unpaid++
 	return r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
+}
+
+// lastPayment leaves what is owed to the last flush of a term that ends in good order.
+func (r *received) lastPayment() {
+	var owed []change
+	r.mu.Lock()
+	for k, d := range r.owed {
+		if r.read && d.failed {
+			owed = append(owed, r.isNow(k))
+		}
+	}
+	r.mu.Unlock()
+	r.writeAll(owed)
 }
 
 // loading notes a load until done is called.
