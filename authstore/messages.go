@@ -113,7 +113,7 @@ func (c *Container) PutMessageEntry(ctx context.Context, id string, entry []byte
 	}
 	entered := put(tMessage, id, entry)
 	if entry == nil {
-		if _, ok := s.get(ctx, tMessage, id); !ok && !s.isEntering(id) {
+		if _, ok := s.get(ctx, tMessage, id); !ok && !s.isEntering(id) && !(durable && s.isDeferred(del(tMessage, id))) {
 			return nil
 		}
 		entered = del(tMessage, id)
@@ -147,6 +147,14 @@ func (s *deviceStore) entering(id string) (done func()) {
 	}
 	add(1)
 	return func() { add(-1) }
+}
+
+// isDeferred reports whether the row of c is on no disk yet as memory has it.
+func (s *deviceStore) isDeferred(c change) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.dirty[s.im.rowOf(c)]
+	return ok
 }
 
 func (s *deviceStore) isEntering(id string) bool {

@@ -328,3 +328,19 @@ func TestEntryOfAMessageIsDurableWhereThatIsAskedFor(t *testing.T) {
 		})
 	}
 }
+
+// A removal that was deferred is not made yet: one that has to be durable is.
+func TestDurableRemovalBehindADeferredOneIsDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		c, _, _ := open(t, kv)
+		require.NoError(t, c.PutMessageEntry(bg, "ID", []byte("entry"), true))
+		require.NoError(t, c.PutMessageEntry(bg, "ID", nil, false))
+		require.Equal(t, 1, kv.count("message"))
+		require.NoError(t, c.PutMessageEntry(bg, "ID", nil, true))
+		require.Zero(t, kv.count("message"))
+		commits := kv.Commits()
+		require.NoError(t, c.PutMessageEntry(bg, "ID", nil, true))
+		require.Equal(t, commits, kv.Commits(), "there is nothing left to remove")
+	})
+}

@@ -59,7 +59,8 @@ func (r *received) fewer(now time.Time) (gone []book.Key) {
 	surplus := len(r.lately) - mostFound
 	kept := make([]foundMessage, 0, len(r.lately))
 	for i, f := range r.lately {
-		if i < surplus || now.Sub(f.At) >= resentFor {
+		age := now.Sub(f.At)
+		if i < surplus || age >= resentFor || f.Asked && age >= foundFor {
 			gone = append(gone, f.key)
 		} else {
 			kept = append(kept, f)

@@ -173,16 +173,16 @@ func TestHandlerBeforeAttachLosesNoMessage(t *testing.T) {
 				a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
 					return c.is(e.RawMessage) && down.Load() && c.no()
 				}))
-				taken := 0
+				var taken atomic.Int32
 				a.onEvent = func(evt any) {
 					if e, ok := evt.(*events.Message); ok && c.is(e.RawMessage) {
 						require.NotEmpty(t, e.Info.Sender.User)
-						taken++
+						taken.Add(1)
 					}
 				}
 				a.run().pair()
 				time.Sleep(time.Minute)
-				taken = 0
+				taken.Store(0)
 				down.Store(true)
 				require.NoError(t, c.send(w))
 				time.Sleep(10 * time.Second)
@@ -190,10 +190,10 @@ func TestHandlerBeforeAttachLosesNoMessage(t *testing.T) {
 				require.Len(t, list, 1, "%+v", a.balanced())
 				require.Equal(t, c.state, list[0].State)
 				require.Equal(t, c.content, list[0].HasContent)
-				require.Zero(t, taken)
+				require.Zero(t, taken.Load())
 				down.Store(false)
 				time.Sleep(20 * time.Minute)
-				require.Equal(t, 1, taken)
+				require.EqualValues(t, 1, taken.Load())
 				require.Empty(t, a.m.Messages())
 				require.Empty(t, w.device().Pending())
 				a.balanced()

@@ -22,7 +22,9 @@ import (
 //     what was deferred stays owed for a while (owedFor), and the next load writes it again.
 //   - The reply to a write is lost. The store finds out, or a later device writes the same
 //     once more (authstore). Where it does not find out, the write has failed: see above.
-//   - The process dies, and what is owed is forgotten. A message that was not acknowledged
+//   - A term ends in good order: what is owed goes with its last flush (lastPayment).
+//   - The process dies, or a term ends while the backend is away or refuses the row: what is
+//     owed is forgotten. A message that was not acknowledged
 //     is at the service. One that a handler has taken, and whose row stands, is handed over
 //     once more. One that was kept from a device that the service has logged out is lost:
 //     nobody has its row, and the service does not deliver it again.
@@ -86,8 +88,8 @@ func (r *received) paid(k book.Key, durable bool, err error) {
 	case !ok:
 	case durable && r.loads == 0: // else a load may have read the row before
 		delete(r.owed, k)
-	default:
-		d.failed, d.at = false, time.Now()
+	default: // a deferred write proves nothing
+		d.failed, d.at = d.failed && !durable, time.Now()
 		r.owed[k] = d
 	}
 }

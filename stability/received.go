@@ -56,6 +56,8 @@ type presentTerm struct {
 	read  bool      // what the store has was read in it
 	epoch int64     // its
 	begun time.Time // when it began
+
+	backlogIn bool // the service has delivered, on this connection, all that waited there
 }
 
 // markOfTerm is the mark that a term sets in the store, and the one that it found.
@@ -328,7 +330,7 @@ func (r *received) ended(d *delivery) {
 	case book.Lost:
 		r.missTooMany()
 	}
-	if write || hung { // else nothing that is due has changed: most messages are handled at once
+	if write || hung || o == book.Left { // else nothing that is due has changed: most messages are handled at once
 		r.wake.ring()
 		r.tell()
 	}
@@ -621,7 +623,7 @@ func (r *received) leave() {
 	defer r.mu.Unlock()
 	r.terms++
 	r.book.Leave()
-	r.more, r.settleAt, r.read = nil, time.Time{}, false
+	r.more, r.settleAt, r.read, r.backlogIn = nil, time.Time{}, false, false
 	r.inherit()
 }
 
@@ -630,6 +632,7 @@ func (r *received) hungUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.book.HungUp()
+	r.backlogIn = false
 }
 
 // facts says what the guard is to know of messages that nobody took.

@@ -258,11 +258,13 @@ func (r *received) due(t *term) (again time.Time) {
 		}
 	}
 	marked, epoch := r.marked, r.epoch
-	settle := !r.settleAt.IsZero() && !now.Before(r.settleAt)
+	settle := r.backlogIn && !r.settleAt.IsZero() && !now.Before(r.settleAt)
 	if settle {
 		r.settleAt = now.Add(settleAgain)
 	}
-	sooner(r.settleAt)
+	if r.backlogIn { // which rings
+		sooner(r.settleAt)
+	}
 	r.mu.Unlock()
 	if settle {
 		r.settle()
@@ -430,6 +432,7 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 func (r *received) synced() {
 	r.calm()
 	r.mu.Lock()
+	r.backlogIn = true
 	// One that is due sooner stays: a host that refuses something for ever makes a login
 	// every quarter of an hour.
 	if at := time.Now().Add(settleAfter); r.settleAt.IsZero() || at.Before(r.settleAt) {

@@ -216,6 +216,9 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if err == nil && d == nil {
 		d, err = t.m.store.Device(ctx, fence{t})
 	}
+	if err != nil && t.ends.Err() != nil {
+		return nil, fmt.Errorf("stability: read the device: %w: %w", ErrNotActive, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stability: read the device: %w", err)
 	}
