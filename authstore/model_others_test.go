@@ -184,13 +184,7 @@ func (m *modelled) keyCalls() []func() {
 			m.want.preKeys[k.KeyID] = preKeyExpected{*k.Pub, true}
 		},
 		func() {
-			upTo := uint32(rapid.IntRange(0, int(m.want.nextPreKey)).Draw(m.T, "up to"))
-			require.NoError(m, m.d.PreKeys.MarkPreKeysAsUploaded(bg, upTo))
-			for id, k := range m.want.preKeys {
-				if k.uploaded = k.uploaded || id <= upTo; k.uploaded {
-					m.want.preKeys[id] = k
-				}
-			}
+			m.marked(uint32(rapid.IntRange(0, int(m.want.nextPreKey)).Draw(m.T, "up to")))
 		},
 		func() {
 			uploaded := 0

@@ -289,6 +289,7 @@ func (m *modelled) upheaval() {
 		})
 		m.load()
 		if n == 8 { // the old rows go once the device has logged in
+			m.login()
 			m.audit()
 		}
 	case 9: // deleted, and brought back
@@ -308,6 +309,27 @@ func (m *modelled) upheaval() {
 		m.audit()
 	}
 	m.all()
+}
+
+// login is what follows a login: the service takes a prekey. The model may have
+// removed all that it took before.
+func (m *modelled) login() {
+	list, err := m.d.PreKeys.GetOrGenPreKeys(bg, 1)
+	require.NoError(m, err)
+	k := list[0]
+	m.want.nextPreKey = max(m.want.nextPreKey, k.KeyID+1)
+	m.want.preKeys[k.KeyID] = preKeyExpected{public: *k.Pub}
+	m.marked(k.KeyID)
+}
+
+// marked marks prekeys as uploaded.
+func (m *modelled) marked(upTo uint32) {
+	require.NoError(m, m.d.PreKeys.MarkPreKeysAsUploaded(bg, upTo))
+	for id, k := range m.want.preKeys {
+		if k.uploaded = k.uploaded || id <= upTo; k.uploaded {
+			m.want.preKeys[id] = k
+		}
+	}
 }
 
 // audit looks for rows that belong to nothing, or say what they should not.
