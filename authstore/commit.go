@@ -81,7 +81,11 @@ func (s *deviceStore) lead() {
 			_ = s.commitTogether(nil, true, false) // those that are refused come again below
 		}
 		for _, r := range reqs {
-			if r.err = s.commitTogether([]*request{r}, false, false); r.err != nil {
+			write := func() error { return s.commitTogether([]*request{r}, false, false) }
+			if r.err = write(); r.err != nil {
+				r.err = s.overStuck(r.err, write)
+			}
+			if r.err != nil {
 				s.takeOffRefused(r.changes)
 			}
 		}

@@ -28,6 +28,7 @@ func (s *deviceStore) quarantine(bad []loadedRow) {
 		}
 		s.mu.Lock()
 		s.asides[r.key] = kept
+		delete(s.stuck, r.key)
 		s.armLocked(soon)
 		s.mu.Unlock()
 	}
@@ -90,7 +91,13 @@ func (s *deviceStore) setAside(t tableID, id string, value []byte, cause error) 
 	if kept, err := s.aside(k, value, cause); err == nil {
 		b.Put = kept
 	}
-	return s.submit("set aside a damaged row", []change{del(t, id)}, b)
+	const op = "set aside a damaged row"
+	err := s.submit(op, []change{del(t, id)}, b)
+	if err != nil && len(b.Put) > 0 && s.gate.check(op) == nil { // it cannot be kept
+		s.refused(specOf(t).kind, err)
+		err = s.submit(op, []change{del(t, id)}, Batch{})
+	}
+	return err
 }
 
 // Quarantine is what is kept and not in use.

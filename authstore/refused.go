@@ -61,6 +61,25 @@ func (s *deviceStore) asidesAlone() {
 	}
 }
 
+// overStuck repeats a write that was refused for good: perhaps the KV refuses only
+// what is to be kept of a damaged row below it. It is then left behind.
+func (s *deviceStore) overStuck(refused error, write func() error) error {
+	s.asidesAlone() // shows which these are
+	s.mu.Lock()
+	maps.DeleteFunc(s.stuck, func(key Key, _ struct{}) bool { return s.asides[key] == nil }) // written over
+	s.leaveStuck = len(s.stuck) > 0
+	again := s.leaveStuck
+	s.mu.Unlock()
+	if !again {
+		return refused
+	}
+	err := write()
+	s.mu.Lock()
+	s.leaveStuck = false
+	s.mu.Unlock()
+	return err
+}
+
 // takeFreeAsidesLocked takes the damaged rows that ride. mu is held.
 func (s *deviceStore) takeFreeAsidesLocked() map[Key][]Entry {
 	free := make(map[Key][]Entry)
@@ -147,7 +166,9 @@ func (s *deviceStore) takeAsidesLocked(r row, taken map[Key][]Entry) (kept []Ent
 	for _, key := range s.keysOf(r) {
 		if e, ok := s.asides[key]; ok {
 			taken[key] = e
-			kept = append(kept, e...)
+			if _, stuck := s.stuck[key]; !stuck || !s.leaveStuck {
+				kept = append(kept, e...)
+			}
 			delete(s.asides, key)
 		}
 	}
@@ -176,6 +197,22 @@ func (s *deviceStore) keysOf(r row) []Key {
 
 // writeAlone writes rows and nothing else; false: they were refused for good.
 func (s *deviceStore) writeAlone(rows ...row) bool {
+	write := func() error { return s.tryAlone(rows) }
+	err := write()
+	if err != nil {
+		err = s.overStuck(err, write)
+	}
+	if err == nil {
+		return true
+	}
+	if s.gate.check("flush") != nil {
+		return true
+	}
+	s.refused(specOf(rows[0].table).kind, err)
+	return false
+}
+
+func (s *deviceStore) tryAlone(rows []row) error {
 	rendered := make([]renderedRow, 0, len(rows))
 	aside := make(map[Key][]Entry)
 	var raw Batch
@@ -187,17 +224,12 @@ func (s *deviceStore) writeAlone(rows ...row) bool {
 	}
 	s.mu.Unlock()
 	landed, err := s.commitRows("flush", rendered, raw, false)
-	if err == nil {
-		return true
+	if err != nil {
+		s.mu.Lock()
+		s.putBackAsidesLocked(aside, landed)
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	s.putBackAsidesLocked(aside, landed)
-	s.mu.Unlock()
-	if s.gate.check("flush") != nil {
-		return true
-	}
-	s.refused(specOf(rows[0].table).kind, err)
-	return false
+	return err
 }
 
 // tear takes the version of a collection off the disk, in this term for good.

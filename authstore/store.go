@@ -39,6 +39,8 @@ type deviceStore struct {
 	keys   senderKeys
 	asides map[Key][]Entry  // damaged rows: where they stand, and as what they are kept
 	stuck  map[Key]struct{} // of these: refused for good, so they ride no more
+	// Who commits leaves these behind: they are not kept when they are written over.
+	leaveStuck bool
 	writeQueue
 	knownSessions
 	appStateMemory
