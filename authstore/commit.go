@@ -330,7 +330,7 @@ func (s *deviceStore) commitRows(op string, rows []renderedRow, raw Batch, oneBa
 	}
 	landed = make(map[row]struct{})
 	for _, b := range batches {
-		if err := s.gate.commit(op, toBatch(b)); err != nil {
+		if err := s.commitBatch(op, b); err != nil {
 			return landed, err
 		}
 		for _, w := range b {

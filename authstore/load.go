@@ -171,7 +171,7 @@ func (s *deviceStore) loadTables(ctx context.Context) error {
 	}
 	s.loadSizes()
 	s.noteUnaskedLocked()
-	s.quarantine(bad)
+	s.quarantine(nil, bad)
 	s.dropOrphans(parts)
 	return nil
 }
@@ -201,6 +201,8 @@ func (s *deviceStore) whole(ctx context.Context) reader {
 // scan reads rows of a table for a reader who is under way: it waits through
 // an outage, and sets damaged rows aside.
 func (s *deviceStore) scan(by reader, op string, t tableID, idPrefix string) ([]loadedRow, error) {
+	look, end := s.beginLook()
+	defer end()
 	rows, err := s.scanTable(by, op, t, idPrefix)
 	if err != nil {
 		return nil, err
@@ -216,7 +218,7 @@ func (s *deviceStore) scan(by reader, op string, t tableID, idPrefix string) ([]
 			return nil, r.err
 		}
 	}
-	s.quarantine(bad)
+	s.quarantine(look, bad)
 	return good, nil
 }
 

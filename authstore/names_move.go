@@ -223,7 +223,7 @@ func (s *deviceStore) moveSome(ctx context.Context, op string, t tableID, keys [
 			s.splits[k] = *m
 		}
 	}
-	s.quarantine(bad)
+	s.quarantine(nil, bad)
 	return left, nil
 }
 

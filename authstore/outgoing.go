@@ -192,6 +192,8 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		scan: func(op string, f func(context.Context) error) error { return s.gate.look(context.Background(), op, f) },
 		get:  func(op string, f func(context.Context) error) error { return s.cfg.call(context.Background(), op, f) },
 	}
+	look, end := s.beginLook()
+	defer end()
 	stored, err := s.scanTable(by, op, tOutgoing, "")
 	if err != nil {
 		return err
@@ -206,7 +208,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		f := fields{b: r.data}
 		switch at := f.varint(); {
 		case errors.Is(r.err, ErrCorrupt):
-			s.quarantine([]loadedRow{r})
+			s.quarantine(look, []loadedRow{r})
 		case r.err == nil:
 			e := event{r.row.bucket, at, 1}
 			if string(f.bytes()) == packedFormat {

@@ -11,12 +11,63 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// quarantine sets damaged rows aside: the next commit copies them to a kind of
-// their own and removes them from where they stand, or writes over them.
-func (s *deviceStore) quarantine(bad []loadedRow) {
+// tableLook is a look at rows which takes a while. What it has read of those that
+// are written meanwhile is no longer what stands there.
+type tableLook struct {
+	written map[Key]struct{} // under deviceStore.mu
+}
+
+// beginLook is called before the rows are read. The look ends with end.
+func (s *deviceStore) beginLook() (l *tableLook, end func()) {
+	l = &tableLook{make(map[Key]struct{})}
+	s.mu.Lock()
+	s.looks[l] = struct{}{}
+	s.mu.Unlock()
+	return l, func() {
+		s.mu.Lock()
+		delete(s.looks, l)
+		s.mu.Unlock()
+	}
+}
+
+// commitBatch commits ws, and tells the looks that are under way of it.
+func (s *deviceStore) commitBatch(op string, ws []write) error {
+	s.mu.Lock()
+	s.landing = ws
+	s.mu.Unlock()
+	err := s.gate.commit(op, toBatch(ws))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.landing = nil
+	if err != nil {
+		return err
+	}
+	for l := range s.looks {
+		for _, w := range ws {
+			l.written[w.entry.Key] = struct{}{}
+		}
+	}
+	return nil
+}
+
+// overtakenLocked reports whether key was written since by began, or is being written.
+// mu is held.
+func (s *deviceStore) overtakenLocked(by *tableLook, key Key) bool {
+	if by == nil {
+		return false
+	}
+	_, written := by.written[key]
+	return written || slices.ContainsFunc(s.landing, func(w write) bool { return w.entry.Key == key })
+}
+
+// quarantine sets damaged rows aside that a look has found: the next commit copies
+// them to a kind of their own and removes them from where they stand, or writes over
+// them. Without a look nothing can have been written meanwhile.
+func (s *deviceStore) quarantine(by *tableLook, bad []loadedRow) {
 	for _, r := range bad {
 		s.mu.Lock()
 		_, known := s.asides[r.key]
+		known = known || s.overtakenLocked(by, r.key)
 		s.mu.Unlock()
 		if known {
 			continue // told, and on its way out
@@ -27,9 +78,11 @@ func (s *deviceStore) quarantine(bad []loadedRow) {
 			continue // it stays where it is until it is written over
 		}
 		s.mu.Lock()
-		s.asides[r.key] = kept
-		delete(s.stuck, r.key)
-		s.armLocked(soon)
+		if !s.overtakenLocked(by, r.key) { // sealing may have taken a while
+			s.asides[r.key] = kept
+			delete(s.stuck, r.key)
+			s.armLocked(soon)
+		}
 		s.mu.Unlock()
 	}
 }

@@ -213,6 +213,8 @@ func (s *deviceStore) readRow(op string, r row) ([]byte, bool, error) {
 }
 
 func (s *deviceStore) readKey(op string, r row, key Key) ([]byte, bool, error) {
+	look, end := s.beginLook()
+	defer end()
 	s.mu.Lock()
 	_, damaged := s.asides[key]
 	s.mu.Unlock()
@@ -231,12 +233,7 @@ func (s *deviceStore) readKey(op string, r row, key Key) ([]byte, bool, error) {
 	}
 	got := s.openRow(call, op, r.table, Entry{key, raw}, r.bucket)
 	if errors.Is(got.err, ErrCorrupt) {
-		s.mu.Lock()
-		_, written := s.im.get(r.table, r.bucket) // meanwhile: what stands there is another one
-		s.mu.Unlock()
-		if !written {
-			s.quarantine([]loadedRow{got})
-		}
+		s.quarantine(look, []loadedRow{got})
 		return nil, false, nil
 	}
 	return got.data, got.err == nil, got.err

@@ -41,6 +41,8 @@ type deviceStore struct {
 	stuck  map[Key]struct{} // of these: refused for good, so they ride no more
 	// Who commits leaves these behind: they are not kept when they are written over.
 	leaveStuck bool
+	looks      map[*tableLook]struct{} // those that are under way
+	landing    []write                 // the batch that is being committed
 	writeQueue
 	knownSessions
 	appStateMemory
@@ -62,6 +64,7 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
 		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), asides: make(map[Key][]Entry), stuck: make(map[Key]struct{}),
+		looks:          make(map[*tableLook]struct{}),
 		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
 		writeQueue:     writeQueue{late: make(map[logicalID]uint64)},
 		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},

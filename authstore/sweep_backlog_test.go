@@ -47,7 +47,7 @@ func TestOldRowThatIsDamagedIsRemovedOnce(t *testing.T) {
 	for id := range s.im.flat[tSecret] {
 		key = rowKey(d, tSecret, id)
 	}
-	s.quarantine([]loadedRow{{key: key, raw: []byte("damaged"), err: ErrCorrupt}})
+	s.quarantine(nil, []loadedRow{{key: key, raw: []byte("damaged"), err: ErrCorrupt}})
 	s.mu.Lock()
 	s.removals = append(s.removals, key)
 	s.mu.Unlock()
