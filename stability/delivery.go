@@ -43,6 +43,7 @@ type delivery struct {
 	contents [][]byte          // of the parts that a handler panicked at
 	parts    []*waE2E.Message  // that were handed over and are not finished
 	aside    bool              // it was set aside
+	judged   bool              // that was done now, at its first part that was refused: those behind it follow
 	again    bool              // it was found before, and its sender has sent it once more
 	acked    bool              // whatsmeow has acknowledged it, as far as is seen
 	openPart
@@ -168,6 +169,9 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 		keep = open && d.content()
 	default:
 		switch raw, silent, ok := unpadded(plaintext); {
+		case ok && d.judged:
+			d.mu.Unlock()
+			return d.judge(raw)
 		case silent && !threw:
 			d.taken = true
 		case ok:
@@ -225,11 +229,23 @@ func (d *delivery) poisoned(raw []byte) bool {
 	}
 	d.same = true
 	d.learn()
+	return d.judge(raw) == nil
+}
+
+// judge sets the message aside with a part more.
+func (d *delivery) judge(raw []byte) error {
+	if d.a.m.received.past(d) { // the store is another term's
+		return fmt.Errorf("stability: the message was not judged in its term: %w", context.Canceled)
+	}
 	d.mu.Lock()
 	d.contents = append(d.contents, raw)
 	rec := d.record(book.SetAside, whyPoison)
 	d.mu.Unlock()
-	return r.setAside(rec) == nil
+	err := d.a.m.received.setAside(rec)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.judged = d.judged || err == nil
+	return err
 }
 
 // learn takes what the stanza says of the message, as the event has it, for a handler
@@ -257,6 +273,15 @@ func (d *delivery) refusedFirst() {
 	}
 	var msg waE2E.Message
 	if proto.Unmarshal(raw, &msg) != nil {
+		return
+	}
+	d.mu.Lock()
+	judged := d.judged
+	d.mu.Unlock()
+	if judged {
+		if d.judge(raw) == nil { // else the next login brings this part as a message of its own
+			d.finished()
+		}
 		return
 	}
 	d.learn()
@@ -340,9 +365,9 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		}
 	}
 	d.mu.Lock()
-	judged := d.aside // the part before
+	judged, before := d.judged, d.aside // at a part before
 	d.mu.Unlock()
-	poisonous := evt != nil && !judged && r.poisonous(d.key)
+	poisonous := evt != nil && (judged || !before && r.poisonous(d.key))
 	again := admits && evt != nil && r.resent(d, evt.RawMessage)
 	if aside || again {
 		d.dismiss()
@@ -364,7 +389,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		return false
 	case !admits:
 		d.left = true
-	case deaf:
+	case deaf && (evt == nil || !judged):
 		d.unheard = true
 		d.mu.Unlock()
 		return false

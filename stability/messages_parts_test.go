@@ -1,6 +1,8 @@
 package stability_test
 
 import (
+	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // The first message of a member of a group brings the member's key, which is a part of
@@ -63,4 +66,101 @@ func TestPanicAtAnotherKindOfMessageIsNotCountedAsHandled(t *testing.T) {
 		require.Contains(t, a.m.Messages()[0].Why, "what is this?; its content could not be kept")
 		a.stop()
 	})
+}
+
+// The key is refused at each try, so whatsmeow comes to the text only when the key is set aside.
+func TestPoisonousMessageIsSetAsideWithAllItsParts(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
+	refuses := func(*events.Message) bool { return true }
+	for name, c := range map[string]struct {
+		no    func(*events.Message) bool
+		first bool // the handler stands before the Manager's
+		gone  bool // the program has removed its handlers at the last try
+	}{
+		"refused": {no: refuses},
+		"refused, and there is no handler in the end": {no: refuses, gone: true},
+		"refused before Attach":                       {no: refuses, first: true},
+		"the key is refused before Attach, and a handler panics at the text": {no: func(e *events.Message) bool {
+			if e.Message.GetConversation() != "" {
+				panic("boom")
+			}
+			return true
+		}, first: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var poison atomic.Bool
+				var tries atomic.Int32
+				poison.Store(true)
+				no := func(e *events.Message) bool {
+					if !e.Info.IsGroup || !poison.Load() {
+						return false
+					}
+					tries.Add(1)
+					return c.no(e)
+				}
+				opts := []stability.Option{stability.WithAutoHeal(noHeal)}
+				if c.first {
+					opts = append(opts, first(no))
+				}
+				begin := func() *instance {
+					a := w.instance(opts...)
+					if !c.first {
+						a.refuse = no
+					}
+					return a.run()
+				}
+				a := begin()
+				a.pair()
+				peer := w.peer()
+				group := w.sim.NewGroup("team", w.account, peer.Account())
+				_, err := peer.SendMessage(t.Context(), group.JID(), text("hello"))
+				require.NoError(t, err)
+				for i := range 30 {
+					time.Sleep(59 * time.Minute)
+					if i == 23 && c.gone {
+						a.m.Client().RemoveEventHandlers()
+					}
+					time.Sleep(time.Minute)
+					if i < 23 || !c.gone {
+						w.getMessage("good")
+					}
+				}
+				time.Sleep(time.Minute)
+				before := tries.Load()
+				require.GreaterOrEqual(t, before, int32(20))
+				a.m.Reconnect()
+				time.Sleep(time.Minute)
+				require.Empty(t, w.device().Pending(), "it is acknowledged")
+				a.balanced()
+				list := a.m.Messages()
+				require.Len(t, list, 1, "%+v", list)
+				a.stop()
+				a = begin().ready()
+				time.Sleep(time.Minute)
+				now := a.m.Messages()
+				require.Len(t, now, 1)
+				require.Equal(t, list[0].Tries, now[0].Tries, "its row says the same")
+				require.Equal(t, stability.MessageSetAside, list[0].State)
+				require.True(t, list[0].HasContent)
+				require.Zero(t, a.balanced().Waiting.Count)
+				logins := w.logins()
+				time.Sleep(3 * time.Hour)
+				require.Equal(t, before, tries.Load(), "it is left alone")
+				require.Equal(t, logins, w.logins())
+
+				poison.Store(false)
+				require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
+				time.Sleep(time.Minute)
+				require.NotEmpty(t, a.texts())
+				require.Equal(t, "hello", a.texts()[len(a.texts())-1], "with its text")
+				require.Empty(t, a.m.Messages())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
 }
