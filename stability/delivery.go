@@ -292,6 +292,45 @@ func (d *delivery) refusedFirst() {
 	d.left = d.left || err != nil
 }
 
+// untold notes a newsletter's message that a handler before the Manager's did not take. It
+// is in no event buffer, and where whatsmeow has acknowledged it, nothing tells that it was
+// refused.
+func (d *delivery) untold() {
+	if !d.plain || d.ours {
+		return
+	}
+	d.mu.Lock()
+	not := !d.handed && !d.left && (d.early || d.panicked != "" || d.unanswered() && d.a.admits())
+	threw := d.panicked != ""
+	d.mu.Unlock()
+	n, _ := d.node.GetOptionalChildByTag("plaintext")
+	raw, _ := n.Content.([]byte)
+	var msg waE2E.Message
+	r := &d.a.m.received
+	if !not || len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil || r.past(d) {
+		return
+	}
+	d.learn()
+	err := r.split(context.Background(), d, raw)
+	if err == nil && !threw && r.poisonous(d.key) && d.judge(raw) == nil {
+		d.dismiss()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.aside = true
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case threw:
+		d.contents = [][]byte{raw}
+	case err != nil && !d.early:
+		d.left = true
+	default:
+		d.refused, d.parts = true, append(d.parts, &msg)
+	}
+}
+
 // unpadded is a decrypted message without its padding; ok is false for what is
 // none. silent says that whatsmeow deals with it by itself, and gives no event.
 func unpadded(b []byte) (raw []byte, silent, ok bool) {

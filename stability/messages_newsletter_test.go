@@ -164,3 +164,88 @@ func TestNewsletterTakenBehindItsConnectionIsNotToldAsRefused(t *testing.T) {
 		a.stop()
 	})
 }
+
+// acknowledgingFirst is acknowledging and first.
+func acknowledgingFirst(sync bool, no func(*events.Message) bool) stability.Option {
+	return stability.WithNewClient(func(d *store.Device, l waLog.Logger) *whatsmeow.Client {
+		c := whatsmeow.NewClient(d, l)
+		c.SynchronousAck = sync
+		c.AddEventHandlerWithSuccessStatus(func(evt any) bool {
+			e, ok := evt.(*events.Message)
+			return !ok || !no(e)
+		})
+		return c
+	})
+}
+
+func TestNewsletterThatAHandlerBeforeAttachDoesNotTakeComesAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		sync    bool
+		no      func() bool
+		state   stability.MessageState
+		pending int
+	}{
+		"refused, with SynchronousAck":     {true, func() bool { return true }, stability.MessageRefused, 1},
+		"refused, without":                 {false, func() bool { return true }, stability.MessageKept, 0},
+		"panicked at, with SynchronousAck": {true, func() bool { panic("boom") }, stability.MessageKept, 0},
+		"panicked at, without":             {false, func() bool { panic("boom") }, stability.MessageKept, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var down atomic.Bool
+				down.Store(true)
+				a := w.instance(stability.WithAutoHeal(noHeal), acknowledgingFirst(c.sync, func(*events.Message) bool { return down.Load() && c.no() }))
+				a.run().pair()
+				time.Sleep(time.Minute)
+				w.post("N1", "news")
+				time.Sleep(10 * time.Second)
+				r := a.balanced()
+				require.Equal(t, 1, r.By[c.state].Count, "%+v", a.m.Messages())
+				require.Len(t, w.device().Pending(), c.pending)
+				down.Store(false)
+				time.Sleep(20 * time.Minute)
+				require.Equal(t, []string{"news"}, a.texts())
+				require.Empty(t, a.m.Messages())
+				require.Empty(t, w.device().Pending())
+				a.balanced()
+				a.stop()
+			})
+		})
+	}
+}
+
+func TestPoisonousNewsletterThatAHandlerBeforeAttachRefusesIsSetAside(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		var poison atomic.Bool
+		poison.Store(true)
+		a := w.instance(stability.WithAutoHeal(noHeal), acknowledgingFirst(true, func(e *events.Message) bool {
+			return poison.Load() && e.RawMessage.GetConversation() == "poison"
+		}))
+		a.run().pair()
+		w.post("N1", "poison")
+		for i := range 30 {
+			time.Sleep(time.Hour)
+			w.post(fmt.Sprint("G", i), "good")
+		}
+		time.Sleep(time.Minute)
+		r := a.balanced()
+		require.Equal(t, 1, r.SetAside.Count, "%+v", a.m.Messages())
+		require.Zero(t, r.Waiting.Count)
+		require.Empty(t, w.device().Pending(), "it is acknowledged")
+		logins := w.logins()
+		time.Sleep(time.Hour)
+		require.Equal(t, logins, w.logins())
+		poison.Store(false)
+		require.NoError(t, a.m.Redeliver(t.Context(), a.m.Messages()[0].Entry))
+		time.Sleep(time.Minute)
+		require.Equal(t, "poison", a.texts()[30])
+		require.Empty(t, a.m.Messages())
+		a.balanced()
+		a.stop()
+	})
+}

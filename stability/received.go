@@ -233,6 +233,7 @@ func (r *received) take(d *delivery) bool {
 
 // ended notes what became of a message.
 func (r *received) ended(d *delivery) {
+	d.untold()
 	o, why := d.outcome()
 	if (o == book.Odd || o == book.Lost) && d.asked && !r.past(d) { // else the store is another term's
 		d.finished() // acknowledged, and whatsmeow does not come back for what it could not read
