@@ -72,7 +72,7 @@ func TestLookAtALargeTableSucceedsAndEndsNothing(t *testing.T) {
 			s.purgeInBackground()
 			time.Sleep(time.Hour)
 			require.Zero(t, kv.count("secret")+kv.count("part"))
-			require.Empty(t, s.head.Purge)
+			require.Zero(t, locked(s, func() int { return len(s.head.Purge) }))
 		},
 		"parts that nothing refers to": func(t *testing.T, kv *largeKV, _ *Container, d *store.Device, _ *testFence) {
 			part := Key{kindPart, storeOf(d).gen + "/secret-0"}
@@ -140,7 +140,11 @@ func TestLookAtALargeTableSucceedsAndEndsNothing(t *testing.T) {
 				kv, c, d, f := openLarge(t)
 				look(t, kv, c, d, f)
 				require.Zero(t, f.cuts.Load())
-				if s := storeOf(d); s.head.State == statePaired {
+				s := storeOf(d)
+				s.mu.Lock()
+				state := s.head.State
+				s.mu.Unlock()
+				if state == statePaired {
 					require.NoError(t, s.gate.check("test"))
 				}
 			})

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,7 +115,23 @@ type modelled struct {
 	moved map[string]bool // numbers whose sessions have moved in this device
 	clock int64           // of tokens, in seconds
 
-	fails, loses, blind int // of the next calls to the KV
+	fails, loses, blind faults // of the next calls to the KV
+}
+
+// faults counts calls that are to fail. A store calls its KV from several goroutines.
+type faults struct{ atomic.Int32 }
+
+// one takes one of them; false where none is left.
+func (f *faults) one() bool {
+	for {
+		n := f.Load()
+		if n <= 0 {
+			return false
+		}
+		if f.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
 }
 
 // Whatever an account goes through, it answers as plain maps would: each method
@@ -152,7 +169,9 @@ func TestAccountAnswersAsPlainMapsWould(t *testing.T) {
 				case 1:
 					m.upheaval()
 				case 2:
-					m.fails, m.loses, m.blind = rapid.IntRange(0, 2).Draw(rt, "fails"), rapid.IntRange(0, 2).Draw(rt, "loses"), rapid.IntRange(0, 2).Draw(rt, "blind")
+					m.fails.Store(rapid.Int32Range(0, 2).Draw(rt, "fails"))
+					m.loses.Store(rapid.Int32Range(0, 2).Draw(rt, "loses"))
+					m.blind.Store(rapid.Int32Range(0, 2).Draw(rt, "blind"))
 				case 3:
 					time.Sleep(time.Duration(rapid.IntRange(0, 20_000).Draw(rt, "ms")) * time.Millisecond)
 				default:
@@ -177,15 +196,13 @@ func (m *modelled) watch(kv *mapKV) {
 		if op == "commit" {
 			n = &m.fails
 		}
-		if *n > 0 {
-			*n--
+		if n.one() {
 			return errors.New("the KV is down")
 		}
 		return nil
 	})
 	kv.after.set(func(string, Batch) error {
-		if m.loses > 0 {
-			m.loses--
+		if m.loses.one() {
 			return errors.New("the answer is lost")
 		}
 		return nil
@@ -195,7 +212,7 @@ func (m *modelled) watch(kv *mapKV) {
 // until repeats what may fail once when the KV does.
 func (m *modelled) until(do func() error) {
 	for range 8 {
-		down := m.fails+m.loses+m.blind > 0
+		down := m.fails.Load()+m.loses.Load()+m.blind.Load() > 0
 		err := do()
 		if err == nil {
 			return
