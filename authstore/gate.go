@@ -255,7 +255,9 @@ func (c *config) load(ctx context.Context, op string, f func(context.Context) er
 	limit := max(time.Duration(c.loadTime.Load()), c.callTimeout)
 	began := time.Now()
 	err := c.within(ctx, limit, nil, op, f)
-	if err != nil && time.Since(began) >= limit {
+	took := time.Since(began)
+	// The caller's own time may be as short as ours, and has begun a little earlier.
+	if err != nil && (took >= limit || took >= limit*9/10 && errors.Is(ctx.Err(), context.DeadlineExceeded)) {
 		c.loadTime.Store(int64(min(2*limit, max(c.lookTimeout, limit))))
 	}
 	return err

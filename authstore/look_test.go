@@ -211,6 +211,19 @@ func TestLargeDeviceIsLoadedByALaterAttempt(t *testing.T) {
 	})
 }
 
+// The caller of a load may have no more time than one call has.
+func TestLoadThatItsCallerCutShortCountsAsTooSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, _, f := openLarge(t)
+		ctx, cancel := context.WithTimeout(bg, 10*time.Second-time.Millisecond)
+		defer cancel()
+		_, err := c.Device(ctx, f)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = c.Device(bg, f)
+		require.NoError(t, err)
+	})
+}
+
 // A purge that meets an outage does not end the term, and is finished later in it.
 func TestPurgeThatMetAnOutageIsFinishedInTheSameTerm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

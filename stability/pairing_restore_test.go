@@ -240,3 +240,25 @@ func TestRestoreWhileACodeIsShownAsksNobodyForAnything(t *testing.T) {
 		a.stop()
 	})
 }
+
+// The account is so large that its device is not read within the time of other calls.
+func TestALargeLoggedOutDeviceIsSetAside(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.named("a", stability.WithPairingOnRequest()).run()
+		_, err := a.m.WaitQR(t.Context())
+		require.NoError(t, err)
+		a.pair()
+		time.Sleep(5 * time.Minute)
+		w.sim.Fault(wasim.Failure(401)).For(w.account.JID()).OnNextLogin()
+		a.wire.set(refuseOne())
+		a.wire.delay("scan", 15*time.Second)
+		w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+		time.Sleep(10 * time.Minute)
+		info, err := authstore.New(a.backend.Auth).Info(t.Context())
+		require.NoError(t, err)
+		require.True(t, info.Deleted)
+		a.stop()
+		w.close()
+	})
+}

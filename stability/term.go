@@ -285,8 +285,8 @@ func (t *term) setAside() {
 }
 
 func (t *term) setAsideNow() error {
-	ctx, cancel := context.WithTimeout(t.ends, ioTimeout)
-	defer cancel()
+	// The load of a large device takes long: only the end of the term cuts it short.
+	ctx := t.ends
 	select {
 	case t.loading <- struct{}{}: // nobody gets a device meanwhile
 		defer func() { <-t.loading }()
