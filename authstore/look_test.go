@@ -262,6 +262,44 @@ func TestLookEndsWithItsDevice(t *testing.T) {
 	})
 }
 
+// The list of damaged rows is read beside whatever ends or loads the device.
+func TestPurgeOfDamagedRowsHoldsUpNoDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv, c, _, f := openLarge(t)
+		kv.leave(Key{kindQuarantine, "1"})
+		kv.takes.Store(int64(5 * time.Minute))
+		purged := make(chan error)
+		began := time.Now()
+		go func() { purged <- c.PurgeRows(bg, f) }()
+		synctest.Wait()
+		kv.takes.Store(0)
+		require.NoError(t, c.EndTerm(bg))
+		_, err := c.Device(bg, f)
+		require.NoError(t, err)
+		require.Zero(t, time.Since(began))
+		require.NoError(t, <-purged)
+		require.Zero(t, kv.count(kindQuarantine))
+	})
+}
+
+func TestCloseEndsAMoveOfNamesWithoutADevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv, c, _, f := openLarge(t)
+		require.NoError(t, c.Close(bg))
+		c = New(kv, WithAEAD(NewAESGCM(keyOf(1))), WithPlaintextAllowed(), WithSealedNames())
+		kv.takes.Store(int64(5 * time.Minute))
+		moved := make(chan error)
+		go func() { moved <- c.moveNames(bg, f) }()
+		synctest.Wait()
+		began := time.Now()
+		closed := make(chan error)
+		go func() { closed <- c.Close(bg) }()
+		require.ErrorIs(t, <-moved, ErrSuperseded)
+		require.NoError(t, <-closed)
+		require.Zero(t, time.Since(began))
+	})
+}
+
 // However long a call may take: a commit that hangs is waited for as long as an
 // outage, for nothing can be acknowledged meanwhile.
 func TestLongCallTimeoutDoesNotLengthenAnOutage(t *testing.T) {

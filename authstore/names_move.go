@@ -286,5 +286,14 @@ func (c *Container) moveNames(ctx context.Context, f Fence) error {
 	if err := s.sealNames(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { // nobody else ends s
+		select {
+		case <-c.over:
+			cancel(ErrSuperseded)
+		case <-ctx.Done():
+		}
+	}()
 	return s.moveNames(ctx)
 }

@@ -217,11 +217,8 @@ func (c *Container) asides(ctx context.Context) ([]Entry, error) {
 // PurgeRows removes for good the damaged rows that were set aside. It may run
 // beside the device of f's term.
 func (c *Container) PurgeRows(ctx context.Context, f Fence) error {
-	if err := c.lock(ctx); err != nil {
-		return err
-	}
-	defer func() { <-c.sem }()
-	if err := c.settle(ctx, f); err != nil {
+	const op = "purge damaged rows"
+	if err := c.drop(ctx, f, op, nil); err != nil { // an earlier write may have set rows aside
 		return err
 	}
 	if err := c.answers(ctx); err != nil {
@@ -231,17 +228,12 @@ func (c *Container) PurgeRows(ctx context.Context, f Fence) error {
 	if err != nil {
 		return err
 	}
-	return c.deleteAll(ctx, f, "purge damaged rows", entries)
-}
-
-// deleteAll removes entries, some at a time between the device's commits.
-func (c *Container) deleteAll(ctx context.Context, f Fence, op string, entries []Entry) error {
-	for some := range slices.Chunk(entries, 200) {
-		ws := make([]write, 0, len(some))
+	for some := range slices.Chunk(entries, removeRows) {
+		var keys []Key
 		for _, e := range some {
-			ws = append(ws, write{entry: Entry{Key: e.Key}, del: true})
+			keys = append(keys, e.Key)
 		}
-		if err := c.commitBeside(ctx, f, op, ws); err != nil {
+		if err := c.drop(ctx, f, op, keys); err != nil {
 			return err
 		}
 	}

@@ -46,6 +46,8 @@ func (m *Manager) PurgeRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, done := t.with(ctx)
+	defer done()
 	if err := p.PurgeRows(ctx, fence{t}); err != nil {
 		return fmt.Errorf("stability: purge damaged rows: %w", err)
 	}
@@ -69,6 +71,8 @@ func (m *Manager) PurgeDevice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, done := t.with(ctx)
+	defer done()
 	if err := p.PurgeDevice(ctx, fence{t}); err != nil {
 		return fmt.Errorf("stability: purge the deleted device: %w", err)
 	}
@@ -89,6 +93,8 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) er
 	if err != nil {
 		return err
 	}
+	ctx, done := t.with(ctx)
+	defer done()
 	if err := r.Reseal(ctx, fence{t}, progress); err != nil {
 		return fmt.Errorf("stability: reseal: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -133,5 +134,32 @@ func TestAnEndedSessionIsSetAsideWhateverTheStoreDoes(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// The end of a term waits for nobody who looks through the store.
+func TestWorkOnTheStoreEndsWithTheTerm(t *testing.T) {
+	for name, work := range map[string]func(context.Context, *stability.Manager) error{
+		"purge of damaged rows": func(ctx context.Context, m *stability.Manager) error { return m.PurgeRows(ctx) },
+		"reseal":                func(ctx context.Context, m *stability.Manager) error { return m.Reseal(ctx, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.named("a").run().pair()
+				time.Sleep(5 * time.Minute)
+				a.wire.hang(only("scan"))
+				ended := make(chan error, 1)
+				go func() { ended <- work(context.Background(), a.m) }()
+				synctest.Wait()
+				began := time.Now()
+				a.cancel()
+				require.Error(t, <-ended)
+				require.Less(t, time.Since(began), time.Minute)
+				require.NoError(t, <-a.result)
+				require.NoError(t, a.m.Close(t.Context()))
+				w.close()
+			})
+		})
 	}
 }

@@ -184,6 +184,13 @@ func (f fence) Held() bool {
 func (f fence) TrustedUntil() time.Time { return f.t.hold.TrustedUntil() }
 func (f fence) Cut(cause error)         { f.t.cut(cause) }
 
+// with is ctx that ends with the term too.
+func (t *term) with(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(t.ends, func() { cancel(ErrNotActive) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
 // authState reads the device once; later calls return the same one until a
 // logout or a failed pairing makes it useless.
 func (t *term) authState(ctx context.Context) (*store.Device, error) {
@@ -209,9 +216,8 @@ func (t *term) authState(ctx context.Context) (*store.Device, error) {
 	if d != nil {
 		return d, nil
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(t.ends, func() { cancel(ErrNotActive) })() // the end of the term waits for this
+	ctx, done := t.with(ctx) // the end of the term waits for this
+	defer done()
 	d, err = t.load(ctx)
 	if err == nil && d == nil {
 		d, err = t.m.store.Device(ctx, fence{t})
