@@ -3,18 +3,22 @@ package authstore
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // EndTerm writes what was deferred and ends the present device, as Device does
 // with the one before it. Call it before the term's lock is released; after a
 // term that was lost it ends the device all the same, and the error says what
-// was not written. Without a device it does nothing.
+// was not written. Without a device it does nothing. When ctx ends before another call
+// of the Container does, the device is over all the same, but that call may load one.
+// This is an error, too.
 func (c *Container) EndTerm(ctx context.Context) error {
 	c.mu.Lock()
 	s := c.current
 	c.mu.Unlock()
 	err := c.endDevice(ctx, s) // first: who is at work with the Container may need longer than the term lasts
-	if lockErr := c.lock(ctx); lockErr == nil {
+	lockErr := c.lock(ctx)
+	if lockErr == nil {
 		defer func() { <-c.sem }()
 	} else if s == nil {
 		return lockErr
@@ -25,6 +29,9 @@ func (c *Container) EndTerm(ctx context.Context) error {
 	c.mu.Unlock()
 	if now != s { // one that was being loaded
 		err = errors.Join(err, c.endDevice(ctx, now))
+	}
+	if lockErr != nil {
+		err = errors.Join(err, fmt.Errorf("authstore: end the term: another call of the Container is under way, and may load a device: %w", lockErr))
 	}
 	return err
 }
