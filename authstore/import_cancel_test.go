@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -36,4 +38,22 @@ func TestCancelledImportBringsNoMessage(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, report.Resumed)
 	require.Equal(t, kv.count("message"), to.count("message"))
+}
+
+// The target hangs while the import looks at what stands there. Whoever gives the
+// import up gets the Container back at once.
+func TestCancelledImportWaitsForNoLookAtTheTarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv, from := source(t)
+		to := &largeKV{mapKV: newMapKV()}
+		to.takes.Store(int64(time.Hour))
+		c := New(to)
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		_, err := Import(ctx, FromKV("old", kv, from), c, newFence(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(began))
+		require.NoError(t, c.Close(bg))
+	})
 }

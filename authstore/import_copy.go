@@ -92,8 +92,8 @@ func count(ctx context.Context, v view, o *importConfig, r *Report) error {
 }
 
 // target reads a table of the generation that is being filled.
-func (m *importer) target(t tableID) (map[string][]byte, error) {
-	rows, err := m.s.scanEvery(m.s.whole(context.Background()), "import", t, "")
+func (m *importer) target(ctx context.Context, t tableID) (map[string][]byte, error) {
+	rows, err := m.s.scanEvery(m.s.whole(ctx), "import", t, "")
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (m *importer) copyAll(ctx context.Context, v view) error {
 		if t == tMessage {
 			continue // copyBook
 		}
-		have, err := m.target(t)
+		have, err := m.target(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -216,7 +216,7 @@ func (m *importer) verifyAll(ctx context.Context, v view) error {
 		if t == tMessage {
 			continue // copyBook
 		}
-		have, err := m.target(t)
+		have, err := m.target(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -261,7 +261,7 @@ func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConf
 	if sumOf(rows) != m.sums[tMessage] {
 		return nil, fmt.Errorf("%w (%s)", ErrSourceChanged, specOf(tMessage).kind)
 	}
-	have, err := m.target(tMessage)
+	have, err := m.target(ctx, tMessage)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +281,7 @@ func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConf
 		if err := m.copyTable(ctx, tMessage, importTables, want, have); err != nil {
 			return err
 		}
-		now, err := m.target(tMessage)
+		now, err := m.target(ctx, tMessage)
 		if err != nil {
 			return err
 		}
