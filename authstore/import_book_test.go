@@ -82,6 +82,32 @@ func TestImportLosesNoMessageThatWaits(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, entries(to.kv))
 	})
+	t.Run("an entry that is damaged and that both know is as it was after an import that fails", func(t *testing.T) {
+		src, to := setup()
+		key := Key{"message", globalGen + "/both"}
+		to.kv.mu.Lock()
+		require.Contains(t, to.kv.data, key)
+		to.kv.data[key] = garbage
+		to.kv.mu.Unlock()
+		written := false
+		_, err := Import(bg, FromKV("old", src.kv, src.f), New(to.kv), to.f, ReplaceDevice(), OnProgress(func(p Progress) {
+			if p.Phase == "verify" && p.Kind == "message" {
+				to.kv.mu.Lock()
+				written = to.kv.data[key] != garbage
+				to.kv.mu.Unlock()
+				src.f.lost.Store(true)
+			}
+		}))
+		require.ErrorIs(t, err, ErrSourceInUse)
+		require.True(t, written)
+		require.Equal(t, garbage, to.kv.data[key])
+
+		src.f.lost.Store(false)
+		_, err = Import(bg, FromKV("old", src.kv, src.f), New(to.kv), to.f, ReplaceDevice())
+		require.NoError(t, err)
+		require.Equal(t, "as it is there", entries(to.kv)["both"])
+		require.Equal(t, 1, to.kv.count(kindQuarantine))
+	})
 	t.Run("an entry that is damaged stays", func(t *testing.T) {
 		src, to := setup()
 		key := Key{"message", globalGen + "/ours"}

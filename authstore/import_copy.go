@@ -20,7 +20,8 @@ type importer struct {
 	sums map[tableID][32]byte // of the source's tables, as copied
 	late bool                 // the source is an archive: what the target knows is newer
 
-	strays []Key // rows of the table that was read last, where none belongs
+	strays  []Key       // rows of the table that was read last, where none belongs
+	damaged []loadedRow // of the book of messages: see copyBook
 }
 
 // importOrder: the LID map and the book of messages last, since they are the
@@ -98,7 +99,7 @@ func (m *importer) target(ctx context.Context, t tableID) (map[string][]byte, er
 		return nil, err
 	}
 	out := make(map[string][]byte, len(rows))
-	m.strays = m.strays[:0]
+	m.strays, m.damaged = m.strays[:0], nil
 	for _, r := range rows {
 		switch key, _, _ := m.s.keyOf(r.row); {
 		case r.err == nil && key == r.key:
@@ -107,7 +108,8 @@ func (m *importer) target(ctx context.Context, t tableID) (map[string][]byte, er
 			// Begun before the names were sealed, under another key, or damaged.
 			m.strays = append(m.strays, r.key)
 		case t == tMessage && errors.Is(r.err, ErrCorrupt):
-			out[r.row.bucket] = nil // see copyBook
+			out[r.row.bucket] = nil
+			m.damaged = append(m.damaged, r)
 		default:
 			return nil, r.err // not ours to replace
 		}
@@ -277,6 +279,16 @@ func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConf
 			delete(have, id)
 		}
 	}
+	var before []Entry // damaged, and the source has them
+	for _, r := range m.damaged {
+		if _, ok := want[r.row.bucket]; ok {
+			delete(have, r.row.bucket)
+			before = append(before, Entry{r.key, r.raw})
+			if err := m.keepAside(r); err != nil {
+				return nil, err
+			}
+		}
+	}
 	check := func() error {
 		if err := m.copyTable(ctx, tMessage, importTables, want, have); err != nil {
 			return err
@@ -293,12 +305,26 @@ func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConf
 	}
 	undo = func() { // as it was, where that can be
 		_ = m.copyTable(context.WithoutCancel(ctx), tMessage, importTables, have, want)
+		_, _ = m.s.commitRows("import", nil, Batch{Put: before}, false)
 	}
 	if err := check(); err != nil {
 		undo()
 		return nil, err
 	}
 	return undo, nil
+}
+
+// keepAside keeps a damaged row that is about to be written over, where that can be.
+func (m *importer) keepAside(r loadedRow) error {
+	m.s.cfg.incident(Incident{Kind: IncidentCorrupt, Row: r.key.Kind, Err: r.err})
+	kept, err := m.s.aside(r.key, r.raw, r.err)
+	if err == nil {
+		_, err = m.s.commitRows("import", nil, Batch{Put: kept}, false)
+	}
+	if permanent(err) {
+		return nil
+	}
+	return err
 }
 
 // mergeLIDs adds the source's LID map to the rows that the target has; where
