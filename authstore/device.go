@@ -39,6 +39,10 @@ type head struct {
 // kept is a deleted device in whose place another was saved, which has not
 // proved yet that it can log in.
 type kept struct {
+	// Imported: the prekeys that the other one has uploaded are no proof, for it did so
+	// elsewhere. A library that does not know the field takes them for one.
+	Imported bool `json:"imported,omitempty"`
+
 	Gen       string    `json:"gen"`
 	JID       string    `json:"jid"`
 	DeletedAt time.Time `json:"deletedAt"`
@@ -300,7 +304,7 @@ var newGeneration = func(n int) string { return fmt.Sprintf("d%d-%s", n, strings
 func (s *deviceStore) adopt(op string, d *store.Device, h head, value []byte) error {
 	switch {
 	case h.State == stateDeleted:
-		h.Kept = &kept{h.Gen, h.JID, h.DeletedAt, h.Reason}
+		h.Kept = &kept{Gen: h.Gen, JID: h.JID, DeletedAt: h.DeletedAt, Reason: h.Reason}
 	case h.Gen != "":
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}

@@ -117,7 +117,11 @@ func (s *deviceStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plain
 		}
 	}
 	value := append(eventValue(time.Now().UnixMilli(), serverTimestamp.Unix()), plaintext...)
-	return s.write(ctx, "put buffered event", put(tEvent, id, value))
+	if err := s.write(ctx, "put buffered event", put(tEvent, id, value)); err != nil {
+		return err
+	}
+	s.loggedIn()
+	return nil
 }
 
 // ClearBufferedEventPlaintext marks an event as finished. It rides: lost in a

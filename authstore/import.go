@@ -138,8 +138,8 @@ type importManifest struct {
 // credentials, all Signal state, everything else. The account then logs in
 // without pairing, and peers notice nothing. Afterwards the source must never
 // be used again: see RetireSource. The device that is replaced, or a deleted one
-// that the target could still restore, is purged once the imported one has logged in,
-// as by pairing another.
+// that the target could still restore, is purged once the imported one has logged in
+// here: it has uploaded prekeys, or received a message.
 //
 // It can be stopped at any point and called again; until it is complete, and
 // has compared the target with the source, the target is what it was. An error
@@ -347,9 +347,9 @@ func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error
 	}
 	switch {
 	case h.State == stateDeleted:
-		h.Kept = &kept{h.Gen, h.JID, h.DeletedAt, h.Reason}
+		h.Kept = &kept{Imported: true, Gen: h.Gen, JID: h.JID, DeletedAt: h.DeletedAt, Reason: h.Reason}
 	case h.State == statePaired: // the service may know the imported one no more
-		h.Kept = &kept{h.Gen, h.JID, time.Now().UTC(), "replaced by an import"}
+		h.Kept = &kept{Imported: true, Gen: h.Gen, JID: h.JID, DeletedAt: time.Now().UTC(), Reason: "replaced by an import"}
 	case h.Gen != "":
 		h.Purge = append(slices.Clone(h.Purge), h.Gen)
 	}

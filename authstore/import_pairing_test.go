@@ -49,8 +49,9 @@ func TestImportDoesNotOverwriteADeviceThatIsPairedMeanwhile(t *testing.T) {
 		h, err := c.readHead(bg)
 		require.NoError(t, err)
 		require.Equal(t, testJID(1).String(), h.JID)
-		_, err = c.Device(bg, f)
+		d, err := c.Device(bg, f)
 		require.NoError(t, err)
+		login(t, d)
 		c.cfg.background.Wait()
 		require.NoError(t, c.Close(bg))
 		for k := range kv.data {

@@ -8,8 +8,10 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 )
 
@@ -66,6 +68,56 @@ func TestDeviceThatABackupReplacedComesBackIfThatOneIsGone(t *testing.T) {
 					gen, _ := genAndID(k)
 					require.True(t, gen == "" || gen == globalGen || gen == s.gen, k.ID)
 				}
+			})
+		})
+	}
+}
+
+// An imported device has uploaded prekeys, but elsewhere. The service may have removed it
+// since.
+func TestPreKeysUploadedElsewhereAreNoLogin(t *testing.T) {
+	received := func(t *testing.T, d *store.Device) {
+		require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{77}, []byte("text"), time.Now()))
+	}
+	for name, logIn := range map[string]func(*testing.T, *store.Device){
+		"the service takes prekeys": func(t *testing.T, d *store.Device) { login(t, d) },
+		"a message is received":     received,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				from, held := source(t)
+				kv := newMapKV()
+				c, d, f := open(t, kv)
+				login(t, d)
+				was := storeOf(d).gen
+				replace := func() *store.Device {
+					_, err := Import(bg, FromKV("old", from, held), c, f, ReplaceDevice())
+					require.NoError(t, err)
+					d, err = c.Device(bg, f)
+					require.NoError(t, err)
+					n, err := d.PreKeys.UploadedPreKeyCount(bg)
+					require.NoError(t, err)
+					require.Positive(t, n)
+					synctest.Wait()
+					d, err = c.Device(bg, f) // also after a restart
+					require.NoError(t, err)
+					synctest.Wait()
+					return d
+				}
+				require.NoError(t, replace().Delete(bg))
+				require.NoError(t, c.Restore(bg, f))
+				d, err := c.Device(bg, f)
+				require.NoError(t, err)
+				require.Equal(t, was, storeOf(d).gen)
+
+				d = replace()
+				logIn(t, d)
+				synctest.Wait()
+				require.Zero(t, rowsUnder(kv, was))
+				require.NoError(t, d.Delete(bg))
+				require.Equal(t, stateDeleted, storeOf(d).head.State)
+				require.NotEqual(t, was, storeOf(d).head.Gen)
+				require.NoError(t, c.Close(bg))
 			})
 		})
 	}

@@ -214,6 +214,7 @@ func TestAPairedDeviceIsReplacedOnlyWhenTold(t *testing.T) {
 	old, err := d.LIDs.GetPNForLID(bg, types.NewJID("77", types.HiddenUserServer))
 	require.NoError(t, err)
 	require.True(t, old.IsEmpty())
+	login(t, d)
 	c.cfg.background.Wait()
 	to.mu.Lock()
 	defer to.mu.Unlock()
@@ -478,9 +479,7 @@ func TestImportLeavesNothingOfTheDevicesBeforeIt(t *testing.T) {
 					require.NoError(t, move(from, f, c, tf))
 					d, err := c.Device(bg, tf)
 					require.NoError(t, err)
-					if way == "restore" {
-						login(t, d) // the one that it replaced is kept until then
-					}
+					login(t, d) // the one that it replaced is kept until then
 					synctest.Wait()
 					gens := make(map[string]int)
 					for k := range kv.data {

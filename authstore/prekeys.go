@@ -201,12 +201,7 @@ func (s *deviceStore) MarkPreKeysAsUploaded(ctx context.Context, upToID uint32) 
 	if err := s.write(ctx, op, append(changes, tooOld(list)...)...); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	first := s.head.Kept != nil
-	s.mu.Unlock()
-	if first {
-		s.purgeInBackground()
-	}
+	s.loggedIn()
 	return nil
 }
 

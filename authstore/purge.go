@@ -25,10 +25,10 @@ func (s *deviceStore) inBackground(f func()) {
 // the device is next loaded.
 func (s *deviceStore) purgeInBackground() {
 	s.mu.Lock()
-	h, orphans, doubtful := s.head, s.orphans, s.doubtful
+	h, orphans, doubtful, here := s.head, s.orphans, s.doubtful, s.proved
 	s.orphans, s.doubtful = nil, nil
 	s.mu.Unlock()
-	proved := h.Kept != nil && s.hasLoggedIn()
+	proved := h.Kept != nil && (here || !h.Kept.Imported && s.hasLoggedIn())
 	if h.State != statePaired || len(h.Purge)+len(orphans)+len(doubtful) == 0 && !proved {
 		return
 	}
@@ -97,6 +97,18 @@ func (s *deviceStore) untilDone(warn func(error), f func() error) {
 func (s *deviceStore) hasLoggedIn() bool {
 	n, err := s.UploadedPreKeyCount(context.Background())
 	return err == nil && n > 0
+}
+
+// loggedIn is told of what comes only behind a login. The device in whose place this one
+// was put is not needed any more.
+func (s *deviceStore) loggedIn() {
+	s.mu.Lock()
+	first := s.head.Kept != nil && !s.proved
+	s.proved = s.proved || first
+	s.mu.Unlock()
+	if first {
+		s.purgeInBackground()
+	}
 }
 
 // letGo gives up the device in whose place this one was paired.
@@ -224,7 +236,7 @@ func (s *deviceStore) resetLocked(gen string) {
 	s.secrets = newWrittenSecrets(s.cfg.nextSecretTurn())
 	clear(s.loaded)
 	clear(s.torn)
-	s.seenRow = ""
+	s.seenRow, s.proved = "", false
 	s.pack = sentPack{own: s.pack.own, next: s.pack.next}
 	for _, t := range countedTables {
 		s.sizes[t] = size{known: true}

@@ -35,6 +35,7 @@ type deviceStore struct {
 	im     *image
 	gen    string // "" until the device was saved
 	head   head
+	proved bool // it has logged in here since it took the place of head.Kept
 	dirty  map[row]struct{}
 	keys   senderKeys
 	asides map[Key][]Entry  // damaged rows: where they stand, and as what they are kept
