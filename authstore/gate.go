@@ -155,6 +155,9 @@ func (g *gate) look(ctx context.Context, op string, f func(context.Context) erro
 	return err
 }
 
+// errLookTooLong is of a look that had all the time that one may have.
+var errLookTooLong = errors.New("authstore: the table could not be read in time")
+
 // lookAgain is look for somebody who waits for the answer: it waits through an
 // outage, and then fails.
 func (g *gate) lookAgain(ctx context.Context, op string, f func(context.Context) error) error {
@@ -163,7 +166,10 @@ func (g *gate) lookAgain(ctx context.Context, op string, f func(context.Context)
 		began := time.Now()
 		err := g.look(ctx, op, f)
 		now := time.Now()
-		if err == nil || permanent(err) || g.check(op) != nil || ctx.Err() != nil || now.Sub(began) >= g.cfg.lookTimeout {
+		if err != nil && now.Sub(began) >= g.cfg.lookTimeout {
+			return fmt.Errorf("%w: %w", errLookTooLong, err)
+		}
+		if err == nil || permanent(err) || g.check(op) != nil || ctx.Err() != nil {
 			return err
 		}
 		if trouble.IsZero() {

@@ -163,7 +163,7 @@ func (s *deviceStore) Sent(_ context.Context, chat, altChat types.JID, id types.
 		return plaintext, nil
 	}
 	rows, err := s.scan(s.whole(context.Background()), op, tOutgoing, "")
-	if err != nil && !permanent(err) && !errors.Is(err, context.DeadlineExceeded) { // an outage, and no table that is too large
+	if err != nil && !permanent(err) && !errors.Is(err, errLookTooLong) { // an outage, and no table that is too large
 		s.gate.cut(fmt.Errorf("%w: %w", ErrUnavailable, err))
 		err = s.gate.check(op)
 	}

@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -113,5 +114,23 @@ func TestMessageThatWaitsMakesNoRowAtOnce(t *testing.T) {
 		write(2)
 		require.Equal(t, 1, kv.count("outgoing"))
 		requireSent(t, d, 0)
+	})
+}
+
+// A connection to the store that is not made in time is an outage: net's error matches
+// context.DeadlineExceeded too.
+func TestSentMessageIsLookedForInNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		_, d, f := open(t, kv)
+		kv.before.set(func(op string, _ Batch) error {
+			if op == "scan" {
+				return fmt.Errorf("dial: %w", context.DeadlineExceeded)
+			}
+			return nil
+		})
+		_, err := storeOf(d).Sent(bg, testJID(2), types.EmptyJID, "nothing")
+		require.ErrorIs(t, err, context.Canceled)
+		require.EqualValues(t, 1, f.cuts.Load())
 	})
 }
