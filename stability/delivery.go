@@ -395,9 +395,10 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	r := &d.a.m.received
 	admits, aside := d.a.admits(), false
 	var raw []byte
+	var sent *waE2E.Message
 	if admits && !d.ours {
-		if evt != nil && len(d.before.Contents) > 0 {
-			raw, _ = proto.Marshal(evt.RawMessage)
+		if sent = d.asSent(evt); sent != nil && len(d.before.Contents) > 0 {
+			raw, _ = proto.Marshal(sent)
 		}
 		if aside = d.isAside(raw); !aside && r.split(context.Background(), d, raw) != nil {
 			admits = false
@@ -407,14 +408,14 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	judged, before := d.judged, d.aside // at a part before
 	d.mu.Unlock()
 	poisonous := evt != nil && (judged || !before && r.poisonous(d.key))
-	again := admits && evt != nil && r.resent(d, evt.RawMessage)
+	again := admits && sent != nil && r.resent(d, sent)
 	if aside || again {
 		d.dismiss()
 	}
 	d.mu.Lock()
 	d.info, d.event, d.sent, d.handed, d.threw = plainInfo(info), evt, nil, true, false
-	if admits && !aside && !again && !d.ours && evt != nil {
-		d.sent = proto.Clone(evt.RawMessage).(*waE2E.Message)
+	if sent != nil && !aside && !again && admits {
+		d.sent = sent
 		d.parts = append(d.parts, d.sent)
 	}
 	switch {
@@ -448,6 +449,22 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	defer d.mu.Unlock()
 	d.aside, d.left = err == nil, err != nil
 	return false
+}
+
+// asSent is the content of the event as whatsmeow decrypted it: handlers that stand before
+// the Manager's may have written into the event. nil where there is none.
+func (d *delivery) asSent(evt *events.Message) *waE2E.Message {
+	if evt == nil {
+		return nil
+	}
+	d.mu.Lock()
+	raw := withoutPadding(d.plaintext)
+	d.mu.Unlock()
+	var sent waE2E.Message
+	if len(raw) > 0 && proto.Unmarshal(raw, &sent) == nil {
+		return &sent
+	}
+	return proto.Clone(evt.RawMessage).(*waE2E.Message)
 }
 
 // finished marks what was decrypted of the message as finished, which whatsmeow

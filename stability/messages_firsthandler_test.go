@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"fmt"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -256,6 +257,35 @@ func TestMessageRefusedBeforeAttachLeavesTheOtherUnderItsID(t *testing.T) {
 		require.NoError(t, a.m.Redeliver(t.Context(), a.m.Messages()[0].Entry))
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"another", "one"}, a.written())
+		a.balanced()
+		a.stop()
+	})
+}
+
+// A handler that stands before the Manager's writes another thing into the message each time.
+func TestMessageThatAHandlerBeforeAttachWritesIntoIsTheSameMessage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		var down atomic.Bool
+		var times atomic.Int32
+		down.Store(true)
+		a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
+			if e.RawMessage.Conversation != nil {
+				*e.RawMessage.Conversation += fmt.Sprint(" ", times.Add(1))
+			}
+			return false
+		}))
+		a.refuse = func(*events.Message) bool { return down.Load() }
+		a.run().pair()
+		_, err := w.say("take me")
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		require.Len(t, a.m.Messages(), 1)
+		require.Equal(t, 1, a.balanced().By[stability.MessageRefused].Count, "%+v", a.m.Messages())
+		down.Store(false)
+		time.Sleep(20 * time.Minute)
+		require.Len(t, a.written(), 1)
+		require.Empty(t, a.m.Messages())
 		a.balanced()
 		a.stop()
 	})
