@@ -244,8 +244,12 @@ func (d *delivery) judge(raw []byte) error {
 	err := d.a.m.received.setAside(rec)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.judged = d.judged || err == nil
-	return err
+	if err != nil { // it goes on as if nothing had been judged
+		d.contents = d.contents[:len(d.contents)-1]
+		return err
+	}
+	d.judged = true
+	return nil
 }
 
 // learn takes what the stanza says of the message, as the event has it, for a handler

@@ -262,6 +262,48 @@ func TestMessageRefusedBeforeAttachLeavesTheOtherUnderItsID(t *testing.T) {
 	})
 }
 
+// The store refuses to set it aside, and then a handler panics at it.
+func TestPoisonousMessageThatCannotBeSetAsideIsKeptOnce(t *testing.T) {
+	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
+		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
+	}
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := &hurtServer{server: w.memory}
+		w.memory = s
+		var last, done atomic.Bool
+		a := w.instance(stability.WithAutoHeal(noHeal), first(func(e *events.Message) bool {
+			switch {
+			case e.Message.GetConversation() != "poison" || done.Load():
+				return false
+			case last.Load():
+				s.heal()
+				panic("boom")
+			}
+			return true
+		}))
+		a.run().pair()
+		w.getMessage("poison")
+		for range 24 {
+			time.Sleep(59 * time.Minute)
+			w.getMessage("good")
+		}
+		time.Sleep(23 * time.Minute)
+		last.Store(true)
+		s.refuse("message")
+		time.Sleep(2 * time.Hour)
+		list := a.m.Messages()
+		require.Len(t, list, 1)
+		require.Equal(t, stability.MessageSetAside, list[0].State)
+		done.Store(true)
+		require.NoError(t, a.m.Redeliver(t.Context(), list[0].Entry))
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"poison"}, a.texts()[24:])
+		a.balanced()
+		a.stop()
+	})
+}
+
 // A handler that stands before the Manager's writes another thing into the message each time.
 func TestMessageThatAHandlerBeforeAttachWritesIntoIsTheSameMessage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
