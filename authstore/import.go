@@ -342,10 +342,15 @@ func (s *deviceStore) putManifest(m importManifest) error {
 
 // adoptImport makes the imported generation the account's device.
 func (s *deviceStore) adoptImport(h head, m importManifest, jid types.JID) error {
-	if h.Kept != nil { // else it would come back when the imported one is deleted
+	unproved := h.Kept != nil && h.State == statePaired // nobody has seen the present one log in
+	if h.Kept != nil && !unproved {                     // else it would come back when the imported one is deleted
 		h.Purge, h.Kept = append(slices.Clone(h.Purge), h.Kept.Gen), nil
 	}
 	switch {
+	case unproved: // the one before it stays the one to go back to
+		was := *h.Kept
+		was.Imported = true
+		h.Kept, h.Purge = &was, append(slices.Clone(h.Purge), h.Gen)
 	case h.State == stateDeleted:
 		h.Kept = &kept{Imported: true, Gen: h.Gen, JID: h.JID, DeletedAt: h.DeletedAt, Reason: h.Reason}
 	case h.State == statePaired: // the service may know the imported one no more

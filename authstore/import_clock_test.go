@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -24,10 +25,22 @@ func TestImportAtTheTimeOfTheOneBeforeKeepsItsRows(t *testing.T) {
 		require.NoError(t, err)
 		_, err = Restore(bg, &archive, archiveKey, c, newFence(1), RestoredUnchanged(), ReplaceDevice())
 		require.NoError(t, err)
-		_, err = c.Device(bg, newFence(1))
+		d, err := c.Device(bg, newFence(1))
 		require.NoError(t, err)
-		c.cfg.background.Wait() // the purge
+		require.NoError(t, d.EventBuffer.PutBufferedEvent(bg, [32]byte{77}, []byte("text"), time.Now())) // it has logged in
+		c.cfg.background.Wait()                                                                          // the purge
 		require.NoError(t, c.Close(bg))
-		require.Equal(t, tables(t, src), tables(t, FromKV("new", to, newFence(1))))
+		h, err := New(to).readHead(bg)
+		require.NoError(t, err)
+		require.Empty(t, h.Purge)
+		require.Nil(t, h.Kept)
+		is := tables(t, FromKV("new", to, newFence(1)))
+		for kind, rows := range tables(t, src) {
+			for id, value := range rows {
+				if kind != "misc" && kind != "event" {
+					require.Equal(t, value, is[kind][id], "%s %s", kind, id)
+				}
+			}
+		}
 	})
 }

@@ -104,6 +104,7 @@ func TestPreKeysUploadedElsewhereAreNoLogin(t *testing.T) {
 					synctest.Wait()
 					return d
 				}
+				replace() // a wrong one, so it is done once more
 				require.NoError(t, replace().Delete(bg))
 				require.NoError(t, c.Restore(bg, f))
 				d, err := c.Device(bg, f)

@@ -47,6 +47,12 @@ func (s *deviceStore) commitBatch(op string, ws []write) error {
 			l.written[w.entry.Key] = struct{}{}
 		}
 	}
+	for _, w := range ws {
+		if !w.del { // a look may have set the damaged row aside between the rendering of this one and now
+			delete(s.asides, w.entry.Key)
+			delete(s.stuck, w.entry.Key)
+		}
+	}
 	return nil
 }
 

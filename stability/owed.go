@@ -22,7 +22,7 @@ import (
 //     what was deferred stays owed for a while (owedFor), and the next load writes it again.
 //   - The reply to a write is lost. The store finds out, or a later device writes the same
 //     once more (authstore). Where it does not find out, the write has failed: see above.
-//   - A term ends in good order: what is owed goes with its last flush (lastPayment).
+//   - A term ends in good order: what is owed is tried once more (lastPayment).
 //   - The process dies, or a term ends while the backend is away or refuses the row: what is
 //     owed is forgotten. A message that was not acknowledged
 //     is at the service. One that a handler has taken, and whose row stands, is handed over
@@ -50,6 +50,8 @@ type debt struct {
 const (
 	owedFor   = 10 * time.Minute // a deferred write has landed by then, or its term is over
 	owedPause = 10 * time.Minute // the longest between two tries
+
+	lastBudget = 2 * time.Second // of a hand-over, for what is still owed
 )
 
 // owe notes that the row of a message is not as memory has it. The caller holds mu.
@@ -76,6 +78,9 @@ func (r *received) paid(k book.Key, durable bool, err error) {
 	d, ok := r.owed[k]
 	switch {
 	case err != nil:
+		if !d.failed {
+			r.wake.ring()
+		}
 		d.failed = true
 		if d.at.IsZero() {
 			d.at = time.Now()
@@ -84,7 +89,6 @@ func (r *received) paid(k book.Key, durable bool, err error) {
 			r.owed = make(map[book.Key]debt)
 		}
 		r.owed[k] = d
-		r.wake.ring()
 	case !ok:
 	case durable && r.loads == 0: // else a load may have read the row before
 		delete(r.owed, k)
@@ -98,7 +102,7 @@ func (r *received) paid(k book.Key, durable bool, err error) {
 // the same, and what memory has is owed.
 func (r *received) ahead(ctx context.Context, k book.Key, rec *messageRecord) error {
 	r.mu.Lock()
-	term := r.terms
+	term, was := r.terms, r.owed[k]
 	if rec != nil {
 		delete(r.owed, k) // whatever that was, this row takes its place
 	}
@@ -107,6 +111,10 @@ func (r *received) ahead(ctx context.Context, k book.Key, rec *messageRecord) er
 	if err != nil {
 		r.mu.Lock()
 		if term == r.terms {
+			if was.failed { // nobody needs to hear of it once more
+				r.owe(k)
+				r.owed[k] = debt{at: r.owed[k].at, failed: true}
+			}
 			r.paid(k, true, err)
 		}
 		r.mu.Unlock()
@@ -153,8 +161,9 @@ func (r *received) makeGood(ctx context.Context) (again time.Time) {
 	return r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
 }
 
-// lastPayment leaves what is owed to the last flush of a term that ends in good order.
-func (r *received) lastPayment() {
+// lastPayment tries once more to write what is owed, at the end of a term in good order.
+// Each row by itself: one that is refused would hold up the last flush.
+func (r *received) lastPayment(ctx context.Context) {
 	var owed []change
 	r.mu.Lock()
 	for k, d := range r.owed {
@@ -163,7 +172,25 @@ func (r *received) lastPayment() {
 		}
 	}
 	r.mu.Unlock()
-	r.writeAll(owed)
+	if len(owed) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastBudget)
+	defer cancel()
+	done := make(chan struct{})
+	go func() { // the store does not look at ctx while it writes; the end of the device ends that
+		defer close(done)
+		for _, c := range owed {
+			if ctx.Err() != nil {
+				return
+			}
+			_ = r.write(ctx, c, true)
+		}
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // loading notes a load until done is called.

@@ -331,7 +331,7 @@ func (r *received) ended(d *delivery) {
 	case book.Lost:
 		r.missTooMany()
 	}
-	if write || hung || o == book.Left { // else nothing that is due has changed: most messages are handled at once
+	if write || hung || o == book.Left && !d.ours { // else nothing that is due has changed: most messages are handled at once
 		r.wake.ring()
 		r.tell()
 	}

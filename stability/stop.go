@@ -58,7 +58,7 @@ func (t *term) tearDown() {
 	t.severed.CompareAndSwap(nil, &cause)
 
 	if graceful {
-		m.received.lastPayment()
+		m.received.lastPayment(t.overtime)
 		m.received.unmark(budget)
 	}
 	t.endLastDevice(graceful)
