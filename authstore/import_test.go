@@ -466,6 +466,23 @@ func TestImportLeavesNothingOfTheDevicesBeforeIt(t *testing.T) {
 			require.Error(t, c.PurgeDevice(bg, f))
 			kv.before.set(nil)
 		},
+		"two purges that broke off": func(t *testing.T, kv *mapKV, c *Container, d *store.Device, f *testFence) {
+			kv.before.set(func(op string, b Batch) error {
+				if op == "commit" && len(b.Delete) > 0 && len(b.Put) == 0 {
+					return ErrCorrupt
+				}
+				return nil
+			})
+			require.NoError(t, c.DeleteDevice(bg, d))
+			require.Error(t, c.PurgeDevice(bg, f))
+			d, err := c.Device(bg, f)
+			require.NoError(t, err)
+			pair(t, d, testJID(5))
+			furnishSome(t, d)
+			require.NoError(t, c.DeleteDevice(bg, d))
+			require.Error(t, c.PurgeDevice(bg, f))
+			kv.before.set(nil)
+		},
 	}
 	for state, prepare := range states {
 		for way, move := range ways {
