@@ -412,6 +412,7 @@ func TestOneIncidentThatIsRefusedDoesNotHoldUpTheOthers(t *testing.T) {
 			return 204, nil
 		})
 		w.Notify(opened(guard.TypeDegraded))
+		synctest.Wait() // it is refused
 		w.Notify(opened(guard.TypeLoggedOut))
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"wa_logged_out_requires_pairing opened", "wa_degraded opened"}, r.told())
