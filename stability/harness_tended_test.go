@@ -8,6 +8,7 @@ import (
 	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability"
+	"go.mau.fi/whatsmeow/types/events"
 )
 
 // incident is what the store has under an id; the zero Incident if nothing.
@@ -98,6 +99,13 @@ func (n *tended) crash() {
 var noHeal = autoheal.Policy{Disabled: true}
 
 // heed sets who hears the client's events before the instance does.
+// turns changes what the handlers refuse while they may be at work.
+func (i *instance) turns(refuse func(*events.Message) bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.refuse = refuse
+}
+
 func (i *instance) heed(f func(any)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

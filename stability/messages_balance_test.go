@@ -228,7 +228,7 @@ func balancedWalk(t *testing.T, backend string, seed uint64) {
 	w.account.Phone().On()
 	m.set(func() { clear(m.fails); m.hang = 0 })
 	time.Sleep(80 * time.Minute) // longer than it takes to believe an innocent message
-	for range 2 { // what was handled without its receipt going out is acknowledged at the next login, and what was sent once more at the one behind it
+	for range 2 {                // what was handled without its receipt going out is acknowledged at the next login, and what was sent once more at the one behind it
 		a.m.Reconnect()
 		time.Sleep(time.Minute)
 		a.ready()

@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,13 +24,12 @@ func TestByHandRefusedMessageWaitsUntilItIsKnownHowToConnect(t *testing.T) {
 		require.NoError(t, first.m.Close(t.Context()))
 
 		h := w.byHand(stability.WithAutoHeal(noHeal))
-		refused := 0
+		var refused atomic.Int32
 		h.refuse = func(e *events.Message) bool {
 			if e.Message.GetConversation() != "refused" {
 				return false
 			}
-			refused++
-			return refused == 1
+			return refused.Add(1) == 1
 		}
 		h.activate()
 		h.ready()
@@ -44,7 +44,7 @@ func TestByHandRefusedMessageWaitsUntilItIsKnownHowToConnect(t *testing.T) {
 		require.False(t, r.Redelivers)
 		require.Contains(t, r.Text, "The library was not told how to connect")
 		w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now()
-		w.await("it comes again", func() bool { return refused == 2 })
+		w.await("it comes again", func() bool { return refused.Load() == 2 })
 		require.True(t, h.balanced().Redelivers)
 		h.finish()
 	})

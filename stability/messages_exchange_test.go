@@ -96,12 +96,12 @@ func TestKeptMessageTakenWhileTheDeviceIsExchangedIsHandledOnce(t *testing.T) {
 				stuck := make(chan struct{})
 				defer close(stuck)
 				was := a.refuse
-				a.refuse = func(e *events.Message) bool {
+				a.turns(func(e *events.Message) bool {
 					if e.Message.GetConversation() == "stuck" {
 						<-stuck
 					}
 					return was(e)
-				}
+				})
 				w.getMessage("kept")
 				w.await("it is with its handler again", a.with.Load)
 				if why == "a logout" {

@@ -145,13 +145,13 @@ func TestNewsletterTakenBehindItsConnectionIsNotToldAsRefused(t *testing.T) {
 		a := w.instance(stability.WithAutoHeal(noHeal), acknowledging(true))
 		a.run().pair()
 		time.Sleep(time.Minute)
-		a.refuse = func(*events.Message) bool {
+		a.turns(func(*events.Message) bool {
 			if len(a.texts()) == 0 {
 				w.sim.Fault(wasim.Reset()).For(w.account.JID()).Now()
 				time.Sleep(100 * time.Millisecond)
 			}
 			return false
-		}
+		})
 		w.post("N1", "news")
 		w.await("it was taken", func() bool { return len(a.texts()) == 1 })
 		synctest.Wait()
