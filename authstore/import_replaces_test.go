@@ -104,8 +104,10 @@ func TestPreKeysUploadedElsewhereAreNoLogin(t *testing.T) {
 					synctest.Wait()
 					return d
 				}
-				replace() // a wrong one, so it is done once more
-				require.NoError(t, replace().Delete(bg))
+				wrong := storeOf(replace()).gen // so it is done once more
+				again := replace()
+				require.Zero(t, rowsUnder(kv, wrong))
+				require.NoError(t, again.Delete(bg))
 				require.NoError(t, c.Restore(bg, f))
 				d, err := c.Device(bg, f)
 				require.NoError(t, err)

@@ -271,23 +271,31 @@ func TestASourceThatChangesIsNoticed(t *testing.T) {
 
 func TestATargetThatKeepsSomethingElseIsNoticed(t *testing.T) {
 	kv, f := source(t)
-	for _, missing := range []bool{false, true} {
+	for what, change := range map[string]func(to *mapKV, c *Container, k Key, v string){
+		"nothing": func(to *mapKV, _ *Container, k Key, _ string) { delete(to.data, k) },
+		"damage":  func(to *mapKV, _ *Container, k Key, v string) { to.data[k] = v[:len(v)-1] + "x" },
+		"another session": func(to *mapKV, c *Container, k Key, _ string) {
+			_, id, _ := strings.Cut(k.ID, "/")
+			b, err := c.cfg.codec.encode(k, id, false, validSession(t, 99))
+			require.NoError(t, err)
+			to.data[k] = string(b)
+		},
+	} {
 		to := newMapKV()
-		_, err := Import(bg, FromKV("old", kv, f), New(to), newFence(1), OnProgress(func(p Progress) {
+		c := New(to)
+		_, err := Import(bg, FromKV("old", kv, f), c, newFence(1), OnProgress(func(p Progress) {
 			if p.Phase != "verify" || p.Kind != "device" {
 				return
 			}
 			to.mu.Lock()
 			defer to.mu.Unlock()
-			for k, v := range to.data {
-				if k.Kind == "identity" && missing {
-					delete(to.data, k)
-				} else if k.Kind == "identity" {
-					to.data[k] = v[:len(v)-1] + "x"
+			for k, v := range maps.Clone(to.data) {
+				if k.Kind == "session" {
+					change(to, c, k, v)
 				}
 			}
 		}))
-		require.ErrorIs(t, err, ErrNotVerified)
+		require.ErrorIs(t, err, ErrNotVerified, what)
 		d, err := New(to).Device(bg, newFence(1))
 		require.NoError(t, err)
 		require.Nil(t, d.ID)
