@@ -19,23 +19,13 @@ func TestCloseThatRunsOutOfTimeEndsTheDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
 		c, d, f := open(t, kv)
-		answer := make(chan struct{})
-		kv.before.set(func(op string, _ Batch) error {
-			if op == "scan" {
-				<-answer
-			}
-			return nil
-		})
-		purged := make(chan error)
-		go func() { purged <- c.PurgeRows(bg, f) }()
-		synctest.Wait()
+		require.NoError(t, c.lock(bg)) // somebody is at work with it
 		ctx, cancel := context.WithTimeout(bg, time.Second)
 		defer cancel()
 		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
 		require.EqualValues(t, 1, f.cuts.Load(), "its connection would be up, and deaf")
 		require.ErrorIs(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)), ErrSuperseded)
-		close(answer)
-		<-purged
+		<-c.sem
 	})
 }
 
