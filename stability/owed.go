@@ -125,18 +125,13 @@ func (r *received) ahead(ctx context.Context, k book.Key, rec *messageRecord) er
 // makeGood writes what is owed because a write failed, and says when to try again.
 func (r *received) makeGood(ctx context.Context) (again time.Time) {
 	now := time.Now()
-	var owed []change
 	r.mu.Lock()
+	owed, at := r.overdue(), r.nextTry()
 	for k, d := range r.owed {
-		switch {
-		case !r.read: // the rows are not known yet
-		case d.failed:
-			owed = append(owed, r.isNow(k))
-		case now.Sub(d.at) >= owedFor && r.loads == 0:
+		if r.read && !d.failed && now.Sub(d.at) >= owedFor && r.loads == 0 {
 			delete(r.owed, k)
 		}
 	}
-	at := r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
 	r.mu.Unlock()
 	if len(owed) == 0 {
 		return time.Time{}
@@ -158,19 +153,29 @@ func (r *received) makeGood(ctx context.Context) (again time.Time) {
 		return time.Time{}
 	}
 	r.unpaid++
+	return r.nextTry()
+}
+
+// overdue are the rows whose last write failed, once the rows are known. The caller holds mu.
+func (r *received) overdue() (owed []change) {
+	for k, d := range r.owed {
+		if r.read && d.failed {
+			owed = append(owed, r.isNow(k))
+		}
+	}
+	return owed
+}
+
+// nextTry is when to write them. The caller holds mu.
+func (r *received) nextTry() time.Time {
 	return r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
 }
 
 // lastPayment tries once more to write what is owed, at the end of a term in good order.
 // Each row by itself: one that is refused would hold up the last flush.
 func (r *received) lastPayment(ctx context.Context) {
-	var owed []change
 	r.mu.Lock()
-	for k, d := range r.owed {
-		if r.read && d.failed {
-			owed = append(owed, r.isNow(k))
-		}
-	}
+	owed := r.overdue()
 	r.mu.Unlock()
 	if len(owed) == 0 {
 		return
