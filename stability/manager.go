@@ -153,7 +153,7 @@ func New(opts ...Option) (*Manager, error) {
 	if m.store == nil {
 		m.store = authstore.New(m.cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
-	m.received.m, m.received.wake = m, newBell()
+	m.received.m = m
 	m.healer = autoheal.New(cfg.autoheal)
 	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base, &m.counts.sends)
 	m.incidents = newIncidentLoop(m)
@@ -416,7 +416,7 @@ func (m *Manager) begin(ctx context.Context, hold lock.Term) (*term, error) {
 	m.mu.Unlock()
 	m.cfg.logger.Info("active: this instance holds the lock", "epoch", hold.Epoch())
 	go t.watch()
-	t.wg.Go(t.tend)
+	t.tend()
 	go t.loop()
 	return t, nil
 }

@@ -31,7 +31,7 @@ import (
 // until the first has returned.
 type received struct {
 	m    *Manager
-	wake bell // look again at what is due
+	wake doorbell // look again at what is due
 
 	mu     sync.Mutex // guards what follows; never held across I/O or a callback
 	book   book.Book

@@ -192,24 +192,10 @@ func (u userNames) sent(k book.Key) bool {
 // when messages that were refused wait at the service.
 func (t *term) tend() {
 	r := &t.m.received
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		again := r.due(t)
-		wait := time.Hour
-		if !again.IsZero() {
-			wait = max(time.Until(again), time.Second)
-		}
-		timer.Reset(wait)
-		select {
-		case <-timer.C:
-		case <-r.wake:
-		case <-t.patience.Done():
-			return
-		case <-t.done:
-			return
-		}
-	}
+	t.tending = newErrand(&t.wg, func() time.Time { return r.due(t) })
+	context.AfterFunc(t.patience, t.tending.end)
+	r.wake.at.Store(t.tending)
+	t.tending.ring()
 }
 
 // due does what is due, and says when to look again.

@@ -103,6 +103,7 @@ func (t *term) tearDown() {
 	m.broadcastLocked()
 	m.mu.Unlock()
 	t.hurry()
+	t.tending.end()
 	t.wg.Wait()
 	m.cfg.logger.Info("not active any more", "cause", cause)
 }

@@ -39,7 +39,8 @@ type term struct {
 
 	hostLogout atomic.Bool // the host has the device removed
 
-	wg sync.WaitGroup // what calls no host; waited for at the end
+	wg      sync.WaitGroup // what calls no host; waited for at the end
+	tending *errand        // looks after the messages that wait
 
 	// guarded by Manager.mu
 	core     *core.Core
