@@ -208,7 +208,7 @@ func (m *Manager) waStatus() reconnect.Status {
 	return reconnect.StatusDisconnected
 }
 
-func (st Status) summary() string {
+func (st *Status) summary() string {
 	ago := func(t time.Time) string { return keepalive.Span(st.At.Sub(t)) }
 	var text reconnect.Text
 	if st.LastDisconnectReason != reconnect.ReasonNone {

@@ -193,7 +193,7 @@ func yieldReason(y reconnect.Yield) string {
 }
 
 // yieldText says who gave the lock up, and why.
-func (st Status) yieldText(ago func(time.Time) string) string {
+func (st *Status) yieldText(ago func(time.Time) string) string {
 	y := st.Yield
 	why := yieldReason(y)
 	switch {
