@@ -113,7 +113,7 @@ func TestAFrozenProcessThatWakesPastItsLeaseSendsAndWritesNothing(t *testing.T) 
 	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
 	c.Hears("paired")
 	c.Hears("connected")
-	stop := w.stream(5*time.Millisecond, 20)
+	stop := w.stream(20*time.Millisecond, 20)
 
 	for n := range stabilitytest.Pick(2, 10) {
 		time.Sleep(300 * time.Millisecond)
