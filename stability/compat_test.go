@@ -75,6 +75,7 @@ func TestBlindTapStillConnects(t *testing.T) {
 // Whatever is missing, the client pairs, connects, is cut, comes back and hands
 // over, and status names what is missing.
 func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
+	t.Parallel()
 	all := []stability.Reliance{
 		stability.RelyTap, stability.RelyProbe, stability.RelyQueueLoop, stability.RelyLoopWords,
 		stability.RelyTable, stability.RelyHandlers, stability.RelySendInside, stability.RelyDispatch, stability.RelyFrames,

@@ -84,6 +84,7 @@ func TestEveryEndOfALiveConnectionHasItsReasonItsStatusAndItsAction(t *testing.T
 
 // Every way in which a login or an attempt is refused.
 func TestEveryRefusalHasItsReasonItsStatusAndItsAction(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		fault  wasim.Fault

@@ -75,6 +75,7 @@ func TestReconnectsAskedAtOnceMakeOneLogin(t *testing.T) {
 }
 
 func TestRefusedFromTheStartItKeepsTrying(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.tended("a").run().pair().stop()
@@ -173,6 +174,7 @@ func hasty(t *testing.T) *world {
 }
 
 func TestTheReasonIsKnownHoweverItsEventsArrive(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := hasty(t)
 		a := w.tended("a").run().pair()

@@ -114,6 +114,7 @@ func TestAStanzaLeftOverFromOneConnectionDoesNotEndTheNext(t *testing.T) {
 }
 
 func TestTheReasonIsKnownEvenIfTheLinkDropsAtOnceBehindIt(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := &world{t: t, sim: wasim.New(wasim.WithTB(t), wasim.WithFewKeys(), wasim.WithCloseDelay(0)), memory: newWorld(t).memory}
 		w.account = w.sim.NewAccount("491520000001")
@@ -201,6 +202,7 @@ func TestWhenTheCodesRunOutAtTheServiceNewOnesAreOffered(t *testing.T) {
 }
 
 func TestStanzasStreamingWhileItIsCutLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.named("a", stability.WithReconnect(reconnect.Policy{InitialDelay: 20 * time.Millisecond, MaxDelay: 100 * time.Millisecond}),

@@ -15,6 +15,7 @@ import (
 
 // Two replicas at any time, a deploy every hour, a message every five minutes.
 func TestADayOnFirestoreWithADeployEveryHour(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const every = 5 * time.Minute
 		hours := stabilitytest.Pick(8, 24) // each is like the others

@@ -157,6 +157,7 @@ func TestASendInFlightWhenTheLinkDropsReturns(t *testing.T) {
 // Whatever a handler does, the message is handled in the end, or waits where
 // status says.
 func TestNoHandlerBehaviourLosesAMessage(t *testing.T) {
+	t.Parallel()
 	for name, handle := range map[string]func(c *whatsmeow.Client) (ok bool){
 		"returns false for ever": func(*whatsmeow.Client) bool { return false },
 		"panics every time":      func(*whatsmeow.Client) bool { panic("boom") },

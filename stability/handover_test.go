@@ -70,6 +70,7 @@ func handOvers(t *testing.T, rounds int) (gaps []time.Duration) {
 }
 
 func TestHandOversInARowAnswerEveryMessageOnceAndTakeLessThanTwoSeconds(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		t.Log("from release to logged in, virtual:", handOvers(t, stabilitytest.Pick(5, 20)))
 	})
@@ -139,6 +140,7 @@ func TestAHandlerThatDoesNotFinishCostsTheBudgetAndNoMore(t *testing.T) {
 }
 
 func TestOnlyACrashOrAHealIsFollowedByAJitter(t *testing.T) {
+	t.Parallel()
 	jitters := func(crash bool) (longest time.Duration) {
 		for n := range 12 {
 			bubble(t, func(t *testing.T) {

@@ -108,6 +108,7 @@ func TestAStandbyTakesOverAfterAHeal(t *testing.T) {
 }
 
 func TestEachStepOfAHealIsBounded(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		which func(string) bool

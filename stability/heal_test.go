@@ -275,6 +275,7 @@ func TestWithoutARecordOfTheRestartThereIsNoExit(t *testing.T) {
 }
 
 func TestWhatAFreshProcessCannotCureNeverHeals(t *testing.T) {
+	t.Parallel()
 	ban := wasim.TemporaryBan(101, time.Minute)
 	for _, c := range []struct {
 		name    string

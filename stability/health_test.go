@@ -97,6 +97,7 @@ func (c *halfDeadConn) Close() error {
 }
 
 func TestADeadLinkIsNoticedInTimeAndCutAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		strike func(w *world, h *halfDead) (heal func())

@@ -255,6 +255,7 @@ func inOrder(t *testing.T, i *instance) {
 }
 
 func TestStatusIsNeverWrongForLongerThanItsBound(t *testing.T) {
+	t.Parallel()
 	total := newChecker(nil)
 	for seed := range stabilitytest.Pick(5, 500) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {

@@ -273,6 +273,7 @@ func TestNoProgramOfHostCallsKeepsTheAccountAway(t *testing.T) {
 	if stabilitytest.Race {
 		t.Skip("whatsmeow reads the settings that a host writes without a lock")
 	}
+	t.Parallel()
 	seed := uint64(2026330)
 	if stabilitytest.Full() { // others each day
 		seed = uint64(time.Now().Year()*1000 + time.Now().YearDay())

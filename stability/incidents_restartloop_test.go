@@ -21,6 +21,7 @@ func TestEndlessDemandsForAConnectionAreToldOnce(t *testing.T) {
 	if stabilitytest.Race {
 		t.Skip("a send while the link drops is whatsmeow's own race: it is what this test makes happen")
 	}
+	t.Parallel()
 	for _, policy := range []autoheal.Policy{{}, {InProcess: true}} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t)

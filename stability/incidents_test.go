@@ -224,6 +224,7 @@ func TestALockThatMovesAgainAndAgainIsReported(t *testing.T) {
 }
 
 func TestAHandOverNeitherTellsAgainNorResolvesAndTheNewHolderResolves(t *testing.T) {
+	t.Parallel()
 	const id = "wa_disconnect_stuck_active"
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

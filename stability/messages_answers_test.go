@@ -16,6 +16,7 @@ import (
 
 // The phone answers with a stub of the message, for it has not got its content yet.
 func TestAnswerWithoutContentIsNone(t *testing.T) {
+	t.Parallel()
 	for name, stub := range map[string]*waE2E.Message{
 		"no message":           nil,
 		"an empty message":     {},

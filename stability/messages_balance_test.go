@@ -55,6 +55,7 @@ func (m *moods) set(f func()) {
 }
 
 func TestBookBalancesWhateverHappens(t *testing.T) {
+	t.Parallel()
 	memory := 184 // 200 with the others
 	if stabilitytest.Race {
 		memory = 24
@@ -74,6 +75,7 @@ func TestBookBalancesWhateverHappens(t *testing.T) {
 		t.Run(on.backend, func(t *testing.T) {
 			for seed := on.first; seed < on.first+uint64(on.walks); seed++ {
 				t.Run(fmt.Sprint(seed), func(t *testing.T) {
+					t.Parallel()
 					bubble(t, func(t *testing.T) { balancedWalk(t, on.backend, seed) })
 				})
 			}

@@ -85,6 +85,7 @@ func (m *mortal) told() (out []guard.Change) {
 }
 
 func TestMessagesThatKillTheProcessAreFoundAndLeftAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		n := stabilitytest.Pick(60, 1000)
@@ -238,6 +239,7 @@ func poisoned(t *testing.T) *mortal {
 
 // It is offered more and more rarely, and the process dies of it each time.
 func TestMessageThatKillsEndsTheProcessMoreAndMoreRarely(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day of virtual time")
 	}
@@ -265,6 +267,7 @@ func TestMessageThatKillsEndsTheProcessMoreAndMoreRarely(t *testing.T) {
 // No process runs for as long as the message is left alone, and somebody asks for it
 // in between.
 func TestMessageThatKillsIsOfferedByProcessesThatRunForHoursOnly(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day of virtual time")
 	}

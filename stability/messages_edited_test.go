@@ -23,6 +23,7 @@ func edit(id, to string) *waE2E.Message {
 
 // whatsmeow gives the phone's answer about an edit the id of the edited message.
 func TestEditThatThePhoneHasSentIsHandedOverOnce(t *testing.T) {
+	t.Parallel()
 	for name, form := range map[string]func(*waE2E.Message) *waE2E.Message{
 		"in its wrapper": func(m *waE2E.Message) *waE2E.Message {
 			return &waE2E.Message{EditedMessage: &waE2E.FutureProofMessage{Message: m}}

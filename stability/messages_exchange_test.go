@@ -211,6 +211,7 @@ func TestMessageRefusedWhileTheDeviceIsExchangedIsHandledOnce(t *testing.T) {
 // A kept message is with a handler when the term ends, and is taken behind that. The
 // instance is the holder again later, and nobody has had the message meanwhile.
 func TestKeptMessageTakenBetweenTermsIsHandledOnce(t *testing.T) {
+	t.Parallel()
 	for when, heal := range map[string]bool{"while the backend is away": false, "as the next term begins": true} {
 		t.Run(when, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -327,6 +328,7 @@ func TestMessageThatCouldNotBeWrittenDownIsWrittenLater(t *testing.T) {
 // The handlers refuse a hundred messages, and are back when the backend goes away for
 // an hour.
 func TestAnOutageCostsNoMessageThatIsTakenDuringIt(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const n = 100
 		w := newWorld(t)

@@ -89,6 +89,7 @@ func first(no func(*events.Message) bool) stability.Option {
 }
 
 func TestPoisonousMessageThatAHandlerBeforeAttachRefusesIsSetAside(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
@@ -264,6 +265,7 @@ func TestMessageRefusedBeforeAttachLeavesTheOtherUnderItsID(t *testing.T) {
 
 // The store refuses to set it aside, and then a handler panics at it.
 func TestPoisonousMessageThatCannotBeSetAsideIsKeptOnce(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

@@ -98,6 +98,7 @@ func TestMessageThatWasRemovedMeanwhileIsNotHandled(t *testing.T) {
 
 // As many handlers hang as are let hang, one more message is kept, and one is refused.
 func TestHandlersThatHangDoNotHoldUpARedelivery(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.instance(stability.WithAutoHeal(noHeal))

@@ -77,6 +77,7 @@ func (w *world) leaves(carol *wasim.Phone, a *tended, say string) {
 }
 
 func TestWhatAKilledProcessLeftWasPerhapsHandledAndGoesInTheEnd(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const day = 24 * time.Hour
 		w := newWorld(t)
@@ -169,6 +170,7 @@ func TestUnreadableContentStaysInNoBuffer(t *testing.T) {
 
 // A decrypted message that the book knows is none of these, however long it waits.
 func TestWhatIsKnownToWaitWasNotPerhapsHandled(t *testing.T) {
+	t.Parallel()
 	never := func(t *testing.T, w *world, n *tended, state stability.MessageState) {
 		for range 12 {
 			time.Sleep(20 * time.Minute)

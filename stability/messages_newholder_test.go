@@ -168,6 +168,7 @@ func TestMessageIsRemovedForGoodWhileNobodyIsPaired(t *testing.T) {
 // Its sender has sent again what could not be read, a handler has taken it, and the
 // process is killed before the note of it is in the store.
 func TestKillBehindAResendAsksThePhoneForNothing(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.tended("a", stability.WithAutoHeal(noHeal)).run().pair()

@@ -109,6 +109,7 @@ func TestNewsletterBeforeAHandlerIsThereIsKept(t *testing.T) {
 }
 
 func TestPoisonousNewsletterIsSetAsideAndAcknowledged(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
@@ -216,6 +217,7 @@ func TestNewsletterThatAHandlerBeforeAttachDoesNotTakeComesAgain(t *testing.T) {
 }
 
 func TestPoisonousNewsletterThatAHandlerBeforeAttachRefusesIsSetAside(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

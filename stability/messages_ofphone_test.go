@@ -244,6 +244,7 @@ func (w *world) noted() (n int) {
 
 // The phone sends a message, and its sender sends it again to the next holder.
 func TestSenderWhoSendsAgainBehindAHandOverIsNotHeard(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		send  func(*wasim.Phone, string, types.JID, *waE2E.Message) error
 		kill  bool // the first holder, before its handler has taken the message
@@ -352,6 +353,7 @@ func TestPhoneIsNotHeardOfOneMessageInTwoTerms(t *testing.T) {
 }
 
 func TestNotesOfWhatWasFoundAreBounded(t *testing.T) {
+	t.Parallel()
 	t.Run("by age", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t)

@@ -70,6 +70,7 @@ func TestPanicAtAnotherKindOfMessageIsNotCountedAsHandled(t *testing.T) {
 
 // The key is refused at each try, so whatsmeow comes to the text only when the key is set aside.
 func TestPoisonousMessageIsSetAsideWithAllItsParts(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

@@ -101,6 +101,7 @@ func TestMessageThatPanicsAHandlerIsKeptAndHandedOverAgain(t *testing.T) {
 // A handler panics at everything for a day. What is kept here is tried, but each
 // try is a commit, so not each message is tried each quarter of an hour.
 func TestHostThatPanicsAtEverythingCostsFewCommits(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("two days of virtual time, with nothing in it that the shorter ones do not do")
 	}
@@ -160,6 +161,7 @@ func TestWhatAHandlerPanickedAtOutlivesTheProcess(t *testing.T) {
 }
 
 func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}
@@ -245,6 +247,7 @@ func TestPoisonousMessageIsSetAsideWithItsContent(t *testing.T) {
 }
 
 func TestHostThatRefusesEverythingIsDownAndNotPoisoned(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

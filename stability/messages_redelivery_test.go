@@ -60,6 +60,7 @@ func TestRedeliveryWaitsForTheHandlersAndTheirBacklog(t *testing.T) {
 // Each kept message takes a minute of its handler and is kept again. There are more
 // of them than minutes between two logins for what was refused.
 func TestRefusedMessageComesAgainBesideManySlowOnes(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.instance(stability.WithAutoHeal(noHeal))

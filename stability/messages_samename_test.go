@@ -131,6 +131,7 @@ func TestLateContentIsHandled(t *testing.T) {
 }
 
 func TestSetAsideMessageHidesNoOther(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

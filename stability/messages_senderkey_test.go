@@ -21,6 +21,7 @@ import (
 // The key of a group's member was removed for its age, and the member writes
 // again without bringing it along.
 func TestSweptSenderKeyCostsOneRetryReceiptAndNoMessage(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.instance(stability.WithAutoHeal(noHeal),
@@ -66,6 +67,7 @@ var malformed = map[string]func(skmsg []byte) []byte{
 
 // The sender is off when the receiver reads its messages, and so is the phone.
 func TestMalformedGroupMessagesAreToldWithinAMinuteAndHoldUpNoOther(t *testing.T) {
+	t.Parallel()
 	for what, mangle := range malformed {
 		t.Run(what, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

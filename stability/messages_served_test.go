@@ -64,6 +64,7 @@ func (t *taken) has(id string) bool {
 // Handlers are slow, and the connection or the store goes while one has a message and others
 // wait behind it.
 func TestBookAgreesWithTheServiceBehindSlowHandlersAndLongOutages(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(stabilitytest.Pick(12, 2000)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			bubble(t, func(t *testing.T) { slowWalk(t, seed) })

@@ -17,6 +17,7 @@ import (
 // Somebody has to deal with what was set aside, so it goes only where the host says so,
 // and not without a word.
 func TestSetAsideMessageIsRemovedForItsAgeOnRequestOnly(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
 		t.Skip("a day and more of virtual time, with nothing in it that the shorter ones do not do")
 	}

@@ -80,6 +80,7 @@ func TestPhoneThatAnswersEachOfManyRequestsIsHeardOnce(t *testing.T) {
 
 // A user has two names. The phone may answer by the one that the message did not have.
 func TestPhoneThatAnswersByAnotherNameIsHeardOnce(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]wasim.Option{"the LID": nil, "the number": {wasim.WithLIDFirst()}} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -157,6 +158,7 @@ func TestPhoneIsHeardOfAnEntryUnderAnIDThatWasFound(t *testing.T) {
 
 // The sender sends it again from its other name, and the phone is asked no more.
 func TestMessageThatComesAgainByAnotherNameIsTheSame(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]wasim.Option{"the LID": nil, "the number": {wasim.WithLIDFirst()}} {
 		for again, mood := range map[string]int32{"readable": 0, "refused at first": 3, "unreadable": 0} {
 			t.Run(name+", "+again, func(t *testing.T) {
@@ -346,6 +348,7 @@ func TestMessageOfThePhoneThatIsRefusedIsKept(t *testing.T) {
 }
 
 func TestPhoneIsNotFloodedUnderTraffic(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()

@@ -54,6 +54,7 @@ func sends(t *testing.T, n int, f func(t *testing.T, w *world, a *tended, to []t
 func (i *instance) sent() stability.SentMessages { return i.status().Messages.Sent }
 
 func TestEachCodeMakesMuteAndOneIncidentThatResolves(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{400, 403, 404, 429, 463, 479, 500, 499} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {

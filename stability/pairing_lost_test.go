@@ -117,6 +117,7 @@ func TestARefusedSessionIsSetAsideAndComesBack(t *testing.T) {
 }
 
 func TestADeletedDeviceIsNotReadAnyMore(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) { // -race is the judge
 		for range stabilitytest.Pick(5, 50) {
 			w := hasty(t)

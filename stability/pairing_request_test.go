@@ -88,6 +88,7 @@ func TestCallsWaitForTheLockAndSayWhenItNeverCame(t *testing.T) {
 }
 
 func TestCodeToTypeLastsTwoMinutesAtLeast(t *testing.T) {
+	t.Parallel()
 	for _, after := range []time.Duration{0, 30 * time.Second, 100 * time.Second, 150 * time.Second} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t)

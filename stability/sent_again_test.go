@@ -55,6 +55,7 @@ func keepsByItself(c *whatsmeow.Client) bool {
 }
 
 func TestRetryReceiptADayAndTwoHandOversLaterIsAnswered(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		i := w.instance().run().pair()

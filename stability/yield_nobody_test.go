@@ -63,6 +63,7 @@ func fallIll(t *testing.T, f wasim.Fault, span time.Duration, labels ...string) 
 }
 
 func TestTwoSickInstancesAttemptAsOneAlonePlusOneEach(t *testing.T) {
+	t.Parallel()
 	for _, ill := range few(illnesses) {
 		t.Run(ill.name, func(t *testing.T) {
 			alone := fallIll(t, ill.fault, time.Hour, "a")
@@ -115,6 +116,7 @@ func TestNobodyFitIsOneIncidentUntilSomebodyConnects(t *testing.T) {
 }
 
 func TestLateHealthyInstanceNeedsNobodysHelp(t *testing.T) {
+	t.Parallel()
 	for _, ill := range few(illnesses) {
 		t.Run(ill.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

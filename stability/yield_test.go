@@ -125,6 +125,7 @@ func takeOver(t *testing.T, on func(testing.TB) server, ill illness, when schedu
 }
 
 func TestHealthyInstanceTakesOverFromASickOne(t *testing.T) {
+	t.Parallel()
 	seed := uint64(2026330)
 	if stabilitytest.Full() { // others each day
 		seed = uint64(time.Now().Year()*1000 + time.Now().YearDay())
@@ -163,6 +164,7 @@ func TestHealInProcessGivesTheLockAway(t *testing.T) {
 // A heal in the same process keeps the lock too: one term succeeds the other, and
 // whoever waits goes on waiting.
 func TestHealForTheServiceKeepsTheLock(t *testing.T) {
+	t.Parallel()
 	for _, on := range []struct {
 		name string
 		make func(testing.TB) server
