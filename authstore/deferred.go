@@ -54,24 +54,26 @@ func (s *deviceStore) armLocked(delay time.Duration) {
 // takeDirtyLocked gives the deferred rows that a commit takes along. Of many message
 // secrets some are left, for the next ones.
 func (s *deviceStore) takeDirtyLocked() (took map[row]struct{}, left bool) {
-	took = s.dirty
-	s.dirty = make(map[row]struct{})
 	most := secretsAtOnce
 	if lim := s.gate.kv.Limits().MaxKeys; lim > 0 {
 		most = min(most, lim/2)
 	}
+	took = s.dirty
 	if len(took) <= most || s.wholly > 0 {
+		s.dirty = make(map[row]struct{})
 		return took, false
 	}
+	// What is left stays where it is: behind a history sync it is nearly all.
+	took = make(map[row]struct{})
 	secrets := 0
-	for r := range took {
-		if r.table != tSecret {
-			continue
+	for r := range s.dirty {
+		if r.table == tSecret {
+			if secrets++; secrets > most {
+				continue
+			}
 		}
-		if secrets++; secrets > most {
-			s.dirty[r] = struct{}{}
-			delete(took, r)
-		}
+		took[r] = struct{}{}
+		delete(s.dirty, r)
 	}
 	return took, len(s.dirty) > 0
 }
