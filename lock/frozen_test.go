@@ -36,6 +36,7 @@ const (
 // TestFrozenProcessReachesNeitherSocketNorStore stops a real process past its
 // lease, lets another take the lock, and wakes it.
 func TestFrozenProcessReachesNeitherSocketNorStore(t *testing.T) {
+	t.Parallel()
 	store := locktest.NewStore()
 	storeAddr := serveStore(t, store)
 	socket, err := net.Listen("tcp", "127.0.0.1:0")

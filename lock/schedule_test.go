@@ -48,6 +48,7 @@ type possession struct {
 // and store errors. All the time: who is Held is the one the store holds to be
 // in force, so nobody is Held when another can be granted.
 func TestNeverTwoTermsHeld(t *testing.T) {
+	t.Parallel()
 	var grants, calls, undecided int
 	var checking time.Duration
 	for seed := range uint64(stabilitytest.Pick(60, 1000)) {

@@ -2,6 +2,7 @@ package locktest_test
 
 import (
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -21,5 +22,5 @@ func TestStoreInMemoryConforms(t *testing.T) {
 }
 
 func TestStoreInMemoryConformsInRealTime(t *testing.T) {
-	locktest.Run(t, locktest.Config{New: newStore})
+	locktest.Run(t, locktest.Config{New: newStore, Lease: 200 * time.Millisecond})
 }
