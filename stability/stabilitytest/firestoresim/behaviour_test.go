@@ -40,6 +40,7 @@ type behaviour struct {
 // TestBehaviour runs every behaviour against this package's server, in virtual
 // and in real time, and against the official emulator.
 func TestBehaviour(t *testing.T) {
+	t.Parallel()
 	t.Run("sim in a bubble", func(t *testing.T) {
 		for _, b := range behaviours {
 			t.Run(b.name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { onSim(t, b) }) })

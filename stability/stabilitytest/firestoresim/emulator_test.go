@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestEmulatorAnswersAndResets(t *testing.T) {
+	t.Parallel()
 	e := NeedEmulator(t)
 	require.Same(t, e, NeedEmulator(t))
 	c, err := e.Client(t.Context(), "demo-resets")
@@ -83,6 +84,7 @@ const childEnv = "FIRESTORESIM_TEST_CHILD"
 
 // A test binary that is killed leaves no java behind.
 func TestEmulatorDiesWithItsParent(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(childEnv) == "1" {
 		e, err := StartEmulator(t.Context())
 		require.NoError(t, err)

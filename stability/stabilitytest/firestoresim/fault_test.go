@@ -38,6 +38,7 @@ func deadline(err error) bool {
 }
 
 func TestDroppedRequestsAreNotApplied(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		f := s.Fault(DropRequest()).On(Commit).Now()
 		begin := time.Now()
@@ -54,6 +55,7 @@ func TestDroppedRequestsAreNotApplied(t *testing.T) {
 
 // What the client makes of a lost reply is why acquiring a lease needs a nonce.
 func TestDroppedRepliesAreApplied(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		f := s.Fault(DropReply()).On(Commit).Times(3)
 		f.Now()
@@ -96,6 +98,7 @@ func TestDroppedRepliesAreApplied(t *testing.T) {
 }
 
 func TestErrorsReachTheClient(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		for _, one := range []struct {
 			f    Fault
@@ -122,6 +125,7 @@ func TestErrorsReachTheClient(t *testing.T) {
 }
 
 func TestFaultsAreAimed(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, a *firestore.Client) {
 		b, err := s.Client(t.Context(), "demo-x", Name("b"))
 		require.NoError(t, err)
@@ -163,6 +167,7 @@ func TestFaultsAreAimed(t *testing.T) {
 }
 
 func TestDelaysHangsAndLatency(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		n := 0
 		took := func(doc string) (d time.Duration, applied time.Time) {
@@ -203,6 +208,7 @@ func TestDelaysHangsAndLatency(t *testing.T) {
 }
 
 func TestListenersFallSilentAndAreCut(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		ctx, cancel := context.WithCancel(t.Context())
 		snaps := c.Doc("l/a").Snapshots(ctx)
@@ -261,6 +267,7 @@ func TestListenersFallSilentAndAreCut(t *testing.T) {
 
 // A query's listener that resumes is told what was deleted meanwhile.
 func TestAResumedQueryForgetsWhatIsGone(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		for _, id := range []string{"a", "b"} {
 			_, err := c.Doc("l/"+id).Set(t.Context(), data{"n": 1})
@@ -284,6 +291,7 @@ func TestAResumedQueryForgetsWhatIsGone(t *testing.T) {
 }
 
 func TestSilentFromTheBeginning(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		f := s.Fault(SilentListener()).Always().Now()
 		snaps := c.Doc("l/a").Snapshots(within(t, time.Hour))
@@ -299,6 +307,7 @@ func TestSilentFromTheBeginning(t *testing.T) {
 // Listeners that are cut whenever they come keep trying, and get through when
 // that ends. Many, because a client that cannot send its request gives up.
 func TestCutAgainAndAgain(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		f := s.Fault(CutListener()).Always().Now()
 		time.AfterFunc(10*time.Minute, f.Stop)
@@ -320,6 +329,7 @@ func TestCutAgainAndAgain(t *testing.T) {
 }
 
 func TestTheServersClock(t *testing.T) {
+	t.Parallel()
 	for _, off := range []time.Duration{time.Hour, -time.Hour} {
 		inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 			res, err := c.Doc("a/b").Set(t.Context(), data{})
@@ -340,6 +350,7 @@ func TestTheServersClock(t *testing.T) {
 }
 
 func TestCountersAndBilling(t *testing.T) {
+	t.Parallel()
 	var seen atomic.Int64
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		ctx := t.Context()
@@ -397,6 +408,7 @@ func TestCountersAndBilling(t *testing.T) {
 }
 
 func TestDatabasesShareNothing(t *testing.T) {
+	t.Parallel()
 	s := New()
 	defer s.Close()
 	var cs []*firestore.Client
@@ -420,6 +432,7 @@ func TestDatabasesShareNothing(t *testing.T) {
 }
 
 func TestATransactionForgottenLosesItsLocks(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := New()
 		defer s.Close()
@@ -441,6 +454,7 @@ func TestATransactionForgottenLosesItsLocks(t *testing.T) {
 
 // What the server does not know it refuses, by name.
 func TestUnknownIsRefused(t *testing.T) {
+	t.Parallel()
 	s := New()
 	defer s.Close()
 	conn, err := s.Dial("")
@@ -463,6 +477,7 @@ func TestUnknownIsRefused(t *testing.T) {
 
 // Contenders with lost replies never grant one epoch twice.
 func TestTwentyContendersWithLostReplies(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, _ *firestore.Client) {
 		s.SetLatency(20 * time.Millisecond)
 		s.Fault(DropReply()).On(Commit).Chance(0.2, 1).Always().Now()

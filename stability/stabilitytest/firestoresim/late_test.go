@@ -18,6 +18,7 @@ func number(s *Server) any {
 }
 
 func TestLateRequestsAreAppliedLater(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		s.Fault(Late(10 * time.Second)).On(Commit).Now()
 		_, err := c.Doc("a/b").Set(t.Context(), data{"n": 1}) // the client repeats it
@@ -33,6 +34,7 @@ func TestLateRequestsAreAppliedLater(t *testing.T) {
 }
 
 func TestRequestsPastTheirDeadlineAreApplied(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		s.Fault(PastDeadline(10 * time.Second)).On(Commit).Now()
 		_, err := c.Doc("a/b").Set(within(t, 5*time.Second), data{"n": 1})
@@ -44,6 +46,7 @@ func TestRequestsPastTheirDeadlineAreApplied(t *testing.T) {
 }
 
 func TestDuplicatesAreAppliedTwice(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		s.Fault(Duplicate(time.Second)).On(Commit).Now()
 		_, err := c.Doc("a/b").Set(t.Context(), data{"n": firestore.Increment(1)}, firestore.MergeAll)
@@ -69,6 +72,7 @@ func TestDuplicatesAreAppliedTwice(t *testing.T) {
 }
 
 func TestReadTimesRiseWithinAnAnswer(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		last := time.Time{}
 		rises := func(snaps []*firestore.DocumentSnapshot, err error) {
@@ -93,6 +97,7 @@ func TestReadTimesRiseWithinAnAnswer(t *testing.T) {
 }
 
 func TestAPersonEditsDocuments(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
 		res, err := c.Doc("a/b").Set(t.Context(), data{"n": 1, "m": data{"t": time.Unix(5, 0), "b": []byte{1}, "l": []any{"x", nil, 1.5, true}}})
 		require.NoError(t, err)
@@ -118,6 +123,7 @@ func TestAPersonEditsDocuments(t *testing.T) {
 // A connection whose other end is gone without a word is replaced with
 // keepalives, and never without.
 func TestASilentConnectionIsReplacedWithKeepalives(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]grpc.DialOption{
 		"none":       nil,
 		"keepalives": {grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second})},

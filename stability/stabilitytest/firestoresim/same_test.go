@@ -25,6 +25,7 @@ import (
 // same random writes, reads and queries; their answers are the same, but for
 // the texts of errors and the times, of which the order is compared.
 func TestSameAnswers(t *testing.T) {
+	t.Parallel()
 	e := NeedEmulator(t)
 	s := New()
 	defer s.Close()

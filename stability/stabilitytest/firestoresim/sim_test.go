@@ -12,6 +12,7 @@ import (
 // A day of lease renewals by compare-and-set passes in a bubble, and a listener
 // sees the last of them.
 func TestADayInABubble(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := New()
 		defer s.Close()
