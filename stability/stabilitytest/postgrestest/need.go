@@ -16,6 +16,33 @@ var shared struct {
 	mu  sync.Mutex
 	s   *Server
 	err error
+
+	main     bool    // Main runs, and will remove:
+	fresh    *Server // never started: its data is what servers of their own begin with
+	freshErr error
+}
+
+// fresh is the data of a server that was never started, or empty without a Main
+// that would remove it. To copy it takes a third of the time that initdb takes.
+func fresh(ctx context.Context) (data string, err error) {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if !shared.main {
+		return "", nil
+	}
+	if shared.fresh == nil && shared.freshErr == nil {
+		s, err := prepare(nil)
+		if err == nil {
+			if err = s.init(ctx); err != nil {
+				err = errors.Join(err, s.Close())
+			}
+		}
+		shared.fresh, shared.freshErr = s, err
+	}
+	if shared.freshErr != nil {
+		return "", shared.freshErr
+	}
+	return shared.fresh.data(), nil
 }
 
 // Need is the test binary's one server, started by the first call. Without one
@@ -35,10 +62,16 @@ func Need(t testing.TB) *Server {
 // NeedOwn is a server for this test alone, which may break it. It is closed
 // when the test ends. It does not sync unless opts say so: Kill ends processes,
 // and the system keeps what they wrote. To sync a thousand files takes most of
-// the time of a recovery.
+// the time of a recovery. With Main the second such server of a binary begins
+// sooner.
 func NeedOwn(t testing.TB, opts ...Option) *Server {
 	t.Helper()
-	s, err := Start(t.Context(), append([]Option{WithSetting("fsync", "off")}, opts...)...)
+	data, err := fresh(context.WithoutCancel(t.Context()))
+	var s *Server
+	if err == nil {
+		begin := func(s *Server) { s.from = data }
+		s, err = Start(t.Context(), append([]Option{WithSetting("fsync", "off"), begin}, opts...)...)
+	}
 	s = need(t, s, err)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
@@ -61,8 +94,8 @@ func need(t testing.TB, s *Server, err error) *Server {
 	return nil
 }
 
-// Main is for the TestMain of a package that uses Need. It runs the tests, then
-// ends the shared server:
+// Main is for the TestMain of a package that uses Need or NeedOwn. It runs the
+// tests, then ends the shared server, and removes what the others began with:
 //
 //	func TestMain(m *testing.M) { goleak.VerifyTestMain(postgrestest.Main(m)) }
 func Main(m interface{ Run() int }) interface{ Run() int } { return stopping{m} }
@@ -70,15 +103,21 @@ func Main(m interface{ Run() int }) interface{ Run() int } { return stopping{m} 
 type stopping struct{ m interface{ Run() int } }
 
 func (s stopping) Run() int {
+	shared.mu.Lock()
+	shared.main = true
+	shared.mu.Unlock()
 	code := s.m.Run()
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
-	if shared.s != nil {
-		if err := shared.s.Close(); err != nil && code == 0 {
+	for _, s := range []**Server{&shared.s, &shared.fresh} {
+		if *s == nil {
+			continue
+		}
+		if err := (*s).Close(); err != nil && code == 0 {
 			os.Stderr.WriteString(err.Error() + "\n")
 			code = 1
 		}
-		shared.s = nil
+		*s = nil
 	}
 	return code
 }

@@ -40,6 +40,7 @@ type Server struct {
 	bin, dir string
 	port     int
 	settings []string
+	from     string // a data folder to begin with; without one, initdb makes it
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -70,14 +71,26 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.command(ctx, "initdb", "-D", s.data(), "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1").CombinedOutput()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("postgrestest: initdb: %w: %s", err, out), s.Close())
+	if err := s.init(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.Resume(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+func (s *Server) init(ctx context.Context) error {
+	made := s.command(ctx, "initdb", "-D", s.data(), "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1")
+	if cp, err := exec.LookPath("cp"); s.from != "" && err == nil {
+		made = exec.CommandContext(ctx, cp, "-R", s.from, s.data())
+		made.Dir = s.dir
+		s.as(made)
+	}
+	if out, err := made.CombinedOutput(); err != nil {
+		return fmt.Errorf("postgrestest: %s: %w: %s", filepath.Base(made.Path), err, out)
+	}
+	return nil
 }
 
 // Follow makes a standby of s by a base backup, and starts it. s needs nothing
