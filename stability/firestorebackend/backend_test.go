@@ -17,6 +17,7 @@ func backendConforms(t *testing.T, newClient func(*testing.T) *firestore.Client)
 }
 
 func TestBackendConformsOnTheSimulator(t *testing.T) {
+	t.Parallel()
 	backendConforms(t, func(t *testing.T) *firestore.Client { return onSim(t, sim(t)) })
 }
 

@@ -58,6 +58,7 @@ func random(n int) []byte {
 // What a device's writes cost on the wire, with the real authstore in between:
 // the sessions of 256 members at once are not 256 documents.
 func TestASendToAGroupOf256IsAFewDocuments(t *testing.T) {
+	t.Parallel()
 	s := sim(t)
 	b := opened(t, onSim(t, s))
 	_, d := paired(t, b)
@@ -86,6 +87,7 @@ func TestASendToAGroupOf256IsAFewDocuments(t *testing.T) {
 
 // A prefix that says which bucket is one bucket, and never a wrong one.
 func TestAPrefixIsOneBucketWhereItsIdsAre(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ kind, prefix string }{
 		{"secret", "g1/00112233445566778899aabb/"}, // as authstore looks for a message
 		{"appmac", "g1/regular_high/"},             // for a collection
@@ -108,6 +110,7 @@ func TestAPrefixIsOneBucketWhereItsIdsAre(t *testing.T) {
 // What a device reads on demand is read from the bucket it stands in, however
 // much else there is of its kind.
 func TestAMessageSecretIsOneRead(t *testing.T) {
+	t.Parallel()
 	s := sim(t)
 	c := onSim(t, s)
 	chat := types.NewJID("4917111111", types.DefaultUserServer)
@@ -148,6 +151,7 @@ func TestAMessageSecretIsOneRead(t *testing.T) {
 // A bucket never outgrows its document: what does not fit stands beside it, and
 // everything is read back, in this term and in the next.
 func TestABucketThatIsFullSpills(t *testing.T) {
+	t.Parallel()
 	s := sim(t)
 	c := onSim(t, s)
 	b := opened(t, c)
@@ -210,6 +214,7 @@ func TestABucketThatIsFullSpills(t *testing.T) {
 
 // The heaviest batch within the limits is one request that Firestore takes.
 func TestTheHeaviestBatchIsTaken(t *testing.T) {
+	t.Parallel()
 	c := onEmulator(t)
 	b := opened(t, c, WithRoot("r/"+string(make([]byte, 0))+fmt.Sprintf("%0498d", 1)))
 	rec := hold(t, b)

@@ -17,6 +17,7 @@ import (
 // Every field that is written is exempt from indexes, and every expireAt has a
 // TTL policy.
 func TestTheIndexFileCoversEveryFieldThatIsWritten(t *testing.T) {
+	t.Parallel()
 	raw, err := os.ReadFile("firestore.indexes.json")
 	require.NoError(t, err)
 	var file struct {
@@ -79,6 +80,7 @@ func TestTheIndexFileCoversEveryFieldThatIsWritten(t *testing.T) {
 }
 
 func TestTheRulesDenyEverything(t *testing.T) {
+	t.Parallel()
 	raw, err := os.ReadFile("firestore.rules")
 	require.NoError(t, err)
 	text := regexp.MustCompile(`//[^\n]*`).ReplaceAllString(string(raw), "")

@@ -16,6 +16,7 @@ import (
 )
 
 func TestDestroyRemovesAllOfOneAccountAndNoOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		_, docs := standing(t, s)
@@ -50,6 +51,7 @@ func TestDestroyRemovesAllOfOneAccountAndNoOther(t *testing.T) {
 // However far it came, nobody takes what is left for a session, and the next
 // Destroy goes on at once.
 func TestDestroyThatWasKilledIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
 	var kills int
 	for n, done := 0, false; !done; n++ {
 		synctest.Test(t, func(t *testing.T) {
@@ -114,6 +116,7 @@ func tryDevice(t *testing.T, w *standingAccount, name string) error {
 }
 
 func TestDestroyLosesNoReply(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		standing(t, s)
@@ -125,6 +128,7 @@ func TestDestroyLosesNoReply(t *testing.T) {
 }
 
 func TestDestroyOnTheEmulator(t *testing.T) {
+	t.Parallel()
 	c := onEmulator(t)
 	b := opened(t, c, patient)
 	rec := hold(t, b)

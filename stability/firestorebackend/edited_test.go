@@ -180,6 +180,7 @@ func isClear(err error) bool {
 }
 
 func TestNoEditByHandMakesAFreshDevice(t *testing.T) {
+	t.Parallel()
 	var all []edit
 	synctest.Test(t, func(t *testing.T) {
 		_, docs := standing(t, sim(t))
@@ -206,6 +207,7 @@ func TestNoEditByHandMakesAFreshDevice(t *testing.T) {
 }
 
 func TestNoEditByHandMakesTwoWriters(t *testing.T) {
+	t.Parallel()
 	var all []edit
 	synctest.Test(t, func(t *testing.T) {
 		_, docs := standing(t, sim(t))

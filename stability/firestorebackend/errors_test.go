@@ -58,6 +58,7 @@ func calls(b stability.Backend, rec lock.Record) map[string]func(context.Context
 }
 
 func TestErrorsHaveTheirClassAndAreNotHammered(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		answer error
@@ -121,6 +122,7 @@ var noToken = status.Error(codes.Unauthenticated, "transport: per-RPC creds fail
 
 // Whoever waits for the lock waits on when a token could not be fetched once.
 func TestATokenThatCouldNotBeFetchedIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		failed := s.Fault(firestoresim.Fail(codes.Unauthenticated, status.Convert(noToken).Message())).Times(6).Now()
@@ -137,6 +139,7 @@ func TestATokenThatCouldNotBeFetchedIsWaitedFor(t *testing.T) {
 // Nobody who waits for the lock stops waiting for one odd answer, and no holder
 // loses it; an answer that lasts ends the wait with what is wrong.
 func TestOneOddAnswerEndsNoWait(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		fault firestoresim.Fault
 		lasts error // what ends the wait if it lasts; nil: nothing
@@ -214,6 +217,7 @@ func (c cutTerm) Cut(err error) { c.cut.CompareAndSwap(nil, &err) }
 // A refusal that is over within authstore's patience costs a wait and not the
 // connection, however many requests it met at once.
 func TestAQuotaThatComesBackInTimeCutsNoConnection(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		reads           int
 		refused, within time.Duration
@@ -255,6 +259,7 @@ func TestAQuotaThatComesBackInTimeCutsNoConnection(t *testing.T) {
 
 // Who keeps losing to others waits longer and longer, but not for minutes.
 func TestTheWaitOfALoserIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		b := opened(t, onSim(t, s))
@@ -270,6 +275,7 @@ func TestTheWaitOfALoserIsBounded(t *testing.T) {
 }
 
 func TestAnExhaustedQuotaIsBounded(t *testing.T) {
+	t.Parallel()
 	client, w := onWire(t)
 	b := opened(t, client, WithTimeout(time.Second))
 	rec := hold(t, b)
@@ -296,6 +302,7 @@ func TestAnExhaustedQuotaIsBounded(t *testing.T) {
 }
 
 func TestRootsAreValidated(t *testing.T) {
+	t.Parallel()
 	c := onEmulator(t)
 	for _, root := range []string{
 		"a", "a/b/c", "/a/b", "a/b/", "a//b/c", "a/.", "../b", "a/__b__", "____/b", "a/\xff", "a/" + strings.Repeat("x", 600),
@@ -321,6 +328,7 @@ func TestRootsAreValidated(t *testing.T) {
 }
 
 func TestACloseLeavesTheClientAlone(t *testing.T) {
+	t.Parallel()
 	c := onEmulator(t)
 	b := opened(t, c)
 	rec := hold(t, b)

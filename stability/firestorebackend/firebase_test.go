@@ -12,6 +12,7 @@ import (
 // What `firebase deploy --only firestore` does in this folder is what README
 // says: these rules, these indexes, and nothing else.
 func TestFirebaseDeploysWhatReadmeSays(t *testing.T) {
+	t.Parallel()
 	raw, err := os.ReadFile("firebase.json")
 	require.NoError(t, err)
 	type target struct {

@@ -235,6 +235,7 @@ func meets(t *testing.T, e edit) (worked bool, faults []string) {
 }
 
 func TestNoEditByHandWhileHeldHarmsTheAccount(t *testing.T) {
+	t.Parallel()
 	var all []edit
 	synctest.Test(t, func(t *testing.T) {
 		_, docs := standing(t, sim(t))
@@ -258,6 +259,7 @@ func TestNoEditByHandWhileHeldHarmsTheAccount(t *testing.T) {
 // A person puts back what the lock was before another instance took over. The
 // instance that held it then does not take that for its own term.
 func TestLockThatWasPutBackMakesNoSecondHolder(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		docs   []string
 		unseen bool // it was cut off while the other held

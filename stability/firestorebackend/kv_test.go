@@ -19,6 +19,7 @@ import (
 // What a read has found of a bucket goes to the session, and a commit changes it
 // there while the read goes on. It is the race detector that looks on here.
 func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
+	t.Parallel()
 	reads := map[authstore.Kind]func(t *testing.T, b stability.Backend, small, large authstore.Key) map[authstore.Key][]byte{
 		"event": func(t *testing.T, b stability.Backend, small, large authstore.Key) map[authstore.Key][]byte {
 			got, err := b.Auth.Get(t.Context(), small, large)
@@ -70,6 +71,7 @@ func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
 // request. That is one moment where nobody else writes; others read again, in a
 // transaction, which the client does not put together.
 func TestAnAnswerInTwoPiecesIsOneMoment(t *testing.T) {
+	t.Parallel()
 	const project = "demo-two-pieces"
 	c, w := onWire(t, project)
 	c2, w2 := onWire(t, project)
@@ -114,6 +116,7 @@ func TestAnAnswerInTwoPiecesIsOneMoment(t *testing.T) {
 // A commit that failed left nothing behind, also in what the session knows of
 // its buckets: the same batch does its work the next time.
 func TestFailedCommitIsNotRemembered(t *testing.T) {
+	t.Parallel()
 	large := strings.Repeat("x", 40_000)
 	for name, c := range map[string]struct {
 		batch authstore.Batch
@@ -147,6 +150,7 @@ func TestFailedCommitIsNotRemembered(t *testing.T) {
 // A document that cannot be read, or that a newer library arranged, is an error
 // in every call, and stays as it is.
 func TestUnreadableDocumentIsNeverAnEmptyOne(t *testing.T) {
+	t.Parallel()
 	creds, misc := DefaultRoot+"/whatsmeow_auth/creds", authstore.Key{Kind: "misc", ID: "x"}
 	for name, c := range map[string]struct {
 		path, field string

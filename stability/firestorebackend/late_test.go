@@ -21,6 +21,7 @@ import (
 // The client repeats by itself what broke off. The first request may be kept
 // somewhere and arrive when newer commits have landed.
 func TestALateFirstAttemptUndoesNothing(t *testing.T) {
+	t.Parallel()
 	large := strings.Repeat("x", 40_000) // a document of its own
 	for name, values3 := range map[string][3]string{
 		"in a bucket":              {"1", "2", "3"},
@@ -62,6 +63,7 @@ func TestALateFirstAttemptUndoesNothing(t *testing.T) {
 
 // The same on the official emulator, below the client's own repetition.
 func TestALateFirstAttemptIsRefusedByTheEmulator(t *testing.T) {
+	t.Parallel()
 	c, w := onWire(t)
 	b := opened(t, c, patient)
 	rec := hold(t, b)
@@ -77,6 +79,7 @@ func TestALateFirstAttemptIsRefusedByTheEmulator(t *testing.T) {
 // The second request of a commit is refused when the first has landed. That is
 // no takeover, and costs a read.
 func TestACommitKnowsItsOwnLanding(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		b := opened(t, onSim(t, s))
@@ -104,6 +107,7 @@ func TestACommitKnowsItsOwnLanding(t *testing.T) {
 // Session and state share the fence: side by side, each of their writes is one
 // request.
 func TestSessionAndStateCommitInOneOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t, firestoresim.WithLatency(30*time.Millisecond))
 		b := opened(t, onSim(t, s))
@@ -132,6 +136,7 @@ func TestSessionAndStateCommitInOneOrder(t *testing.T) {
 // An answer whose read time rises is as good as one that has one time, for the
 // session, and for others.
 func TestAnAccountWorksWithRisingReadTimes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t, firestoresim.WithRisingReadTimes())
 		c := onSim(t, s)

@@ -189,6 +189,7 @@ func operations() []operation {
 // Each request of each operation fails once, in each way. The operation itself
 // settles that, and happens once.
 func TestEveryOperationSettlesEveryLostRequestAndReply(t *testing.T) {
+	t.Parallel()
 	ways := map[string]fault{
 		"dropped, unavailable": {drop: unavailable},
 		"dropped, internal":    {drop: internal},
@@ -244,6 +245,7 @@ func TestEveryOperationSettlesEveryLostRequestAndReply(t *testing.T) {
 // What is still on its way when the caller has gone on comes too late: it never
 // undoes what was written since.
 func TestACommitThatArrivesLateWritesNothing(t *testing.T) {
+	t.Parallel()
 	c, w := onWire(t)
 	b := opened(t, c)
 	rec := hold(t, b)
@@ -271,6 +273,7 @@ func TestACommitThatArrivesLateWritesNothing(t *testing.T) {
 // ABORTED may be the answer to the client's own repetition, while the attempt
 // before it, which got UNAVAILABLE, is still on its way.
 func TestACommitThatWasAbortedMayStillArrive(t *testing.T) {
+	t.Parallel()
 	s := sim(t)
 	b := opened(t, onSim(t, s))
 	rec := hold(t, b)

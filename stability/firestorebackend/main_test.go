@@ -30,8 +30,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait most of the time
-	debug.SetGCPercent(400)            // many small worlds
+	_ = flag.Set("test.parallel", "12") // unless the command line says another: some wait for seconds
+	debug.SetGCPercent(400)             // many small worlds
 	goleak.VerifyTestMain(firestoresim.Main(m))
 }
 

@@ -65,6 +65,7 @@ func busyInstance(ctx context.Context, wg *sync.WaitGroup, b stability.Backend, 
 const callSites = 9
 
 func TestLongOutagesCostSixRequestsAMinuteACallSite(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		fault   firestoresim.Fault
@@ -130,6 +131,7 @@ func TestLongOutagesCostSixRequestsAMinuteACallSite(t *testing.T) {
 // Each call works again 10 s after the outage at the latest, however long it
 // was.
 func TestCallsWorkSoonAfterALongOutage(t *testing.T) {
+	t.Parallel()
 	for _, code := range []codes.Code{codes.Unavailable, codes.ResourceExhausted} {
 		t.Run(code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -175,6 +177,7 @@ func TestCallsWorkSoonAfterALongOutage(t *testing.T) {
 
 // A moment without service costs a caller a moment, and no error.
 func TestAShortOutageIsWaitedOutWithinACall(t *testing.T) {
+	t.Parallel()
 	for _, length := range []time.Duration{50 * time.Millisecond, time.Second, 2500 * time.Millisecond} {
 		t.Run(fmt.Sprint(length), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -204,6 +207,7 @@ func TestAShortOutageIsWaitedOutWithinACall(t *testing.T) {
 
 // What the host asks on the same client is repeated as Firestore's client does.
 func TestAHostsOwnRequestsAreRepeatedAsEver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		c := onSim(t, s)

@@ -17,6 +17,7 @@ import (
 // Whatever an account sends is kept for recipients who ask again. At 5,000 sends
 // a day the row that takes sixteen of them is never full within seconds.
 func TestKeepingWhatIsSentCostsASixteenthOfADocument(t *testing.T) {
+	t.Parallel()
 	const (
 		sends    = 160
 		contacts = 8

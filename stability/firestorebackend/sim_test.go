@@ -46,6 +46,7 @@ func foreignOnSim(t testing.TB, s *firestoresim.Server, opts ...firestoresim.Cli
 }
 
 func TestTheLockConformsInVirtualTime(t *testing.T) {
+	t.Parallel()
 	for _, offset := range []time.Duration{0, time.Hour, -time.Hour} {
 		t.Run(fmt.Sprint("server clock off by ", offset), func(t *testing.T) {
 			locktest.Run(t, locktest.Config{Bubble: true, New: func(t *testing.T) func() lock.Store {
@@ -57,6 +58,7 @@ func TestTheLockConformsInVirtualTime(t *testing.T) {
 }
 
 func TestAuthConformsOnTheSimulator(t *testing.T) {
+	t.Parallel()
 	authstoretest.Run(t, func(t *testing.T) authstoretest.Account {
 		a := authAccount(t, onSim(t, sim(t)))
 		a.KV = a.KV.(inTurn).keyValues // readers beside writers see one moment here
@@ -65,10 +67,12 @@ func TestAuthConformsOnTheSimulator(t *testing.T) {
 }
 
 func TestStateConformsOnTheSimulator(t *testing.T) {
+	t.Parallel()
 	reconnecttest.Run(t, func(t *testing.T) reconnecttest.Account { return stateAccount(t, onSim(t, sim(t))) })
 }
 
 func TestIncidentsConformOnTheSimulator(t *testing.T) {
+	t.Parallel()
 	guardtest.Run(t, func(t *testing.T) guardtest.Account { return incidentAccount(t, onSim(t, sim(t))) })
 }
 
@@ -143,6 +147,7 @@ func median(d []time.Duration) time.Duration {
 }
 
 func TestAHandOverIsQuickWithAListenerAndBoundedWithout(t *testing.T) {
+	t.Parallel()
 	for name, silent := range map[string]bool{"listener": false, "silent": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -166,6 +171,7 @@ func TestAHandOverIsQuickWithAListenerAndBoundedWithout(t *testing.T) {
 // Many instances, a network that loses a fifth of all replies, listeners that
 // fall silent, a server whose clock is an hour off: one lock.
 func TestContendersWithLostRepliesAreLinearizable(t *testing.T) {
+	t.Parallel()
 	contenders, length := stabilitytest.Pick(6, 20), stabilitytest.Pick(3*time.Minute, 10*time.Minute)
 	for _, offset := range []time.Duration{time.Hour, -time.Hour} {
 		t.Run(fmt.Sprint("server clock off by ", offset), func(t *testing.T) {
@@ -191,6 +197,7 @@ func TestContendersWithLostRepliesAreLinearizable(t *testing.T) {
 
 // What a standby costs while nothing happens: doc.go's formula.
 func TestAnIdleStandbyCostsWhatTheFormulaSays(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		quiet := lock.WithLogger(slog.New(slog.DiscardHandler))
@@ -221,6 +228,7 @@ func TestAnIdleStandbyCostsWhatTheFormulaSays(t *testing.T) {
 
 // A listener that has fallen silent is noticed, and the next one hears.
 func TestADeafListenerIsReplaced(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
 		a := opened(t, onSim(t, s, firestoresim.Name("holder"))).Lock
@@ -255,6 +263,7 @@ func TestADeafListenerIsReplaced(t *testing.T) {
 
 // A cold start reads thousands of sessions in two rounds of requests.
 func TestAColdStartTakesTwoRounds(t *testing.T) {
+	t.Parallel()
 	const latency = 100 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		s := sim(t)
@@ -283,6 +292,7 @@ func TestAColdStartTakesTwoRounds(t *testing.T) {
 // A holder that is not heard of keeps the lock until its lease has run out, by
 // the server's clock, to the second.
 func TestLeaseIsWaitedInFull(t *testing.T) {
+	t.Parallel()
 	for _, offset := range []time.Duration{0, time.Hour, -time.Hour} {
 		t.Run(fmt.Sprint("server clock off by ", offset), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
