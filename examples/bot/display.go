@@ -28,6 +28,7 @@ func isTerminal(f *os.File) bool {
 type display struct {
 	live, colour bool
 	width        int
+	every        time.Duration // how often the status line is made anew
 
 	mu   sync.Mutex
 	out  io.Writer
@@ -35,7 +36,7 @@ type display struct {
 }
 
 func newDisplay(out *os.File) *display {
-	s := &display{out: out, live: isTerminal(out), width: 80}
+	s := &display{out: out, live: isTerminal(out), width: 80, every: time.Second}
 	s.colour = s.live && os.Getenv("NO_COLOR") == ""
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 20 {
 		s.width = n
@@ -77,7 +78,7 @@ func (s *display) follow(ctx context.Context, m *stability.Manager) {
 	if s == nil || !s.live {
 		return
 	}
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(s.every)
 	defer tick.Stop()
 	defer s.show("")
 	for {

@@ -64,7 +64,7 @@ func (t *terminal) text() string {
 
 // run has the bot pair, and answer one message, with its screen on out.
 func run(t *testing.T, out *os.File, shown func() string) {
-	service := wasim.New()
+	service := wasim.New(wasim.WithFewKeys())
 	defer service.Close()
 	account := service.NewAccount(botNumber)
 	ada, err := service.NewContact(t.Context(), adaNumber)
@@ -72,6 +72,7 @@ func run(t *testing.T, out *os.File, shown func() string) {
 	answered, connected := make(chan struct{}), make(chan struct{}, 16)
 	ada.OnMessage(func(wasim.Received) { close(answered) })
 	s := newDisplay(out)
+	s.every = 20 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)

@@ -62,7 +62,8 @@ func TestMain(m *testing.M) {
 func (r role) run(ctx context.Context) error {
 	if r.Simulate {
 		s := newSimulation(r.Dir, os.Stdout)
-		s.pace = r.Pace
+		s.pace, s.look = r.Pace, r.Pace
+		s.options = []wasim.Option{wasim.WithFewKeys()}
 		if r.Off > 0 {
 			quick.InitialDelay, quick.MaxDelay = r.Off, r.Off
 		}
@@ -152,7 +153,7 @@ func (p *process) end(s syscall.Signal) string {
 func TestKilledAtAnyMomentTheBotNeedsNoNewCodeAndLosesNoMessage(t *testing.T) {
 	t.Parallel()
 	kills := stabilitytest.Pick(3, 20)
-	service := wasim.New(wasim.WithTB(t))
+	service := wasim.New(wasim.WithTB(t), wasim.WithFewKeys())
 	require.NoError(t, service.Listen())
 	account := service.NewAccount(botNumber)
 	ada, err := service.NewContact(t.Context(), adaNumber)
@@ -234,8 +235,11 @@ func TestTheWholeSimulationCanBeKilledAtAnyMoment(t *testing.T) {
 			require.NotZero(t, kept)
 		}
 		r.Off = 0
-		if n == kills-2 {
+		switch n {
+		case kills - 2:
 			r.Off = time.Hour
+		case kills - 1:
+			r.Off = quick.InitialDelay // the longest wait for what the last one had planned
 		}
 		p = r.start(t)
 		require.Contains(t, p.await("code to scan", "is connected"), "logged in without a code")

@@ -55,6 +55,7 @@ type simulation struct {
 	session, accounts string         // files
 	options           []wasim.Option // of the service
 	pace, rest        time.Duration  // between Ada's messages: in the round, and after it
+	look              time.Duration  // from a code to its scan: a person is to see it
 
 	service *wasim.Service
 	account *wasim.Account
@@ -84,7 +85,7 @@ type outage struct {
 
 func newSimulation(dir string, out io.Writer) *simulation {
 	return &simulation{
-		narrator: newNarrator(out), pace: 1700 * time.Millisecond, rest: 4 * time.Second,
+		narrator: newNarrator(out), pace: 1700 * time.Millisecond, rest: 4 * time.Second, look: 3 * time.Second,
 		session: filepath.Join(dir, simulatedSession), accounts: filepath.Join(dir, simulatedService),
 		talking: make(chan struct{}, 1),
 		changed: make(chan struct{}), talk: talk{answers: map[string]int{}},
@@ -147,13 +148,13 @@ func (s *simulation) save() error {
 	return s.service.SaveFile(s.accounts)
 }
 
-// offer shows a code, and has it scanned when a person has seen it.
+// offer shows a code, and has it scanned a while later.
 func (s *simulation) offer(ctx context.Context, q stability.QR) {
 	s.change(func() { s.scanned = true })
 	s.tell(plain, "bot", "has no session yet. This is the code to scan:")
 	s.code(q)
 	go func() {
-		if !pause(ctx, 3*time.Second) {
+		if !pause(ctx, s.look) {
 			return
 		}
 		s.tell(plain, "phone", "scans the code")

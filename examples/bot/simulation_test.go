@@ -56,7 +56,7 @@ func play(t *testing.T, dir, until string) string {
 	t.Helper()
 	var out screen
 	s := newSimulation(dir, &out)
-	s.options = []wasim.Option{wasim.WithTB(t)}
+	s.options = []wasim.Option{wasim.WithTB(t), wasim.WithFewKeys()}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	result := make(chan error, 1)
@@ -79,6 +79,7 @@ func play(t *testing.T, dir, until string) string {
 }
 
 func TestARoundShowsEveryOutageAndComesBackAndALaterStartNeedsNoCode(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	bubble(t, func(t *testing.T) {
 		out := play(t, dir, "Summary after")
@@ -118,8 +119,10 @@ func TestARoundShowsEveryOutageAndComesBackAndALaterStartNeedsNoCode(t *testing.
 }
 
 func TestASimulationWhoseFilesDoNotFitTogetherPairsAnew(t *testing.T) {
+	t.Parallel()
 	for _, lost := range []string{simulatedSession, simulatedService} {
 		t.Run(lost, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			bubble(t, func(t *testing.T) {
 				play(t, dir, "You said: #1")
@@ -132,6 +135,7 @@ func TestASimulationWhoseFilesDoNotFitTogetherPairsAnew(t *testing.T) {
 }
 
 func TestASecondSimulationInOneDirectorySaysSoAndLeavesTheFirstAlone(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	holder, err := localbackend.Open(dir + "/" + simulatedSession)
 	require.NoError(t, err)
