@@ -96,11 +96,11 @@ func backoff(ctx context.Context, r *report, p parts) error {
 	before := len(s.log.find("disconnected"))
 	refused := s.service.Fault(wasim.Refused()).From("host").Always().OnNextLogin()
 	s.service.Fault(wasim.FIN()).For(s.account.JID()).Now()
-	const retries = 7
+	const retries = 4 // two that grow, and two that may not grow further
 	for n := 1; n <= retries; n++ {
 		want := min(policy.InitialDelay<<(n-1), policy.MaxDelay)
 		var d document
-		reached := await(ctx, 2*policy.MaxDelay, func() bool {
+		reached := s.await(ctx, policy.MaxDelay+3*time.Second, func() bool {
 			d, err = s.status(ctx)
 			return err == nil && d.at("wa", "retryCount") == float64(n) && d.at("wa", "nextRetryAt") != nil
 		})
@@ -118,7 +118,7 @@ func backoff(ctx context.Context, r *report, p parts) error {
 		}
 	}
 	refused.Stop()
-	back := await(ctx, 2*policy.MaxDelay, func() bool {
+	back := await(ctx, policy.MaxDelay+3*time.Second, func() bool {
 		d, err := s.status(ctx)
 		return err == nil && d.at("wa", "waStatus") == "CONNECTED" && d.at("wa", "nextRetryAt") == nil
 	})
@@ -190,8 +190,8 @@ func stuck(ctx context.Context, r *report, p parts) error {
 	var first time.Time
 	for _, outage := range []string{"first", "second"} {
 		// On a slow machine the login after the pairing takes so long that it is an
-		// outage itself.
-		await(ctx, patience, func() bool {
+		// outage itself. It is over by now, and that is soon written.
+		await(ctx, 10*time.Second, func() bool {
 			inc, err := s.incident(ctx, id)
 			return err == nil && (inc == nil || inc.at("active") == false)
 		})
@@ -231,7 +231,7 @@ func stuck(ctx context.Context, r *report, p parts) error {
 			r.check("it is the same incident, opened again", inc.time("firstDetectedAt").Equal(first) && inc.time("detectedAt").After(first), "")
 		}
 		refused.Stop()
-		resolved := await(ctx, 2*policy.MaxDelay+3*time.Second, func() bool {
+		resolved := await(ctx, policy.MaxDelay+3*time.Second, func() bool {
 			inc, err = s.incident(ctx, id)
 			return inc != nil && inc.at("active") == false && inc.at("resolvedAt") != nil
 		})

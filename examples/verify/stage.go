@@ -34,10 +34,11 @@ type parts struct {
 }
 
 // Shortened by public options: what is a minute in the default is a second or
-// less here.
+// less here. hasty is where many attempts are needed, and no delay is looked at.
 var (
-	policy = reconnect.Policy{InitialDelay: 300 * time.Millisecond, MaxDelay: 1600 * time.Millisecond, StableAfter: 2 * time.Second}
-	care   = guard.Policy{StuckAfter: 2 * time.Second, Refresh: 400 * time.Millisecond, ClearAfter: 200 * time.Millisecond}
+	policy = reconnect.Policy{InitialDelay: 400 * time.Millisecond, MaxDelay: 1200 * time.Millisecond, StableAfter: time.Second}
+	hasty  = reconnect.Policy{InitialDelay: 50 * time.Millisecond, MaxDelay: 200 * time.Millisecond, StableAfter: time.Second}
+	care   = guard.Policy{StuckAfter: 1500 * time.Millisecond, Refresh: time.Second, ClearAfter: 200 * time.Millisecond}
 )
 
 // patience is for what takes less than a second, but on a machine that is busy.
@@ -62,6 +63,10 @@ type stage struct {
 	scanned atomic.Value // the last code
 }
 
+// newService makes a service with which a pairing takes little time: no check is
+// about keys.
+func newService() *wasim.Service { return wasim.New(wasim.WithFewKeys()) }
+
 // scan lets the phone scan a code, once.
 func (s *stage) scan(code string) {
 	if before, _ := s.scanned.Swap(code).(string); before != code {
@@ -71,7 +76,7 @@ func (s *stage) scan(code string) {
 
 // open sets the stage and waits until the account is connected.
 func open(ctx context.Context, p parts, opts ...stability.Option) (*stage, error) {
-	s := &stage{service: wasim.New(), token: rand.Text(), log: &logbook{}, ran: make(chan error, 1), forget: func() {}}
+	s := &stage{service: newService(), token: rand.Text(), log: &logbook{}, ran: make(chan error, 1), forget: func() {}}
 	s.account = s.service.NewAccount("12025550123")
 	backend, err := s.backend(ctx, p)
 	if err != nil {
@@ -178,6 +183,25 @@ func (s *stage) incident(ctx context.Context, id string) (document, error) {
 		}
 	}
 	return nil, nil
+}
+
+// await is await that looks at once when the Manager's status has changed: what
+// it says for a moment only is seen on a busy machine too.
+func (s *stage) await(ctx context.Context, d time.Duration, cond func() bool) bool {
+	deadline := time.Now().Add(d)
+	for {
+		changed := s.manager.Changed()
+		if cond() {
+			return true
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return false
+		}
+		select {
+		case <-changed:
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // await waits until cond holds, at most for d.
