@@ -29,9 +29,12 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	_ = flag.Set("test.parallel", "6") // unless the command line says another: they wait most of the time
+	_ = flag.Set("test.parallel", "8") // unless the command line says another: they wait most of the time
 	os.Exit(postgrestest.Main(firestoresim.Main(m)).Run())
 }
+
+// pace is how fast Ada writes.
+const pace = 200 * time.Millisecond
 
 // rollout is one platform with the processes that it runs.
 type rollout struct {
@@ -127,9 +130,9 @@ func (r *rollout) longestOff() (stop func() time.Duration) {
 
 func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
 	t.Parallel()
-	// Each finds its store before any runs, so that a missing one skips only its own.
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel() // those without a server need not wait for it
 			env := []string{"ADMIN_TOKEN=" + rand.Text(), "SHUTDOWN_TIMEOUT=" + p.shutdown}
 			switch p.store {
 			case "local":
@@ -140,7 +143,6 @@ func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
 				env = append(env, "STORE=firestore:deploy/"+rand.Text(), "GOOGLE_CLOUD_PROJECT=demo-wastability",
 					firestoresim.HostEnv+"="+firestoresim.NeedEmulator(t).Addr())
 			}
-			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			world, err := demo.New(ctx)
@@ -148,6 +150,7 @@ func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
 			defer world.Close()
 			replicas, err := demo.NewReplicas(world, io.Discard, env...)
 			require.NoError(t, err)
+			replicas.Pace = pace
 			r := &rollout{platform: p, t: t, ctx: ctx, replicas: replicas}
 
 			var running []*process

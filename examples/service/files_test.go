@@ -271,6 +271,7 @@ func TestImageHasOneProgramAndIsNotRoot(t *testing.T) {
 }
 
 func TestSystemdAcceptsTheUnit(t *testing.T) {
+	t.Parallel()
 	verify, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("needs systemd-analyze")

@@ -86,8 +86,8 @@ func (w *tunnel) pass(to, from net.Conn) {
 func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
 	t.Parallel()
 	const (
-		grace = 2 * time.Second // a hand-over may take 36 s
-		lease = 6 * time.Second
+		grace = time.Second // a hand-over may take 36 s
+		lease = 4 * time.Second
 		login = 20 * time.Second // at most, on a slow machine
 	)
 	for _, c := range []struct {
@@ -102,7 +102,8 @@ func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
 			continue
 		}
 		t.Run(c.store+", "+c.hangs+" hangs", func(t *testing.T) {
-			env := []string{"ADMIN_TOKEN=" + rand.Text(), envLease + "=" + lease.String()}
+			t.Parallel()
+			env := []string{"ADMIN_TOKEN=" + rand.Text(), demo.EnvLease + "=" + lease.String()}
 			var blockable string // the setting of who is to be cut off from the store
 			var way *tunnel
 			within := lease + grace + login
@@ -121,7 +122,6 @@ func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
 				way = newTunnel(t, emulator.Addr())
 				blockable = firestoresim.HostEnv + "=" + way.Addr().String()
 			}
-			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			world, err := demo.New(ctx)
@@ -129,6 +129,7 @@ func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
 			defer world.Close()
 			replicas, err := demo.NewReplicas(world, io.Discard, env...)
 			require.NoError(t, err)
+			replicas.Pace = pace
 			r := &rollout{platform: platform{name: "kill", ready: "/ready?standby=ok"}, t: t, ctx: ctx, replicas: replicas}
 			old := r.start(blockable)
 			require.NoError(t, demo.Until(ctx, replicas.Online))

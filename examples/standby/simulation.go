@@ -27,14 +27,14 @@ func simulate(ctx context.Context) error {
 		}
 		return serve(ctx, os.Getenv(envSession), opts...)
 	}
-	_, _, err := play(ctx, rounds, os.Stdout)
+	_, _, err := play(ctx, rounds, 500*time.Millisecond, os.Stdout)
 	return err
 }
 
 // play runs two replicas at a time through n hand-overs, with Ada writing all
-// the while. gaps are from the end of a replica's connection to the next one's
+// the while, a message each pace. gaps are from the end of a replica's connection to the next one's
 // login.
-func play(ctx context.Context, n int, out io.Writer) (gaps []time.Duration, res demo.Result, err error) {
+func play(ctx context.Context, n int, pace time.Duration, out io.Writer) (gaps []time.Duration, res demo.Result, err error) {
 	dir, err := os.MkdirTemp("", "wastability-standby-")
 	if err != nil {
 		return nil, res, err
@@ -49,6 +49,7 @@ func play(ctx context.Context, n int, out io.Writer) (gaps []time.Duration, res 
 	if err != nil {
 		return nil, res, err
 	}
+	r.Pace = pace
 	active, err := r.Start("replica 1")
 	if err != nil {
 		return nil, res, err
@@ -62,7 +63,11 @@ func play(ctx context.Context, n int, out io.Writer) (gaps []time.Duration, res 
 		if err != nil {
 			return nil, res, err
 		}
-		if err := r.Chat(ctx, 4); err != nil {
+		err = demo.Until(ctx, next.StandsBy)
+		if err == nil {
+			err = r.Chat(ctx, 4)
+		}
+		if err != nil {
 			next.Kill()
 			return nil, res, err
 		}

@@ -35,9 +35,10 @@ type World struct {
 	Ada     *wasim.Contact
 }
 
-// New starts a service, and Ada with it. Close it.
+// New starts a service, with which a pairing takes little time, and Ada with it.
+// Close it.
 func New(ctx context.Context) (*World, error) {
-	s := wasim.New()
+	s := wasim.New(wasim.WithFewKeys())
 	w := &World{Service: s, Account: s.NewAccount(ownNumber)}
 	var err error
 	if w.Ada, err = s.NewContact(ctx, adaNumber); err != nil {
@@ -84,11 +85,13 @@ func Say(who, format string, args ...any) {
 	fmt.Printf("%6.1f s  %-9s %s\n", time.Since(Start).Seconds(), who, fmt.Sprintf(format, args...))
 }
 
+const standsBy = "stands by: another instance holds the lock"
+
 // Tell prints a transition in plain words.
 func Tell(who string, e stability.Event) {
 	switch e.Kind {
 	case stability.EventStandby:
-		Say(who, "stands by: another instance holds the lock")
+		Say(who, standsBy)
 	case stability.EventActivated:
 		Say(who, "holds the lock (term %d)", e.Epoch)
 	case stability.EventDeactivated:

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,12 +14,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/wastability/wastability/lock"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
+
+// EnvLease shortens the lease of a process of Replicas, so that somebody can wait
+// for its end.
+const EnvLease = "WASTABILITY_DEMO_LEASE"
 
 // The settings of a process of Replicas.
 const (
@@ -41,8 +48,12 @@ func ReplicaOptions() ([]stability.Option, error) {
 	if err != nil {
 		return nil, err
 	}
+	lease, err := time.ParseDuration(cmp.Or(os.Getenv(EnvLease), "0s")) // 0: the default
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", EnvLease, err)
+	}
 	return []stability.Option{
-		stability.WithTransport(transport), stability.WithReconnect(Quick),
+		stability.WithTransport(transport), stability.WithReconnect(Quick), stability.WithLockOptions(lock.WithLease(lease)),
 		stability.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))),
 		stability.WithObserver(func(e stability.Event) { Tell(name, e) }),
 		stability.WithQR(func(q stability.QR) { fmt.Println("code", q.Code) }),
@@ -52,6 +63,8 @@ func ReplicaOptions() ([]stability.Option, error) {
 // Replicas runs this program again, as processes that serve the World's
 // account, with Ada writing to it. Its methods are for one goroutine.
 type Replicas struct {
+	Pace time.Duration // between Ada's messages; NewReplicas sets 500 ms
+
 	world *World
 	out   io.Writer // what the processes say
 	env   []string  // of every process
@@ -71,7 +84,7 @@ func NewReplicas(w *World, out io.Writer, env ...string) (*Replicas, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Replicas{world: w, out: out, answers: map[string]int{}}
+	r := &Replicas{Pace: 500 * time.Millisecond, world: w, out: out, answers: map[string]int{}}
 	r.env = append(append(os.Environ(), envEndpoint+"="+string(at), EnvStart+"="+strconv.FormatInt(Start.UnixNano(), 10)), env...)
 	w.Ada.OnMessage(func(m wasim.Received) {
 		r.mu.Lock()
@@ -86,6 +99,8 @@ type Replica struct {
 	Name  string
 	cmd   *exec.Cmd
 	ended chan error
+
+	standsBy atomic.Bool
 }
 
 // Start runs this program once more, with the argument -simulate.
@@ -110,18 +125,24 @@ func (r *Replicas) Launch(name string, cmd *exec.Cmd, env ...string) (*Replica, 
 	}
 	p := &Replica{Name: name, cmd: cmd, ended: make(chan error, 1)}
 	go func() {
-		r.follow(lines)
+		r.follow(p, lines)
 		p.ended <- cmd.Wait() // after the pipe's end, which Wait would close
 	}()
 	return p, nil
 }
 
+// StandsBy tells whether it has said that it waits for the lock.
+func (p *Replica) StandsBy() bool { return p.standsBy.Load() }
+
 // follow prints what a replica says, and scans the codes that it shows.
-func (r *Replicas) follow(lines io.Reader) {
+func (r *Replicas) follow(p *Replica, lines io.Reader) {
 	for in := bufio.NewScanner(lines); in.Scan(); {
 		code, isCode := strings.CutPrefix(in.Text(), "code ")
 		if !isCode {
 			fmt.Fprintln(r.out, in.Text())
+			if strings.Contains(in.Text(), standsBy) {
+				p.standsBy.Store(true)
+			}
 			continue
 		}
 		if err := r.world.Account.Phone().Scan(code); err != nil {
@@ -186,7 +207,7 @@ func (r *Replicas) device() *wasim.Device {
 	return devices[len(devices)-1]
 }
 
-// Chat has Ada write n messages, half a second apart.
+// Chat has Ada write n messages, and waits for the Pace after each.
 func (r *Replicas) Chat(ctx context.Context, n int) error {
 	for range n {
 		if _, err := r.world.Ada.Send(ctx, r.world.Account.JID(), fmt.Sprintf("message %d", r.sent+1)); err != nil {
@@ -194,7 +215,7 @@ func (r *Replicas) Chat(ctx context.Context, n int) error {
 		}
 		r.sent++
 		select {
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(r.Pace):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
