@@ -126,11 +126,13 @@ func (r *served) pair(id string, phone *wasim.Phone) {
 // Many accounts are added, paired, send, and come back after a restart. One that
 // is logged out by its phone, and one that is removed, harm no other.
 func TestManyAccountsLiveInOneProcess(t *testing.T) {
+	t.Parallel()
 	for name, opens := range map[string]func(t *testing.T, dir string) func(string) (stability.Backend, error){
 		"files":    func(_ *testing.T, dir string) func(string) (stability.Backend, error) { return inFiles(dir) },
 		"postgres": func(t *testing.T, _ string) func(string) (stability.Backend, error) { return inPostgres(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			service := wasim.New(wasim.WithFewKeys())
 			defer service.Close()
 			dir := t.TempDir()
