@@ -294,7 +294,7 @@ func (p *pairing) answered(c *conn, n *node) {
 	d.acct.listChanged()
 	p.end(s)
 	c.send(node{Tag: "stream:error", Attrs: attrs{"code": "515"}})
-	c.closeAfter(s.opt.closeDelay)
+	c.closeBehind()
 }
 
 func (p *pairing) signed(b []byte) error {
