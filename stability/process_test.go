@@ -211,7 +211,8 @@ func (p part) write(ctx context.Context, m *stability.Manager) {
 	}
 	for n := 0; ctx.Err() == nil; n++ {
 		if c, err := m.WaitReady(ctx); err == nil {
-			sendCtx, cancel := context.WithTimeout(ctx, time.Second)
+			// Longer than a process is frozen: whatsmeow panics if a send is given up while its answer is read.
+			sendCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			_, _ = c.SendMessage(sendCtx, to, text(fmt.Sprint("w", n)))
 			cancel()
 		}
