@@ -75,6 +75,9 @@ func (e *errand) end() {
 // doorbell rings for the errand of the present term, if there is one.
 type doorbell struct{ at atomic.Pointer[errand] }
 
+// leave forgets an errand whose term is over, and with it all that the term held.
+func (d *doorbell) leave(e *errand) { d.at.CompareAndSwap(e, nil) }
+
 func (d *doorbell) ring() {
 	if e := d.at.Load(); e != nil {
 		e.ring()

@@ -78,9 +78,12 @@ func TestDoorbellRingsForTheErrandOfThePresentTermOnly(t *testing.T) {
 		wg.Wait()
 		a.end()
 		d.at.Store(b)
+		d.leave(a) // late
 		d.ring()
 		wg.Wait()
 		b.end()
+		d.leave(b)
+		require.Nil(t, d.at.Load())
 		require.Equal(t, []int{1, 1}, []int{first, second})
 	})
 }

@@ -104,6 +104,7 @@ func (t *term) tearDown() {
 	m.mu.Unlock()
 	t.hurry()
 	t.tending.end()
+	m.received.wake.leave(t.tending)
 	t.wg.Wait()
 	m.cfg.logger.Info("not active any more", "cause", cause)
 }
