@@ -53,8 +53,17 @@ func step(s state, in input, out output, slack int64) []state {
 			return []state{s, extended(s)}
 		case out.unknown:
 			return []state{s}
-		case out.lost && (!holds || mayBeOver):
-			return []state{s}
+		case out.lost:
+			var next []state
+			if !holds || mayBeOver {
+				next = append(next, s)
+			}
+			// A store that repeats a renewal whose reply was lost may have lengthened
+			// the lease before, and find it over then.
+			if holds && out.ret >= in.call+int64(in.lease)-slack {
+				next = append(next, extended(s))
+			}
+			return next
 		case !out.lost && holds && out.rec.Epoch == s.epoch:
 			return []state{extended(s)}
 		}
