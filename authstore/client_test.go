@@ -161,6 +161,7 @@ func (h *host) end(t *testing.T) {
 }
 
 func TestTwoClientsWritingToEachOtherLoseNothing(t *testing.T) {
+	t.Parallel()
 	messages := stabilitytest.Pick(400, 10_000)
 	s := wasim.New(wasim.WithTB(t))
 	a := newHost(t, s, "491700000001", 5*time.Millisecond)

@@ -24,6 +24,7 @@ import (
 // to 5 ms and 2,000 at up to 200 ms; that takes longer than a full run should
 // (-timeout 30m).
 func TestManyClientsInGroupsLoseNothing(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		clients  int
 		latency  time.Duration // of every call of the store, at most

@@ -348,6 +348,7 @@ func keepApart(t *testing.T, ids ...string) {
 
 // Values and batches beyond the KV's limits, with a crash after every commit.
 func TestWhatIsTooLargeIsSplitAndACrashOnTheWayIsHarmless(t *testing.T) {
+	t.Parallel()
 	for crashAt := int64(0); crashAt < stabilitytest.Pick[int64](25, 60); crashAt++ {
 		synctest.Test(t, func(t *testing.T) {
 			kv := newMapKV()

@@ -124,6 +124,7 @@ func TestAnImportedDeviceIsTheSameUnderAnotherSealAndOtherLimits(t *testing.T) {
 }
 
 func TestAnImportKilledAnywhereIsNoDeviceAndCanGoOn(t *testing.T) {
+	t.Parallel()
 	kv, f := source(t)
 	src := FromKV("old", kv, f)
 	want := tables(t, src)

@@ -173,6 +173,7 @@ func (v victim) start(t *testing.T) *child.Process {
 // has returned from arrives. No prekey id stands for two keys: the service
 // reports that. What is delivered again is decrypted, or known to be done.
 func TestKilledAtRandomPointsOfAChatNothingIsLostOrUsedTwice(t *testing.T) {
+	t.Parallel()
 	if stabilitytest.Race {
 		t.Skip("the process that is killed would end by itself on whatsmeow's own race")
 	}

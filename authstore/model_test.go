@@ -139,6 +139,7 @@ func (f *faults) one() bool {
 // loses answers and splits values, across terms, crashes, moves, backups, deletions
 // and changes of the key. And nothing is left in the KV that belongs to nothing.
 func TestAccountAnswersAsPlainMapsWould(t *testing.T) {
+	t.Parallel()
 	var sessions []string
 	for n := range uint32(6) {
 		sessions = append(sessions, string(validSession(t, n+1)))

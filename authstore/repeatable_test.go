@@ -32,6 +32,7 @@ func cloneKV(from *mapKV) *mapKV {
 // what it would have left without the failure. Never does it go on with what it has
 // not read.
 func TestFailedCallIsNeverTakenForAnEmptyAnswer(t *testing.T) {
+	t.Parallel()
 	first, second := NewAESGCM(keyOf(1)), NewAESGCM(keyOf(2), keyOf(1))
 	plain := newMapKV()
 	c, d, _ := open(t, plain)

@@ -37,6 +37,7 @@ func smallKV() *mapKV {
 }
 
 func TestSecretsOfAHistorySyncHoldNothingUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kv := smallKV()
 		c, d, _ := open(t, kv)
@@ -61,6 +62,7 @@ func TestSecretsOfAHistorySyncHoldNothingUp(t *testing.T) {
 }
 
 func TestShutdownBehindAHistorySyncLosesNoSecret(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kv := smallKV()
 		c, d, _ := open(t, kv)

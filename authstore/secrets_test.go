@@ -127,6 +127,7 @@ func TestSecretThatMovesWhileItIsReadIsFound(t *testing.T) {
 // A term may last for months. The secrets that it remembers have a bound, and
 // the first secret of a message counts beyond it.
 func TestRememberedSecretsHaveABound(t *testing.T) {
+	t.Parallel()
 	kv := newMapKV()
 	c, d, _ := open(t, kv)
 	first := func() {
