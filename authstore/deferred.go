@@ -56,7 +56,7 @@ func (s *deviceStore) armLocked(delay time.Duration) {
 func (s *deviceStore) takeDirtyLocked() (took map[row]struct{}, left bool) {
 	most := secretsAtOnce
 	if lim := s.gate.kv.Limits().MaxKeys; lim > 0 {
-		most = min(most, lim/2)
+		most = max(1, min(most, lim/2))
 	}
 	took = s.dirty
 	if len(took) <= most || s.wholly > 0 {

@@ -72,3 +72,23 @@ func TestShutdownBehindAHistorySyncLosesNoSecret(t *testing.T) {
 		require.NoError(t, c.Close(bg))
 	})
 }
+
+// A backend without transactions of many keys takes them one by one.
+func TestSecretsAreDurableWithABackendThatTakesOneKeyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newMapKV()
+		kv.limits = Limits{MaxKeys: 1}
+		_, d, _ := open(t, kv)
+		before := kv.Commits()
+		for i := range 3 {
+			require.NoError(t, d.MsgSecrets.PutMessageSecret(bg, testJID(2), testJID(2), fmt.Sprint("M", i), []byte("secret")))
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, 3, kv.count("secret"))
+		require.LessOrEqual(t, kv.Commits()-before, int64(6))
+		d = killed(t, kv)
+		secret, _, err := d.MsgSecrets.GetMessageSecret(bg, testJID(2), testJID(2), "M2")
+		require.NoError(t, err)
+		require.Equal(t, []byte("secret"), secret)
+	})
+}

@@ -408,6 +408,10 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 			admits = false
 		}
 	}
+	keep := !admits && d.early && !d.ours && evt != nil // it is acknowledged: nobody delivers it again
+	if keep && sent == nil {
+		sent = d.asSent(evt)
+	}
 	d.mu.Lock()
 	judged, before := d.judged, d.aside // at a part before
 	d.mu.Unlock()
@@ -418,7 +422,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	}
 	d.mu.Lock()
 	d.info, d.event, d.sent, d.handed, d.threw = plainInfo(info), evt, nil, true, false
-	if sent != nil && !aside && !again && admits {
+	if sent != nil && !aside && !again && (admits || keep) {
 		d.sent = sent
 		d.parts = append(d.parts, d.sent)
 	}
@@ -431,9 +435,9 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.again = true
 		d.mu.Unlock()
 		return false
-	case !admits:
+	case !admits && !keep:
 		d.left = true
-	case deaf && (evt == nil || !judged):
+	case keep, deaf && (evt == nil || !judged):
 		d.unheard = true
 		d.mu.Unlock()
 		return false

@@ -108,6 +108,37 @@ func TestNewsletterBeforeAHandlerIsThereIsKept(t *testing.T) {
 	}
 }
 
+// whatsmeow has acknowledged it before any handler hears of it, so nobody delivers it again.
+func TestNewsletterThatNoHandlerWasGivenAtAnEndIsKept(t *testing.T) {
+	for _, end := range []string{"the link drops", "the account is handed over"} {
+		t.Run(end, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				slow := first(func(*events.Message) bool { time.Sleep(5 * time.Second); return false })
+				a := w.tended("a", stability.WithAutoHeal(noHeal), acknowledging(false), slow)
+				a.run().pair()
+				time.Sleep(time.Minute)
+				w.post("N1", "news")
+				time.Sleep(time.Second)
+				b := a
+				if end == "the link drops" {
+					w.sim.Fault(wasim.FIN()).For(w.account.JID()).Now()
+				} else {
+					a.stop()
+					require.Empty(t, a.texts())
+					b = w.tended("b", stability.WithAutoHeal(noHeal), acknowledging(false), slow)
+					b.run()
+				}
+				time.Sleep(20 * time.Minute)
+				require.Equal(t, []string{"news"}, b.texts())
+				require.Empty(t, b.m.Messages())
+				b.balanced()
+				b.stop()
+			})
+		})
+	}
+}
+
 func TestPoisonousNewsletterIsSetAsideAndAcknowledged(t *testing.T) {
 	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {

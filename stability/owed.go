@@ -22,7 +22,8 @@ import (
 //     what was deferred stays owed for a while (owedFor), and the next load writes it again.
 //   - The reply to a write is lost. The store finds out, or a later device writes the same
 //     once more (authstore). Where it does not find out, the write has failed: see above.
-//   - A term ends in good order: what is owed is tried once more (lastPayment).
+//   - A term ends in good order: what is owed is tried once more (lastPayment), unless a
+//     handler that hangs has used up the time of the hand-over.
 //   - The process dies, or a term ends while the backend is away or refuses the row: what is
 //     owed is forgotten. A message that was not acknowledged
 //     is at the service. One that a handler has taken, and whose row stands, is handed over
