@@ -134,16 +134,19 @@ func (c *checker) look() {
 	}
 	rec, err := c.w.look().Lock.Load(context.Background())
 	require.NoError(c.w.t, err)
-	stored := slices.ContainsFunc(c.all, func(i *tended) bool {
+	said := make([]stability.Status, 0, len(c.all))
+	stored := false
+	for _, i := range c.all {
 		st := i.status()
-		return st.WA == reconnect.StatusConnected && st.StoreUnavailable == nil
-	})
+		said = append(said, st)
+		stored = stored || st.WA == reconnect.StatusConnected && st.StoreUnavailable == nil
+	}
 	c.sees(online && c.deadAt.IsZero(), logins, stored, now)
 	stuck := c.w.incident("wa_disconnect_stuck_active").Active
 	held := rec.Holder != "" && now.Before(rec.LeaseUntil)
 	connected := 0
-	for _, i := range c.all {
-		st := i.status()
+	for n, i := range c.all {
+		st := said[n]
 		c.polls++
 		tell := func(l lie, is bool) {
 			key := i.label + string(l)
@@ -184,7 +187,7 @@ func (c *checker) look() {
 			strings.Contains(st.Summary, "It began with restart_required") && c.demanded.Before(c.trouble.Add(-time.Second)))
 		tell(lieHere, !active && !st.LockHolderHere && st.LockHolder != "" && st.Mode == stability.ModePassive && c.holds(st.LockHolder))
 		tell(lieStuck, !paired && stuck)
-		tell(lieRoute, route.MatchString(st.Summary))
+		tell(lieRoute, strings.Contains(st.Summary, "/") && route.MatchString(st.Summary))
 		tell(lieHealth, says == (st.Probes.Health == "down"))
 		tell(lieNoReason, active && !says && (st.DisconnectedSince.IsZero() || st.DisconnectedSince.After(now) || st.Summary == ""))
 	}
