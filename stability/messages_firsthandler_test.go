@@ -112,7 +112,7 @@ func TestPoisonousMessageThatAHandlerBeforeAttachRefusesIsSetAside(t *testing.T)
 				}))
 				a.run().pair()
 				w.getMessage("poison")
-				for range 30 {
+				for range 26 {
 					time.Sleep(time.Hour)
 					w.getMessage("good")
 				}
