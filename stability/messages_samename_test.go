@@ -149,7 +149,7 @@ func TestSetAsideMessageHidesNoOther(t *testing.T) {
 		a.run().pair()
 		carol := w.writer()
 		require.NoError(t, carol.SendAs(id, w.account.JID(), text("poison")))
-		for range 30 {
+		for range 26 {
 			time.Sleep(time.Hour)
 			_, err := carol.SendMessage(w.account.JID(), text("good"))
 			require.NoError(t, err)
