@@ -51,7 +51,10 @@ func TestAnswerWithoutContentIsNone(t *testing.T) {
 				require.Zero(t, given.Load())
 				require.Equal(t, 1, a.balanced().By[stability.MessageUndecrypted].Count, "%+v", a.m.Messages())
 				require.NoError(t, carol.SendAs(lost, other, text("lost?")))
-				time.Sleep(12 * time.Hour)
+				time.Sleep(2 * time.Hour)
+				if stub == nil { // a stub has done all it does by then
+					time.Sleep(10 * time.Hour)
+				}
 				require.Equal(t, []string{"lost?"}, a.written())
 				require.EqualValues(t, 1, given.Load())
 				require.Empty(t, a.m.Messages())
