@@ -182,6 +182,7 @@ func TestKillBehindAResendAsksThePhoneForNothing(t *testing.T) {
 		require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
 		w.await("it is acknowledged", func() bool { return len(a.written()) == 1 && len(w.device().Pending()) == 0 })
 		a.crash()
+		time.AfterFunc(10*time.Minute, a.kill) // it would ask for the lock all day
 		b := w.tended("b", stability.WithAutoHeal(noHeal)).run().ready()
 		w.account.Phone().On()
 		time.Sleep(24 * time.Hour)

@@ -265,6 +265,7 @@ func TestSenderWhoSendsAgainBehindAHandOverIsNotHeard(t *testing.T) {
 						return false
 					}
 					a.crash()
+					time.AfterFunc(10*time.Minute, a.kill) // it would ask for the lock for hours
 					killed.Store(true)
 					time.Sleep(time.Hour)
 					return true
