@@ -1,6 +1,7 @@
 package postgrestest
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -59,9 +60,20 @@ func killAll(c *exec.Cmd) {
 		}
 	}
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		children = slices.DeleteFunc(children, func(n int) bool { return syscall.Kill(n, 0) != nil })
+		children = slices.DeleteFunc(children, ended)
 		if len(children) == 0 {
 			return
 		}
 	}
+}
+
+// ended says whether a process is over. Who adopted it may be slow to take note,
+// but it holds nothing any more.
+func ended(pid int) bool {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return syscall.Kill(pid, 0) != nil
+	}
+	_, rest, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ") // a name may hold anything
+	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
