@@ -60,7 +60,7 @@ func TestThreeProcessesShareManyAccountsAndFewConnections(t *testing.T) {
 	}
 	await(t, "all are connected", online)
 
-	stop := s.chatter(stabilitytest.Pick(5*time.Millisecond, time.Millisecond), accounts...)
+	stop := s.chatter(stabilitytest.Pick(10*time.Millisecond, time.Millisecond), accounts...)
 	flows := func(what string) {
 		t.Helper()
 		before := map[*wasim.Device]int{}
