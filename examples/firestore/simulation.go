@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/examples/internal/demo"
-	"github.com/wastability/wastability/lock"
-	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
@@ -35,9 +33,10 @@ func withEmulator(run func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// quick is a lease that a demo can wait for. The default is 90 s.
-func quick() []stability.Option {
-	return []stability.Option{stability.WithLockOptions(lock.WithLease(6*time.Second), lock.WithRefresh(1500*time.Millisecond), lock.WithMargin(time.Second))}
+// scale is how long a play takes.
+type scale struct {
+	pace  time.Duration // between Ada's messages
+	lease time.Duration // the default is 90 s
 }
 
 // simulate is the service in the parent process, and one replica in a child.
@@ -47,9 +46,9 @@ func simulate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return serve(ctx, append(opts, quick()...)...)
+		return serve(ctx, opts...)
 	}
-	_, err := play(ctx, 3, os.Stdout)
+	_, err := play(ctx, 3, scale{500 * time.Millisecond, 6 * time.Second}, os.Stdout)
 	return err
 }
 
@@ -61,17 +60,18 @@ type result struct {
 }
 
 // play deploys n times and kills a replica once, with Ada writing all the while.
-func play(ctx context.Context, n int, out io.Writer) (res result, err error) {
+func play(ctx context.Context, n int, s scale, out io.Writer) (res result, err error) {
 	world, err := demo.New(ctx)
 	if err != nil {
 		return res, err
 	}
 	defer world.Close()
 	token := rand.Text()
-	replicas, err := demo.NewReplicas(world, out, "ADMIN_TOKEN="+token, "FIRESTORE_ROOT=simulations/"+rand.Text())
+	replicas, err := demo.NewReplicas(world, out, "ADMIN_TOKEN="+token, "FIRESTORE_ROOT=simulations/"+rand.Text(), demo.EnvLease+"="+s.lease.String())
 	if err != nil {
 		return res, err
 	}
+	replicas.Pace = s.pace
 	var started int
 	var running []*instance
 	start := func() error {
@@ -155,8 +155,8 @@ func play(ctx context.Context, n int, out io.Writer) (res result, err error) {
 	if err := running[0].Terminate(); err != nil {
 		return res, err
 	}
-	demo.Say("summary", "%d deploys, off for at most %s; one crash, off for %s with a lease of 6 s", n,
-		slices.Max(res.Deploys).Round(10*time.Millisecond), res.Crash.Round(100*time.Millisecond))
+	demo.Say("summary", "%d deploys, off for at most %s; one crash, off for %s with a lease of %s", n,
+		slices.Max(res.Deploys).Round(10*time.Millisecond), res.Crash.Round(100*time.Millisecond), s.lease)
 	demo.Say("", "%s", res.Result)
 	return res, res.Err()
 }
