@@ -28,6 +28,7 @@ type mortal struct {
 	deaths int
 	kills  func(text string) bool
 	slow   time.Duration // each commit of a process takes that long
+	dying  time.Duration // a message that kills takes that long to do so
 	now    *tended
 	all    []*tended
 }
@@ -44,6 +45,7 @@ func (m *mortal) start() *tended {
 		kills := m.kills(text)
 		m.mu.Unlock()
 		if kills {
+			time.Sleep(m.dying)
 			n.crash()
 			time.AfterFunc(10*time.Minute, n.kill) // another has its place by then, and it would ask for the lock for days
 			m.dead <- struct{}{}
@@ -51,6 +53,9 @@ func (m *mortal) start() *tended {
 			return true
 		}
 		if strings.HasPrefix(text, "panic") {
+			if text == "panic slowly" {
+				time.Sleep(time.Second)
+			}
 			panic(text)
 		}
 		m.mu.Lock()
@@ -416,5 +421,28 @@ func TestCrashBehindAnAcknowledgementLeavesNoEntry(t *testing.T) {
 		require.Equal(t, logins, w.logins(), "no connection is ended for it")
 		a.kill()
 		b.stop()
+	})
+}
+
+// What is kept and what dies come at the same moment, the login.
+func TestKeptMessageIsNotAccusedOfTheDeathsOfAnother(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := newMortal(w, func(text string) bool { return strings.HasPrefix(text, "kill") })
+		defer close(m.over)
+		m.start().pair()
+		time.Sleep(2 * time.Second)
+		m.dying = 500 * time.Millisecond
+		w.getMessage("panic slowly")
+		time.Sleep(5 * time.Second)
+		for i := range 4 {
+			w.getMessage(fmt.Sprint("kill ", i))
+		}
+		m.live(20 * time.Minute)
+		r := m.now.balanced()
+		require.Equal(t, 4, r.By[stability.MessageLeftAlone].Count, "%+v", r)
+		require.Equal(t, 1, r.By[stability.MessageKept].Count, "%+v", r)
+		require.Contains(t, r.By[stability.MessageKept].Why, "panicked")
+		m.now.stop()
 	})
 }
