@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"testing"
 
+	"go.mau.fi/libsignal/logger"
 	"go.uber.org/goleak"
 )
 
@@ -23,5 +24,15 @@ func TestMain(m *testing.M) {
 	randomGeneration = newGeneration
 	newGeneration = func(n int) string { return fmt.Sprintf("d%d", n) } // tests name rows
 	debug.SetGCPercent(400)                                             // many small worlds
+	logger.Logger = quiet{}                                             // libsignal makes its own at the first use, without a lock
 	goleak.VerifyTestMain(m)
 }
+
+// quiet is a logger of libsignal's.
+type quiet struct{}
+
+func (quiet) Debug(_, _ string)   {}
+func (quiet) Info(_, _ string)    {}
+func (quiet) Warning(_, _ string) {}
+func (quiet) Error(_, _ string)   {}
+func (quiet) Configure(string)    {}

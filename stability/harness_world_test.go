@@ -64,7 +64,11 @@ func TestMain(m *testing.M) {
 // from inside, so a watchdog outside dumps all goroutines when it happens.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	watchdog := time.AfterFunc(stabilitytest.Pick(2*time.Minute, 15*time.Minute), func() {
+	patience := stabilitytest.Pick(3*time.Minute, 15*time.Minute)
+	if stabilitytest.Race {
+		patience = 15 * time.Minute // the longest take minutes beside the others
+	}
+	watchdog := time.AfterFunc(patience, func() {
 		buf := make([]byte, 4<<20)
 		fmt.Fprintf(os.Stderr, "%s: the virtual clock stopped\n%s\n", t.Name(), buf[:runtime.Stack(buf, true)])
 		os.Exit(2)
