@@ -240,7 +240,7 @@ func (d *Device) remove(notify bool) {
 		if notify {
 			c.send(removedNode())
 		}
-		c.closeBehind()
+		c.closeAfter(d.s.opt.closeDelay)
 	}
 }
 

@@ -1,7 +1,6 @@
 package wasim
 
 import (
-	"context"
 	"crypto/cipher"
 	"errors"
 	"fmt"
@@ -85,27 +84,6 @@ func (c *conn) closeAfter(d time.Duration) {
 	c.ending.Store(true)
 	c.then(func() {
 		c.link.sleep(d)
-		c.shutdown()
-	})
-}
-
-// heardWithin is how long a client may take to read a last stanza.
-const heardWithin = 5 * time.Second
-
-// closeBehind ends the connection with a FIN behind a last stanza. A client that
-// finds both at once may miss the stanza: whatsmeow's queue loop ends with the
-// connection and leaves what is queued. So the delay begins when the client has
-// read the stanza, which the answer to a ping behind it tells: a client whose
-// process gets no processor for a while would find both.
-func (c *conn) closeBehind() {
-	c.ending.Store(true)
-	c.then(func() {
-		if d := c.s.opt.closeDelay; d > 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), heardWithin)
-			_ = c.frames.ws.Ping(ctx)
-			cancel()
-			c.link.sleep(d)
-		}
 		c.shutdown()
 	})
 }

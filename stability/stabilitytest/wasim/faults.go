@@ -131,7 +131,7 @@ func WebsocketClose(code int) Fault {
 func lastWord(name string, n node) Fault {
 	return live(name, func(c *conn) func() {
 		c.send(n)
-		c.closeBehind()
+		c.closeAfter(c.s.opt.closeDelay)
 		return nil
 	})
 }

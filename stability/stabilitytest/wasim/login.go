@@ -42,7 +42,7 @@ func (c *conn) login() {
 	if old := dev.conn; old != nil {
 		dev.stats.Replaced++
 		old.send(replacedNode())
-		old.closeBehind()
+		old.closeAfter(s.opt.closeDelay)
 	}
 	c.dev, dev.conn, c.loggedIn, c.loginAt = dev, c, true, time.Now()
 	s.known[c.static] = true
@@ -60,7 +60,7 @@ func (c *conn) login() {
 
 func (c *conn) fail(n node) {
 	c.send(n)
-	c.closeBehind()
+	c.closeAfter(c.s.opt.closeDelay)
 }
 
 // deliverOffline sends again whatever the device has not acknowledged. On a

@@ -294,7 +294,7 @@ func (p *pairing) answered(c *conn, n *node) {
 	d.acct.listChanged()
 	p.end(s)
 	c.send(node{Tag: "stream:error", Attrs: attrs{"code": "515"}})
-	c.closeBehind()
+	c.closeAfter(s.opt.closeDelay)
 }
 
 func (p *pairing) signed(b []byte) error {

@@ -95,9 +95,8 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 func OnUnknown(f func(Unknown) bool) Option { return func(o *options) { o.onUnknown = f } }
 
 // WithCloseDelay is how long the service waits between a last stanza
-// (stream:error, failure) and the FIN behind it, counted from when the client has
-// read the stanza. Default 100 ms. With zero the client may see either first, or
-// neither: the real service does that too.
+// (stream:error, failure) and the FIN behind it. Default 100 ms. With zero the
+// client may see either first, or neither: the real service does that too.
 func WithCloseDelay(d time.Duration) Option { return func(o *options) { o.closeDelay = d } }
 
 // WithQRLifetime is how long the first of the six QR codes lives and each of
