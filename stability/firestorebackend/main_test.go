@@ -25,6 +25,7 @@ import (
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/reconnect/reconnecttest"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/internal/signallog"
 	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
@@ -32,6 +33,7 @@ import (
 func TestMain(m *testing.M) {
 	_ = flag.Set("test.parallel", "12") // unless the command line says another: some wait for seconds
 	debug.SetGCPercent(400)             // many small worlds
+	signallog.Silence()                 // else those in parallel race for the logger that libsignal makes
 	goleak.VerifyTestMain(firestoresim.Main(m))
 }
 
