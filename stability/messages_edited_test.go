@@ -1,6 +1,7 @@
 package stability_test
 
 import (
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -69,7 +70,10 @@ func TestEditThatThePhoneHasSentIsHandedOverOnce(t *testing.T) {
 							time.Sleep(22 * time.Hour)
 						}
 						time.Sleep(2 * time.Hour)
-						require.Equal(t, map[string][]string{edited: {"wrong"}, id: {"right"}}, got)
+						mu.Lock()
+						all := maps.Clone(got)
+						mu.Unlock()
+						require.Equal(t, map[string][]string{edited: {"wrong"}, id: {"right"}}, all)
 						require.Empty(t, a.m.Messages())
 						require.Zero(t, a.balanced().SetAside.Count)
 						a.stop()
