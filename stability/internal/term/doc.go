@@ -60,7 +60,8 @@
 // # The connection
 //
 // There is one connection at most, the newest. Evidence that carries the number
-// of an older one, or of an older attachment, changes nothing.
+// of an older one, or of an older attachment, changes nothing. An end that the
+// host tells of without any connection is the end of one that nobody saw begin.
 //
 //	                     (the host connects by itself)
 //	                                 │
@@ -80,7 +81,9 @@
 // Ended: the loop brings the connection to its very end, so that the client can
 // be used again. Drained: it was replaced, and the lock is asked who holds it.
 // Over: what follows was decided. A better reason may still come, until the
-// next attempt is recorded; it changes what was decided.
+// next attempt is recorded; it changes what was decided. An attempt whose socket
+// opens only behind its end is cut at once. If it is the host's own, it is the
+// next connection, whatever has become of the one before.
 //
 // # Health
 //
@@ -100,12 +103,29 @@
 //
 // # The device
 //
-//	Unread ─▶ Unpaired ─a phone accepts─▶ Paired
-//	             ▲  │                       │
-//	             │  │ pairing failed        ├─▶ Deleted: somebody deleted it; the reason is on its way
-//	             │  ▼                       ├─▶ Shut: ended under a client that does not let go
-//	             │ Spoilt                   └─▶ Gone: the service ended it; what is stored must not come back
-//	             └── the store is read again ◀──┘
+//	            the store says which
+//	Unread ──┬──▶ Unpaired ─a phone accepts─▶ Paired
+//	   ▲     │     │   │                        │
+//	   │     └─────┼───┼───────────────────────▶│
+//	   │           │   │ pairing failed         ├─▶ Deleted: somebody deleted it; the reason is on its way
+//	   │           │   └─▶ Spoilt ◀─────────────┤
+//	   │           └─────▶ Gone ◀───────────────┤   Gone: the service ended it; what is stored must not come back
+//	   │                                        └─▶ Shut: ended under a client that does not let go of it
+//	   │ the store gave its last device back
+//	every one of them
+//
+// Behind Spoilt, Gone and Shut the store is read again: Unpaired or Paired.
+// Deleted becomes Gone, Spoilt or Shut, when its connection ends.
+//
+// # The state and the client
+//
+//	Saved ─▶ Unsaved ─▶ Saving ─▶ Saved         it is written down
+//	            ▲         │  └──▶ Stale         it has changed meanwhile
+//	            └─failed──┴──────── ◀┘
+//
+//	NoClient ─▶ Attached ─▶ Retired ─▶ Attached   the next one
+//	                │          ▲
+//	                └▶ Replaced┘                  a newer one takes its place
 //
 // # Invariants
 //
@@ -126,7 +146,7 @@
 //	NoHealUnrecorded          a loop is broken only when the restart is written down
 //	NoYieldUnrecorded         the lock is given up only when the state says by whom and why
 //	OnlyTheUnfitYield         it is given up for reasons of this instance alone, and not as soon as it was got back
-//	NoHealthyOneWaits         a term in which attempts go on failing for such a reason is given up
+//	TheUnfitYieldInTime       a term in which attempts go on failing for such a reason is given up
 //	NoCodeBeforeAsked         where codes are offered on request, no connection for pairing begins before a person asks
 //	NoCodeForALinkedDevice    codes to scan are shown only while no device is linked
 //	ClosingIsNoGoodbye        a program that closes the connection of Run's client gets another one
@@ -135,5 +155,6 @@
 //	OnePing                   one ping at a time
 //	WhoAsksIsHeard            nothing stays parked when somebody has asked
 //	NeverAtRest               there is a deadline, an effect under way, or somebody who was told what is asked of them
-//	ViewIsTrue                what View says is what is, and looking changes nothing
+//	ViewIsTrue                View says what is, shows no plan in a term that ends, and changes nothing
+//	NoFault                   no step is taken that the tables do not allow
 package term

@@ -207,10 +207,10 @@ func (c *Core) followDevice() {
 	}
 }
 
-// planAt plans an attempt. One that was planned before is forgotten, and with
-// it that it was recorded.
+// planAt plans an attempt, unless the term ends. One that was planned before is
+// forgotten, and with it that it was recorded.
 func (c *Core) planAt(at time.Time) {
-	if c.client.phase != Attached {
+	if c.client.phase != Attached || c.Ending() {
 		return
 	}
 	if c.client.plan != NoPlan {

@@ -59,6 +59,23 @@ func TestWalksThatOnceBrokeAnInvariant(t *testing.T) {
 	}
 }
 
+// The connection was lost, the next attempt is planned, and the account is handed
+// over. The reason of the end becomes known only then.
+func TestStreamError515BehindAnEndDuringAHandOver(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+		SocketGone{Conn: 1, Cause: cause(reconnect.ReasonConnectionClosed)}, CleanedUp{Conn: 1})
+	require.False(t, c.View(origin, Sight{}).Planned.IsZero())
+	bring(t, c, origin, Stop{Why: Why{Yielded: true}})
+	require.Zero(t, c.View(origin, Sight{}).Planned)
+	bring(t, c, origin, SawEnd{Client: 1, Cause: reconnect.Cause{Reason: reconnect.ReasonRestartRequired, Code: 515}},
+		StepDown{Why: Why{Yielded: true}}, Retire{Client: 1})
+	v := c.View(origin, Sight{})
+	require.Equal(t, []any{Over, Leaving}, []any{v.Conn, v.Phase})
+	require.Zero(t, v.Planned)
+	require.Equal(t, reconnect.ReasonRestartRequired, v.State.LastDisconnectReason, "the better one of its reasons")
+}
+
 func TestStreamError515DuringAHandOver(t *testing.T) {
 	c := New(config(), reconnect.State{}, origin)
 	now := origin

@@ -13,9 +13,11 @@ import (
 
 func stop(c *Core, e Evidence) { c.leave(Leaving, e.(Stop).Why) }
 
-// leave begins the end of the term. Any wait of the loop is cut short.
+// leave begins the end of the term. Any wait of the loop is cut short, and no
+// attempt is planned any more.
 func (c *Core) leave(p Phase, why Why) {
 	c.phase, c.why, c.graceful = p, why, p == Leaving
+	c.planTo(NoPlan)
 	c.do(TermEnds{})
 	c.do(CancelSave{})
 	c.abort()

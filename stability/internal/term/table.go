@@ -15,11 +15,12 @@ type rule struct {
 
 // table is everything that the Manager does about evidence. Read it by the
 // first column. For example: the service sends a stream error 515 during a
-// hand-over. The tap sees it (onSawEnd) while the term is Leaving. If the
-// connection is not down yet, it ends for that reason; the hand-over goes on,
-// its own reason wins (onStepDown), and no attempt is planned, for nothing is
-// begun while a term ends. If it is down already, the reason is improved only
-// if it ranks higher than "this instance steps down", which nothing does.
+// hand-over. The tap sees it (onSawEnd), and the term is Leaving. A connection
+// that is live ends for that reason. The hand-over goes on: it is the first of
+// the duties (next.go). The end is told with the reason handed_over
+// (onStepDown), which ranks higher than restart_required. A connection that was
+// down before keeps the better one of its reasons. In no case is an attempt
+// planned or begun: the term ends.
 var table = []rule{
 	// The term.
 	{onStop, holding, anyConn, stop, 0, Leaving, "nothing is begun any more, and the loop tears down"},
@@ -65,7 +66,7 @@ var table = []rule{
 	{onReplace, anyTerm, between | down, replaceDown, 0, 0, "why it ended is known better"},
 	{onStepDown, anyTerm, live | Ended | Drained, stepDown, Ended, 0, "an attempt that is cut short says nothing about the outage"},
 	{onStepDown, anyTerm, between, nil, 0, 0, "there is nothing to end"},
-	{onRetire, anyTerm, Ended | Drained, retireDown, Over, 0, "told, and nothing follows but what the device needs"},
+	{onRetire, anyTerm, Ended | Drained, retireDown, Over, 0, "told; what it means for the device is seen to if another client took its place"},
 	{onRetire, anyTerm, between | live, retire, Ended, 0, "whatever it has open ends"},
 	{onGivenUp, holding, Ended | Drained, givenUpDown, Over, Breaking, "what follows the end is decided before there is another client"},
 	{onGivenUp, ending, Ended | Drained, givenUpDown, Over, 0, "the same, and nothing is begun"},

@@ -259,6 +259,8 @@ func (w *world) check() {
 		w.violated("OneClientOnADevice", "%d clients are in use", w.live)
 	case k.phase&down != 0 && k.decision.ShouldReconnect && k.decision.NextRetryAt.IsZero():
 		w.violated("ViewIsTrue", "a reconnect without a time")
+	case v.Ending && !v.Planned.IsZero():
+		w.violated("ViewIsTrue", "the term ends, and an attempt is planned")
 	case v.Parked && !v.Planned.IsZero() && c.client.auto && c.phase == Working && c.conn.phase&between != 0 && !w.asked:
 		w.violated("ViewIsTrue", "it says that nothing happens, and an attempt is planned")
 	}
@@ -283,7 +285,7 @@ func (w *world) rest() {
 	}
 	if c.phase == Working && k.phase&between != 0 && c.save == Saved && a.phase == Attached && !w.unfit.IsZero() &&
 		!w.now.Before(w.unfit.Add(c.policy.YieldAfter)) && !w.now.Before(c.keepUntil()) {
-		w.violated("NoHealthyOneWaits", "attempts fail since %v, and the lock is kept", w.unfit)
+		w.violated("TheUnfitYieldInTime", "attempts fail since %v, and the lock is kept", w.unfit)
 	}
 	if !c.Next(w.now).IsZero() {
 		return
@@ -332,9 +334,12 @@ func (w *world) see() {
 	}
 	dead := judged && (w.failed >= 2 || w.now.Sub(w.alive) >= 5*time.Minute)
 	if dead {
-		w.ended(n)
+		w.asked = false
 	}
 	w.bring(Seen{Up: w.up(), Of: keepalive.Observation{LastReadAt: w.alive}})
+	if dead {
+		w.note(n, func(k *fact) { k.ended = true })
+	}
 	switch ended := c.conn.phase&down != 0; {
 	case judged && dead && !ended:
 		w.violated("SilenceEnds", "%d unanswered pings, silence for %v, and the connection is %v", w.failed, w.now.Sub(w.alive), c.conn.phase)
