@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/book"
 	core "github.com/wastability/wastability/stability/internal/term"
@@ -107,11 +106,11 @@ func (r *received) standMark(ctx context.Context) {
 }
 
 func (r *received) writeMark(ctx context.Context, epoch int64, now bool) {
-	s, ok := r.m.store.(authstore.MessageBook)
+	s := r.m.can.book
 	r.mu.Lock()
 	paired := r.own != ownNames{}
 	r.mu.Unlock()
-	if !ok || !paired {
+	if s == nil || !paired {
 		return
 	}
 	value, err := json.Marshal(termRecord{epoch, time.Now()})
@@ -128,11 +127,11 @@ func (r *received) writeMark(ctx context.Context, epoch int64, now bool) {
 // unmark ends a term in good order. A handler may still be running: it is slow,
 // and has not ended the process.
 func (r *received) unmark(ctx context.Context) {
-	s, ok := r.m.store.(authstore.MessageBook)
+	s := r.m.can.book
 	r.mu.Lock()
 	marked := r.marked
 	r.mu.Unlock()
-	if ok && marked {
+	if s != nil && marked {
 		_ = s.PutMessageEntry(ctx, termMark, nil, false) // else the next term is careful
 	}
 }

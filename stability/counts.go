@@ -242,7 +242,7 @@ func (c *counts) metered(b Backend) Backend {
 	if b.Auth != nil {
 		kv := meteredKV{b.Auth, c.of(StoreRead), c.of(StoreCommit)}
 		b.Auth = kv
-		if many, ok := kv.KV.(authstore.RangeScanner); ok {
+		if many := rangesOf(kv.KV); many != nil {
 			b.Auth = meteredRanges{kv, many}
 		}
 	}

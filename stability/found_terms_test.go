@@ -16,7 +16,7 @@ import (
 func TestMessageThatCannotBeReadBehindItsTermIsNotNotedInAnother(t *testing.T) {
 	r := bookOf()
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.store, r.read = s, true
+	r.m.can.book, r.read = s, true
 	d := &delivery{key: book.Key{ID: "A"}, node: &waBinary.Node{Tag: "message"}, term: r.terms}
 	rec := messageRecord{Entry: book.Entry{Key: d.key, State: book.Undecrypted}}
 	r.leave()
@@ -34,7 +34,7 @@ func TestMessageThatCannotBeReadBehindItsTermIsNotNotedInAnother(t *testing.T) {
 func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {
 	r, put, gone := bookOf(), book.Key{ID: "A"}, book.Key{ID: "B"}
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.store = s
+	r.m.can.book = s
 	write := func(k book.Key, f func()) {
 		r.mu.Lock()
 		f()
@@ -75,7 +75,7 @@ func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {
 func TestRowOfAFormerTermIsNotRemoved(t *testing.T) {
 	r, k := bookOf(), book.Key{ID: "A"}
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.store, r.read = s, true
+	r.m.can.book, r.read = s, true
 	for _, read := range []bool{false, true} { // by the next term
 		r.read = true
 		r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Kept}})
@@ -97,7 +97,7 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 	kept := messageRecord{Entry: book.Entry{Key: k, State: book.Kept}, Contents: [][]byte{{1}, {2}}}
 	row, err := json.Marshal(kept)
 	require.NoError(t, err)
-	r.m.store = &keptRows{rows: map[string][]byte{recordID(k): row}}
+	r.m.can.book = &keptRows{rows: map[string][]byte{recordID(k): row}}
 	for name, before := range map[string]bool{"the handler returns in standby": false, "the handler returns in the next term": true} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, r.load(t.Context(), 1, ownNames{}))
@@ -138,7 +138,7 @@ func TestDeathsOfAMessageThatNoHandlerWasGivenStayKnown(t *testing.T) {
 			mark, err := json.Marshal(termRecord{Epoch: 1})
 			require.NoError(t, err)
 			s := &keptRows{rows: map[string][]byte{recordID(k): row, termMark: mark}}
-			r.m.store = s
+			r.m.can.book = s
 			require.NoError(t, r.load(t.Context(), 2, ownNames{}))
 			handle := func(left bool) {
 				r.arrived(k)
@@ -159,7 +159,7 @@ func TestDeathsOfAMessageThatNoHandlerWasGivenStayKnown(t *testing.T) {
 			require.Equal(t, state, rec.State)
 
 			next := bookOf()
-			next.m.cfg.logger, next.m.store = r.m.cfg.logger, s
+			next.m.cfg.logger, next.m.can.book = r.m.cfg.logger, s
 			s.rows[termMark] = mark
 			r = next
 			require.NoError(t, r.load(t.Context(), 3, ownNames{}))

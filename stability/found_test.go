@@ -15,7 +15,6 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability/internal/book"
 )
@@ -127,9 +126,8 @@ func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
 	require.False(t, r.still(rec.Entry), "it is being removed")
 }
 
-// keptRows is a store of entries and nothing else.
+// keptRows is a book of messages.
 type keptRows struct {
-	authstore.Store
 	rows   map[string][]byte
 	beside func() // is called before a row is written
 }
@@ -154,7 +152,7 @@ func TestLastRowIsTheTrueOne(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		r := bookOf()
 		s := &keptRows{rows: make(map[string][]byte)}
-		r.m.store, r.read = s, true
+		r.m.can.book, r.read = s, true
 		left := 6
 		changed := func() change {
 			r.mu.Lock()
@@ -303,7 +301,7 @@ func TestNoteIsNoEntry(t *testing.T) {
 			r := bookOf()
 			raw, err := json.Marshal(c.row)
 			require.NoError(t, err)
-			r.m.store = &keptRows{rows: map[string][]byte{recordID(k): raw}}
+			r.m.can.book = &keptRows{rows: map[string][]byte{recordID(k): raw}}
 			require.NoError(t, r.load(t.Context(), 1, ownNames{}))
 			require.Len(t, r.lately, 1)
 			require.Equal(t, c.entry, len(r.more) == 1)
@@ -311,7 +309,7 @@ func TestNoteIsNoEntry(t *testing.T) {
 	}
 	r := bookOf()
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.store, r.read = s, true
+	r.m.can.book, r.read = s, true
 	r.found(k, notes[0], time.Now())
 	require.NoError(t, r.write(t.Context(), r.changed(k), false))
 	require.Contains(t, string(s.rows[recordID(k)]), `"Note":true`)

@@ -14,7 +14,6 @@ import (
 	"go.mau.fi/whatsmeow/store"
 
 	"github.com/wastability/wastability/autoheal"
-	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/link"
 )
@@ -39,14 +38,12 @@ func (m *Manager) lastWords() {
 	ctx, cancel := context.WithTimeout(context.Background(), autoheal.StepTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, s := range m.cfg.sinks {
-		if f, ok := s.(guard.Flusher); ok {
-			wg.Go(func() {
-				if err := f.Flush(ctx); err != nil {
-					m.cfg.logger.Warn("a sink could not tell everything before the exit", "error", err)
-				}
-			})
-		}
+	for _, f := range m.can.flushers {
+		wg.Go(func() {
+			if err := f.Flush(ctx); err != nil {
+				m.cfg.logger.Warn("a sink could not tell everything before the exit", "error", err)
+			}
+		})
 	}
 	flushed := make(chan struct{})
 	go func() { wg.Wait(); close(flushed) }()

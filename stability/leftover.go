@@ -18,8 +18,8 @@ const (
 // stillDelivered tells the store of a message that the service has delivered and
 // that whatsmeow is not given.
 func (d *delivery) stillDelivered() {
-	s, ok := d.a.m.store.(authstore.EventLeftovers)
-	if !ok || d.node == nil {
+	s := d.a.m.can.leftovers
+	if s == nil || d.node == nil {
 		return
 	}
 	for _, p := range d.encrypted() {
@@ -31,8 +31,8 @@ func (d *delivery) stillDelivered() {
 
 // settle is called when the service has delivered all that it has.
 func (r *received) settle() {
-	s, ok := r.m.store.(authstore.EventLeftovers)
-	if !ok {
+	s := r.m.can.leftovers
+	if s == nil {
 		return
 	}
 	before, _ := s.LeftoverEvents()

@@ -29,7 +29,7 @@ func (w watchedWatcher) Changes(ctx context.Context) iter.Seq2[lock.Record, erro
 
 func watchLock(s lock.Store, m *Manager) lock.Store {
 	l := watchedLock{s, m}
-	if w, ok := s.(lock.Watcher); ok {
+	if w := watcherOf(s); w != nil {
 		return watchedWatcher{l, w}
 	}
 	return l

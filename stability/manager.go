@@ -31,6 +31,7 @@ type Manager struct {
 	lock      lock.Lock
 	lease     *lock.Lease // nil with WithLock
 	store     authstore.Store
+	can       abilities
 	notify    *notifier
 	incidents *incidentLoop
 	healer    autoheal.Healer
@@ -153,6 +154,7 @@ func New(opts ...Option) (*Manager, error) {
 	if m.store == nil {
 		m.store = authstore.New(m.cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
+	m.can = lookFor(m.store, m.lock, cfg.sinks)
 	m.received.m = m
 	m.healer = autoheal.New(cfg.autoheal)
 	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base, &m.counts.sends)

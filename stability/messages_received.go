@@ -9,7 +9,6 @@ import (
 
 	"go.mau.fi/whatsmeow/types"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/stability/internal/book"
 )
@@ -90,10 +89,9 @@ type ReceivedMessages struct {
 
 // isRead reports whether this instance has read which messages wait.
 func (r *received) isRead() bool {
-	_, keeps := r.m.store.(authstore.MessageBook)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.read || !keeps
+	return r.read || r.m.can.book == nil
 }
 
 func (r *received) status(now time.Time, redelivers bool) (out ReceivedMessages) {
@@ -117,7 +115,7 @@ func (r *received) status(now time.Time, redelivers bool) (out ReceivedMessages)
 			into.Oldest = group.Oldest
 		}
 	}
-	if s, ok := r.m.store.(authstore.EventLeftovers); ok {
+	if s := r.m.can.leftovers; s != nil {
 		out.PerhapsHandled.Count, out.PerhapsHandled.Oldest = s.LeftoverEvents()
 	}
 	out.Read, out.Redelivers = r.isRead(), redelivers
@@ -358,7 +356,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	if found && !gone {
 		is = r.changed(rec.Key)
 	}
-	if _, keeps := m.store.(authstore.MessageBook); !found && keeps && !r.read {
+	if !found && m.can.book != nil && !r.read {
 		no = ErrMessagesUnread
 	}
 	r.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/internal/book"
 )
 
@@ -57,7 +56,7 @@ const (
 
 // owe notes that the row of a message is not as memory has it. The caller holds mu.
 func (r *received) owe(k book.Key) {
-	if _, keeps := r.m.store.(authstore.MessageBook); !keeps {
+	if r.m.can.book == nil {
 		return // there are no rows
 	}
 	if r.owed == nil {

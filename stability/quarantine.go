@@ -10,7 +10,7 @@ import (
 
 // maintainer is the store, for one that can be looked after.
 func (m *Manager) maintainer(op string) (authstore.Maintainer, error) {
-	if s, ok := m.store.(authstore.Maintainer); ok {
+	if s := m.can.maintainer; s != nil {
 		return s, nil
 	}
 	return nil, fmt.Errorf("stability: %s: the store passed to WithAuthStore is no authstore.Maintainer: %w", op, errors.ErrUnsupported)

@@ -18,7 +18,6 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability/internal/book"
 )
@@ -516,8 +515,8 @@ func (r *received) settled(ctx context.Context, k book.Key, content *waE2E.Messa
 
 // store writes a record, or removes it. A store that keeps no book is none.
 func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, durable bool) error {
-	s, ok := r.m.store.(authstore.MessageBook)
-	if !ok {
+	s := r.m.can.book
+	if s == nil {
 		return nil
 	}
 	now := time.Now()
@@ -564,8 +563,8 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 // load begins a term, or goes on with a new device, with what the store has. own is
 // the account that is paired; empty where none is.
 func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
-	s, ok := r.m.store.(authstore.MessageBook)
-	if !ok {
+	s := r.m.can.book
+	if s == nil {
 		return nil
 	}
 	defer r.loading()()
@@ -638,10 +637,9 @@ func (r *received) hungUp() {
 
 // facts says what the guard is to know of messages that nobody took.
 func (r *received) facts(f *guard.Facts) {
-	_, keeps := r.m.store.(authstore.MessageBook)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f.BookUnread = keeps && !r.read
+	f.BookUnread = r.m.can.book != nil && !r.read
 	for _, e := range r.book.Entries() {
 		switch {
 		case (e.State == book.SetAside || e.State == book.LeftAlone) && !e.Hidden:

@@ -14,7 +14,6 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/internal/link"
 )
 
@@ -46,7 +45,7 @@ type resends struct{ answered, unknown, failed atomic.Uint64 }
 // looks by itself.
 func (m *Manager) resendsNow() Resends {
 	r := Resends{Answered: m.resends.answered.Load(), Unknown: m.resends.unknown.Load(), Failed: m.resends.failed.Load()}
-	if c, ok := m.store.(authstore.OutgoingCounter); ok {
+	if c := m.can.outgoing; c != nil {
 		found, missing, failed := c.OutgoingAsked()
 		r.Answered, r.Unknown, r.Failed = r.Answered+found, r.Unknown+missing, r.Failed+failed
 	}
@@ -150,18 +149,6 @@ func sentMessage(d *store.Device, to types.JID, id types.MessageID) (*waE2E.Mess
 		return nil, fmt.Errorf("stability: a sent message that was kept does not parse: %w", err)
 	}
 	return msg, nil
-}
-
-// keeperOf is the store that keeps what is sent on d; nil when it cannot.
-func keeperOf(d *store.Device) authstore.SentKeeper {
-	if d == nil {
-		return nil
-	}
-	if k, ok := d.Sessions.(authstore.SentKeeper); ok {
-		return k
-	}
-	k, _ := d.Container.(authstore.SentKeeper)
-	return k
 }
 
 // sent is told of each message that goes out, in the goroutine that sends it,

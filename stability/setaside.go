@@ -32,8 +32,8 @@ func (r *received) sizes() (all, missed map[book.State]int64) {
 // old are the messages that were set aside so long ago that they are to be removed, and
 // when to look again. The caller holds mu.
 func (r *received) old(now time.Time) (old []book.Entry, again time.Time) {
-	s, ok := r.m.store.(authstore.Retainer)
-	if !ok || s.Retention().SetAside == authstore.Forever {
+	s := r.m.can.retainer
+	if s == nil || s.Retention().SetAside == authstore.Forever {
 		return nil, time.Time{}
 	}
 	return r.book.Old(now, s.Retention().SetAside)

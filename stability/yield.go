@@ -59,8 +59,8 @@ func ofAccount(cause reconnect.Cause) bool {
 // succeed begins the next possession of the lock where the last one ends, so that
 // nobody else can take it in between. nil: the lock was released.
 func (m *Manager) succeed(hold lock.Term) lock.Term {
-	s, ok := m.lock.(lock.Successor)
-	if !ok {
+	s := m.can.successor
+	if s == nil {
 		m.release(hold)
 		return nil
 	}
