@@ -46,6 +46,11 @@ type Lease struct {
 	idle      chan struct{} // closed when running drops to 0
 }
 
+var (
+	_ Lock      = (*Lease)(nil)
+	_ Successor = (*Lease)(nil)
+)
+
 // attempt is one try to get the lock, named by its nonce until it is settled.
 type attempt struct {
 	nonce string

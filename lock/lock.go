@@ -102,8 +102,8 @@ type Successor interface {
 	Succeed(ctx context.Context, t Term) (Term, error)
 }
 
-// Term is one uninterrupted possession of the lock. The terms of a Lease also
-// have a method Cause() error; see [Cause].
+// Term is one uninterrupted possession of the lock. It may be a [Causer]; the terms
+// of a Lease are.
 type Term interface {
 	Epoch() int64
 	Held() bool              // trusted now: no I/O
@@ -113,12 +113,20 @@ type Term interface {
 	Release(ctx context.Context) error
 }
 
+// Causer is optional: a Term that knows why it ended. A wrapper of a Term that hides
+// it leaves only [ErrLost]; let its Cause return [Cause] of the term behind it.
+type Causer interface {
+	// Cause is what the function [Cause] returns for this Term. It does no I/O, and
+	// may be called at any time and from several goroutines.
+	Cause() error
+}
+
 // Cause says why a term ended: ErrReleased, ErrSucceeded, ErrExpired, ErrLost or
 // ErrInstanceIDNotUnique (which is an ErrLost), to be matched with errors.Is.
 // It is nil while the term lives, and known for good once Lost is closed. For a
-// Term without a method Cause() error that has ended it is ErrLost.
+// Term that is no [Causer] and has ended it is ErrLost.
 func Cause(t Term) error {
-	if c, ok := t.(interface{ Cause() error }); ok {
+	if c, ok := t.(Causer); ok {
 		return c.Cause()
 	}
 	select {

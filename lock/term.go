@@ -34,6 +34,11 @@ type term struct {
 	release releasing
 }
 
+var (
+	_ Term   = (*term)(nil)
+	_ Causer = (*term)(nil)
+)
+
 // newTerm makes a term that was confirmed by a request sent at that time.
 func newTerm(l *Lease, sent instant, rec Record) *term {
 	t := &term{
@@ -77,7 +82,7 @@ func (t *term) Record() Record {
 	return t.rec
 }
 
-// Cause says why the term ended; see the function Cause.
+// Cause implements Causer.
 func (t *term) Cause() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

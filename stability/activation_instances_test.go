@@ -139,6 +139,8 @@ type pausingTerm struct {
 	l *pausing
 }
 
+var _ lock.Causer = pausingTerm{}
+
 func (l *pausing) TryAcquire(ctx context.Context) (lock.Term, bool, error) {
 	t, granted, err := l.Lock.TryAcquire(ctx)
 	if t == nil {
