@@ -11,8 +11,12 @@ import (
 )
 
 // Store is what stability.Manager needs; *Container implements it. One of your
-// own, or a wrapper, should be a Maintainer too; authstoretest.StoreIsComplete
-// says what it lacks.
+// own, or a wrapper, should be a MessageBook, an EventLeftovers, a Maintainer, a
+// Retainer and an OutgoingCounter too: a wrapper that embeds this interface hides
+// all five. Each is optional, and says what it is for. Without a MessageBook
+// received messages that wait here or were set aside are lost at a restart.
+// authstoretest.StoreIsComplete tells a test what is lacking, and a warning in the
+// log of stability.New the host. (SentKeeper is of the Device, not of the Store.)
 type Store interface {
 	store.DeviceContainer
 	// Device is the account's paired device, or a new unpaired one. It

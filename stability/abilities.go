@@ -38,6 +38,26 @@ func lookFor(s authstore.Store, l lock.Lock, sinks []guard.Sink) (can abilities)
 	return can
 }
 
+// lacking names the optional interfaces of package authstore that the store is not,
+// each with what its lack means.
+func (can abilities) lacking() (names []string) {
+	for _, o := range []struct {
+		is          bool
+		name, means string
+	}{
+		{can.book != nil, "MessageBook", "messages that are kept here or were set aside are lost when the process or the term ends"},
+		{can.leftovers != nil, "EventLeftovers", "nobody is told of decrypted messages that a killed process has left"},
+		{can.maintainer != nil, "Maintainer", "Quarantine, RestoreDevice, PurgeDevice, PurgeRows and Reseal are not possible"},
+		{can.retainer != nil, "Retainer", "what was set aside is never removed for its age"},
+		{can.outgoing != nil, "OutgoingCounter", "Resends does not count what newer versions of whatsmeow answer"},
+	} {
+		if !o.is {
+			names = append(names, o.name+": "+o.means)
+		}
+	}
+	return names
+}
+
 // watcherOf is the lock's store, for one that can watch; nil when it cannot.
 func watcherOf(s lock.Store) lock.Watcher {
 	w, _ := s.(lock.Watcher)

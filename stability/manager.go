@@ -155,6 +155,9 @@ func New(opts ...Option) (*Manager, error) {
 		m.store = authstore.New(m.cfg.backend.Auth, append(cfg.authOptions(), authstore.WithOnIncident(m.noteDamage))...)
 	}
 	m.can = lookFor(m.store, m.lock, cfg.sinks)
+	if lacks := m.can.lacking(); len(lacks) > 0 {
+		cfg.logger.Warn("the store of WithAuthStore lacks optional interfaces of package authstore", "lacks", lacks)
+	}
 	m.received.m = m
 	m.healer = autoheal.New(cfg.autoheal)
 	m.sends = newSendBook(cfg.keepalive.Defaults(), m.clocks.base, &m.counts.sends)

@@ -286,7 +286,8 @@ func WithLockOptions(opts ...lock.Option) Option {
 	return func(c *config) { c.lockOptions = append(c.lockOptions, given(c, "WithLockOptions", opts)...) }
 }
 
-// WithAuthStore replaces the store that is built over Backend.Auth.
+// WithAuthStore replaces the store that is built over Backend.Auth. New writes one
+// warning to the log if s lacks optional interfaces: see authstore.Store.
 func WithAuthStore(s authstore.Store) Option {
 	return func(c *config) {
 		if missing(s) {

@@ -9,21 +9,33 @@ import (
 	"github.com/wastability/wastability/authstore"
 )
 
-// StoreIsComplete fails t if s lacks a method of authstore.Maintainer, without
-// which the Manager works and cannot look after what s holds, and names each.
-// It is for an authstore.Store of your own, and for wrappers: one that embeds
-// the interface hides what the store behind it can do.
+// StoreIsComplete fails t if s lacks a method of authstore.MessageBook,
+// EventLeftovers, Maintainer, Retainer or OutgoingCounter, and names each. The
+// Manager works without them, but loses what they are for: see authstore.Store. It
+// is for an authstore.Store of your own, and for wrappers: one that embeds the
+// interface hides what the store behind it can do. It makes no call of s. (It does
+// not look at the Device, which should have an authstore.SentKeeper.)
 func StoreIsComplete(t testing.TB, s authstore.Store) {
 	t.Helper()
-	require.Empty(t, lacking(s), "methods of authstore.Maintainer that %T does not have", s)
+	require.Empty(t, lacking(s), "methods of optional interfaces of package authstore that %T does not have", s)
+}
+
+// optional are the interfaces that the Manager looks for in a Store.
+var optional = []reflect.Type{
+	reflect.TypeFor[authstore.MessageBook](),
+	reflect.TypeFor[authstore.EventLeftovers](),
+	reflect.TypeFor[authstore.Maintainer](),
+	reflect.TypeFor[authstore.Retainer](),
+	reflect.TypeFor[authstore.OutgoingCounter](),
 }
 
 func lacking(s authstore.Store) (names []string) {
-	want := reflect.TypeFor[authstore.Maintainer]()
-	for m := range want.Methods() {
-		got, ok := reflect.TypeOf(s).MethodByName(m.Name)
-		if !ok || !sameSignature(m.Type, got.Type) {
-			names = append(names, m.Name)
+	for _, want := range optional {
+		for m := range want.Methods() {
+			got, ok := reflect.TypeOf(s).MethodByName(m.Name)
+			if !ok || !sameSignature(m.Type, got.Type) {
+				names = append(names, want.Name()+"."+m.Name)
+			}
 		}
 	}
 	return names
