@@ -162,7 +162,7 @@ func (s *deviceStore) stage(ctx context.Context, op, name string, complete bool,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.queue.closed {
 		return &goneError{op: op, cause: ErrSuperseded}
 	}
 	st := s.staged[name]
@@ -303,7 +303,7 @@ func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	_, whole := s.im.get(tAppState, name)
 	for _, r := range rows {
 		if !whole { // of a version that is gone: what comes next begins at 0
-			s.dirty[r.row] = struct{}{}
+			s.queue.mark(r.row)
 		} else if err := s.im.load(r.row, r.data); err != nil {
 			bad = append(bad, err)
 		}

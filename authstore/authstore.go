@@ -227,7 +227,7 @@ func (c *Container) Info(ctx context.Context) (Info, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		info := s.head.info()
-		info.KeyCount, info.Counts, info.LastWriteAt = s.im.count(), s.countsLocked(), s.lastWrite
+		info.KeyCount, info.Counts, info.LastWriteAt = s.im.count(), s.countsLocked(), s.queue.lastWrite
 		return info, nil
 	}
 	h, err := c.readHead(ctx)

@@ -138,7 +138,7 @@ func (s *deviceStore) dropBesideLocked(limit int64) {
 		})
 		if old {
 			delete(s.im.beside, address)
-			s.dirty[row{tSession, address}] = struct{}{}
+			s.queue.mark(row{tSession, address})
 			dropped = true
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -27,19 +26,6 @@ type request struct {
 	err     error
 }
 
-// writeQueue is what waits for its commit. It is guarded by deviceStore.mu, like
-// the other parts of that store.
-type writeQueue struct {
-	queue     []*request
-	turn      uint64               // of the last request or deferral
-	late      map[logicalID]uint64 // the turn of what was deferred beside requests that wait
-	timer     *time.Timer          // the flush of what is deferred; nil: none
-	flushAt   time.Time            // when it is
-	wholly    int                  // how many wait until everything that is deferred is durable
-	closed    bool
-	lastWrite time.Time
-}
-
 // submit makes changes durable, then visible.
 func (s *deviceStore) submit(op string, changes []change, raw Batch) error {
 	if err := s.gate.check(op); err != nil {
@@ -47,9 +33,7 @@ func (s *deviceStore) submit(op string, changes []change, raw Batch) error {
 	}
 	r := &request{op: op, changes: changes, raw: raw, done: make(chan error, 1)}
 	s.mu.Lock()
-	s.turn++
-	r.turn = s.turn
-	s.queue = append(s.queue, r)
+	s.queue.add(r)
 	s.mu.Unlock()
 	for {
 		select {
@@ -65,8 +49,7 @@ func (s *deviceStore) submit(op string, changes []change, raw Batch) error {
 // lead commits what waits. The caller holds commitSem.
 func (s *deviceStore) lead() {
 	s.mu.Lock()
-	reqs := s.queue
-	s.queue = nil
+	reqs := s.queue.take()
 	s.mu.Unlock()
 	if len(reqs) == 0 {
 		return
@@ -104,21 +87,12 @@ func (s *deviceStore) lead() {
 			r.err = err
 		}
 	}
-	s.forgetLate()
+	s.mu.Lock()
+	s.queue.forgetLate()
+	s.mu.Unlock()
 	for _, r := range reqs {
 		r.done <- r.err
 	}
-}
-
-// forgetLate forgets what was deferred before every request that waits.
-func (s *deviceStore) forgetLate() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
-		clear(s.late)
-		return
-	}
-	maps.DeleteFunc(s.late, func(_ logicalID, turn uint64) bool { return turn < s.queue[0].turn })
 }
 
 // errTooMuch: the requests together do not fit into one batch.
@@ -132,7 +106,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		op = reqs[0].op
 	}
 	s.mu.Lock()
-	begun := s.turn
+	begun := s.queue.turn
 	changes := make(map[logicalID]change)
 	rows := make(map[row]struct{})
 	var raw Batch
@@ -141,9 +115,9 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 			if c.table == tSeen && c.bucket == "" {
 				c.bucket = s.im.seenAt[c.id]
 			}
-			if s.late[logicalID{c.table, c.id}] > r.turn { // deferred while it waited: memory is ahead
-				if _, dirty := s.dirty[s.im.rowOf(c)]; dirty {
-					rows[s.im.rowOf(c)] = struct{}{}
+			if s.queue.deferredSince(logicalID{c.table, c.id}, r.turn) { // while it waited: memory is ahead
+				if r := s.im.rowOf(c); s.queue.isDirty(r) {
+					rows[r] = struct{}{}
 				}
 				continue
 			}
@@ -164,11 +138,11 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	var left bool
 	if riders {
 		s.packDueLocked()
-		took, left = s.takeDirtyLocked()
+		took, left = s.queue.takeDirty(s.mostSecrets())
 		for r := range took {
 			rows[r] = struct{}{}
 		}
-		s.stopTimerLocked()
+		s.queue.disarm()
 	}
 	rendered := make([]renderedRow, 0, len(rows))
 	aside := make(map[Key][]Entry)
@@ -194,8 +168,8 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	landed, err := s.commitRows(op, rendered, raw, oneBatch && (len(reqs) > 1 || len(took) > 0))
 	s.mu.Lock()
 	for id, c := range changes {
-		if s.late[id] > begun {
-			continue // deferred meanwhile: memory is ahead
+		if s.queue.deferredSince(id, begun) {
+			continue // memory is ahead
 		}
 		if _, ok := landed[s.im.rowOf(c)]; ok || err == nil {
 			if c.table == tSenderKey {
@@ -218,13 +192,9 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 				s.keys.toRemove(id)
 			}
 		}
-		for r := range took {
-			if _, ok := landed[r]; !ok {
-				s.dirty[r] = struct{}{}
-			}
-		}
+		s.queue.putBack(took, landed)
 	} else {
-		s.lastWrite = time.Now()
+		s.queue.landed(time.Now())
 		s.grewLocked(tSecret, -len(removed))
 		s.forgetLazyLocked()
 	}

@@ -120,7 +120,7 @@ func TestEachNameIsKeptWhenItAloneIsNew(t *testing.T) {
 			require.NoError(t, c.put(d))
 			s := storeOf(d)
 			s.mu.Lock()
-			dirty := len(s.dirty)
+			dirty := len(s.queue.dirty)
 			s.mu.Unlock()
 			if c.change == nil {
 				require.Zero(t, dirty)

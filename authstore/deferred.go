@@ -18,81 +18,45 @@ const (
 
 // laterLocked defers changes; mu is held.
 func (s *deviceStore) laterLocked(delay time.Duration, changes ...change) {
-	s.turn++
-	for _, c := range changes {
-		s.dirty[s.im.rowOf(c)] = struct{}{}
-		s.im.apply(c)
-		s.late[logicalID{c.table, c.id}] = s.turn
-	}
+	s.queue.postpone(s.im, changes...)
 	s.armLocked(delay)
 }
 
-// armLocked sees to it that what is deferred is flushed after delay.
+// armLocked sees to it that what rides is flushed after delay.
 func (s *deviceStore) armLocked(delay time.Duration) {
-	if len(s.dirty)+len(s.asides) == 0 || s.closed {
-		return
+	if !s.nothingRidesLocked() {
+		s.queue.arm(delay)
 	}
-	at := time.Now().Add(delay)
-	if len(s.dirty) > maxLate {
-		at = time.Now()
-	}
-	if s.timer != nil && !at.Before(s.flushAt) {
-		return
-	}
-	s.stopTimerLocked()
-	s.flushAt = at
-	s.cfg.background.Add(1)
-	s.timer = time.AfterFunc(time.Until(at), func() {
-		defer s.cfg.background.Done()
-		s.mu.Lock()
-		s.timer = nil
-		s.mu.Unlock()
-		_ = s.flushDue("flush")
-	})
 }
 
-// takeDirtyLocked gives the deferred rows that a commit takes along. Of many message
-// secrets some are left, for the next ones.
-func (s *deviceStore) takeDirtyLocked() (took map[row]struct{}, left bool) {
-	most := secretsAtOnce
+// nothingRidesLocked reports whether a flush would write nothing.
+func (s *deviceStore) nothingRidesLocked() bool { return s.queue.clean() && len(s.asides) == 0 }
+
+// flushFired is what the queue's timer calls.
+func (s *deviceStore) flushFired() {
+	s.mu.Lock()
+	s.queue.fired()
+	s.mu.Unlock()
+	_ = s.flushDue("flush")
+}
+
+// mostSecrets is how many message secrets a commit takes along, for its other rows to
+// have a place in the batch.
+func (s *deviceStore) mostSecrets() int {
 	if lim := s.gate.kv.Limits().MaxKeys; lim > 0 {
-		most = max(1, min(most, lim/2))
+		return max(1, min(secretsAtOnce, lim/2))
 	}
-	took = s.dirty
-	if len(took) <= most || s.wholly > 0 {
-		s.dirty = make(map[row]struct{})
-		return took, false
-	}
-	// What is left stays where it is: behind a history sync it is nearly all.
-	took = make(map[row]struct{})
-	secrets := 0
-	for r := range s.dirty {
-		if r.table == tSecret {
-			if secrets++; secrets > most {
-				continue
-			}
-		}
-		took[r] = struct{}{}
-		delete(s.dirty, r)
-	}
-	return took, len(s.dirty) > 0
-}
-
-func (s *deviceStore) stopTimerLocked() {
-	if s.timer != nil && s.timer.Stop() {
-		s.cfg.background.Done()
-	}
-	s.timer = nil
+	return secretsAtOnce
 }
 
 // flush makes everything durable that was deferred before the call.
 func (s *deviceStore) flush(op string) error {
 	s.mu.Lock()
-	s.wholly++
+	s.queue.wantAll(1)
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.wholly--
+		s.queue.wantAll(-1)
 		s.mu.Unlock()
 	}()
 	return s.flushDue(op)
@@ -101,7 +65,7 @@ func (s *deviceStore) flush(op string) error {
 // flushDue is flush of as much as one commit takes along; it sees to the rest.
 func (s *deviceStore) flushDue(op string) error {
 	s.mu.Lock()
-	idle := len(s.dirty)+len(s.asides) == 0
+	idle := s.nothingRidesLocked()
 	s.mu.Unlock()
 	if idle {
 		// Something deferred may be on its way: wait for it.
@@ -123,7 +87,7 @@ func (s *deviceStore) forgetLazyLocked() {
 			continue
 		}
 		for id := range s.im.flat[t] {
-			if _, dirty := s.dirty[row{t, id}]; !dirty {
+			if !s.queue.isDirty(row{t, id}) {
 				delete(s.im.flat[t], id)
 			}
 		}

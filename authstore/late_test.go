@@ -48,7 +48,7 @@ func TestDeferredWriteIsNewerThanTheOneThatWaits(t *testing.T) {
 						require.Equal(t, newer, entries["one"])
 					}
 					check(c.MessageEntries(bg))
-					require.Empty(t, d.Sessions.(*deviceStore).late, "what no write waits for is not remembered")
+					require.Empty(t, d.Sessions.(*deviceStore).queue.late, "what no write waits for is not remembered")
 					c, _, _ = reopen(t, kv, c)
 					check(c.MessageEntries(bg))
 				})

@@ -395,8 +395,8 @@ func (s *deviceStore) lazyOrphans(t tableID, doubtful map[Key]struct{}) ([]Key, 
 // retire ends the device. Nothing more is written through it.
 func (s *deviceStore) retire(cause error) {
 	s.mu.Lock()
-	s.closed = true
-	s.stopTimerLocked()
+	s.queue.close()
+	s.queue.disarm()
 	for _, st := range s.staged {
 		if st.timer != nil && st.timer.Stop() {
 			s.cfg.background.Done()
@@ -444,7 +444,7 @@ func (s *deviceStore) flushLast() error {
 		s.mu.Lock()
 		s.packLocked(false)
 		// Nothing waits for a lock that is not held only to store numbers.
-		if c, changed := s.sizesLocked(); changed && s.gen != "" && !s.closed && s.gate.fence.Held() {
+		if c, changed := s.sizesLocked(); changed && s.gen != "" && !s.queue.closed && s.gate.fence.Held() {
 			s.laterLocked(lazily, c)
 		}
 		s.mu.Unlock()
@@ -452,8 +452,10 @@ func (s *deviceStore) flushLast() error {
 			break
 		}
 		s.mu.Lock()
-		s.closed = len(s.dirty)+len(s.asides)+len(s.pack.loose) == 0
-		done := s.closed
+		done := s.nothingRidesLocked() && len(s.pack.loose) == 0
+		if done {
+			s.queue.close()
+		}
 		s.mu.Unlock()
 		if done {
 			break
@@ -461,8 +463,8 @@ func (s *deviceStore) flushLast() error {
 	}
 	if err == nil && s.gate.check("") == nil {
 		s.mu.Lock()
-		late := !s.closed
-		s.closed = true // somebody defers without end
+		late := !s.queue.closed
+		s.queue.close() // somebody defers without end
 		s.mu.Unlock()
 		if late {
 			err = s.flush("flush")

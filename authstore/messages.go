@@ -138,12 +138,7 @@ func (s *deviceStore) entering(id string) (done func()) {
 	add := func(n int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.enters == nil {
-			s.enters = make(map[string]int)
-		}
-		if s.enters[id] += n; s.enters[id] == 0 {
-			delete(s.enters, id)
-		}
+		s.queue.enter(id, n)
 	}
 	add(1)
 	return func() { add(-1) }
@@ -153,14 +148,13 @@ func (s *deviceStore) entering(id string) (done func()) {
 func (s *deviceStore) isDeferred(c change) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.dirty[s.im.rowOf(c)]
-	return ok
+	return s.queue.isDirty(s.im.rowOf(c))
 }
 
 func (s *deviceStore) isEntering(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.enters[id] > 0
+	return s.queue.entering(id)
 }
 
 // writeUnpaired writes a change of the account's while there is no device.
@@ -173,7 +167,7 @@ func (s *deviceStore) writeUnpaired(op string, c change, durable bool) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed { // nobody would flush it
+	if s.queue.closed { // nobody would flush it
 		return &goneError{op: op, cause: ErrSuperseded}
 	}
 	s.laterLocked(soon, c)

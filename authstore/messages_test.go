@@ -78,7 +78,7 @@ func TestEntryThatIsRemovedBesideItsFirstWriteIsGone(t *testing.T) {
 				require.Empty(t, got)
 				require.NoError(t, c.Close(bg))
 				require.Zero(t, kv.count("message"))
-				require.Empty(t, storeOf(c.current.device).enters)
+				require.Empty(t, storeOf(c.current.device).queue.entries)
 			})
 		})
 	}

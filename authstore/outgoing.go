@@ -221,7 +221,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 	limit := before(s.cfg.retention.Sent).UnixMilli()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.queue.closed {
 		return nil
 	}
 	var old []change

@@ -10,7 +10,7 @@ import (
 func (s *deviceStore) inBackground(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.queue.closed {
 		return
 	}
 	s.cfg.background.Add(1)

@@ -364,7 +364,7 @@ func TestWhatIsDeferredAfterTheLastLookIsRefused(t *testing.T) {
 	_, d, _ := open(t, kv)
 	s := storeOf(d)
 	s.mu.Lock()
-	s.closed = true
+	s.queue.close()
 	s.mu.Unlock()
 	_, _, err := d.Contacts.PutPushName(bg, testJID(1), "x")
 	require.True(t, isGone(err))

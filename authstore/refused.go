@@ -21,7 +21,7 @@ import (
 // app-state version together with its MACs.
 func (s *deviceStore) flushAlone() {
 	s.mu.Lock()
-	took, left := s.takeDirtyLocked()
+	took, left := s.queue.takeDirty(s.mostSecrets())
 	if left {
 		s.armLocked(0)
 	}

@@ -73,7 +73,7 @@ func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.Messa
 		return err
 	}
 	s.mu.Lock()
-	if s.closed {
+	if s.queue.closed {
 		s.mu.Unlock()
 		return &goneError{op: op, cause: ErrSuperseded}
 	}
@@ -127,10 +127,7 @@ func (s *deviceStore) packLocked(all bool) {
 		return
 	}
 	c := put(tOutgoing, p.id, outgoingValue(p.last, packedFormat, p.data))
-	s.dirty[s.im.rowOf(c)] = struct{}{}
-	s.im.apply(c)
-	s.turn++
-	s.late[logicalID{c.table, c.id}] = s.turn
+	s.queue.postpone(s.im, c)
 	for address := range p.beside {
 		delete(s.im.beside, address)
 	}

@@ -179,7 +179,7 @@ func TestWhatIsStoredAgainUnchangedIsNotWritten(t *testing.T) {
 		require.NoError(t, storeOf(d).flush("test"))
 		commits := kv.Commits()
 		round()
-		require.Empty(t, storeOf(d).dirty)
+		require.Empty(t, storeOf(d).queue.dirty)
 		time.Sleep(time.Minute)
 		require.Equal(t, commits, kv.Commits())
 	})

@@ -36,7 +36,7 @@ type deviceStore struct {
 	gen    string // "" until the device was saved
 	head   head
 	proved bool // it has logged in here since it took the place of head.Kept
-	dirty  map[row]struct{}
+	queue  writeQueue
 	keys   senderKeys
 	asides map[Key][]Entry  // damaged rows: where they stand, and as what they are kept
 	stuck  map[Key]struct{} // of these: refused for good, so they ride no more
@@ -44,13 +44,11 @@ type deviceStore struct {
 	leaveStuck bool
 	looks      map[*tableLook]struct{} // those that are under way
 	landing    []write                 // the batch that is being committed
-	writeQueue
 	knownSessions
 	appStateMemory
 	eventMemory
 	secrets writtenSecrets // message secrets written in this term
 	pack    sentPack       // what was sent and is not stored yet
-	enters  map[string]int // entries of the book of messages that are on their way
 	upkeep
 	looseRows
 }
@@ -64,14 +62,14 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		c: c, cfg: &c.cfg, gate: newGate(c.kv, f, &c.cfg),
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
-		splits: make(map[Key]manifest), im: newImage(), dirty: make(map[row]struct{}), asides: make(map[Key][]Entry), stuck: make(map[Key]struct{}),
+		splits: make(map[Key]manifest), im: newImage(), asides: make(map[Key][]Entry), stuck: make(map[Key]struct{}),
 		looks:          make(map[*tableLook]struct{}),
 		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
-		writeQueue:     writeQueue{late: make(map[logicalID]uint64)},
 		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},
 		appStateMemory: appStateMemory{staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{})},
 		looseRows:      looseRows{doubtful: make(map[tableID]map[Key]struct{})},
 	}
+	s.queue = newWriteQueue(&c.cfg.background, s.flushFired)
 	s.keys.absent = make(map[string]struct{})
 	s.win = newWindows(c.cfg.windowWait, 2*c.cfg.outagePatience, s.gate.over)
 	return s
@@ -176,7 +174,7 @@ func (s *deviceStore) update(ctx context.Context, op string, delay time.Duration
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed { // nobody would flush it
+	if s.queue.closed { // nobody would flush it
 		return &goneError{op: op, cause: ErrSuperseded}
 	}
 	if changes := f(s.im.get); len(changes) > 0 {

@@ -107,7 +107,7 @@ func (s *deviceStore) sweep() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c, changed := s.sizesLocked(); changed && !s.closed && s.gen != "" {
+	if c, changed := s.sizesLocked(); changed && !s.queue.closed && s.gen != "" {
 		s.laterLocked(lazily, c)
 	}
 }
@@ -119,7 +119,7 @@ func (s *deviceStore) sweepDue(a aging) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if s.closed || s.gen == "" {
+	if s.queue.closed || s.gen == "" {
 		return false
 	}
 	if _, ok := s.im.get(tMisc, a.note); !ok {
@@ -178,7 +178,7 @@ func (s *deviceStore) sweepTable(a aging) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	remove := a.end(s)
-	if err != nil || s.closed {
+	if err != nil || s.queue.closed {
 		return err
 	}
 	rows := answer.get()
