@@ -150,14 +150,14 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		data, ok := s.im.render(r, changes)
 		ok = ok && !s.tornLocked(r)
 		rendered = append(rendered, renderedRow{r, data, ok})
-		raw.Put = append(raw.Put, s.takeAsidesLocked(r, aside)...)
+		raw.Put = append(raw.Put, s.damage.takeUnder(s.keysOf(r), aside)...)
 	}
 	var removed []Key
 	if riders {
 		// First, since it leaves out what is about to be set aside.
 		removed = s.takeRemovalsLocked(rows)
 		raw.Delete = append(raw.Delete, removed...)
-		for key, e := range s.takeFreeAsidesLocked() {
+		for key, e := range s.damage.takeFree() {
 			aside[key] = e
 			raw.Put = append(raw.Put, e...)
 			raw.Delete = append(raw.Delete, key)

@@ -30,7 +30,7 @@ func (s *deviceStore) armLocked(delay time.Duration) {
 }
 
 // nothingRidesLocked reports whether a flush would write nothing.
-func (s *deviceStore) nothingRidesLocked() bool { return s.queue.clean() && len(s.asides) == 0 }
+func (s *deviceStore) nothingRidesLocked() bool { return s.queue.clean() && s.damage.none() }
 
 // flushFired is what the queue's timer calls.
 func (s *deviceStore) flushFired() {

@@ -165,7 +165,7 @@ func TestValuesAroundTheLimitsAreKept(t *testing.T) {
 				q, err := c.Quarantined(bg)
 				require.NoError(t, err)
 				require.Len(t, q.Rows, damaged)
-				require.Empty(t, locked(c.current, func() int { return len(c.current.asides) }))
+				require.Empty(t, locked(c.current, func() int { return len(c.current.damage.asides) }))
 			})
 		}
 	}

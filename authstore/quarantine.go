@@ -11,59 +11,28 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// tableLook is a look at rows which takes a while. What it has read of those that
-// are written meanwhile is no longer what stands there.
-type tableLook struct {
-	written map[Key]struct{} // under deviceStore.mu
-}
-
 // beginLook is called before the rows are read. The look ends with end.
 func (s *deviceStore) beginLook() (l *tableLook, end func()) {
-	l = &tableLook{make(map[Key]struct{})}
 	s.mu.Lock()
-	s.looks[l] = struct{}{}
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	l = s.damage.beginLook()
 	return l, func() {
 		s.mu.Lock()
-		delete(s.looks, l)
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		s.damage.endLook(l)
 	}
 }
 
 // commitBatch commits ws, and tells the looks that are under way of it.
 func (s *deviceStore) commitBatch(op string, ws []write) error {
 	s.mu.Lock()
-	s.landing = ws
+	s.damage.committing(ws)
 	s.mu.Unlock()
 	err := s.gate.commit(op, toBatch(ws))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.landing = nil
-	if err != nil {
-		return err
-	}
-	for l := range s.looks {
-		for _, w := range ws {
-			l.written[w.entry.Key] = struct{}{}
-		}
-	}
-	for _, w := range ws {
-		if !w.del { // a look may have set the damaged row aside between the rendering of this one and now
-			delete(s.asides, w.entry.Key)
-			delete(s.stuck, w.entry.Key)
-		}
-	}
-	return nil
-}
-
-// overtakenLocked reports whether key was written since by began, or is being written.
-// mu is held.
-func (s *deviceStore) overtakenLocked(by *tableLook, key Key) bool {
-	if by == nil {
-		return false
-	}
-	_, written := by.written[key]
-	return written || slices.ContainsFunc(s.landing, func(w write) bool { return w.entry.Key == key })
+	s.damage.committed(err == nil)
+	return err
 }
 
 // quarantine sets damaged rows aside that a look has found: the next commit copies
@@ -72,8 +41,7 @@ func (s *deviceStore) overtakenLocked(by *tableLook, key Key) bool {
 func (s *deviceStore) quarantine(by *tableLook, bad []loadedRow) {
 	for _, r := range bad {
 		s.mu.Lock()
-		_, known := s.asides[r.key]
-		known = known || s.overtakenLocked(by, r.key)
+		known := s.damage.at(r.key) || s.damage.overtaken(by, r.key)
 		s.mu.Unlock()
 		if known {
 			continue // told, and on its way out
@@ -84,9 +52,8 @@ func (s *deviceStore) quarantine(by *tableLook, bad []loadedRow) {
 			continue // it stays where it is until it is written over
 		}
 		s.mu.Lock()
-		if !s.overtakenLocked(by, r.key) { // sealing may have taken a while
-			s.asides[r.key] = kept
-			delete(s.stuck, r.key)
+		if !s.damage.overtaken(by, r.key) { // sealing may have taken a while
+			s.damage.setAside(r.key, kept)
 			s.armLocked(soon)
 		}
 		s.mu.Unlock()

@@ -1,9 +1,6 @@
 package authstore
 
-import (
-	"maps"
-	"strings"
-)
+import "strings"
 
 // The KV may refuse for good a row that rides. A poisonous row must not hold up
 // the others, so each is then written alone. A row that is refused alone too stays
@@ -47,7 +44,7 @@ func (s *deviceStore) flushAlone() {
 // asidesAlone keeps each damaged row aside for itself.
 func (s *deviceStore) asidesAlone() {
 	s.mu.Lock()
-	asides := s.takeFreeAsidesLocked()
+	asides := s.damage.takeFree()
 	s.mu.Unlock()
 	for key, kept := range asides {
 		err := s.commitAlone(nil, Batch{Put: kept, Delete: []Key{key}})
@@ -55,7 +52,7 @@ func (s *deviceStore) asidesAlone() {
 			continue
 		}
 		s.mu.Lock()
-		s.asides[key], s.stuck[key] = kept, struct{}{}
+		s.damage.refuse(key, kept)
 		s.mu.Unlock()
 		s.refused(key.Kind, err)
 	}
@@ -66,30 +63,16 @@ func (s *deviceStore) asidesAlone() {
 func (s *deviceStore) overStuck(refused error, write func() error) error {
 	s.asidesAlone() // shows which these are
 	s.mu.Lock()
-	maps.DeleteFunc(s.stuck, func(key Key, _ struct{}) bool { return s.asides[key] == nil }) // written over
-	s.leaveStuck = len(s.stuck) > 0
-	again := s.leaveStuck
+	again := s.damage.beginLeaving()
 	s.mu.Unlock()
 	if !again {
 		return refused
 	}
 	err := write()
 	s.mu.Lock()
-	s.leaveStuck = false
+	s.damage.endLeaving()
 	s.mu.Unlock()
 	return err
-}
-
-// takeFreeAsidesLocked takes the damaged rows that ride. mu is held.
-func (s *deviceStore) takeFreeAsidesLocked() map[Key][]Entry {
-	free := make(map[Key][]Entry)
-	for key, kept := range s.asides {
-		if _, ok := s.stuck[key]; !ok {
-			free[key] = kept
-			delete(s.asides, key)
-		}
-	}
-	return free
 }
 
 // removalsAlone removes the old rows that the next commit would take along.
@@ -160,21 +143,6 @@ func (s *deviceStore) refused(kind Kind, err error) {
 	s.cfg.incident(Incident{Kind: IncidentRefused, Row: kind, Err: err})
 }
 
-// takeAsidesLocked gives what must be kept of the damaged rows that stand where r is
-// about to be written, and notes it in taken. mu is held.
-func (s *deviceStore) takeAsidesLocked(r row, taken map[Key][]Entry) (kept []Entry) {
-	for _, key := range s.keysOf(r) {
-		if e, ok := s.asides[key]; ok {
-			taken[key] = e
-			if _, stuck := s.stuck[key]; !stuck || !s.leaveStuck {
-				kept = append(kept, e...)
-			}
-			delete(s.asides, key)
-		}
-	}
-	return kept
-}
-
 // putBackAsidesLocked is for a commit that was refused: what landed before that has
 // taken the place of the damaged row. mu is held.
 func (s *deviceStore) putBackAsidesLocked(taken map[Key][]Entry, landed map[row]struct{}) {
@@ -183,7 +151,7 @@ func (s *deviceStore) putBackAsidesLocked(taken map[Key][]Entry, landed map[row]
 			delete(taken, key)
 		}
 	}
-	maps.Copy(s.asides, taken)
+	s.damage.putBack(taken)
 }
 
 // keysOf is wherever a row may stand.
@@ -220,7 +188,7 @@ func (s *deviceStore) tryAlone(rows []row) error {
 	for _, r := range rows {
 		data, ok := s.im.render(r, nil)
 		rendered = append(rendered, renderedRow{r, data, ok && !s.tornLocked(r)})
-		raw.Put = append(raw.Put, s.takeAsidesLocked(r, aside)...)
+		raw.Put = append(raw.Put, s.damage.takeUnder(s.keysOf(r), aside)...)
 	}
 	s.mu.Unlock()
 	landed, err := s.commitRows("flush", rendered, raw, false)

@@ -37,7 +37,7 @@ func TestRowThatReplacedADamagedOneIsNotRemoved(t *testing.T) {
 				kv.limits = limits
 				kv.setEpoch(2)
 				c, d, _ = open(t, kv)
-				require.Len(t, storeOf(d).asides, 1)
+				require.Len(t, storeOf(d).damage.asides, 1)
 				refuse(kv, func(k Key) bool { return k.Kind == "contact" })
 				require.NoError(t, d.Identities.PutIdentity(bg, "1:0", [32]byte{2}))
 				_, _, err := d.Contacts.PutPushName(bg, testJID(5), "a name that is refused")
@@ -71,9 +71,9 @@ func TestRiderThatIsRefusedIsTriedOnce(t *testing.T) {
 		"a damaged row": {func(s *deviceStore) {
 			for _, id := range []string{"good", bad} {
 				key := s.keyFor(tSession, id)
-				s.asides[key] = []Entry{{Key{kindQuarantine, "kept " + id}, []byte("x")}}
+				s.damage.setAside(key, []Entry{{Key{kindQuarantine, "kept " + id}, []byte("x")}})
 			}
-		}, func(s *deviceStore) int { return len(s.asides) - len(s.stuck) }, "session"},
+		}, func(s *deviceStore) int { return len(s.damage.asides) - len(s.damage.stuck) }, "session"},
 		"an old secret": {func(s *deviceStore) {
 			for i := range 9 {
 				s.removals = append(s.removals, s.keyFor(tSecret, fmt.Sprint("good", i)))

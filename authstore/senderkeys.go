@@ -216,7 +216,7 @@ func (s *deviceStore) readKey(op string, r row, key Key) ([]byte, bool, error) {
 	look, end := s.beginLook()
 	defer end()
 	s.mu.Lock()
-	_, damaged := s.asides[key]
+	damaged := s.damage.at(key)
 	s.mu.Unlock()
 	if damaged {
 		return nil, false, nil // it is on its way out

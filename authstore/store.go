@@ -38,12 +38,7 @@ type deviceStore struct {
 	proved bool // it has logged in here since it took the place of head.Kept
 	queue  writeQueue
 	keys   senderKeys
-	asides map[Key][]Entry  // damaged rows: where they stand, and as what they are kept
-	stuck  map[Key]struct{} // of these: refused for good, so they ride no more
-	// Who commits leaves these behind: they are not kept when they are written over.
-	leaveStuck bool
-	looks      map[*tableLook]struct{} // those that are under way
-	landing    []write                 // the batch that is being committed
+	damage damage
 	knownSessions
 	appStateMemory
 	eventMemory
@@ -62,8 +57,7 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		c: c, cfg: &c.cfg, gate: newGate(c.kv, f, &c.cfg),
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
-		splits: make(map[Key]manifest), im: newImage(), asides: make(map[Key][]Entry), stuck: make(map[Key]struct{}),
-		looks:          make(map[*tableLook]struct{}),
+		splits: make(map[Key]manifest), im: newImage(), damage: newDamage(),
 		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
 		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},
 		appStateMemory: appStateMemory{staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{})},

@@ -214,7 +214,7 @@ func (s *deviceStore) takeRemovalsLocked(rows map[row]struct{}) (keys []Key) {
 	}
 	n := min(len(s.removals), removeAtOnce)
 	for _, k := range s.removals[:n] {
-		if _, ok := busy[k]; !ok && s.asides[k] == nil {
+		if _, ok := busy[k]; !ok && !s.damage.at(k) {
 			keys = append(keys, k)
 		}
 	}
