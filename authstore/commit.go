@@ -181,12 +181,12 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 	}
 	for _, r := range rendered {
 		if _, ok := landed[r.row]; ok && r.ok && r.row.table == tSecret {
-			s.grewLocked(tSecret, 1)
+			s.upkeep.grew(tSecret, 1)
 		}
 	}
 	if err != nil {
 		s.putBackAsidesLocked(aside, landed)
-		s.removals = append(removed, s.removals...)
+		s.upkeep.putBackRemovals(removed)
 		for _, id := range oldKeys {
 			if _, ok := landed[row{tSenderKey, id}]; !ok {
 				s.keys.toRemove(id)
@@ -195,7 +195,7 @@ func (s *deviceStore) commitTogether(reqs []*request, riders, oneBatch bool) err
 		s.queue.putBack(took, landed)
 	} else {
 		s.queue.landed(time.Now())
-		s.grewLocked(tSecret, -len(removed))
+		s.upkeep.grew(tSecret, -len(removed))
 		s.forgetLazyLocked()
 	}
 	if left {
@@ -322,8 +322,7 @@ func (s *deviceStore) commitRows(op string, rows []renderedRow, raw Batch, oneBa
 // were read, so that the parts go when the row does.
 func (s *deviceStore) learnSplits() {
 	s.mu.Lock()
-	found := s.found
-	s.found = nil
+	found := s.upkeep.loose.takeSplits()
 	s.mu.Unlock()
 	for _, f := range found {
 		if _, ok := s.splits[f.key]; !ok {

@@ -159,7 +159,7 @@ func TestNothingGrowsWithoutBound(t *testing.T) {
 				require.Len(t, secret, 5000)
 			}
 			require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
-			require.Zero(t, locked(s, func() int { return len(s.found) }))
+			require.Zero(t, locked(s, func() int { return len(s.upkeep.loose.splits) }))
 		},
 		"batches without an answer": func(t *testing.T, _ *mapKV, c *Container, _ *store.Device, _ *deviceStore) {
 			for epoch := range int64(10) {

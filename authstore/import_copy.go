@@ -114,10 +114,9 @@ func (m *importer) target(ctx context.Context, t tableID) (map[string][]byte, er
 			return nil, r.err // not ours to replace
 		}
 	}
-	for _, f := range m.s.found {
+	for _, f := range m.s.upkeep.loose.takeSplits() {
 		m.s.splits[f.key] = f.m // so that what it replaces goes with it
 	}
-	m.s.found = nil
 	return out, nil
 }
 

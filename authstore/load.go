@@ -282,7 +282,7 @@ func (s *deviceStore) openRow(call caller, op string, t tableID, e Entry, id str
 			}
 		}
 		s.mu.Lock()
-		s.found = append(s.found, foundSplit{e.Key, m})
+		s.upkeep.loose.split(e.Key, m)
 		s.mu.Unlock()
 	}
 	r.row.bucket, r.data, r.err = rec.id, rec.data, err
@@ -292,18 +292,6 @@ func (s *deviceStore) openRow(call caller, op string, t tableID, e Entry, id str
 		r.raw = nil
 	}
 	return r
-}
-
-// looseRows are rows that were met while reading and need more work.
-type looseRows struct {
-	found    []foundSplit                 // split rows
-	orphans  []Key                        // parts without a manifest
-	doubtful map[tableID]map[Key]struct{} // parts that may be such
-}
-
-type foundSplit struct {
-	key Key
-	m   manifest
 }
 
 // join reads the parts of a split value.
@@ -353,12 +341,9 @@ func (s *deviceStore) dropOrphans(parts map[Key][]byte) {
 		_, id, _ := strings.Cut(k.ID, "/")
 		kind, _, _ := strings.Cut(id, "-")
 		if t, ok := lazy[kind]; ok {
-			if s.doubtful[t] == nil {
-				s.doubtful[t] = make(map[Key]struct{})
-			}
-			s.doubtful[t][k] = struct{}{}
+			s.upkeep.loose.doubt(t, k)
 		} else {
-			s.orphans = append(s.orphans, k)
+			s.upkeep.loose.orphan(k)
 		}
 	}
 }

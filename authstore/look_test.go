@@ -78,7 +78,7 @@ func TestLookAtALargeTableSucceedsAndEndsNothing(t *testing.T) {
 			part := Key{kindPart, storeOf(d).gen + "/secret-0"}
 			kv.leave(part)
 			s := storeOf(d)
-			s.doubtful = map[tableID]map[Key]struct{}{tSecret: {part: {}}}
+			s.upkeep.loose.doubt(tSecret, part)
 			s.purgeInBackground()
 			time.Sleep(time.Hour)
 			require.Zero(t, kv.count(kindPart))

@@ -53,7 +53,7 @@ func (s *deviceStore) AddOutgoingEvent(ctx context.Context, chat types.JID, id t
 		return s.ready(op)
 	}
 	s.mu.Lock()
-	s.grewLocked(tOutgoing, 1)
+	s.upkeep.grew(tOutgoing, 1)
 	s.mu.Unlock()
 	return s.later(ctx, op, soon,
 		put(tOutgoing, outgoingID(chat, id), outgoingValue(time.Now().UnixMilli(), format, plaintext)))
@@ -158,9 +158,9 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 	}
 	s.mu.Lock()
 	now := time.Now()
-	due := !now.Before(s.outgoingDue) && !s.outgoingLookedLocked(now)
+	due := s.upkeep.due(tOutgoing, now) && !s.outgoingLookedLocked(now)
 	if due {
-		s.outgoingDue = now.Add(outgoingEvery)
+		s.upkeep.lookAgain(tOutgoing, now.Add(outgoingEvery))
 	}
 	s.mu.Unlock()
 	if !due {
@@ -170,7 +170,7 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 		if err := s.deleteOldOutgoing(op); err != nil && s.gate.check("") == nil {
 			s.cfg.log.Warn("old outgoing events were not deleted, this is tried again in an hour", "error", err)
 			s.mu.Lock()
-			s.outgoingDue = time.Now().Add(outgoingAgain)
+			s.upkeep.lookAgain(tOutgoing, time.Now().Add(outgoingAgain))
 			s.mu.Unlock()
 		}
 	})
@@ -234,7 +234,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 		}
 		kept += e.count
 	}
-	s.sizes[tOutgoing] = size{left, true}
+	s.upkeep.counted(tOutgoing, left)
 	for id, v := range s.im.flat[tOutgoing] {
 		if f := (fields{b: v}); f.varint() < limit {
 			old = append(old, del(tOutgoing, id))

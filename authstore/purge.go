@@ -25,8 +25,8 @@ func (s *deviceStore) inBackground(f func()) {
 // the device is next loaded.
 func (s *deviceStore) purgeInBackground() {
 	s.mu.Lock()
-	h, orphans, doubtful, here := s.head, s.orphans, s.doubtful, s.proved
-	s.orphans, s.doubtful = nil, nil
+	h, here := s.head, s.proved
+	orphans, doubtful := s.upkeep.loose.takeParts()
 	s.mu.Unlock()
 	proved := h.Kept != nil && (here || !h.Kept.Imported && s.hasLoggedIn())
 	if h.State != statePaired || len(h.Purge)+len(orphans)+len(doubtful) == 0 && !proved {
@@ -239,7 +239,7 @@ func (s *deviceStore) resetLocked(gen string) {
 	s.seenRow, s.proved = "", false
 	s.pack = sentPack{own: s.pack.own, next: s.pack.next}
 	for _, t := range countedTables {
-		s.sizes[t] = size{known: true}
+		s.upkeep.counted(t, 0)
 	}
 }
 

@@ -84,7 +84,7 @@ func (s *deviceStore) removalsAlone() {
 		err := s.commitAlone(nil, Batch{Delete: keys})
 		if err == nil {
 			s.mu.Lock()
-			s.grewLocked(tSecret, -len(keys))
+			s.upkeep.grew(tSecret, -len(keys))
 			s.mu.Unlock()
 		}
 		return err

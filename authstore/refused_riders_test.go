@@ -76,10 +76,10 @@ func TestRiderThatIsRefusedIsTriedOnce(t *testing.T) {
 		}, func(s *deviceStore) int { return len(s.damage.asides) - len(s.damage.stuck) }, "session"},
 		"an old secret": {func(s *deviceStore) {
 			for i := range 9 {
-				s.removals = append(s.removals, s.keyFor(tSecret, fmt.Sprint("good", i)))
+				s.upkeep.remove(s.keyFor(tSecret, fmt.Sprint("good", i)))
 			}
-			s.removals = append(s.removals, s.keyFor(tSecret, bad))
-		}, func(s *deviceStore) int { return len(s.removals) }, "secret"},
+			s.upkeep.remove(s.keyFor(tSecret, bad))
+		}, func(s *deviceStore) int { return s.upkeep.waiting() }, "secret"},
 		"an old sender key": {func(s *deviceStore) {
 			for i := range 9 {
 				s.keys.toRemove(fmt.Sprint("good", i))

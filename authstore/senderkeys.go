@@ -264,9 +264,9 @@ func (s *deviceStore) wroteSenderKeyLocked(c change) {
 	}
 	switch {
 	case c.del: // of what is there: else nobody removes it
-		s.grewLocked(tSenderKey, -1)
+		s.upkeep.grew(tSenderKey, -1)
 	case !younger && !older: // who writes it has read it before, so it was missing
-		s.grewLocked(tSenderKey, 1)
+		s.upkeep.grew(tSenderKey, 1)
 	}
 	if !c.del {
 		s.keepSenderKeyLocked(c.id, c.value)

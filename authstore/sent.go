@@ -85,7 +85,7 @@ func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.Messa
 	entry := packedEntry(key, now.UnixMilli(), plaintext)
 	s.addSentLocked(entry, now.UnixMilli())
 	p.loose = append(p.loose, entry...)
-	s.grewLocked(tOutgoing, 1)
+	s.upkeep.grew(tOutgoing, 1)
 	switch {
 	case p.read != nil && now.Sub(p.readAt) > packedFresh:
 		p.read = nil

@@ -6,12 +6,6 @@ package authstore
 // at the end of a term, so a crash costs what was counted since, until the next
 // look.
 
-// size is how many entries a table has that is read on demand.
-type size struct {
-	n     int
-	known bool
-}
-
 // countedTables are those tables, in the order in which their sizes are stored.
 var countedTables = [...]tableID{tSecret, tSenderKey, tOutgoing}
 
@@ -21,11 +15,11 @@ const sizesID = "sizes" // a single value
 func (s *deviceStore) sizesLocked() (c change, changed bool) {
 	var v []byte
 	for _, t := range countedTables {
-		n := int64(-1)
-		if s.sizes[t].known {
-			n = int64(s.sizes[t].n)
+		n, known := s.upkeep.size(t)
+		if !known {
+			n = -1
 		}
-		v = append(v, fieldsOf(n)...)
+		v = append(v, fieldsOf(int64(n))...)
 	}
 	old, ok := s.im.get(tMisc, sizesID)
 	return put(tMisc, sizesID, v), !same(old, ok, v)
@@ -37,15 +31,8 @@ func (s *deviceStore) loadSizes() {
 	f := fields{b: v}
 	for _, t := range countedTables {
 		if n := f.varint(); f.err == nil && n >= 0 {
-			s.sizes[t] = size{int(n), true}
+			s.upkeep.counted(t, int(n))
 		}
-	}
-}
-
-// grewLocked counts n entries more.
-func (s *deviceStore) grewLocked(t tableID, n int) {
-	if sz := &s.sizes[t]; sz.known {
-		sz.n = max(sz.n+n, 0)
 	}
 }
 
@@ -69,8 +56,8 @@ func (s *deviceStore) countsLocked() map[Kind]int {
 		out["lid"] = n / 2 // each stands there in both directions
 	}
 	for _, t := range countedTables {
-		if s.sizes[t].known {
-			out[specOf(t).kind] = s.sizes[t].n
+		if n, known := s.upkeep.size(t); known {
+			out[specOf(t).kind] = n
 		}
 	}
 	return out

@@ -44,8 +44,7 @@ type deviceStore struct {
 	eventMemory
 	secrets writtenSecrets // message secrets written in this term
 	pack    sentPack       // what was sent and is not stored yet
-	upkeep
-	looseRows
+	upkeep  upkeep
 }
 
 var (
@@ -61,7 +60,6 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
 		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},
 		appStateMemory: appStateMemory{staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{})},
-		looseRows:      looseRows{doubtful: make(map[tableID]map[Key]struct{})},
 	}
 	s.queue = newWriteQueue(&c.cfg.background, s.flushFired)
 	s.keys.absent = make(map[string]struct{})

@@ -16,14 +16,6 @@ const (
 	sweepAgain   = time.Hour // after a look that failed
 )
 
-// upkeep is when tables that are read on demand are looked at, and their sizes.
-type upkeep struct {
-	outgoingDue time.Time            // when old outgoing events are next looked for
-	sweepAt     [numTables]time.Time // when their tables are next looked at
-	sizes       [numTables]size
-	removals    []Key // old rows that the next commits take along
-}
-
 // aging is a table that is read on demand and whose rows have an age. Where
 // tables differ, they differ here.
 type aging struct {
@@ -45,10 +37,10 @@ var agings = [...]aging{
 		table: tSecret, note: "secret_sweep", name: "message secrets",
 		age:     func(r Retention) time.Duration { return r.MessageSecrets },
 		usedAt:  secretTime,
-		waiting: func(s *deviceStore) int { return len(s.removals) },
+		waiting: func(s *deviceStore) int { return s.upkeep.waiting() },
 		begin:   func(*deviceStore) {}, // a secret is written once, so none becomes younger meanwhile
 		end: func(s *deviceStore) func(sweptRow) {
-			return func(r sweptRow) { s.removals = append(s.removals, r.key) }
+			return func(r sweptRow) { s.upkeep.remove(r.key) }
 		},
 	},
 	{
@@ -93,7 +85,7 @@ func (s *deviceStore) sweep() {
 				if err := s.sweepTable(a); err != nil && s.gate.check("") == nil {
 					s.cfg.log.Warn("old rows were not looked for, this is tried again in an hour", "rows", a.name, "error", err)
 					s.mu.Lock()
-					s.sweepAt[a.table] = time.Now().Add(sweepAgain)
+					s.upkeep.lookAgain(a.table, time.Now().Add(sweepAgain))
 					s.mu.Unlock()
 				}
 			})
@@ -125,7 +117,7 @@ func (s *deviceStore) sweepDue(a aging) bool {
 	if _, ok := s.im.get(tMisc, a.note); !ok {
 		s.laterLocked(lazily, put(tMisc, a.note, sweepValue(now, now)))
 	}
-	if a.waiting(s) > 0 || now.Before(s.sweepAt[a.table]) {
+	if a.waiting(s) > 0 || !s.upkeep.due(a.table, now) {
 		return false
 	}
 	v, _ := s.im.get(tMisc, a.note)
@@ -133,10 +125,10 @@ func (s *deviceStore) sweepDue(a aging) bool {
 	if swept.After(now) { // a clock was ahead: nothing waits for that time to come
 		swept = time.Time{}
 	}
-	if s.sizes[a.table].known && (age == Forever || now.Before(swept.Add(age/12))) {
+	if _, known := s.upkeep.size(a.table); known && (age == Forever || now.Before(swept.Add(age/12))) {
 		return false
 	}
-	s.sweepAt[a.table] = now.Add(age / 12)
+	s.upkeep.lookAgain(a.table, now.Add(age/12))
 	a.begin(s)
 	return true
 }
@@ -182,7 +174,7 @@ func (s *deviceStore) sweepTable(a aging) error {
 		return err
 	}
 	rows := answer.get()
-	s.sizes[a.table] = size{len(rows), true}
+	s.upkeep.counted(a.table, len(rows))
 	newest := make(map[string]int64, len(rows)) // a row may stand under two names for a moment
 	for _, r := range rows {
 		newest[r.id] = max(newest[r.id], r.at)
@@ -199,7 +191,7 @@ func (s *deviceStore) sweepTable(a aging) error {
 // takeRemovalsLocked gives what the next commit takes along, and leaves out what
 // it writes itself. mu is held.
 func (s *deviceStore) takeRemovalsLocked(rows map[row]struct{}) (keys []Key) {
-	if len(s.removals) == 0 {
+	if s.upkeep.waiting() == 0 {
 		return nil
 	}
 	busy := make(map[Key]struct{})
@@ -212,14 +204,10 @@ func (s *deviceStore) takeRemovalsLocked(rows map[row]struct{}) (keys []Key) {
 			}
 		}
 	}
-	n := min(len(s.removals), removeAtOnce)
-	for _, k := range s.removals[:n] {
-		if _, ok := busy[k]; !ok && !s.damage.at(k) {
-			keys = append(keys, k)
-		}
-	}
-	s.removals = s.removals[n:]
-	return keys
+	return s.upkeep.takeRemovals(func(k Key) bool {
+		_, ok := busy[k]
+		return ok || s.damage.at(k)
+	})
 }
 
 // secretTime is when a stored secret was written, if that was noted.

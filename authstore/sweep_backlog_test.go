@@ -21,7 +21,7 @@ func TestOldRowsThatWaitAreNotFoundAgain(t *testing.T) {
 		time.Sleep(2 * aDay)
 		for range 3 {
 			tend(t, d)
-			require.LessOrEqual(t, locked(storeOf(d), func() int { return len(storeOf(d).removals) }), old)
+			require.LessOrEqual(t, locked(storeOf(d), func() int { return storeOf(d).upkeep.waiting() }), old)
 			time.Sleep(aDay / 2)
 		}
 		putSecrets(t, d, "young", young)
@@ -49,12 +49,12 @@ func TestOldRowThatIsDamagedIsRemovedOnce(t *testing.T) {
 	}
 	s.quarantine(nil, []loadedRow{{key: key, raw: []byte("damaged"), err: ErrCorrupt}})
 	s.mu.Lock()
-	s.removals = append(s.removals, key)
+	s.upkeep.remove(key)
 	s.mu.Unlock()
 	commits := kv.Commits()
 	require.NoError(t, d.Sessions.PutSession(bg, "1:0", validSession(t, 1)))
 	require.EqualValues(t, 1, kv.Commits()-commits)
 	require.Zero(t, kv.count("secret"))
 	require.Equal(t, 1, kv.count(kindQuarantine))
-	require.Empty(t, s.removals)
+	require.Zero(t, s.upkeep.waiting())
 }
