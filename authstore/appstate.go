@@ -19,15 +19,83 @@ import (
 // alone what is staged, and the end of a term drops it.
 
 // appStateMemory is what this term knows of app state beside its rows.
+// deviceStore.mu guards it.
 type appStateMemory struct {
 	staged map[string]*stagedAppState // by collection
 	loaded map[string]struct{}        // collections whose MACs are in memory
 	torn   map[string]struct{}        // collections that are kept without a version: see refused.go
 }
 
+func newAppStateMemory() appStateMemory {
+	return appStateMemory{staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{}), torn: make(map[string]struct{})}
+}
+
+// stage adds changes to those of a collection that wait for the rest of their patch.
+func (m *appStateMemory) stage(name string, changes []change) *stagedAppState {
+	st := m.staged[name]
+	if st == nil {
+		st = &stagedAppState{}
+		m.staged[name] = st
+	}
+	st.changes = append(st.changes, changes...)
+	return st
+}
+
+// waits reports whether st still waits for the rest of its patch.
+func (m *appStateMemory) waits(name string, st *stagedAppState) bool { return m.staged[name] == st }
+
+// unstage takes what waits of a collection, in order; false: nothing does.
+func (m *appStateMemory) unstage(name string, background *tasks) ([]change, bool) {
+	st := m.staged[name]
+	if st == nil {
+		return nil, false
+	}
+	delete(m.staged, name)
+	st.stop(background)
+	return st.changes, true
+}
+
+// stop stops the timers. What waits is left where it is, and nobody takes it.
+func (m *appStateMemory) stop(background *tasks) {
+	for _, st := range m.staged {
+		st.stop(background)
+	}
+}
+
+// isLoaded reports whether the MACs of a collection are in memory.
+func (m *appStateMemory) isLoaded(name string) bool {
+	_, ok := m.loaded[name]
+	return ok
+}
+
+func (m *appStateMemory) load(name string) { m.loaded[name] = struct{}{} }
+
+// isTorn reports whether a collection, by the name that its MACs have, stands without a
+// version.
+func (m *appStateMemory) isTorn(name string) bool {
+	_, ok := m.torn[name]
+	return ok
+}
+
+func (m *appStateMemory) tear(name string) { m.torn[name] = struct{}{} }
+
+// forget is for another device, with collections of its own.
+func (m *appStateMemory) forget() {
+	clear(m.loaded)
+	clear(m.torn)
+}
+
 type stagedAppState struct {
 	changes []change
 	timer   *time.Timer
+}
+
+// stop stops the timer, and ends its task in the background.
+func (st *stagedAppState) stop(background *tasks) {
+	if st.timer != nil && st.timer.Stop() {
+		background.Done()
+	}
+	st.timer = nil
 }
 
 func appKeyValue(k store.AppStateSyncKey) []byte {
@@ -165,12 +233,7 @@ func (s *deviceStore) stage(ctx context.Context, op, name string, complete bool,
 	if s.queue.closed {
 		return &goneError{op: op, cause: ErrSuperseded}
 	}
-	st := s.staged[name]
-	if st == nil {
-		st = &stagedAppState{}
-		s.staged[name] = st
-	}
-	st.changes = append(st.changes, changes...)
+	st := s.appState.stage(name, changes)
 	if complete {
 		s.unstageLocked(name)
 	} else if st.timer == nil && len(st.changes) > 0 {
@@ -179,7 +242,7 @@ func (s *deviceStore) stage(ctx context.Context, op, name string, complete bool,
 			defer s.cfg.background.Done()
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if s.staged[name] == st {
+			if s.appState.waits(name, st) {
 				st.timer = nil
 				s.unstageLocked(name)
 			}
@@ -190,16 +253,12 @@ func (s *deviceStore) stage(ctx context.Context, op, name string, complete bool,
 
 // unstageLocked hands a collection's changes on, in order, in one step.
 func (s *deviceStore) unstageLocked(name string) {
-	st := s.staged[name]
-	if st == nil {
+	staged, ok := s.appState.unstage(name, &s.cfg.background)
+	if !ok {
 		return
 	}
-	delete(s.staged, name)
-	if st.timer != nil && st.timer.Stop() {
-		s.cfg.background.Done()
-	}
 	var changes []change
-	for _, c := range st.changes {
+	for _, c := range staged {
 		old, ok := s.im.get(c.table, c.id)
 		if c.del && !ok || !c.del && same(old, ok, c.value) {
 			continue
@@ -279,7 +338,7 @@ func (s *deviceStore) GetAppStateMutationMAC(ctx context.Context, name string, i
 // version makes whatsmeow fail.
 func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	s.mu.Lock()
-	_, ok := s.loaded[name]
+	ok := s.appState.isLoaded(name)
 	s.mu.Unlock()
 	if ok {
 		return nil
@@ -289,7 +348,7 @@ func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 	}
 	defer func() { <-s.macSem }()
 	s.mu.Lock()
-	_, ok = s.loaded[name]
+	ok = s.appState.isLoaded(name)
 	s.mu.Unlock()
 	if ok {
 		return nil
@@ -308,7 +367,7 @@ func (s *deviceStore) loadMACs(ctx context.Context, op, name string) error {
 			bad = append(bad, err)
 		}
 	}
-	if s.loaded[name] = struct{}{}; !whole {
+	if s.appState.load(name); !whole {
 		s.armLocked(lazily)
 	}
 	s.mu.Unlock()

@@ -20,10 +20,52 @@ const eventTTL = 14 * 24 * time.Hour
 var errEventExists = errors.New("authstore: this event is in the buffer already")
 
 // eventMemory is what this term knows of the event buffer beside its rows.
+// deviceStore.mu guards it.
 type eventMemory struct {
 	seenRow  string // the bucket that takes the next finished event
 	seenNext int
 	unasked  map[string]struct{} // decrypted events of earlier terms that nobody has asked for in this one
+}
+
+// goOn lets a row that an earlier term has left take finished events.
+func (m *eventMemory) goOn(row string) { m.seenRow = row }
+
+// nextRow gives a new row for finished events.
+func (m *eventMemory) nextRow(epoch int64) string {
+	m.seenNext++
+	m.seenRow = strconv.FormatInt(epoch, 36) + "-" + strconv.Itoa(m.seenNext)
+	return m.seenRow
+}
+
+// forget is for another device, with rows of its own.
+func (m *eventMemory) forget() { m.seenRow = "" }
+
+// begin begins a term: what is in the buffer now, nobody has asked for yet.
+func (m *eventMemory) begin(im *image) {
+	m.unasked = make(map[string]struct{})
+	im.each(tEvent, func(id string, _ []byte) { m.unasked[id] = struct{}{} })
+}
+
+// asked notes that the service still has a message.
+func (m *eventMemory) asked(id string) { delete(m.unasked, id) }
+
+// isUnasked reports whether an earlier term has left an event that nobody has asked for.
+func (m *eventMemory) isUnasked(id string) bool {
+	_, ok := m.unasked[id]
+	return ok
+}
+
+// unaskedRows gives those events with their rows, and forgets those whose row is gone.
+func (m *eventMemory) unaskedRows(im *image) map[string][]byte {
+	rows := make(map[string][]byte)
+	for id := range m.unasked {
+		if v, ok := im.get(tEvent, id); ok {
+			rows[id] = v
+		} else {
+			delete(m.unasked, id)
+		}
+	}
+	return rows
 }
 
 func eventID(hash [32]byte) string { return hex.EncodeToString(hash[:]) }
@@ -190,11 +232,11 @@ func (s *deviceStore) seenBucketLocked(ctx context.Context) string {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 	}
-	if s.seenRow == "" || len(s.im.packed[tSeen][s.seenRow]) >= seenChunk {
-		s.seenNext++
-		s.seenRow = strconv.FormatInt(s.gate.fence.Epoch(), 36) + "-" + strconv.Itoa(s.seenNext)
+	r := s.events.seenRow
+	if r == "" || len(s.im.packed[tSeen][r]) >= seenChunk {
+		r = s.events.nextRow(s.gate.fence.Epoch())
 	}
-	return s.seenRow
+	return r
 }
 
 // DeleteOldBufferedHashes forgets what the service cannot deliver again. A message that no

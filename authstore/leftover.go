@@ -56,18 +56,11 @@ var _ EventLeftovers = (*Container)(nil)
 
 const leftoverID = "leftovers" // a single value: the ids of leftovers, and when each was found; negative where it is useless
 
-// noteUnaskedLocked begins a term: what is in the buffer now, nobody has asked
-// for yet. mu is held, or nobody else knows s.
-func (s *deviceStore) noteUnaskedLocked() {
-	s.unasked = make(map[string]struct{})
-	s.im.each(tEvent, func(id string, _ []byte) { s.unasked[id] = struct{}{} })
-}
-
 // askedFor notes that the service still has a message.
 func (s *deviceStore) askedFor(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.unasked, id)
+	s.events.asked(id)
 }
 
 // leftoversLocked are the leftovers that were found, by id, with the time at which
@@ -84,7 +77,7 @@ func (s *deviceStore) leftoversLocked() map[string]int64 {
 			break // found anew
 		}
 		_, there := s.im.get(tEvent, id)
-		if _, left := s.unasked[id]; there && left {
+		if there && s.events.isUnasked(id) {
 			out[id] = at
 		}
 	}
@@ -109,14 +102,7 @@ func (c *Container) SettleEvents(judge func(plaintext []byte) Leftover) error {
 		return err
 	}
 	s.mu.Lock()
-	rows := make(map[string][]byte)
-	for id := range s.unasked {
-		if v, ok := s.im.get(tEvent, id); ok {
-			rows[id] = v
-		} else {
-			delete(s.unasked, id)
-		}
-	}
+	rows := s.events.unaskedRows(s.im)
 	s.mu.Unlock()
 	useless := make(map[string]bool)
 	for id, v := range rows {
@@ -136,7 +122,7 @@ func (c *Container) SettleEvents(judge func(plaintext []byte) Leftover) error {
 		found := s.leftoversLocked()
 		var note []byte
 		for _, id := range slices.Sorted(maps.Keys(rows)) {
-			if _, ok := s.unasked[id]; !ok { // meanwhile somebody has asked
+			if !s.events.isUnasked(id) { // meanwhile somebody has asked
 				continue
 			}
 			at, ok := found[id]

@@ -166,11 +166,11 @@ func (s *deviceStore) loadTables(ctx context.Context) error {
 	}
 	for name, bucket := range s.im.packed[tSeen] {
 		if len(bucket) < seenChunk {
-			s.seenRow = name
+			s.events.goOn(name)
 		}
 	}
 	s.loadSizes()
-	s.noteUnaskedLocked()
+	s.events.begin(s.im)
 	s.quarantine(nil, bad)
 	s.dropOrphans(parts)
 	return nil
@@ -382,12 +382,7 @@ func (s *deviceStore) retire(cause error) {
 	s.mu.Lock()
 	s.queue.close()
 	s.queue.disarm()
-	for _, st := range s.staged {
-		if st.timer != nil && st.timer.Stop() {
-			s.cfg.background.Done()
-		}
-		st.timer = nil
-	}
+	s.appState.stop(&s.cfg.background)
 	s.mu.Unlock()
 	s.gate.end(cause)
 }

@@ -231,12 +231,11 @@ func (s *deviceStore) resetLocked(gen string) {
 	}
 	s.im, s.gen = fresh, gen
 	s.keys = senderKeys{absent: make(map[string]struct{}), changes: s.keys.changes + 1}
-	clear(s.migrated)
-	clear(s.checked)
+	s.known.forget()
 	s.secrets = newWrittenSecrets(s.cfg.nextSecretTurn())
-	clear(s.loaded)
-	clear(s.torn)
-	s.seenRow, s.proved = "", false
+	s.appState.forget()
+	s.events.forget()
+	s.proved = false
 	s.pack = sentPack{own: s.pack.own, next: s.pack.next}
 	for _, t := range countedTables {
 		s.upkeep.counted(t, 0)

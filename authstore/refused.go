@@ -203,10 +203,7 @@ func (s *deviceStore) tryAlone(rows []row) error {
 // tear takes the version of a collection off the disk, in this term for good.
 func (s *deviceStore) tear(name string) {
 	s.mu.Lock()
-	if s.torn == nil {
-		s.torn = make(map[string]struct{})
-	}
-	s.torn[name] = struct{}{}
+	s.appState.tear(name)
 	var versions []row
 	s.im.each(tAppState, func(id string, _ []byte) {
 		if macName(id) == name {
@@ -221,11 +218,7 @@ func (s *deviceStore) tear(name string) {
 
 // tornLocked reports whether a row is the version of a torn collection.
 func (s *deviceStore) tornLocked(r row) bool {
-	if len(s.torn) == 0 || r.table != tAppState {
-		return false
-	}
-	_, torn := s.torn[macName(r.bucket)]
-	return torn
+	return r.table == tAppState && s.appState.isTorn(macName(r.bucket))
 }
 
 // collectionOf names the collection of a row of app state, as its MACs name it.

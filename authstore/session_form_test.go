@@ -136,7 +136,7 @@ func TestBadSessionsAmongManyAreSetAside(t *testing.T) {
 	}
 	require.NoError(t, d.Sessions.PutManySessions(bg, sessions))
 	_, d, _ = reopen(t, kv, c)
-	require.Empty(t, storeOf(d).checked, "nothing is parsed before it is asked for")
+	require.Empty(t, storeOf(d).known.checked, "nothing is parsed before it is asked for")
 	for range 2 {
 		got, err := d.Sessions.GetManySessions(bg, addresses)
 		require.NoError(t, err)
@@ -153,5 +153,5 @@ func TestBadSessionsAmongManyAreSetAside(t *testing.T) {
 	}
 	require.NoError(t, storeOf(d).flush("t"))
 	require.Equal(t, 4, kv.count(kindQuarantine))
-	require.Len(t, storeOf(d).checked, 196)
+	require.Len(t, storeOf(d).known.checked, 196)
 }

@@ -16,9 +16,40 @@ import (
 // Sessions, identities and sender keys.
 
 // knownSessions is what this term knows of sessions beside their rows.
+// deviceStore.mu guards it.
 type knownSessions struct {
 	migrated map[string]struct{} // PN users whose sessions have moved
 	checked  map[string]struct{} // addresses whose session is known to parse
+}
+
+func newKnownSessions() knownSessions {
+	return knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})}
+}
+
+// parses reports whether the session of address is whatsmeow's own or was parsed.
+func (k *knownSessions) parses(address string) bool {
+	_, ok := k.checked[address]
+	return ok
+}
+
+func (k *knownSessions) trust(addresses ...string) {
+	for _, a := range addresses {
+		k.checked[a] = struct{}{}
+	}
+}
+
+// hasMoved reports whether the sessions of a PN user have moved to the LID.
+func (k *knownSessions) hasMoved(user string) bool {
+	_, ok := k.migrated[user]
+	return ok
+}
+
+func (k *knownSessions) moved(user string) { k.migrated[user] = struct{}{} }
+
+// forget is for another device.
+func (k *knownSessions) forget() {
+	clear(k.migrated)
+	clear(k.checked)
 }
 
 // PutIdentity stores the identity key of address. Unchanged it costs nothing;
@@ -107,7 +138,7 @@ func (s *deviceStore) session(ctx context.Context, address string) ([]byte, erro
 		return nil, nil
 	}
 	s.mu.Lock()
-	_, checked := s.checked[address]
+	checked := s.known.parses(address)
 	s.mu.Unlock()
 	if !checked {
 		if err := parseSession(v); err != nil {
@@ -126,7 +157,7 @@ func (s *deviceStore) parseMany(ctx context.Context, addresses []string) {
 	var todo []string
 	s.mu.Lock()
 	for _, a := range addresses {
-		if _, ok := s.checked[a]; !ok {
+		if !s.known.parses(a) {
 			todo = append(todo, a)
 		}
 	}
@@ -154,9 +185,7 @@ func (s *deviceStore) parseMany(ctx context.Context, addresses []string) {
 func (s *deviceStore) trust(addresses ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, a := range addresses {
-		s.checked[a] = struct{}{}
-	}
+	s.known.trust(addresses...)
 }
 
 func parseSession(b []byte) error {
@@ -235,7 +264,7 @@ func (s *deviceStore) stillCurrent(ctx context.Context, addresses []string) erro
 			continue
 		}
 		s.mu.Lock()
-		_, moved := s.migrated[a[:i]]
+		moved := s.known.hasMoved(a[:i])
 		s.mu.Unlock()
 		if !moved {
 			continue
@@ -342,7 +371,7 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 	}
 	from, to := pn.SignalAddressUser(), lid.SignalAddressUser()
 	s.mu.Lock()
-	_, done := s.migrated[from]
+	done := s.known.hasMoved(from)
 	s.mu.Unlock()
 	if done || from == to {
 		return nil
@@ -360,7 +389,7 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 			if t != tSession { // sender keys come without the mutex
 				return
 			}
-			if _, ok := s.checked[id]; ok {
+			if s.known.parses(id) {
 				known = append(known, newPrefix+rest)
 			}
 		}
@@ -420,7 +449,7 @@ func (s *deviceStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) err
 		return err
 	}
 	s.mu.Lock()
-	s.migrated[from] = struct{}{}
+	s.known.moved(from)
 	s.mu.Unlock()
 	return nil
 }

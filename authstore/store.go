@@ -31,20 +31,20 @@ type deviceStore struct {
 
 	warned sync.Once // of fields of the Device that cannot be kept
 
-	mu     sync.Mutex // memory only, never across I/O; guards what follows
-	im     *image
-	gen    string // "" until the device was saved
-	head   head
-	proved bool // it has logged in here since it took the place of head.Kept
-	queue  writeQueue
-	keys   senderKeys
-	damage damage
-	knownSessions
-	appStateMemory
-	eventMemory
-	secrets writtenSecrets // message secrets written in this term
-	pack    sentPack       // what was sent and is not stored yet
-	upkeep  upkeep
+	mu       sync.Mutex // memory only, never across I/O; guards what follows
+	im       *image
+	gen      string // "" until the device was saved
+	head     head
+	proved   bool // it has logged in here since it took the place of head.Kept
+	queue    writeQueue
+	damage   damage
+	upkeep   upkeep
+	known    knownSessions
+	keys     senderKeys
+	appState appStateMemory
+	events   eventMemory
+	secrets  writtenSecrets // message secrets written in this term
+	pack     sentPack       // what was sent and is not stored yet
 }
 
 var (
@@ -57,12 +57,10 @@ func newDeviceStore(c *Container, f Fence) *deviceStore {
 		commitSem: make(chan struct{}, 1), prekeySem: make(chan struct{}, 1),
 		saveSem: make(chan struct{}, 1), macSem: make(chan struct{}, 1), moveSem: make(chan struct{}, 1),
 		splits: make(map[Key]manifest), im: newImage(), damage: newDamage(),
-		secrets:        newWrittenSecrets(c.cfg.nextSecretTurn()),
-		knownSessions:  knownSessions{migrated: make(map[string]struct{}), checked: make(map[string]struct{})},
-		appStateMemory: appStateMemory{staged: make(map[string]*stagedAppState), loaded: make(map[string]struct{})},
+		known: newKnownSessions(), keys: senderKeys{absent: make(map[string]struct{})}, appState: newAppStateMemory(),
+		secrets: newWrittenSecrets(c.cfg.nextSecretTurn()),
 	}
 	s.queue = newWriteQueue(&c.cfg.background, s.flushFired)
-	s.keys.absent = make(map[string]struct{})
 	s.win = newWindows(c.cfg.windowWait, 2*c.cfg.outagePatience, s.gate.over)
 	return s
 }
