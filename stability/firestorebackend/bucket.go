@@ -9,8 +9,8 @@ import (
 	"github.com/wastability/wastability/authstore"
 )
 
-// bucket is what a session knows of one bucket: enough to keep it from
-// outgrowing a document without reading it again. Once it is part of a session's
+// bucket is what a writer knows of one bucket: enough to keep it from
+// outgrowing a document without reading it again. Once it is part of a writer's
 // knowledge it is guarded by backend.mu: commits change it.
 type bucket struct {
 	exists bool
@@ -47,8 +47,8 @@ func (k *bucket) mayOwn(own string) bool {
 	return k.spilled
 }
 
-// knowledge is all that a session knows. It is only ever filled from reads that
-// no commit of the session overlapped.
+// knowledge is all that a writer knows. It is only ever filled from reads that
+// no commit of the writer overlapped.
 type knowledge struct {
 	buckets  map[string]*bucket
 	whole    map[authstore.Kind]bool // read completely: what is not in buckets does not exist
@@ -59,31 +59,31 @@ type knowledge struct {
 
 // stamp is taken before a read whose result shall be known.
 type stamp struct {
-	s       *session
+	w       *writer
 	changes int
 }
 
 func (b *backend) stamp() stamp {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ses == nil || b.ses.unclear || b.ses.know.busy {
+	if b.writer == nil || b.writer.unclear || b.writer.know.busy {
 		return stamp{}
 	}
-	return stamp{b.ses, b.ses.know.changes}
+	return stamp{b.writer, b.writer.know.changes}
 }
 
-// learn runs f on the session's knowledge if what was read since the stamp is
+// learn runs f on the writer's knowledge if what was read since the stamp is
 // still true.
 func (b *backend) learn(st stamp, f func(*knowledge)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stillLocked(st) {
-		f(&st.s.know)
+		f(&st.w.know)
 	}
 }
 
-// still says whether this session is the one writer, and has written nothing
-// since the stamp.
+// still says whether the stamp's writer is the present one, and has written
+// nothing since the stamp.
 func (b *backend) still(st stamp) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -91,7 +91,7 @@ func (b *backend) still(st stamp) bool {
 }
 
 func (b *backend) stillLocked(st stamp) bool {
-	return st.s != nil && st.s == b.ses && !st.s.unclear && !st.s.know.busy && st.s.know.changes == st.changes
+	return st.w != nil && st.w == b.writer && !st.w.unclear && !st.w.know.busy && st.w.know.changes == st.changes
 }
 
 func (k *knowledge) set(id string, bk *bucket) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Commit is one request: the fence, and each document that changes. Where a
-// bucket is touched that this session has not seen yet, it is read first.
+// bucket is touched that this writer has not seen yet, it is read first.
 func (s keyValues) Commit(ctx context.Context, epoch int64, batch authstore.Batch) error {
 	const op = "commit"
 	b := s.b
@@ -22,16 +22,16 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, batch authstore.Batc
 	}
 	var p *plan
 	err := b.underFence(ctx, laneAuth, op, epoch,
-		func(ctx context.Context, ses *session) (func(*firestore.WriteBatch), error) {
-			if err := b.meet(ctx, op, ses, batch); err != nil {
+		func(ctx context.Context, w *writer) (func(*firestore.WriteBatch), error) {
+			if err := b.meet(ctx, op, w, batch); err != nil {
 				return nil, err
 			}
-			p = b.plan(ses, batch)
+			p = b.plan(w, batch)
 			return p.write, nil
 		},
-		func(ses *session) { b.finish(ses, p, false) })
+		func(w *writer) { b.finish(w, p, false) })
 	if err == nil {
-		b.finish(p.ses, p, true)
+		b.finish(p.writer, p, true)
 		return nil
 	}
 	if invalid(err) {
@@ -41,11 +41,11 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, batch authstore.Batc
 	return err
 }
 
-// meet sees to it that the session knows every bucket that the batch touches.
-func (b *backend) meet(ctx context.Context, op string, ses *session, batch authstore.Batch) error {
+// meet sees to it that the writer knows every bucket that the batch touches.
+func (b *backend) meet(ctx context.Context, op string, w *writer, batch authstore.Batch) error {
 	req := b.request()
 	b.mu.Lock()
-	k := &ses.know
+	k := &w.know
 	need := func(key authstore.Key) {
 		p := placeOf(key)
 		if p.bucket == "" || k.buckets[p.bucket] != nil {
@@ -99,7 +99,7 @@ func (b *backend) meet(ctx context.Context, op string, ses *session, batch auths
 // plan is one batch as writes of documents.
 type plan struct {
 	b       *backend
-	ses     *session
+	writer  *writer
 	changed map[string]*change // by id of the bucket
 	owns    []ownWrite
 }
@@ -117,14 +117,14 @@ type ownWrite struct {
 	del   bool
 }
 
-// plan decides where everything goes and takes it down in the session's
+// plan decides where everything goes and takes it down in the writer's
 // knowledge at once. finish corrects that if the commit fails.
-func (b *backend) plan(ses *session, batch authstore.Batch) *plan {
-	p := &plan{b: b, ses: ses, changed: make(map[string]*change)}
+func (b *backend) plan(w *writer, batch authstore.Batch) *plan {
+	p := &plan{b: b, writer: w, changed: make(map[string]*change)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ses.know.busy = true
-	ses.know.changes++
+	w.know.busy = true
+	w.know.changes++
 	for _, e := range batch.Put {
 		p.put(placeOf(e.Key), e)
 	}
@@ -134,7 +134,7 @@ func (b *backend) plan(ses *session, batch authstore.Batch) *plan {
 	return p
 }
 
-func (p *plan) bucket(id string) *bucket { return p.ses.know.buckets[id] }
+func (p *plan) bucket(id string) *bucket { return p.writer.know.buckets[id] }
 
 func (p *plan) change(id string) *change {
 	c := p.changed[id]
@@ -235,14 +235,14 @@ func (p *plan) write(batch *firestore.WriteBatch) {
 
 // finish corrects the knowledge to what became of the plan. After an error
 // nothing is known of what it touched.
-func (b *backend) finish(ses *session, p *plan, landed bool) {
+func (b *backend) finish(w *writer, p *plan, landed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ses.know.busy = false
-	ses.know.changes++
+	w.know.busy = false
+	w.know.changes++
 	for id, c := range p.changed {
 		if !landed {
-			delete(ses.know.buckets, id)
+			delete(w.know.buckets, id)
 			continue
 		}
 		c.bk.exists = true
@@ -252,11 +252,11 @@ func (b *backend) finish(ses *session, p *plan, landed bool) {
 	}
 	if !landed {
 		// A document of its own may have come or gone without its bucket.
-		for id, bk := range ses.know.buckets {
+		for id, bk := range w.know.buckets {
 			if bk.spilled {
-				delete(ses.know.buckets, id)
+				delete(w.know.buckets, id)
 			}
 		}
-		clear(ses.know.whole)
+		clear(w.know.whole)
 	}
 }

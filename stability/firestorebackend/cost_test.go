@@ -187,7 +187,7 @@ func TestABucketThatIsFullSpills(t *testing.T) {
 		}
 	}
 	require.Greater(t, own, 20)
-	// Values grow, shrink and go, in a session that has not scanned.
+	// Values grow, shrink and go, by a writer that has not scanned.
 	require.NoError(t, b.Lock.Release(t.Context(), rec))
 	b = opened(t, c)
 	rec = hold(t, b)

@@ -52,7 +52,7 @@ func TestTheIndexFileCoversEveryFieldThatIsWritten(t *testing.T) {
 		{Key: key("small"), Value: []byte("s")}, {Key: key(long), Value: large}, {Key: authstore.Key{Kind: "event", ID: "g/e"}, Value: large},
 	}}))
 	raw2 := b.Auth.(keyValues).b
-	require.NoError(t, raw2.settle(t.Context(), laneAuth, "test", func() *session { raw2.ses.unclear = true; return raw2.ses }()))
+	require.NoError(t, raw2.settle(t.Context(), laneAuth, "test", func() *writer { raw2.writer.unclear = true; return raw2.writer }()))
 	require.NoError(t, b.State.Save(t.Context(), rec.Epoch, reconnect.State{Status: reconnect.StatusConnected, ConnectedAt: time.Now()}))
 	_, _, err = b.Incidents.Raise(t.Context(), guard.Incident{ID: "x", DetectedAt: time.Now(), Evidence: map[string]string{"a": "b"}})
 	require.NoError(t, err)

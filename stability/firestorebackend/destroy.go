@@ -49,13 +49,13 @@ func (b *backend) destroy(ctx context.Context, page int) error {
 				}
 				renewed = time.Now()
 			}
-			err := b.underFence(ctx, laneAuth, op, rec.Epoch, func(context.Context, *session) (func(*firestore.WriteBatch), error) {
+			err := b.underFence(ctx, laneAuth, op, rec.Epoch, func(context.Context, *writer) (func(*firestore.WriteBatch), error) {
 				return func(batch *firestore.WriteBatch) {
 					for _, ref := range refs {
 						batch.Delete(ref)
 					}
 				}, nil
-			}, func(*session) {})
+			}, func(*writer) {})
 			// A document may be removed twice, so a lost reply is no trouble.
 			if err == nil || hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
 				return err

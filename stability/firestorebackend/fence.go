@@ -13,15 +13,15 @@ import (
 	"github.com/wastability/wastability/lock"
 )
 
-// session is one term as this backend writes in it. Its token is the update
+// writer is one term as this backend writes in it. Its token is the update
 // time of the fence document, which moves with each commit of the term, and when
 // a term begins or ends. The one who knows the token is the only writer, which
 // makes it safe to remember how full a bucket is. Fields are guarded by
 // backend.mu.
-type session struct {
+type writer struct {
 	term
 	token   time.Time
-	unclear bool // a write of this session may yet arrive
+	unclear bool // a write of this term may yet arrive
 	stateOK bool // the stored state has a format that this library may replace
 	know    knowledge
 }
@@ -53,7 +53,7 @@ func (b *backend) fenced(ctx context.Context, token time.Time, name string, fill
 // attempt is one commit under the fence. It is sent until it is known what
 // became of it, each time as the same request.
 type attempt struct {
-	s     *session
+	w     *writer
 	token time.Time
 	name  string
 	add   func(*firestore.WriteBatch)
@@ -65,7 +65,7 @@ type attempt struct {
 // Commits come one after the other, those of the session and of the state
 // alike: each needs the token that the one before it has left.
 func (b *backend) underFence(ctx context.Context, l lane, op string, epoch int64,
-	fill func(ctx context.Context, s *session) (func(*firestore.WriteBatch), error), undo func(s *session),
+	fill func(ctx context.Context, w *writer) (func(*firestore.WriteBatch), error), undo func(w *writer),
 ) error {
 	select {
 	case b.commit <- struct{}{}:
@@ -78,16 +78,16 @@ func (b *backend) underFence(ctx context.Context, l lane, op string, epoch int64
 	for n := 1; ; n++ {
 		var err error
 		if a == nil {
-			s, err2 := b.sessionOf(ctx, l, op, epoch)
+			w, err2 := b.writerOf(ctx, l, op, epoch)
 			if err2 != nil {
 				return err2
 			}
-			if err = b.settle(ctx, l, op, s); err == nil {
-				add, err := fill(ctx, s)
+			if err = b.settle(ctx, l, op, w); err == nil {
+				add, err := fill(ctx, w)
 				if err != nil {
 					return err
 				}
-				a = &attempt{s: s, token: b.tokenOf(s), name: rand.Text(), add: add}
+				a = &attempt{w: w, token: b.tokenOf(w), name: rand.Text(), add: add}
 			}
 		}
 		if a != nil {
@@ -95,18 +95,18 @@ func (b *backend) underFence(ctx context.Context, l lane, op string, epoch int64
 			if over, err = b.send(ctx, l, op, a); err == nil {
 				return nil
 			}
-			if over { // and did not land; sessionOf decides whether the term goes on
-				b.forget(a.s)
-				undo(a.s)
+			if over { // and did not land; writerOf decides whether the term goes on
+				b.forget(a.w)
+				undo(a.w)
 				a = nil
 			}
 		}
 		if hopeless(err) || ctx.Err() != nil || n == tries || !pause(ctx) {
 			if a != nil {
 				b.mu.Lock()
-				a.s.unclear = true
+				a.w.unclear = true
 				b.mu.Unlock()
-				undo(a.s)
+				undo(a.w)
 			}
 			return err
 		}
@@ -125,7 +125,7 @@ func (b *backend) send(ctx context.Context, l lane, op string, a *attempt) (over
 		return err
 	})
 	if err == nil {
-		b.advance(a.s, next)
+		b.advance(a.w, next)
 		return false, nil
 	}
 	if aborted(err) || !lostRace(err) && !invalid(err) {
@@ -136,7 +136,7 @@ func (b *backend) send(ctx context.Context, l lane, op string, a *attempt) (over
 	case err2 != nil:
 		return false, err2
 	case f.lastWrite == a.name:
-		b.advance(a.s, now)
+		b.advance(a.w, now)
 		return false, nil
 	case !invalid(err):
 		return true, err
@@ -151,29 +151,29 @@ func putBack(op string) error {
 	return fmt.Errorf("%w: %s: the fence document is older than it was: somebody has put it back", ErrUnavailable, op)
 }
 
-func (b *backend) advance(s *session, token time.Time) {
+func (b *backend) advance(w *writer, token time.Time) {
 	b.clock.saw(token)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.token, s.unclear = token, false
+	w.token, w.unclear = token, false
 }
 
-func (b *backend) tokenOf(s *session) time.Time {
+func (b *backend) tokenOf(w *writer) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return s.token
+	return w.token
 }
 
-// granted begins the session of a term that the server has just granted here:
-// it counts, also after a higher epoch, whose documents somebody deleted.
+// granted makes the writer of a term that the server has just granted here: it
+// counts, also after a higher epoch, whose documents somebody deleted.
 func (b *backend) granted(t term, at, token time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ses, b.newest, b.grantedAt = &session{term: t, token: token}, t, at
+	b.writer, b.newest, b.grantedAt = &writer{term: t, token: token}, t, at
 }
 
 // expect names a term that was granted here, by what the lock document says.
-// Its session begins when something is written.
+// Its writer is made when something is written.
 func (b *backend) expect(t term, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -204,45 +204,45 @@ func (b *backend) over(nonce string) bool {
 	return slices.Contains(b.ended, nonce)
 }
 
-// adopt begins the session of a term that was granted elsewhere. A newer one,
+// adopt makes the writer of a term that was granted elsewhere. A newer one,
 // granted here meanwhile, stays.
-func (b *backend) adopt(t term, token time.Time) *session {
-	s := &session{term: t, token: token}
+func (b *backend) adopt(t term, token time.Time) *writer {
+	w := &writer{term: t, token: token}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ses == nil || b.ses.epoch <= t.epoch {
-		b.ses, b.newest = s, t
+	if b.writer == nil || b.writer.epoch <= t.epoch {
+		b.writer, b.newest = w, t
 	}
-	return s
+	return w
 }
 
-func (b *backend) forget(s *session) {
+func (b *backend) forget(w *writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ses == s {
-		b.ses = nil
+	if b.writer == w {
+		b.writer = nil
 	}
 }
 
 // nonceOf is the nonce of the term that this backend knows by this epoch. It
-// outlives the session.
+// outlives the writer.
 func (b *backend) nonceOf(epoch int64) (nonce string, known bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.newest.nonce, b.newest.epoch == epoch && epoch > 0
 }
 
-// sessionOf gives the session of an epoch. What Acquire did not leave here is
-// read; then the fence is moved, so that nobody else writes in the session.
-func (b *backend) sessionOf(ctx context.Context, l lane, op string, epoch int64) (*session, error) {
+// writerOf gives the writer of an epoch. What Acquire did not leave here is
+// read; then the fence is moved, so that nobody else writes in this term.
+func (b *backend) writerOf(ctx context.Context, l lane, op string, epoch int64) (*writer, error) {
 	b.mu.Lock()
-	s := b.ses
+	w := b.writer
 	b.mu.Unlock()
 	switch {
-	case s != nil && s.epoch == epoch:
-		return s, nil
-	case s != nil && s.epoch > epoch:
-		return nil, fenceError(op, epoch, fmt.Sprintf("the newest is %d", s.epoch))
+	case w != nil && w.epoch == epoch:
+		return w, nil
+	case w != nil && w.epoch > epoch:
+		return nil, fenceError(op, epoch, fmt.Sprintf("the newest is %d", w.epoch))
 	case epoch <= 0:
 		return nil, fenceError(op, epoch, "epochs begin at 1")
 	}
@@ -282,9 +282,9 @@ func fenceError(op string, epoch int64, why string) error {
 
 // settle moves the fence after a write whose outcome is not known: whatever of
 // it is still on its way then comes too late, and cannot undo something newer.
-func (b *backend) settle(ctx context.Context, l lane, op string, s *session) error {
+func (b *backend) settle(ctx context.Context, l lane, op string, w *writer) error {
 	b.mu.Lock()
-	unclear, token := s.unclear, s.token
+	unclear, token := w.unclear, w.token
 	b.mu.Unlock()
 	if !unclear {
 		return nil
@@ -292,11 +292,11 @@ func (b *backend) settle(ctx context.Context, l lane, op string, s *session) err
 	moved, err := b.moveFence(ctx, l, op, token)
 	switch {
 	case err == nil:
-		b.advance(s, moved)
+		b.advance(w, moved)
 	case lostRace(err) && !aborted(err):
-		b.forget(s) // the write has landed after all, or somebody else's: sessionOf tells
+		b.forget(w) // the write has landed after all, or somebody else's: writerOf tells
 	case invalid(err):
-		b.forget(s)
+		b.forget(w)
 		return putBack(op)
 	}
 	return err

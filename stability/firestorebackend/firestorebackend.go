@@ -77,8 +77,8 @@ type backend struct {
 	commit chan struct{} // semaphore: one write under the fence at a time
 
 	mu     sync.Mutex // held for moments only
-	ses    *session   // the newest term that this backend writes in
-	newest term       // the term of the last session
+	writer *writer    // the newest term that this backend writes in
+	newest term       // the term of the last writer
 	// ended are terms that were granted here and that another has followed, by
 	// their nonces; the newest of them. granted is when the newest began.
 	ended     []string

@@ -43,11 +43,11 @@ func checkFormat(creds *firestore.DocumentSnapshot) error {
 	return nil
 }
 
-// formatKnown says whether this session has seen the format already.
+// formatKnown says whether the present writer has seen the format already.
 func (b *backend) formatKnown() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.ses != nil && b.ses.know.formatOK
+	return b.writer != nil && b.writer.know.formatOK
 }
 
 // request is a set of documents to read.
@@ -66,8 +66,8 @@ func (r *request) add(id string) {
 	}
 }
 
-// read returns the documents by id. The format is looked at on the way, where
-// that was not done in this session.
+// read returns the documents by id. The format is looked at on the way, where the
+// present writer has not seen it.
 func (r *request) read(ctx context.Context, op string) (map[string]*firestore.DocumentSnapshot, error) {
 	if len(r.refs) == 0 {
 		return nil, nil
@@ -139,11 +139,11 @@ func (b *backend) spilledBuckets(places map[authstore.Key]place) map[string]bool
 	out := make(map[string]bool)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ses == nil {
+	if b.writer == nil {
 		return out
 	}
 	for _, p := range places {
-		if bk := b.ses.know.buckets[p.bucket]; bk != nil && bk.spilled {
+		if bk := b.writer.know.buckets[p.bucket]; bk != nil && bk.spilled {
 			out[p.bucket] = true
 		}
 	}
@@ -155,7 +155,7 @@ func (b *backend) spilledBuckets(places map[authstore.Key]place) map[string]bool
 func pick(b *backend, st stamp, places map[authstore.Key]place, docs map[string]*firestore.DocumentSnapshot, beside map[string]bool) (out map[authstore.Key][]byte, again bool, err error) {
 	in := make(map[authstore.Key][]byte)
 	read := make(map[string]*bucket)
-	spilled := make(map[string]bool) // read belongs to the session once it is learnt
+	spilled := make(map[string]bool) // read belongs to the writer once it is learnt
 	for _, p := range places {
 		if p.bucket == "" || read[p.bucket] != nil {
 			continue
@@ -305,7 +305,7 @@ func (s keyValues) scanBucket(ctx context.Context, op string, kind authstore.Kin
 		if err != nil {
 			return nil, false, nil, err
 		}
-		spilled = bk.spilled // bk belongs to the session once it is learnt
+		spilled = bk.spilled // bk belongs to the writer once it is learnt
 		b.learn(st, func(k *knowledge) {
 			if k.buckets[id] == nil {
 				k.set(id, bk)

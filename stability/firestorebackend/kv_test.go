@@ -16,7 +16,7 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
-// What a read has found of a bucket goes to the session, and a commit changes it
+// What a read has found of a bucket goes to the writer, and a commit changes it
 // there while the read goes on. It is the race detector that looks on here.
 func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
 	t.Parallel()
@@ -47,7 +47,7 @@ func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
 			commit(b, epoch, small, 1)
 			raw := b.Auth.(keyValues).b
 			raw.mu.Lock()
-			clear(raw.ses.know.buckets) // as in a term that has not met the bucket yet
+			clear(raw.writer.know.buckets) // as in a term that has not met the bucket yet
 			raw.mu.Unlock()
 			var got map[authstore.Key][]byte
 			var wg sync.WaitGroup
@@ -55,7 +55,7 @@ func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
 			require.Eventually(t, func() bool {
 				raw.mu.Lock()
 				defer raw.mu.Unlock()
-				return raw.ses.know.buckets[placeOf(small).bucket] != nil
+				return raw.writer.know.buckets[placeOf(small).bucket] != nil
 			}, time.Minute, time.Millisecond)
 			commit(b, epoch, large, 100_000) // beside the bucket, which says so
 			wg.Wait()
@@ -113,7 +113,7 @@ func TestAnAnswerInTwoPiecesIsOneMoment(t *testing.T) {
 	require.Equal(t, map[authstore.Key][]byte{key("a"): []byte("2"), key("b"): []byte("2")}, got)
 }
 
-// A commit that failed left nothing behind, also in what the session knows of
+// A commit that failed left nothing behind, also in what the writer knows of
 // its buckets: the same batch does its work the next time.
 func TestFailedCommitIsNotRemembered(t *testing.T) {
 	t.Parallel()

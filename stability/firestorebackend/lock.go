@@ -357,8 +357,8 @@ func (s lockStore) Release(ctx context.Context, rec lock.Record) (err error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ses != nil && b.ses.epoch == rec.Epoch {
-		b.ses = nil
+	if b.writer != nil && b.writer.epoch == rec.Epoch {
+		b.writer = nil
 	}
 	return nil
 }

@@ -139,7 +139,7 @@ func operations() []operation {
 		}},
 		{"a commit in a term that is adopted", func(t *testing.T, b stability.Backend) (func(context.Context) error, func(*testing.T)) {
 			rec := hold(t, b)
-			b.Auth.(keyValues).b.forget(b.Auth.(keyValues).b.ses)
+			b.Auth.(keyValues).b.forget(b.Auth.(keyValues).b.writer)
 			return func(ctx context.Context) error { return b.Auth.Commit(ctx, rec.Epoch, put("a", "1")) }, func(t *testing.T) {
 				require.Equal(t, map[string]string{"g1/a": "1"}, values(t, b))
 			}
@@ -253,7 +253,7 @@ func TestACommitThatArrivesLateWritesNothing(t *testing.T) {
 	raw := b.Auth.(keyValues).b
 
 	// The request is held up on its way, and its caller gives up.
-	late := raw.tokenOf(raw.ses)
+	late := raw.tokenOf(raw.writer)
 	w.fail(func(string, int) fault { return fault{drop: internal, hang: true} })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -279,7 +279,7 @@ func TestACommitThatWasAbortedMayStillArrive(t *testing.T) {
 	rec := hold(t, b)
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "0")))
 	raw := b.Auth.(keyValues).b
-	late := raw.tokenOf(raw.ses)
+	late := raw.tokenOf(raw.writer)
 	faults := []*firestoresim.Injection{
 		s.Fault(firestoresim.Unavailable()).On(firestoresim.Commit).Now(),
 		s.Fault(firestoresim.Aborted()).On(firestoresim.Commit).Now(),

@@ -104,13 +104,13 @@ func (s inTurn) Commit(ctx context.Context, epoch int64, b authstore.Batch) erro
 	// moved it is over, done or refused.
 	for err != nil {
 		s.b.mu.Lock()
-		ses := s.b.ses
-		unclear := ses != nil && ses.unclear
+		w := s.b.writer
+		unclear := w != nil && w.unclear
 		s.b.mu.Unlock()
 		if !unclear {
 			break
 		}
-		if moved := s.b.settle(context.Background(), laneAuth, "test", ses); lostRace(moved) && !aborted(moved) {
+		if moved := s.b.settle(context.Background(), laneAuth, "test", w); lostRace(moved) && !aborted(moved) {
 			break
 		}
 	}

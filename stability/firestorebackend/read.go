@@ -15,7 +15,7 @@ import (
 //
 // Firestore may give each document of an answer a later time than the one
 // before, and the client puts an answer that breaks off together with that to a
-// second request. Neither matters where nobody else writes: in a session that
+// second request. Neither matters where nobody else writes: in a term that
 // wrote nothing meanwhile. Elsewhere the documents are read again, in a
 // read-only transaction, which the client does not put together.
 func (b *backend) get(ctx context.Context, l lane, op string, refs ...*firestore.DocumentRef) (snaps []*firestore.DocumentSnapshot, err error) {

@@ -36,8 +36,8 @@ func (s stateStore) Load(ctx context.Context) (reconnect.State, error) {
 	}
 	state, err := stateOf(snaps[0])
 	b.mu.Lock()
-	if st.s != nil && st.s == b.ses {
-		st.s.stateOK = err == nil
+	if st.w != nil && st.w == b.writer {
+		st.w.stateOK = err == nil
 	}
 	b.mu.Unlock()
 	if err != nil {
@@ -58,9 +58,9 @@ func (s stateStore) Save(ctx context.Context, epoch int64, state reconnect.State
 	if err := b.enter(ctx, op); err != nil {
 		return err
 	}
-	return b.underFence(ctx, laneState, op, epoch, func(ctx context.Context, ses *session) (func(*firestore.WriteBatch), error) {
+	return b.underFence(ctx, laneState, op, epoch, func(ctx context.Context, w *writer) (func(*firestore.WriteBatch), error) {
 		b.mu.Lock()
-		known := ses.stateOK
+		known := w.stateOK
 		b.mu.Unlock()
 		if !known {
 			snaps, err := b.get(ctx, laneState, op, b.stateDoc)
@@ -71,11 +71,11 @@ func (s stateStore) Save(ctx context.Context, epoch int64, state reconnect.State
 				return nil, fmt.Errorf("firestorebackend: %s: over the old one: %w", op, err)
 			}
 			b.mu.Lock()
-			ses.stateOK = true
+			w.stateOK = true
 			b.mu.Unlock()
 		}
 		return func(batch *firestore.WriteBatch) { batch.Set(b.stateDoc, doc) }, nil
-	}, func(*session) {})
+	}, func(*writer) {})
 }
 
 // stateFields makes the document. The codec of package reconnect decides what

@@ -329,7 +329,7 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "0")))
 		raw := b.Auth.(keyValues).b
 		raw.mu.Lock()
-		raw.ses.token = raw.ses.token.Add(time.Minute)
+		raw.writer.token = raw.writer.token.Add(time.Minute)
 		raw.mu.Unlock()
 		rec.RenewedAt = rec.RenewedAt.Add(time.Minute)
 		return s, c, b, rec
@@ -375,7 +375,7 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 	run("a commit that adopts its term meanwhile looks again", func(t *testing.T) {
 		s, _, b, rec := account(t)
 		raw := b.Auth.(keyValues).b
-		raw.forget(raw.ses)
+		raw.forget(raw.writer)
 		refused := s.Fault(firestoresim.Fail(codes.InvalidArgument, "later than it is")).On(firestoresim.Commit).Now()
 		require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, put("a", "1")))
 		require.Equal(t, 1, refused.Fired())
