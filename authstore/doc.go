@@ -95,7 +95,7 @@
 // and a retry receipt, and the message is gone from the server. Only an error
 // that matches context.Canceled leaves it there. So a call that fails waits and
 // is repeated, until the lock is not trusted any more or for 30 seconds. Then
-// Fence.Cut severs the connection, and only after that does anything fail: that
+// Fence.Cut cuts the connection, and only after that does anything fail: that
 // call and every later one, with an error that matches context.Canceled and the
 // cause. ErrFenced cuts at once. An error that cannot pass (ErrTooLarge,
 // ErrCorrupt) is returned and never cuts, else one poisonous message would end

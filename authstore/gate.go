@@ -19,12 +19,12 @@ type gate struct {
 	fence Fence
 	cfg   *config
 
-	gone atomic.Pointer[goneCause]
-	once sync.Once
-	over chan struct{} // closed when gone is set
+	ended atomic.Pointer[endCause]
+	once  sync.Once
+	over  chan struct{} // closed when ended is set
 }
 
-type goneCause struct{ err error }
+type endCause struct{ err error }
 
 func newGate(kv KV, f Fence, cfg *config) *gate {
 	return &gate{kv: kv, fence: f, cfg: cfg, over: make(chan struct{})}
@@ -40,14 +40,14 @@ func (g *gate) cut(cause error) { g.finish(cause, g.fence.Cut) }
 func (g *gate) finish(cause error, first func(error)) {
 	g.once.Do(func() {
 		first(cause)
-		g.gone.Store(&goneCause{cause})
+		g.ended.Store(&endCause{cause})
 		close(g.over)
 	})
 }
 
 // check fails once the device is over.
 func (g *gate) check(op string) error {
-	if c := g.gone.Load(); c != nil {
+	if c := g.ended.Load(); c != nil {
 		return &goneError{op: op, cause: c.err}
 	}
 	return nil
@@ -149,8 +149,8 @@ func pauses() *backoff.ExponentialBackOff {
 // what is written meanwhile finds out.
 func (g *gate) look(ctx context.Context, op string, f func(context.Context) error) error {
 	err := g.cfg.within(ctx, g.cfg.lookTimeout, g.over, op, f)
-	if gone := g.check(op); gone != nil {
-		return gone
+	if err := g.check(op); err != nil {
+		return err
 	}
 	return err
 }

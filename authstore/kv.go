@@ -101,7 +101,7 @@ type Fence interface {
 	Epoch() int64
 	Held() bool
 	TrustedUntil() time.Time
-	// Cut severs the connection without blocking: when it returns nothing
+	// Cut cuts the connection without blocking: when it returns nothing
 	// more goes out on the socket.
 	Cut(cause error)
 }

@@ -64,7 +64,7 @@ const maxParcels = 256
 // https URL; credentials in it are sent as basic authentication. It does no
 // I/O. Close it when done; a Manager closes the sinks it was given.
 //
-// Notify never blocks. News to be delivered is kept in one slot per
+// Notify never blocks. News to be delivered is kept in one entry per
 // incident, which holds its newest state only: a receiver that is down for an
 // hour costs nothing and is then told the present state, once. An incident that
 // was opened and resolved before its opening could have arrived is not
@@ -159,7 +159,7 @@ func (w *Webhook) Notify(n Notification) {
 	go w.work(w.done)
 }
 
-// noteLocked puts the newest state of an incident into its slot. False when
+// noteLocked puts the newest state of an incident into its entry. False when
 // there is nothing to deliver about it.
 func (w *Webhook) noteLocked(n Notification) bool {
 	for i, p := range w.queue {

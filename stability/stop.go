@@ -55,7 +55,7 @@ func (t *term) tearDown() {
 	// Behind this point the socket is closed; only now other work may be late.
 	// Writes that the store has deferred may still be made: the term is held.
 	t.flushing.Store(graceful)
-	t.severed.CompareAndSwap(nil, &cause)
+	t.cutCause.CompareAndSwap(nil, &cause)
 
 	if graceful {
 		m.received.lastPayment(t.overtime)

@@ -23,7 +23,7 @@ import (
 type term struct {
 	m        *Manager
 	hold     lock.Term
-	severed  atomic.Pointer[error] // why nothing may be written to a socket any more; nil while it may
+	cutCause atomic.Pointer[error] // why nothing may be written to a socket any more; nil while it may
 	flushing atomic.Bool           // the wire is cut for a hand-over, and the store may still be written
 	wake     bell                  // look again at what there is to do
 	done     chan struct{}         // closed when everything is torn down
@@ -117,7 +117,7 @@ func (t *term) watch() {
 
 // mayWrite is the wire fence: it is asked before every write on a socket.
 func (t *term) mayWrite() error {
-	if cause := t.severed.Load(); cause != nil {
+	if cause := t.cutCause.Load(); cause != nil {
 		return *cause
 	}
 	if !t.hold.Held() {
@@ -133,7 +133,7 @@ var errPaused = errors.New("stability: this process was paused and the lease is 
 // cut ends the term at once: when it returns nothing more goes out. It is
 // called from store calls inside whatsmeow's handlers, so it must not wait.
 func (t *term) cut(cause error) {
-	t.severed.CompareAndSwap(nil, &cause)
+	t.cutCause.CompareAndSwap(nil, &cause)
 	t.m.mu.Lock()
 	a := t.client
 	t.m.mu.Unlock()
@@ -180,7 +180,7 @@ type fence struct{ t *term }
 
 func (f fence) Epoch() int64 { return f.t.hold.Epoch() }
 func (f fence) Held() bool {
-	return (f.t.severed.Load() == nil || f.t.flushing.Load()) && f.t.hold.Held()
+	return (f.t.cutCause.Load() == nil || f.t.flushing.Load()) && f.t.hold.Held()
 }
 func (f fence) TrustedUntil() time.Time { return f.t.hold.TrustedUntil() }
 func (f fence) Cut(cause error)         { f.t.cut(cause) }

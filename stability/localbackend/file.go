@@ -37,9 +37,9 @@ type file struct {
 	f    *os.File // the one bbolt uses
 	sync func(*os.File) error
 	info fs.FileInfo
-	// gone is set when the term is over although nobody released it: the path
+	// unusable is set when the term is over although nobody released it: the path
 	// names another file, or memory and disk cannot be trusted to agree.
-	gone atomic.Bool
+	unusable atomic.Bool
 	// unsettled is set when a commit's meta page was written but not synced, and
 	// unsettledTx says which. Guarded by backend.sem.
 	unsettled   bool
@@ -313,7 +313,7 @@ func (f *file) whole() error {
 		return nil // closed: bbolt says so
 	}
 	if size := info.Size(); size < was {
-		f.gone.Store(true)
+		f.unusable.Store(true)
 		return damaged("%s had %d bytes and has %d: it was truncated while it was open", f.path, was, size)
 	} else if size > was {
 		f.size.CompareAndSwap(was, size)
@@ -324,7 +324,7 @@ func (f *file) whole() error {
 // close waits for reading transactions and gives the lock up. Changes that are still
 // in the log go into the tables; where that fails, the next opening does it.
 func (f *file) close() error {
-	if len(f.pending) > 0 && !f.gone.Load() {
+	if len(f.pending) > 0 && !f.unusable.Load() {
 		_ = f.fold(nil, nil)
 	}
 	err := error(nil)

@@ -124,7 +124,7 @@ func (b *backend) enter(ctx context.Context, op string) error {
 
 // leave gives sem back, and closes a file that is of no use any more.
 func (b *backend) leave() {
-	if t := b.cur.Load(); t != nil && t.gone.Load() {
+	if t := b.cur.Load(); t != nil && t.unusable.Load() {
 		_ = b.end(t)
 	}
 	<-b.sem
@@ -169,14 +169,14 @@ func (b *backend) view(ctx context.Context, op string, fn func(*reader) error) e
 		switch {
 		case b.shut.Load():
 			return fmt.Errorf("%s: %w", op, ErrClosed)
-		case t == nil || t.gone.Load():
+		case t == nil || t.unusable.Load():
 			return fmt.Errorf("%s: %w", op, ErrNotHolder)
 		}
 		err := t.view(fn)
 		if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 			continue // the term ended meanwhile: b.cur has changed
 		}
-		if t.gone.Load() {
+		if t.unusable.Load() {
 			b.tidy()
 			if err != nil { // not one bad value: the term is over
 				err = fmt.Errorf("%w: %w", err, lock.ErrFenced)
@@ -223,7 +223,7 @@ func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*ba
 	}
 	defer b.leave()
 	t := b.cur.Load()
-	if t == nil || t.gone.Load() {
+	if t == nil || t.unusable.Load() {
 		if epoch == anyEpoch {
 			return fmt.Errorf("%s: %w", op, ErrNotHolder)
 		}
@@ -237,7 +237,7 @@ func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*ba
 	if err == nil {
 		err = t.commit(w.changes)
 	}
-	if err != nil && t.gone.Load() {
+	if err != nil && t.unusable.Load() {
 		return fmt.Errorf("localbackend: %s: %w: %w", op, err, lock.ErrFenced)
 	}
 	if err != nil {
@@ -245,7 +245,7 @@ func (b *backend) write(ctx context.Context, op string, epoch int64, fn func(*ba
 	}
 	if !t.named() {
 		// The last writes went into a file that nobody will find.
-		t.gone.Store(true)
+		t.unusable.Store(true)
 		return fmt.Errorf("localbackend: %s: %s was removed or replaced while it was open: %w", op, b.path, lock.ErrFenced)
 	}
 	return nil

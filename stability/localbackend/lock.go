@@ -40,7 +40,7 @@ func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time
 	b.by.Store(holder)
 
 	t := b.cur.Load()
-	if t != nil && (t.gone.Load() || !t.named()) {
+	if t != nil && (t.unusable.Load() || !t.named()) {
 		if err := b.end(t); err != nil {
 			return lock.Record{}, false, err
 		}
@@ -146,14 +146,14 @@ func (s lockStore) Renew(ctx context.Context, held lock.Record) (lock.Record, er
 	if t == nil || t.epoch != held.Epoch {
 		return lock.Record{}, fmt.Errorf("localbackend: renew epoch %d: this process does not hold it: %w", held.Epoch, lock.ErrLost)
 	}
-	if !t.gone.Load() && t.named() {
+	if !t.unusable.Load() && t.named() {
 		lease := held.Lease
 		if lease <= 0 {
 			lease = t.record().Lease
 		}
 		return t.renewed(lease), nil
 	}
-	t.gone.Store(true)
+	t.unusable.Store(true)
 	b.tidy()
 	return lock.Record{}, fmt.Errorf("localbackend: renew: %s was removed, replaced or broken while it was open: %w", b.path, lock.ErrLost)
 }
@@ -173,7 +173,7 @@ func (s lockStore) Release(ctx context.Context, held lock.Record) error {
 	// The release is written for a late repetition of the term's attempt only.
 	// The lock is given up by closing, also when the disk is full.
 	data, err := json.Marshal(lockRecord{Nonce: t.nonce, Epoch: t.epoch, Lease: rec.Lease, AcquiredAt: rec.AcquiredAt})
-	if err == nil && !t.gone.Load() {
+	if err == nil && !t.unusable.Load() {
 		_ = t.fold(nil, func(tx *bbolt.Tx) error { return putHead(tx, keyLock, data) })
 	}
 	b.last = lock.Record{Epoch: t.epoch}
@@ -191,7 +191,7 @@ func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	if b.shut.Load() {
 		return lock.Record{}, fmt.Errorf("load the lock: %w", ErrClosed)
 	}
-	if t := b.cur.Load(); t != nil && !t.gone.Load() {
+	if t := b.cur.Load(); t != nil && !t.unusable.Load() {
 		return t.record(), nil
 	}
 	f, info, err := openLocked(ctx, b.path, false, 0)
@@ -260,7 +260,7 @@ func (l lookout) differs(m lookout) bool {
 }
 
 func (b *backend) look() (lookout, error) {
-	if t := b.cur.Load(); t != nil && !t.gone.Load() {
+	if t := b.cur.Load(); t != nil && !t.unusable.Load() {
 		return lookout{lock.Record{Holder: t.record().Holder, Epoch: t.epoch}, t.info}, nil
 	}
 	f, info, err := tryOpenLocked(b.path, false)

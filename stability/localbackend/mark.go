@@ -61,7 +61,7 @@ func (f *file) ours() error {
 		}
 	}
 	if foreign || errors.Is(err, authstore.ErrCorrupt) || errors.Is(err, authstore.ErrNewerFormat) {
-		f.gone.Store(true)
+		f.unusable.Store(true)
 		return fmt.Errorf("localbackend: something else was copied over %s while it was open, and nothing was written on top of it: "+
 			"stop every instance before a backup is put in place", f.path)
 	}

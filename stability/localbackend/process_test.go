@@ -208,7 +208,7 @@ func TestEndedTermsAreForgotten(t *testing.T) {
 		require.Zero(t, listed(), "released")
 	}
 	rec := hold(t, b)
-	openFileOf(b).gone.Store(true) // as after a fault
+	openFileOf(b).unusable.Store(true) // as after a fault
 	_, err := b.Lock.Renew(t.Context(), rec)
 	require.ErrorIs(t, err, lock.ErrLost)
 	hold(t, b)

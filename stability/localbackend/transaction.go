@@ -32,7 +32,7 @@ func guarded(f func() error) (err error) {
 func (f *file) judge(err error) {
 	if errors.As(err, new(panicError)) {
 		f.abandoned.Store(true)
-		f.gone.Store(true)
+		f.unusable.Store(true)
 	}
 }
 
@@ -94,7 +94,7 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 		f.own.tx = txid
 		return nil
 	}
-	if f.judge(err); f.gone.Load() {
+	if f.judge(err); f.unusable.Load() {
 		return fmt.Errorf("localbackend: write %s: %w", f.path, err)
 	}
 	if tx != nil { // fn failed, or bbolt is not open: nothing was written
@@ -104,7 +104,7 @@ func (f *file) update(fn func(*bbolt.Tx) error) error {
 	// shows the commit and the disk may not.
 	var now int
 	if verr := f.view(func(r *reader) error { now = r.tx.ID(); return nil }); verr != nil {
-		f.gone.Store(true) // could not be mapped: this term cannot go on
+		f.unusable.Store(true) // could not be mapped: this term cannot go on
 	} else {
 		f.unsettled, f.unsettledTx = now == txid, txid
 	}
@@ -122,7 +122,7 @@ func (f *file) settle() error {
 	)
 	err := f.view(func(r *reader) error {
 		if f.unsettled && r.tx.ID() != f.unsettledTx {
-			f.gone.Store(true) // what bbolt remembers is not what the file says
+			f.unusable.Store(true) // what bbolt remembers is not what the file says
 			return fmt.Errorf("transaction %d is gone from memory too, and %d came back", f.unsettledTx, r.tx.ID())
 		}
 		tx = r.tx.ID()

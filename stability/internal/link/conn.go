@@ -105,7 +105,7 @@ func (c *Conn) BytesRead() uint64 { return c.read.Load() }
 // BytesWritten counts the bytes handed to the raw connection, TLS included.
 func (c *Conn) BytesWritten() uint64 { return c.written.Load() }
 
-// Cut severs the connection: when it returns nothing more goes out. It is
+// Cut cuts the connection: when it returns nothing more goes out. It is
 // idempotent, does not wait for the network, and may be called from anywhere,
 // whatsmeow's handlers and store calls included. It is step 1 of End; the
 // client may not be used again before End.
@@ -118,7 +118,7 @@ func (c *Conn) Cut(cause error) {
 	}
 }
 
-// shut puts the connection down, once; every call returns when it is severed.
+// shut puts the connection down, once; every call returns when that is done.
 // It does not wait for a Write in progress, which its callers may be behind.
 func (c *Conn) shut(cause error) *rawConn {
 	c.mu.Lock()
@@ -137,7 +137,7 @@ func (c *Conn) shut(cause error) *rawConn {
 	}
 	c.cancelDial(cause)
 	if raw != nil {
-		raw.sever()
+		raw.cut()
 	}
 	close(c.down)
 	return raw
@@ -156,7 +156,7 @@ func (c *Conn) adopt(nc net.Conn) (*rawConn, error) {
 	}
 	c.mu.Unlock()
 	if err != nil {
-		raw.sever()
+		raw.cut()
 		return nil, err
 	}
 	return raw, nil

@@ -22,7 +22,7 @@
 //     Connect is called, or when the dialer sees a dial that the host's own
 //     client.Connect caused. Exactly one network connection belongs to it.
 //   - the raw wrapper, under TLS: counts, asks the wire fence before each
-//     Write, and is what a cut severs.
+//     Write, and is what a cut ends.
 //   - the body wrapper, around the upgraded response: sees the websocket in
 //     clear, hands it to whatsmeow's read pump, and decides when the pump may
 //     see what.

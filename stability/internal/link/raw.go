@@ -7,7 +7,7 @@ import (
 )
 
 // rawConn is the network connection of one attempt, under TLS: it counts,
-// asks the wire fence, and is what a cut severs.
+// asks the wire fence, and is what a cut ends.
 type rawConn struct {
 	net.Conn
 	c *Conn
@@ -68,13 +68,13 @@ func (r *rawConn) Close() error {
 	if r.c.upgraded.Load() {
 		r.c.shut(ErrClosed)
 	} else {
-		r.sever() // the attempt ends with net/http's error
+		r.cut() // the attempt ends with net/http's error
 	}
 	return nil
 }
 
-// sever makes the connection dead; a Write in progress fails.
-func (r *rawConn) sever() {
+// cut makes the connection dead; a Write in progress fails.
+func (r *rawConn) cut() {
 	r.mu.Lock()
 	if !r.dead {
 		r.dead = true
