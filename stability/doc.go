@@ -145,12 +145,18 @@
 //	account      one WhatsApp account: a backend, and a Manager in each instance
 //	instance     one Manager, in a process of its own or beside others
 //	term         one possession of the lock by one instance
+//	seat         where an instance stands with the lock; its states are places: passive, standby, active, leaving, shut
+//	possession   what other instances see of a term: the holder and the epoch
+//	hold         the lock of a term, as package lock gives it: Held says whether it counts at this moment
+//	heir         the hold that follows a heal: the next term of this instance begins with it
+//	hand-over    the end of a term in good order, so that another instance may begin one
+//	by hand      the program makes the client, and has it connected by AuthState, Attach and ScheduleReconnect; not under Run
 //	epoch        the number of a term; a newer one is higher, and each write carries it
 //	lease        how long a term lasts when it is not renewed
 //	device       whatsmeow's *store.Device: the keys by which WhatsApp knows this program
 //	paired       the account has a device that a phone has accepted
-//	session      a Signal session with one device of somebody else; the session of an account is what a login
-//	             needs, all keys together
+//	session      what a login of the account needs, all its keys together; where contacts are meant (in authstore,
+//	             in plural) it is a Signal session, with one device of somebody else
 //	attachment   a client in a term, from Attach (or Run's setup) until it is retired
 //	attempt      one call of the connect function
 //	connection   a socket and what becomes of it; an attempt that never dialed counts too

@@ -16,15 +16,15 @@ const TokenHeader = "X-Admin-Token"
 // door decides who gets in. A Handler has one; the handlers of a Fleet share
 // one.
 type door struct {
-	tokens   [][sha256.Size]byte
-	allow    func(*http.Request) error // nil: the token decides
-	limit    *limiter
-	sessions *sessions
-	csrf     string // for who is let in without a session of ours
+	tokens  [][sha256.Size]byte
+	allow   func(*http.Request) error // nil: the token decides
+	limit   *limiter
+	signIns *signIns
+	csrf    string // for who is let in without a sign-in of ours
 }
 
 func newDoor(c *config) *door {
-	d := &door{allow: c.allow, limit: newLimiter(), sessions: newSessions(), csrf: random()}
+	d := &door{allow: c.allow, limit: newLimiter(), signIns: newSignIns(), csrf: random()}
 	for _, t := range c.tokens {
 		d.tokens = append(d.tokens, sha256.Sum256([]byte(t)))
 	}
@@ -35,7 +35,7 @@ func newDoor(c *config) *door {
 type caller struct {
 	csrf      string // what a form must carry
 	byHeader  bool   // no browser sends the header by itself: no form needs to carry anything
-	signedIn  bool   // by a session of ours, which can be ended
+	signedIn  bool   // by a sign-in of ours, which can be ended
 	stillGood func() bool
 }
 
@@ -97,8 +97,8 @@ func (d *door) wrongToken(r *http.Request, message string) *refusal {
 // person lets in who is signed in on the page, and whom tool lets in.
 func (d *door) person(r *http.Request) (*caller, *refusal) {
 	if d.allow == nil && r.Header.Get(TokenHeader) == "" {
-		if s := d.sessions.of(r, time.Now()); s != nil {
-			return &caller{csrf: s.csrf, signedIn: true, stillGood: func() bool { return d.sessions.alive(s, time.Now()) }}, nil
+		if s := d.signIns.of(r, time.Now()); s != nil {
+			return &caller{csrf: s.csrf, signedIn: true, stillGood: func() bool { return d.signIns.alive(s, time.Now()) }}, nil
 		}
 	}
 	if no := d.tool(r); no != nil {

@@ -5,7 +5,7 @@
 //
 // # Endpoints
 //
-//	GET  /                          the page for people; without a session it asks for the token
+//	GET  /                          the page for people; without a sign-in it asks for the token
 //	GET  /set-aside                 the page about what the store has set aside
 //	POST /do, /sign-in, /sign-out   the page's own forms
 //	GET  /events                    tells the page of changes: server-sent events, without data
@@ -48,10 +48,10 @@
 // The page asks for the token once, and gives the browser a cookie: a random id,
 // new with each sign-in, that only this process knows. It is HttpOnly and
 // SameSite=Strict, goes to this handler's path only, and is Secure when the
-// request came by TLS or carries X-Forwarded-Proto: https. A session ends after
+// request came by TLS or carries X-Forwarded-Proto: https. A sign-in ends after
 // an hour without a request, after twelve hours, by the button, and with the
 // process; of more than 100, the least used one ends. Each form carries a token
-// of its session, and one that another site sent is refused. The API takes the
+// of its sign-in, and one that another site sent is refused. The API takes the
 // token in its header only: a cookie opens nothing but the page.
 //
 // # The answer of status-now

@@ -132,7 +132,7 @@ func TestSlowReaderOfTheStreamIsDropped(t *testing.T) {
 	})
 }
 
-func TestStreamEndsWithHandlerAndSession(t *testing.T) {
+func TestStreamEndsWithHandlerAndSignIn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlace(t)
 		open := hear(t, p.h)

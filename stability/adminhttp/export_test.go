@@ -31,11 +31,11 @@ func (h *Handler) History() (marks, events int) {
 	return len(m), len(e)
 }
 
-// Sessions is how many there are.
-func (h *Handler) Sessions() int {
-	h.door.sessions.mu.Lock()
-	defer h.door.sessions.mu.Unlock()
-	return len(h.door.sessions.by)
+// SignIns is how many there are.
+func (h *Handler) SignIns() int {
+	h.door.signIns.mu.Lock()
+	defer h.door.signIns.mu.Unlock()
+	return len(h.door.signIns.by)
 }
 
 // Streams is how many pages hear of changes.

@@ -159,8 +159,8 @@ func (h *Handler) linked(v *view, id string, st stability.Status) {
 	v.Incidents, v.Past = slices.DeleteFunc(v.Incidents, same), slices.DeleteFunc(v.Past, same)
 }
 
-// signIn is the page that asks for the token. It has no data.
-type signIn struct {
+// signInForm is the page that asks for the token. It has no data.
+type signInForm struct {
 	frame
 	SignInAccount, Incident string
 }
@@ -170,7 +170,7 @@ func (h *Handler) signInPage(w http.ResponseWriter, r *http.Request, code int, n
 }
 
 func askToken(w http.ResponseWriter, r *http.Request, code int, no *refusal, up, account string) {
-	s := signIn{frame: newFrame("Sign in", nil), SignInAccount: account, Incident: short(r.URL.Query().Get("incident"), 100)}
+	s := signInForm{frame: newFrame("Sign in", nil), SignInAccount: account, Incident: short(r.URL.Query().Get("incident"), 100)}
 	s.Up = up
 	if r.PostForm != nil { // a try that failed
 		s.SignInAccount, s.Incident = short(r.PostForm.Get("account"), 100), short(r.PostForm.Get("incident"), 100)

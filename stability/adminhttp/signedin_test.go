@@ -113,7 +113,7 @@ func (patient) SetWriteDeadline(time.Time) error { return nil }
 
 // Who asks: somebody who is signed in, the same with another cookie of that name
 // before it, nobody, somebody with an id that is made up, and somebody with the
-// id of a session that was ended.
+// id of a sign-in that was ended.
 const (
 	byPerson = iota
 	byCrowded
@@ -162,8 +162,8 @@ func inert(t *testing.T, w *httptest.ResponseRecorder) {
 }
 
 // FuzzSignedIn sends anything at all to the pages behind the sign-in, with and
-// without a session, to one account and to a fleet. Nothing panics and nothing
-// is a fault of ours; without a session nothing is told; for a form that is not
+// without a sign-in, to one account and to a fleet. Nothing panics and nothing
+// is a fault of ours; without a sign-in nothing is told; for a form that is not
 // ours nothing is done; texts of strangers are never markup.
 func FuzzSignedIn(f *testing.F) {
 	all := map[string]*stability.Manager{}

@@ -16,34 +16,34 @@ import (
 // signs everybody out.
 
 const (
-	cookieName  = "wastability_admin"
-	sessionIdle = time.Hour      // without a request
-	sessionLife = 12 * time.Hour // whatever happens
-	maxSessions = 100            // the one that was used least recently makes room
+	cookieName = "wastability_admin"
+	signInIdle = time.Hour      // without a request
+	signInLife = 12 * time.Hour // whatever happens
+	maxSignIns = 100            // the one that was used least recently makes room
 )
 
-type session struct {
+type signIn struct {
 	csrf        string
-	began, used time.Time // used is guarded by sessions.mu
+	began, used time.Time // used is guarded by signIns.mu
 	key         [sha256.Size]byte
 }
 
-type sessions struct {
+type signIns struct {
 	mu sync.Mutex
-	by map[[sha256.Size]byte]*session
+	by map[[sha256.Size]byte]*signIn
 }
 
-func newSessions() *sessions { return &sessions{by: map[[sha256.Size]byte]*session{}} }
+func newSignIns() *signIns { return &signIns{by: map[[sha256.Size]byte]*signIn{}} }
 
 func random() string { return rand.Text() + rand.Text() }
 
-// begin makes a session, whatever the browser brought along.
-func (s *sessions) begin(now time.Time) (id string) {
+// begin makes a sign-in, whatever the browser brought along.
+func (s *signIns) begin(now time.Time) (id string) {
 	id = random()
-	n := &session{csrf: random(), began: now, used: now, key: sha256.Sum256([]byte(id))}
+	n := &signIn{csrf: random(), began: now, used: now, key: sha256.Sum256([]byte(id))}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var oldest *session
+	var oldest *signIn
 	for k, have := range s.by {
 		if have.over(now) {
 			delete(s.by, k)
@@ -51,20 +51,20 @@ func (s *sessions) begin(now time.Time) (id string) {
 			oldest = have
 		}
 	}
-	if len(s.by) >= maxSessions {
+	if len(s.by) >= maxSignIns {
 		delete(s.by, oldest.key)
 	}
 	s.by[n.key] = n
 	return id
 }
 
-func (s *session) over(now time.Time) bool {
-	return now.Sub(s.used) > sessionIdle || now.Sub(s.began) > sessionLife
+func (s *signIn) over(now time.Time) bool {
+	return now.Sub(s.used) > signInIdle || now.Sub(s.began) > signInLife
 }
 
-// of returns the session of a request, and notes that it is in use; nil when
+// of returns the sign-in of a request, and notes that it is in use; nil when
 // there is none. Two handlers on one host can both have set a cookie.
-func (s *sessions) of(r *http.Request, now time.Time) *session {
+func (s *signIns) of(r *http.Request, now time.Time) *signIn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range r.CookiesNamed(cookieName) {
@@ -80,14 +80,14 @@ func (s *sessions) of(r *http.Request, now time.Time) *session {
 	return nil
 }
 
-func (s *sessions) alive(have *session, now time.Time) bool {
+func (s *signIns) alive(have *signIn, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.by[have.key] == have && !have.over(now)
 }
 
-// end ends the sessions that a request brings.
-func (s *sessions) end(r *http.Request) {
+// end ends the sign-ins that a request brings.
+func (s *signIns) end(r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range r.CookiesNamed(cookieName) {
@@ -122,8 +122,8 @@ func (d *door) signIn(w http.ResponseWriter, r *http.Request) *refusal {
 	if !d.isToken(strings.TrimSpace(form.Get("token"))) { // pasted, perhaps with a line's end
 		return d.wrongToken(r, "This is not the admin token.")
 	}
-	d.sessions.end(r) // what the browser had, whoever gave it that
-	http.SetCookie(w, cookie(r, d.sessions.begin(time.Now())))
+	d.signIns.end(r) // what the browser had, whoever gave it that
+	http.SetCookie(w, cookie(r, d.signIns.begin(time.Now())))
 	seeOther(w, whereTo(form.Get("account"), form.Get("incident")))
 	return nil
 }
@@ -137,7 +137,7 @@ func (d *door) signOut(w http.ResponseWriter, r *http.Request, c *caller) {
 		no.tell(w)
 		return
 	}
-	d.sessions.end(r)
+	d.signIns.end(r)
 	http.SetCookie(w, cookie(r, ""))
 	seeOther(w, "./")
 }

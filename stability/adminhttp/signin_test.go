@@ -16,7 +16,7 @@ import (
 	"github.com/wastability/wastability/stability/adminhttp"
 )
 
-func TestSessionCookieIsBoundAndCarriesNoToken(t *testing.T) {
+func TestSignInCookieIsBoundAndCarriesNoToken(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlace(t)
 		b := p.browser()
@@ -42,7 +42,7 @@ func TestSessionCookieIsBoundAndCarriesNoToken(t *testing.T) {
 	})
 }
 
-func TestSessionEnds(t *testing.T) {
+func TestSignInEnds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlace(t)
 		b := p.browser()
@@ -93,7 +93,7 @@ func TestSignInGivesANewIDEachTime(t *testing.T) {
 	})
 }
 
-func TestSessionsAreBoundedAndTheLeastUsedEnds(t *testing.T) {
+func TestSignInsAreBoundedAndTheLeastUsedEnds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlace(t)
 		first, busy := p.browser(), p.browser()
@@ -104,7 +104,7 @@ func TestSessionsAreBoundedAndTheLeastUsedEnds(t *testing.T) {
 			require.Nil(t, busy.page("/").id("sign-in-form"))
 			p.browser().signIn(token)
 		}
-		require.Equal(t, 100, p.h.Sessions())
+		require.Equal(t, 100, p.h.SignIns())
 		require.NotNil(t, first.page("/").id("sign-in-form"))
 		require.Nil(t, busy.page("/").id("sign-in-form"))
 	})
