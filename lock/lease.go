@@ -189,7 +189,7 @@ func (l *Lease) acquireOnce(ctx context.Context) (*term, error) {
 		// The calls do not get through. If the record shows somebody else, that
 		// is an answer too; an unheard grant would show our own id.
 		if rec, loadErr := l.load(ctx); loadErr == nil && rec.Holder != "" && rec.Holder != l.holder {
-			l.log.Warn("lock: acquire failed, the record shows another holder", "error", err, "by", rec.Holder, "epoch", rec.Epoch)
+			l.log.Warn("the lock was not acquired: the record shows another holder", "error", err, "by", rec.Holder, "epoch", rec.Epoch)
 			return nil, nil
 		}
 	}
@@ -254,7 +254,7 @@ func (l *Lease) begin(sent instant, rec Record) (*term, error) {
 	l.stats.Failures = 0
 	l.stats.LastError = nil
 	l.mu.Unlock()
-	l.log.Info("lock: term began", "epoch", rec.Epoch, "lease", l.cfg.lease)
+	l.log.Info("term began", "epoch", rec.Epoch, "lease", l.cfg.lease)
 	t.start()
 	return t, nil
 }

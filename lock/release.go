@@ -78,7 +78,7 @@ func (t *term) giveUp() {
 		err := l.store.Release(ctx, rec)
 		if err == nil {
 			t.release.err = nil
-			l.log.Debug("lock: released", "epoch", t.epoch, "took", time.Since(began))
+			l.log.Debug("lock released", "epoch", t.epoch, "took", time.Since(began))
 			return
 		}
 		t.release.err = fmt.Errorf("lock: release: %w", err)
@@ -86,5 +86,5 @@ func (t *term) giveUp() {
 			break
 		}
 	}
-	l.log.Warn("lock: release failed, others wait for the lease to run out", "epoch", t.epoch, "error", t.release.err)
+	l.log.Warn("the lock was not released, others wait for the lease to run out", "epoch", t.epoch, "error", t.release.err)
 }

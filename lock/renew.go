@@ -27,7 +27,7 @@ func (t *term) renewLoop() {
 			if !t.paused(l.clocks.now()) {
 				continue // confirmed meanwhile
 			}
-			l.log.Warn("lock: the machine was suspended or its wall clock set forward: trust is paused until a renewal confirms it", "epoch", t.epoch)
+			l.log.Warn("the machine was suspended or its wall clock set forward: the lock is not trusted until a renewal confirms it", "epoch", t.epoch)
 		}
 		sent := l.clocks.now()
 		held := t.Record()
@@ -54,7 +54,7 @@ func (t *term) renewLoop() {
 			failing = true
 			l.noteError(fmt.Errorf("lock: renew: %w", err))
 			delay := pause.NextBackOff()
-			l.log.Warn("lock: renewal failed, trying again", "epoch", t.epoch, "error", err,
+			l.log.Warn("the lock was not renewed, trying again", "epoch", t.epoch, "error", err,
 				"delay", delay, "trusted_for", time.Until(t.TrustedUntil()))
 			timer.Reset(delay)
 		}
@@ -85,7 +85,7 @@ func (t *term) lose(now Record, err error) {
 	cause := ErrLost
 	if now.Holder == l.holder && now.Epoch > t.epoch && l.contest() {
 		cause = ErrInstanceIDNotUnique
-		l.log.Error("lock: another process uses this holder id: give each instance its own", "epoch", now.Epoch)
+		l.log.Error("another process uses this holder id: give each instance its own", "epoch", now.Epoch)
 	}
 	t.end(cause)
 }

@@ -38,7 +38,7 @@ func (l *Lease) Acquire(ctx context.Context) (Term, error) {
 		}
 		lastErr = err
 		if err != nil {
-			l.log.Warn("lock: acquire failed, trying again", "error", err)
+			l.log.Warn("the lock was not acquired, trying again", "error", err)
 			l.standBy(wait, w, pause.NextBackOff())
 			continue
 		}
@@ -109,7 +109,7 @@ func (l *Lease) watch(ctx context.Context) *watch {
 		for {
 			for rec, err := range l.watcher.Changes(ctx) {
 				if err != nil {
-					l.log.Debug("lock: watch failed, polling meanwhile", "error", err)
+					l.log.Debug("the lock is not watched, polling meanwhile", "error", err)
 					continue
 				}
 				pause.Reset()

@@ -181,7 +181,7 @@ func (t *term) finish(cause error) {
 	t.cancel()
 	close(t.lost)
 	t.mu.Unlock()
-	t.l.log.Info("lock: term ended", "epoch", t.epoch, "cause", cause)
+	t.l.log.Info("term ended", "epoch", t.epoch, "cause", cause)
 	if cause != ErrSucceeded {
 		t.l.spawn(t.giveUp)
 	}

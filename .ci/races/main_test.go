@@ -116,7 +116,7 @@ func TestOnly(t *testing.T) {
 
 // Go's own crash is told from every other.
 func TestCrashed(t *testing.T) {
-	const crash = `2000/01/01 00:00:00 INFO lock: term began
+	const crash = `2000/01/01 00:00:00 INFO term began
 SIGSEGV: segmentation violation
 PC=0x41cb49 m=6 sigcode=1 addr=0x0
 

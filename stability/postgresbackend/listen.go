@@ -131,7 +131,7 @@ func (l *listener) session(ctx context.Context) (listening bool) {
 
 func (l *listener) quiet(ctx context.Context, err error) {
 	if ctx.Err() == nil {
-		l.db.log.Debug("postgresbackend: not listening for hand-overs, trying again; the lock is polled meanwhile",
+		l.db.log.Debug("not listening for hand-overs in Postgres, trying again; the lock is polled meanwhile",
 			"error", fmt.Errorf("listen on %s: %w", l.channel, l.db.explain(err)))
 	}
 }

@@ -108,7 +108,7 @@ func (a *account) guard(ctx context.Context, lease time.Duration, h *held) error
 		return err
 	})
 	if err == nil && !until.IsZero() {
-		a.db.log.Warn("postgresbackend: the server was promoted or restored since the lock was last written, and may have lost a term: "+
+		a.db.log.Warn("the Postgres server was promoted or restored since the lock was last written, and may have lost a term: "+
 			"nobody is given the lock until such a term is over", "epoch", h.epoch, "until", until.UTC())
 	}
 	return err

@@ -113,7 +113,7 @@ func (db *DB) Check(ctx context.Context) error {
 		return errors.New("postgresbackend: the server is a standby, which cannot be written to: connect to the primary (target_session_attrs=read-write)")
 	}
 	if fsync == "off" || fullPages == "off" {
-		db.log.Warn("postgresbackend: a crash of this Postgres server can lose or damage what was committed: turn these settings on",
+		db.log.Warn("a crash of this Postgres server can lose or damage what was committed: turn these settings on",
 			"fsync", fsync, "full_page_writes", fullPages)
 	}
 	blind := false
@@ -130,7 +130,7 @@ func (db *DB) Check(ctx context.Context) error {
 		return err
 	}
 	if blind {
-		db.log.Warn("postgresbackend: this server does not say which timeline it writes: after a failover to a standby that lagged, " +
+		db.log.Warn("this Postgres server does not say which timeline it writes: after a failover to a standby that lagged, " +
 			"two instances may hold one account until the older one renews its lease")
 	}
 	db.mu.Lock()
