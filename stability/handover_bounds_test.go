@@ -57,7 +57,7 @@ func TestPanicOfSetupReachesTheCallerOfRun(t *testing.T) {
 		require.PanicsWithValue(t, "a bug in setup", func() {
 			defer func() {
 				got := fmt.Sprint(recover())
-				require.Contains(t, got, "bounds_test.go", "the place is named")
+				require.Contains(t, got, "handover_bounds_test.go", "the place is named")
 				what, _, _ := strings.Cut(got, " [in setup]")
 				panic(what)
 			}()
