@@ -8,13 +8,15 @@ import (
 	"github.com/wastability/wastability/stability/memorybackend"
 )
 
-// The test of a lock.Store of your own.
+// testLockConforms tests a lock.Store; put a store of your own in its place.
+func testLockConforms(t *testing.T) {
+	locktest.Run(t, locktest.Config{New: func(t *testing.T) func() lock.Store {
+		account := memorybackend.New() // one that nobody has used
+		return func() lock.Store { return account.Backend().Lock }
+	}})
+}
+
+// In a test of your own: func TestLockConforms(t *testing.T) { testLockConforms(t) }
 func ExampleRun() {
-	testLockConforms := func(t *testing.T) {
-		locktest.Run(t, locktest.Config{New: func(t *testing.T) func() lock.Store {
-			account := memorybackend.New() // one that nobody has used
-			return func() lock.Store { return account.Backend().Lock }
-		}})
-	}
 	_ = testLockConforms
 }

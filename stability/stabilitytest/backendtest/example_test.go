@@ -8,13 +8,16 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/backendtest"
 )
 
-// The test of a backend of your own, as a whole.
+// testBackendConforms tests a backend as a whole; put one of your own in its
+// place.
+func testBackendConforms(t *testing.T) {
+	backendtest.Run(t, func(*testing.T) func(*testing.T) stability.Backend {
+		account := memorybackend.New() // one that nobody has used
+		return func(*testing.T) stability.Backend { return account.Backend() }
+	})
+}
+
+// In a test of your own: func TestBackendConforms(t *testing.T) { testBackendConforms(t) }
 func ExampleRun() {
-	testBackendConforms := func(t *testing.T) {
-		backendtest.Run(t, func(*testing.T) func(*testing.T) stability.Backend {
-			account := memorybackend.New() // one that nobody has used
-			return func(*testing.T) stability.Backend { return account.Backend() }
-		})
-	}
 	_ = testBackendConforms
 }

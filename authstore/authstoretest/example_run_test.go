@@ -1,0 +1,6 @@
+package authstoretest_test
+
+import "testing"
+
+// The documentation shows what runs here.
+func TestExampleRun(t *testing.T) { testAuthConforms(t) }

@@ -1,0 +1,6 @@
+package reconnecttest_test
+
+import "testing"
+
+// The documentation shows what runs here.
+func TestExampleRun(t *testing.T) { testStateConforms(t) }

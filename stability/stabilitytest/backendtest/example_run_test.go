@@ -1,0 +1,6 @@
+package backendtest_test
+
+import "testing"
+
+// The documentation shows what runs here.
+func TestExampleRun(t *testing.T) { testBackendConforms(t) }
