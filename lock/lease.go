@@ -101,6 +101,17 @@ func (l *Lease) tryAcquire(ctx context.Context) (*term, error) {
 	if t, err := l.live(); t != nil || err != nil {
 		return t, err
 	}
+	ctx, stop := l.untilClosing(ctx)
+	defer stop()
+	t, err := l.acquireInTurn(ctx)
+	if err != nil && l.closing.Err() != nil {
+		return nil, ErrClosed
+	}
+	return t, err
+}
+
+// acquireInTurn makes one attempt when no other one is under way.
+func (l *Lease) acquireInTurn(ctx context.Context) (*term, error) {
 	select {
 	case l.acquiring <- struct{}{}:
 		defer func() { <-l.acquiring }()
@@ -116,14 +127,8 @@ func (l *Lease) tryAcquire(ctx context.Context) (*term, error) {
 	if err := ctx.Err(); err != nil { // nothing sent, so nothing is unclear
 		return nil, fmt.Errorf("lock: acquire: %w", err)
 	}
-	ctx, stop := l.untilClosing(ctx)
-	defer stop()
 	l.spawn(func() { l.watchClocks(ctx.Done(), nil) })
-	t, err := l.acquireOnce(ctx)
-	if err != nil && l.closing.Err() != nil {
-		return nil, ErrClosed
-	}
-	return t, err
+	return l.acquireOnce(ctx)
 }
 
 // live returns the term that has not ended, if there is one.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 )
 
 // Acquire waits for the lock and returns its term; while a term lives it
@@ -13,47 +15,73 @@ import (
 // ctx ends or the Lease is closed, with an error that wraps ctx.Err() or is
 // ErrClosed.
 func (l *Lease) Acquire(ctx context.Context) (Term, error) {
-	wait, stop := l.untilClosing(ctx)
-	defer stop()
-	var w *watch
-	pause := l.newBackoff()
-	var lastErr error
+	w := &wait{pause: l.newBackoff()}
+	defer w.end()
 	for {
-		t, err := l.tryAcquire(wait)
-		switch {
-		case t != nil:
+		t, err := l.tryAcquire(ctx)
+		if t != nil {
 			return t, nil
-		case l.closing.Err() != nil:
-			return nil, ErrClosed
-		case permanent(err):
-			return nil, err
-		case ctx.Err() != nil:
-			if lastErr != nil {
-				return nil, fmt.Errorf("lock: waiting for the lock: %w (last error: %w)", ctx.Err(), lastErr)
-			}
-			return nil, fmt.Errorf("lock: waiting for the lock: %w", ctx.Err())
 		}
-		if w == nil {
-			w = l.watch(wait)
+		if over := l.waitingEnded(ctx, err, w.last); over != nil {
+			return nil, over
 		}
-		lastErr = err
-		if err != nil {
-			l.log.Warn("the lock was not acquired, trying again", "error", err)
-			l.standBy(wait, w, pause.NextBackOff())
-			continue
-		}
-		pause.Reset()
-		l.standBy(wait, w, 0)
+		l.watch(w)
+		l.standBy(ctx, w, l.pauseAfter(w, err))
 	}
 }
 
-// standBy returns when another try is worthwhile, or ctx has ended: after the
+// wait is one wait for the lock.
+type wait struct {
+	pause *backoff.ExponentialBackOff
+	last  error     // of the newest try
+	began time.Time // when it began to stand by
+	fixed bool      // for a time that is set: a change of the record ends it
+
+	stop    context.CancelFunc // ends the subscription to the store's changes; nil before it begins
+	wake    chan struct{}      // nil where the store cannot watch
+	changed atomic.Bool        // something changed that only a look can tell
+}
+
+func (w *wait) end() {
+	if w.stop != nil {
+		w.stop()
+	}
+}
+
+// waitingEnded is the error of a wait for the lock that is over with the error of its
+// newest try, behind the one before it; nil when it goes on.
+func (l *Lease) waitingEnded(ctx context.Context, err, last error) error {
+	switch {
+	case l.closing.Err() != nil:
+		return ErrClosed
+	case permanent(err):
+		return err
+	case ctx.Err() == nil:
+		return nil
+	case last != nil:
+		return fmt.Errorf("lock: waiting for the lock: %w (last error: %w)", ctx.Err(), last)
+	}
+	return fmt.Errorf("lock: waiting for the lock: %w", ctx.Err())
+}
+
+// pauseAfter is how long to stand by after a try: 0, until the record says so,
+// unless it has failed.
+func (l *Lease) pauseAfter(w *wait, err error) time.Duration {
+	w.last = err
+	if err == nil {
+		w.pause.Reset()
+		return 0
+	}
+	l.log.Warn("the lock was not acquired, trying again", "error", err)
+	return w.pause.NextBackOff()
+}
+
+// standBy returns when another try is worthwhile, or nothing more is to come: after the
 // given pause or, if that is 0, when the record as last seen says so.
-func (l *Lease) standBy(ctx context.Context, w *watch, pause time.Duration) {
-	began := time.Now()
-	fixed := pause > 0
-	if !fixed {
-		pause = l.nextLook(began)
+func (l *Lease) standBy(ctx context.Context, w *wait, pause time.Duration) {
+	w.began, w.fixed = time.Now(), pause > 0
+	if !w.fixed {
+		pause = l.nextLook(w.began)
 	}
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -61,21 +89,33 @@ func (l *Lease) standBy(ctx context.Context, w *watch, pause time.Duration) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.closing.Done():
+			return
 		case <-timer.C:
 			return
 		case <-w.wake:
-			l.mu.Lock()
-			free := l.seen.leaseLeft(time.Now(), l.cfg.lease) <= 0
-			l.mu.Unlock()
-			if w.changed.Swap(false) || free || fixed {
+			next, more := l.lookAgain(w)
+			if !more {
 				return
 			}
-			// The holder is alive; count from its new record. A poll that was
-			// due stays due, or a busy watch could postpone it for ever.
-			now := time.Now()
-			timer.Reset(max(0, min(l.nextLook(now), began.Add(l.cfg.poll).Sub(now))))
+			timer.Reset(next)
 		}
 	}
+}
+
+// lookAgain says how much longer to stand by when the store has told of a change:
+// the holder is alive, and the time counts from its new record. A poll that was due
+// stays due, or a busy watch could postpone it for ever. more is false when another
+// try is worthwhile now.
+func (l *Lease) lookAgain(w *wait) (next time.Duration, more bool) {
+	now := time.Now()
+	l.mu.Lock()
+	free := l.seen.leaseLeft(now, l.cfg.lease) <= 0
+	l.mu.Unlock()
+	if w.changed.Swap(false) || free || w.fixed {
+		return 0, false
+	}
+	return max(0, min(l.nextLook(now), w.began.Add(l.cfg.poll).Sub(now))), true
 }
 
 // nextLook is how long to wait before asking the store again.
@@ -91,18 +131,14 @@ func (l *Lease) nextLook(now time.Time) time.Duration {
 	return l.cfg.fastPoll
 }
 
-// watch is a running subscription to the store's changes.
-type watch struct {
-	wake    chan struct{} // nil where the store cannot watch
-	changed atomic.Bool   // something changed that only a look can tell
-}
-
-// watch subscribes until ctx ends.
-func (l *Lease) watch(ctx context.Context) *watch {
-	w := &watch{}
-	if l.watcher == nil {
-		return w
+// watch subscribes a wait to the store's changes, once, until it ends or the Lease
+// is closed.
+func (l *Lease) watch(w *wait) {
+	if l.watcher == nil || w.stop != nil {
+		return
 	}
+	var ctx context.Context
+	ctx, w.stop = context.WithCancel(l.closing)
 	w.wake = make(chan struct{}, 1)
 	l.spawn(func() {
 		pause := l.newBackoff()
@@ -128,5 +164,4 @@ func (l *Lease) watch(ctx context.Context) *watch {
 			}
 		}
 	})
-	return w
 }

@@ -316,7 +316,7 @@ func TestAnIdleManagerInStandbyIsSmall(t *testing.T) {
 	bytes, goroutines := idle(t, 500)
 	t.Logf("%.0f bytes, %.2f goroutines each", bytes, goroutines)
 	require.LessOrEqual(t, goroutines, 3.01)
-	require.LessOrEqual(t, bytes, 64.0*1024)
+	require.LessOrEqual(t, bytes, 40.0*1024)
 }
 
 func BenchmarkIdleStandby(b *testing.B) {

@@ -253,43 +253,52 @@ func (m *Manager) activate(ctx context.Context, wait bool) (*term, error) {
 		return nil, err
 	}
 	defer func() { <-m.turn }()
-	if err := m.awaitPrevious(ctx); err != nil {
-		return nil, err
-	}
-	m.watchIncidents()
-	if t, err := m.current(); err != nil || t != nil {
-		return t, err
-	}
 	defer m.pausing(false)
-	if may, err := m.awaitRest(ctx, wait); !may {
-		return nil, err
+	if t, may, err := m.awaitPast(ctx, wait); !may {
+		return t, err
 	}
 	m.pausing(false)
 	for pause := m.retryPause(); ; {
-		hold, err := m.take(ctx, wait)
-		if err == nil && hold == nil {
-			m.noteStandby()
-			return nil, nil
-		}
+		t, err := m.take(ctx, wait)
 		if err == nil {
-			m.pausing(false)
-			var t *term
-			if t, err = m.begin(ctx, hold); err == nil {
-				return t, nil
-			}
+			return t, nil
 		}
-		if ctx.Err() != nil {
-			return nil, m.ended(ctx)
-		}
-		if !wait || permanent(err) {
+		if err = m.awaitRetry(ctx, wait, err, pause); err != nil {
 			return nil, err
 		}
-		m.noteStore(err)
-		m.pausing(true)
-		if !sleep(ctx, pause()) {
-			return nil, m.ended(ctx)
-		}
 	}
+}
+
+// awaitPast waits until nothing of the past is in the way of a term: one that is
+// being torn down, and the rest of an instance that gave the lock up. may is false
+// where there is a term already, or none to be waited for.
+func (m *Manager) awaitPast(ctx context.Context, wait bool) (t *term, may bool, err error) {
+	if err := m.awaitPrevious(ctx); err != nil {
+		return nil, false, err
+	}
+	m.watchIncidents()
+	if t, err := m.current(); err != nil || t != nil {
+		return t, false, err
+	}
+	may, err = m.awaitRest(ctx, wait)
+	return nil, may, err
+}
+
+// awaitRetry waits behind a try that has failed; the error says that there is no
+// other one.
+func (m *Manager) awaitRetry(ctx context.Context, wait bool, err error, pause func() time.Duration) error {
+	if ctx.Err() != nil {
+		return m.ended(ctx)
+	}
+	if !wait || permanent(err) {
+		return err
+	}
+	m.noteStore(err)
+	m.pausing(true)
+	if !sleep(ctx, pause()) {
+		return m.ended(ctx)
+	}
+	return nil
 }
 
 // pausing notes whether the activation that has the turn stands by, pauses, or
@@ -334,26 +343,26 @@ func (m *Manager) awaitTurn(ctx context.Context, wait bool) (bool, error) {
 	}
 }
 
-// take asks for the lock once, then, with wait, stands by.
-func (m *Manager) take(ctx context.Context, wait bool) (lock.Term, error) {
-	t, granted, err := m.lock.TryAcquire(ctx)
+// take asks for the lock once, then, with wait, stands by; without, nil means that
+// another instance has it. With the lock the term begins.
+func (m *Manager) take(ctx context.Context, wait bool) (*term, error) {
+	hold, granted, err := m.lock.TryAcquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("stability: take the lock: %w", err)
 	}
-	if granted {
-		return t, nil
+	if !granted {
+		m.noteStore(nil)
+		m.noteStandby()
+		if !wait {
+			return nil, nil
+		}
+		m.pausing(true)
+		if hold, err = m.lock.Acquire(ctx); err != nil {
+			return nil, fmt.Errorf("stability: wait for the lock: %w", err)
+		}
 	}
-	m.noteStore(nil)
-	if !wait {
-		return nil, nil
-	}
-	m.noteStandby()
-	m.pausing(true)
-	t, err = m.lock.Acquire(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("stability: wait for the lock: %w", err)
-	}
-	return t, nil
+	m.pausing(false)
+	return m.begin(ctx, hold)
 }
 
 // awaitPrevious waits until a term that is being torn down is gone, and a

@@ -31,71 +31,90 @@ var errReplacedClient = errors.New("stability: a newer client took its place")
 // one of the two can be in charge: while it runs, Attach and NewClient return
 // ErrRunning.
 func (m *Manager) Run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) (err error) {
-	m.mu.Lock()
-	switch {
-	case m.seat.at == shut:
-		m.mu.Unlock()
-		return ErrClosed
-	case m.runs.on:
-		m.mu.Unlock()
-		return ErrRunning
+	if err := m.runBegins(); err != nil {
+		return err
 	}
-	m.runs = running{on: true}
-	m.mu.Unlock()
 	err = errRunPanicked
-	defer func() {
-		m.disinherit(nil)
-		m.mu.Lock()
-		m.runs.on, m.runs.ended = false, time.Now()
-		if !errors.Is(err, ErrClosed) {
-			m.runs.err = err
+	defer func() { m.runEnds(err) }()
+	for pause := time.Duration(0); ; {
+		t, failed := m.activate(ctx, true)
+		if failed == nil {
+			pause, failed = m.runTerm(ctx, t, setup, pause)
 		}
-		m.broadcastLocked()
-		m.mu.Unlock()
-	}()
-	return m.run(ctx, setup)
+		if failed != nil || m.life.Err() != nil || ctx.Err() != nil {
+			return m.runError(ctx, failed)
+		}
+	}
 }
 
 // errRunPanicked is what status says of a Run that a panic of setup ended.
 var errRunPanicked = errors.New("stability: setup panicked")
 
-func (m *Manager) run(ctx context.Context, setup func(context.Context, *whatsmeow.Client) error) error {
-
-	policy := m.cfg.policy.Defaults()
-	for pause := time.Duration(0); ; {
-		t, err := m.activate(ctx, true)
-		began := time.Now()
-		if err == nil {
-			err = m.runTerm(ctx, t, setup)
-		}
-		switch {
-		case m.life.Err() != nil:
-			return ErrClosed
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return err
-		}
-		if !t.lostStore() || time.Since(began) > policy.StableAfter+storePatience {
-			pause = 0
-			continue
-		}
-		// A backend that answers and cannot keep what is received (a full
-		// disk) is no reason to log in as fast as that can be found out.
-		pause = min(max(2*pause, policy.InitialDelay), policy.MaxDelay)
-		waiting, cancel := m.untilClosing(ctx)
-		sleep(waiting, pause)
-		cancel()
+func (m *Manager) runBegins() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.seat.at == shut:
+		return ErrClosed
+	case m.runs.on:
+		return ErrRunning
 	}
+	m.runs = running{on: true}
+	return nil
+}
+
+func (m *Manager) runEnds(err error) {
+	m.disinherit(nil)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.runs.on, m.runs.ended = false, time.Now()
+	if !errors.Is(err, ErrClosed) {
+		m.runs.err = err
+	}
+	m.broadcastLocked()
+}
+
+// runError is what Run returns behind a term, or a try to begin one, that has failed, or
+// when it is asked to end.
+func (m *Manager) runError(ctx context.Context, failed error) error {
+	switch {
+	case m.life.Err() != nil:
+		return ErrClosed
+	case ctx.Err() != nil:
+		return nil
+	}
+	return failed
+}
+
+// runTerm looks after the account in one term, and pauses behind one that has lost
+// its store soon, longer than before the term if the one before did too. It returns how
+// long.
+//
+// A backend that answers and cannot keep what is received (a full disk) is no
+// reason to log in as fast as that can be found out.
+func (m *Manager) runTerm(ctx context.Context, t *term, setup func(context.Context, *whatsmeow.Client) error, pause time.Duration) (time.Duration, error) {
+	began := time.Now()
+	if err := m.runClients(ctx, t, setup); err != nil {
+		return 0, err
+	}
+	policy := m.cfg.policy.Defaults()
+	if !t.lostStore() || time.Since(began) > policy.StableAfter+storePatience {
+		return 0, nil
+	}
+	pause = min(max(2*pause, policy.InitialDelay), policy.MaxDelay)
+	waiting, cancel := m.untilClosing(ctx)
+	defer cancel()
+	sleep(waiting, pause)
+	return pause, nil
 }
 
 // storePatience is how long authstore waits for a store before it gives the
 // term up.
 const storePatience = 30 * time.Second
 
-// runTerm looks after the account until the term ends. The term is torn down
+// runClients looks after the account until the term ends. The term is torn down
 // when it returns.
-func (m *Manager) runTerm(ctx context.Context, t *term, setup func(context.Context, *whatsmeow.Client) error) (err error) {
+func (m *Manager) runClients(ctx context.Context, t *term, setup func(context.Context, *whatsmeow.Client) error) (err error) {
 	defer func() {
 		t.stop(ErrStopping)
 		<-t.done

@@ -27,7 +27,7 @@ func (b *backend) destroy(ctx context.Context) error {
 		return err
 	case f != nil:
 		err = os.Remove(b.path)
-		if err := f.Close(); err != nil {
+		if err := letGo(f); err != nil {
 			return fmt.Errorf("localbackend: destroy %s: %w", b.path, err)
 		}
 		if err != nil { // some systems remove no open file

@@ -142,11 +142,15 @@ func tryOpenLocked(path string, exclusive bool) (*os.File, fs.FileInfo, error) {
 	}
 	info, err := lockNamed(f, path, exclusive)
 	if err != nil {
-		f.Close()
+		_ = letGo(f)
 		return nil, nil, err
 	}
 	return f, info, nil
 }
+
+// letGo gives a file's lock up and closes it. Without the first, a program that this
+// process is starting at the moment has the lock too, until it runs.
+func letGo(f *os.File) error { return errors.Join(unflock(f), f.Close()) }
 
 // lockNamed locks f, which was opened under path. Between open and lock the file
 // may have been replaced: then what is locked is nobody's any more, and that is
@@ -189,17 +193,17 @@ func openFile(ctx context.Context, path string, log int) (*file, error) {
 		return nil, err
 	}
 	if _, err := check(f, info.Size()); err != nil {
-		f.Close()
+		_ = letGo(f)
 		return nil, damagedFile(path, err)
 	}
 	dir, base := filepath.Split(path)
 	removeLeftOvers(dir, base)
 	if err := syncDir(dir); err != nil { // whoever created it may have been killed before
-		f.Close()
+		_ = letGo(f)
 		return nil, fmt.Errorf("localbackend: open %s: sync the directory: %w", path, err)
 	}
 	if err := handOver(f); err != nil {
-		f.Close()
+		_ = letGo(f)
 		return nil, fmt.Errorf("localbackend: lock %s: %w", path, err)
 	}
 	db, err := openBolt(path, f)
@@ -242,8 +246,7 @@ func openBolt(path string, f *os.File) (db *bbolt.DB, err error) {
 		return err
 	})
 	if errors.As(err, new(panicError)) {
-		_ = unflock(f)
-		_ = f.Close()
+		_ = letGo(f)
 	}
 	return db, err
 }
@@ -329,7 +332,7 @@ func (f *file) close() error {
 	}
 	err := error(nil)
 	if f.abandoned.Load() { // its mapping stays until the process ends
-		err = errors.Join(unflock(f.f), f.f.Close())
+		err = letGo(f.f)
 	} else {
 		err = guarded(f.db.Close)
 	}

@@ -66,7 +66,7 @@ func probe(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer letGo(f)
 	if _, err := check(f, info.Size()); err != nil {
 		return damagedFile(path, err)
 	}

@@ -201,7 +201,7 @@ func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	if err != nil || f == nil {
 		return lock.Record{}, err
 	}
-	defer f.Close()
+	defer letGo(f)
 	had, err := peek(f, info.Size())
 	if err != nil {
 		return lock.Record{}, damagedFile(b.path, err)
@@ -274,5 +274,5 @@ func (b *backend) look() (lookout, error) {
 	if err != nil || f == nil {
 		return lookout{}, err
 	}
-	return lookout{info: info}, f.Close()
+	return lookout{info: info}, letGo(f)
 }

@@ -132,24 +132,31 @@ func (s lockStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error] {
 			} else if err != nil {
 				return
 			}
-			s.i.m.mu.Lock()
-			t, changed := s.i.m.term, s.i.m.changed
-			s.i.m.mu.Unlock()
-			if !yield(t.record(), nil) {
-				return
-			}
-			if !s.wait(ctx, t, changed) {
+			expires, changed, more := s.show(yield)
+			if !more || !s.wait(ctx, expires, changed) {
 				return
 			}
 		}
 	}
 }
 
+// show yields the record as it is, and says when it expires, if it does, and what
+// is closed when it changes.
+func (s lockStore) show(yield func(lock.Record, error) bool) (expires time.Time, changed <-chan struct{}, more bool) {
+	s.i.m.mu.Lock()
+	t, changed := s.i.m.term, s.i.m.changed
+	s.i.m.mu.Unlock()
+	if !t.free(time.Now()) {
+		expires = t.RenewedAt.Add(t.Lease)
+	}
+	return expires, changed, yield(t.record(), nil)
+}
+
 // wait returns true when the record changed, expired, or this instance closed.
-func (s lockStore) wait(ctx context.Context, t term, changed <-chan struct{}) bool {
+func (s lockStore) wait(ctx context.Context, expires time.Time, changed <-chan struct{}) bool {
 	var expired <-chan time.Time
-	if now := time.Now(); !t.free(now) {
-		timer := time.NewTimer(t.Lease - now.Sub(t.RenewedAt))
+	if !expires.IsZero() {
+		timer := time.NewTimer(time.Until(expires))
 		defer timer.Stop()
 		expired = timer.C
 	}
