@@ -2,6 +2,7 @@ package authstore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -84,7 +85,9 @@ var (
 	_ Maintainer = (*Container)(nil)
 )
 
-// New makes a Container over kv. Nothing is read before Device or Info.
+// New makes a Container over kv. Nothing is read before Device or Info. With an
+// option that makes no sense the Container reads and writes nothing at all: each call
+// that needs kv returns the error of Validate, which matches ErrOptions.
 func New(kv KV, opts ...Option) *Container {
 	c := &Container{kv: kv, sem: make(chan struct{}, 1), over: make(chan struct{})}
 	c.cfg.callTimeout = 10 * time.Second
@@ -94,8 +97,9 @@ func New(kv KV, opts ...Option) *Container {
 	c.cfg.senderKeyCache = defaultSenderKeyCache
 	c.cfg.retention = Retention{}.withDefaults()
 	c.cfg.log = slog.New(slog.DiscardHandler)
-	for _, o := range opts {
-		o(&c.cfg)
+	c.cfg.apply(opts)
+	if err := errors.Join(c.cfg.errs...); err != nil {
+		c.kv = refusingKV{kv, err}
 	}
 	c.cfg.lookTimeout = max(c.cfg.lookTimeout, c.cfg.callTimeout)
 	return c

@@ -43,6 +43,10 @@ var (
 	// ErrNotSealed reports plain data where sealing is required. Permanent.
 	ErrNotSealed = errors.New("authstore: stored data is not sealed, but sealing is required")
 
+	// ErrOptions reports options of New that make no sense; the text names each.
+	// Permanent.
+	ErrOptions = errors.New("authstore: an option makes no sense")
+
 	// ErrUnavailable reports a store that did not answer until the term had
 	// to be given up. It is the cause given to Fence.Cut.
 	ErrUnavailable = errors.New("authstore: the store cannot be reached")
@@ -65,5 +69,5 @@ func (e *goneError) Unwrap() []error { return []error{context.Canceled, e.cause}
 // permanent says that repeating the call cannot help.
 func permanent(err error) bool {
 	return errors.Is(err, ErrTooLarge) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewerFormat) ||
-		errors.Is(err, ErrFenced) || errors.Is(err, ErrSealed) || errors.Is(err, ErrNotSealed) || errors.Is(err, ErrWrongKey)
+		errors.Is(err, ErrFenced) || errors.Is(err, ErrSealed) || errors.Is(err, ErrNotSealed) || errors.Is(err, ErrWrongKey) || errors.Is(err, ErrOptions)
 }

@@ -105,3 +105,16 @@ type Fence interface {
 	// more goes out on the socket.
 	Cut(cause error)
 }
+
+// refusingKV stands in front of the KV of a Container whose options make no sense.
+type refusingKV struct {
+	KV
+	err error
+}
+
+func (k refusingKV) Get(context.Context, ...Key) (map[Key][]byte, error) { return nil, k.err }
+func (k refusingKV) Commit(context.Context, int64, Batch) error          { return k.err }
+
+func (k refusingKV) Scan(context.Context, Kind, string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) { yield(Entry{}, k.err) }
+}

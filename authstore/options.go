@@ -1,13 +1,57 @@
 package authstore
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
 )
 
-// Option changes a Container. Zero values give the default.
+// Option changes a Container. Zero values give the default, negative ones are
+// refused: see Validate.
 type Option func(*config)
+
+// Validate reports each of opts that makes no sense: a duration or a number that is
+// negative, or a nil Option. The error matches ErrOptions. stability.New calls it for
+// the options of WithAuthStoreOptions; a Container that New makes with such options
+// refuses to work.
+func Validate(opts ...Option) error {
+	var c config
+	c.apply(opts)
+	return errors.Join(c.errs...)
+}
+
+// optionError says what is wrong with one option. It matches ErrOptions.
+type optionError string
+
+func (e optionError) Error() string      { return string(e) }
+func (optionError) Is(target error) bool { return target == ErrOptions }
+
+func (c *config) apply(opts []Option) {
+	for _, o := range opts {
+		if o == nil {
+			c.fail("a nil Option: leave it out")
+			continue
+		}
+		o(c)
+	}
+}
+
+// fail remembers a bad option.
+func (c *config) fail(format string, args ...any) {
+	c.errs = append(c.errs, optionError("authstore: "+fmt.Sprintf(format, args...)))
+}
+
+// duration sets one duration: zero keeps the default, negative is an error.
+func (c *config) duration(option string, into *time.Duration, d time.Duration) {
+	if d < 0 {
+		c.fail("%s(%s) is negative: pass a duration above zero, or zero for the default", option, d)
+		return
+	}
+	*into = cmp.Or(d, *into)
+}
 
 type config struct {
 	codec          codec
@@ -20,6 +64,7 @@ type config struct {
 	sealNames      bool
 	onIncident     []func(Incident)
 	log            *slog.Logger
+	errs           []error // options that make no sense
 
 	background  tasks
 	writes      unsettledWrites
@@ -35,26 +80,32 @@ func (c *config) nextSecretTurn() int64 { return c.secretTurns.Add(1) - 1 }
 // contexts that whatsmeow gives have no deadline. A Scan of a whole table has ten
 // minutes, or this if it is longer: it takes as long as the account is large. To
 // load a device it has this, and after a load that ran out of it twice as much.
-func WithCallTimeout(d time.Duration) Option { return func(c *config) { setIf(&c.callTimeout, d) } }
+func WithCallTimeout(d time.Duration) Option {
+	return func(c *config) { c.duration("WithCallTimeout", &c.callTimeout, d) }
+}
 
 // WithOutagePatience is how long a store that does not answer is waited for
 // before the connection is cut, if the lock is trusted that long. Default 30 s.
 func WithOutagePatience(d time.Duration) Option {
-	return func(c *config) { setIf(&c.outagePatience, d) }
+	return func(c *config) { c.duration("WithOutagePatience", &c.outagePatience, d) }
 }
 
 // WithWindowWait is how long a received message waits for a send that holds
 // its session. Then the send fails with ErrWindowBroken. Default 3 s.
-func WithWindowWait(d time.Duration) Option { return func(c *config) { setIf(&c.windowWait, d) } }
+func WithWindowWait(d time.Duration) Option {
+	return func(c *config) { c.duration("WithWindowWait", &c.windowWait, d) }
+}
 
 // WithSenderKeyCache is how many bytes of group sender keys stay in memory,
 // those that were used last. The others are read again when they are used.
 // Default 8 MiB, which is some 20,000 keys.
 func WithSenderKeyCache(bytes int) Option {
 	return func(c *config) {
-		if bytes > 0 {
-			c.senderKeyCache = bytes
+		if bytes < 0 {
+			c.fail("WithSenderKeyCache(%d) is negative: pass a number of bytes, or zero for the default", bytes)
+			return
 		}
+		c.senderKeyCache = cmp.Or(bytes, c.senderKeyCache)
 	}
 }
 
@@ -103,12 +154,6 @@ func WithLogger(l *slog.Logger) Option {
 		if l != nil {
 			c.log = l
 		}
-	}
-}
-
-func setIf(d *time.Duration, v time.Duration) {
-	if v > 0 {
-		*d = v
 	}
 }
 

@@ -1,6 +1,7 @@
 package authstore
 
 import (
+	"cmp"
 	"math"
 	"time"
 )
@@ -21,7 +22,7 @@ import (
 const Forever = time.Duration(math.MaxInt64)
 
 // Retention is how long data is kept that grows with traffic. Zero fields have
-// their defaults; Forever keeps.
+// their defaults; Forever keeps. A field less than 0 is refused, but for Sent.
 //
 // The plaintext of a received message that no handler has finished is never
 // removed by its age, with two exceptions. A killed process has left it, and
@@ -46,8 +47,8 @@ type Retention struct {
 
 	// FinishedEvents are what a message that the service delivers twice is known
 	// by. Default 14 days, for which the service keeps what was not
-	// acknowledged; less is not accepted. A decrypted message that was perhaps handled
-	// is kept for as long, from the moment when it was found to be such.
+	// acknowledged; a shorter time counts as that. A decrypted message that was perhaps
+	// handled is kept for as long, from the moment when it was found to be such.
 	FinishedEvents time.Duration
 
 	// Sent is for how long a recipient who could not decrypt a message may ask
@@ -80,28 +81,46 @@ const (
 	defaultTokenAge     = 180 * 24 * time.Hour
 )
 
-func (r Retention) withDefaults() Retention {
-	or := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
+// Validate reports the first field that makes no sense, by name. The error matches
+// ErrOptions.
+func (r Retention) Validate() error {
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"MessageSecrets", int64(r.MessageSecrets)}, {"SenderKeys", int64(r.SenderKeys)}, {"PrivacyTokens", int64(r.PrivacyTokens)},
+		{"FinishedEvents", int64(r.FinishedEvents)}, {"SentCount", int64(r.SentCount)}, {"SetAside", int64(r.SetAside)}, {"LIDs", int64(r.LIDs)},
+	} {
+		if f.value < 0 {
+			return optionError("authstore: Retention." + f.name + " is negative: it must be positive, or zero for its default")
 		}
 	}
-	or(&r.MessageSecrets, defaultSecretAge)
-	or(&r.SenderKeys, defaultSenderKeyAge)
-	or(&r.PrivacyTokens, defaultTokenAge)
-	or(&r.SetAside, Forever)
+	return nil
+}
+
+// withDefaults fills in the defaults of a Retention that has passed Validate.
+func (r Retention) withDefaults() Retention {
+	r.MessageSecrets = cmp.Or(r.MessageSecrets, defaultSecretAge)
+	r.SenderKeys = cmp.Or(r.SenderKeys, defaultSenderKeyAge)
+	r.PrivacyTokens = cmp.Or(r.PrivacyTokens, defaultTokenAge)
+	r.SetAside = cmp.Or(r.SetAside, Forever)
 	r.FinishedEvents = max(r.FinishedEvents, eventTTL)
-	if r.Sent == 0 {
-		r.Sent = outgoingTTL
-	}
-	if r.SentCount <= 0 {
-		r.SentCount = outgoingMost
-	}
+	r.Sent = cmp.Or(r.Sent, outgoingTTL)
+	r.SentCount = cmp.Or(r.SentCount, outgoingMost)
 	return r
 }
 
-// WithRetention says how long data is kept that grows with traffic.
-func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.withDefaults() } }
+// WithRetention says how long data is kept that grows with traffic. One that does
+// not pass Validate is refused.
+func WithRetention(r Retention) Option {
+	return func(c *config) {
+		if err := r.Validate(); err != nil {
+			c.errs = append(c.errs, err)
+			return
+		}
+		c.retention = r.withDefaults()
+	}
+}
 
 // Retainer is a Store that says for how long it keeps what grows with traffic.
 // *Container implements it.

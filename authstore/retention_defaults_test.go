@@ -17,7 +17,7 @@ func TestRetentionIsTheDocumentedOne(t *testing.T) {
 	}
 	require.Equal(t, want, New(newMapKV()).Retention())
 	require.Equal(t, want, New(newMapKV(), WithRetention(Retention{})).Retention())
-	require.Equal(t, want, New(newMapKV(), WithRetention(Retention{MessageSecrets: -1, SenderKeys: -1, PrivacyTokens: -1, FinishedEvents: time.Hour, SentCount: -1, SetAside: -1})).Retention())
+	require.Equal(t, want, New(newMapKV(), WithRetention(Retention{FinishedEvents: time.Hour})).Retention())
 	own := Retention{
 		MessageSecrets: 1 * day, SenderKeys: 2 * day, PrivacyTokens: 3 * day, FinishedEvents: 30 * day, Sent: -1, SentCount: 5, SetAside: 6 * day, LIDs: 7,
 	}

@@ -688,7 +688,7 @@ const ioTimeout = 10 * time.Second
 func permanent(err error) bool {
 	for _, target := range []error{
 		authstore.ErrCorrupt, authstore.ErrNewerFormat, authstore.ErrTooLarge,
-		authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey,
+		authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey, authstore.ErrOptions,
 		reconnect.ErrNewerFormat, ErrUnusable, ErrClosed,
 	} {
 		if errors.Is(err, target) {

@@ -298,7 +298,8 @@ func WithAuthStore(s authstore.Store) Option {
 	}
 }
 
-// WithAuthStoreOptions passes further options to the store over Backend.Auth.
+// WithAuthStoreOptions passes further options to the store over Backend.Auth. What
+// authstore.Validate refuses is an error of New.
 func WithAuthStoreOptions(opts ...authstore.Option) Option {
 	return func(c *config) { c.storeOptions = append(c.storeOptions, given(c, "WithAuthStoreOptions", opts)...) }
 }
@@ -371,6 +372,8 @@ func (c *config) check() error {
 		"WithKeepalive": c.keepalive.Validate(),
 		"WithAutoHeal":  c.autoheal.Validate(),
 		"WithGuard":     c.guardPolicy.Validate(),
+
+		"WithAuthStoreOptions": authstore.Validate(c.storeOptions...),
 	} {
 		if err != nil {
 			c.errs = append(c.errs, fmt.Errorf("stability: %s: %w", option, err))

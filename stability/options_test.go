@@ -131,6 +131,11 @@ func TestEveryInvalidOptionOrCombinationIsNamedByNew(t *testing.T) {
 		},
 		"WithAuthStoreOptions": {
 			{opts{stability.WithBackend(backend), stability.WithAuthStoreOptions(nil)}, "nil"},
+			{opts{stability.WithBackend(backend), stability.WithAuthStoreOptions(authstore.WithCallTimeout(-1))}, "WithCallTimeout(-1ns) is negative"},
+			{opts{stability.WithBackend(backend), stability.WithAuthStoreOptions(authstore.WithOutagePatience(-1))}, "WithOutagePatience(-1ns) is negative"},
+			{opts{stability.WithBackend(backend), stability.WithAuthStoreOptions(authstore.WithWindowWait(-1))}, "WithWindowWait(-1ns) is negative"},
+			{opts{stability.WithBackend(backend), stability.WithAuthStoreOptions(authstore.WithSenderKeyCache(-1))}, "WithSenderKeyCache(-1) is negative"},
+			{opts{stability.WithBackend(backend), stability.WithAuthStoreOptions(authstore.WithRetention(authstore.Retention{SetAside: -1}))}, "Retention.SetAside is negative"},
 			{opts{stability.WithBackend(backend), stability.WithAuthStore(ownStore), stability.WithAuthStoreOptions(authstore.WithCallTimeout(time.Second))}, "WithAuthStore"},
 		},
 		// Nothing can be wrong with these.

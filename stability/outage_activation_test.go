@@ -337,7 +337,7 @@ func TestCredentialsThatDoNotOpenEndRunWithTheirError(t *testing.T) {
 
 func TestWhatWaitingDoesNotCureEndsRun(t *testing.T) {
 	for _, cause := range []error{
-		authstore.ErrCorrupt, authstore.ErrNewerFormat, authstore.ErrTooLarge, authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey,
+		authstore.ErrCorrupt, authstore.ErrNewerFormat, authstore.ErrTooLarge, authstore.ErrSealed, authstore.ErrNotSealed, authstore.ErrWrongKey, authstore.ErrOptions,
 	} {
 		t.Run(cause.Error(), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
