@@ -190,7 +190,7 @@ func (c *conn) handle(n *node) {
 	case n.Tag == "ib" && child(n, "unified_session") != nil:
 		// newer clients send it when they pair and when they become available
 	case c.dev == nil && c.s.known[c.static]:
-		c.s.strays[n.Tag]++
+		c.s.seen.stray(n.Tag)
 	case c.dev == nil && n.Tag == "ack":
 		// of what it was asked while it pairs
 	case c.dev == nil:
@@ -209,16 +209,6 @@ func (c *conn) handle(n *node) {
 	default:
 		c.unknown(n)
 	}
-}
-
-// Unknown is a stanza that the service does not know.
-type Unknown struct {
-	Device types.JID
-	Tag    string
-	XMLNS  string
-	Type   string
-	Child  string // tag of the first child
-	XML    string
 }
 
 func (c *conn) unknown(n *node) {
@@ -240,18 +230,11 @@ func (c *conn) unknown(n *node) {
 			return
 		}
 	}
-	c.s.unknown = append(c.s.unknown, u)
+	c.s.seen.unknown = append(c.s.seen.unknown, u)
 	if c.s.opt.tb != nil {
 		c.s.opt.tb.Helper()
 		c.s.opt.tb.Errorf("wasim: unknown stanza from %s: %s", u.Device, u.XML)
 	}
-}
-
-// Unknown lists the stanzas that the service did not know.
-func (s *Service) Unknown() []Unknown {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]Unknown(nil), s.unknown...)
 }
 
 // outbox is an unbounded queue between whoever sends and the writer: nothing

@@ -329,7 +329,7 @@ func (c *Contact) SendMessage(ctx context.Context, to types.JID, m *waE2E.Messag
 	for { // a send that took too long before it reached the wire is made again
 		id = c.cli.GenerateMessageID()
 		c.s.mu.Lock()
-		c.s.written[id] = written{c.acct, m, time.Now()}
+		c.s.seen.wrote(id, written{c.acct, m, time.Now()})
 		c.s.mu.Unlock()
 		resp, err = c.cli.SendMessage(ctx, to, m, whatsmeow.SendRequestExtra{ID: id})
 		if !errors.Is(err, errWindowBroken) || ctx.Err() != nil {

@@ -35,11 +35,10 @@ func refused(addr string) error {
 }
 
 func (s *Service) dial(ctx context.Context, label, addr string) (net.Conn, error) {
-	n := s.dialCount.Add(1)
 	s.mu.Lock()
-	s.dials[label]++
+	n := s.seen.dial(label)
 	f := s.take(stageDial, nil, label)
-	closed, tcp := s.closed, s.addr
+	closed, tcp := s.closed, s.tcp()
 	s.mu.Unlock()
 	if f != nil {
 		if err := f.dial(ctx, s); err != nil {

@@ -34,7 +34,7 @@ func (c *conn) handleIQ(n *node) {
 			// out and connects meanwhile, they come on the new connection.
 			c.iqError(n, 401, "not-authorized")
 		case c.s.known[c.static]:
-			c.s.strays["iq"]++
+			c.s.seen.stray("iq")
 			c.iqError(n, 401, "not-authorized")
 		default:
 			c.unknown(n)

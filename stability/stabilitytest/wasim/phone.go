@@ -190,7 +190,7 @@ func (p *Phone) write(to types.JID, as string, m *waE2E.Message, unreadable bool
 	if id = as; id == "" {
 		id = s.id()
 	}
-	s.written[id] = written{p.a, m, time.Now()}
+	s.seen.wrote(id, written{p.a, m, time.Now()})
 	for _, dev := range rcpt.ids() {
 		if d := rcpt.devices[dev]; !d.ghost {
 			if err = p.direct(d, id, m, 0, unreadable); err != nil {
@@ -213,7 +213,8 @@ func (p *Phone) direct(d *Device, id string, m *waE2E.Message, retry int, unread
 	if retry > 0 {
 		enc.Attrs["count"] = strconv.Itoa(retry)
 	}
-	a := attrs{"id": id, "t": p.a.s.written[id].at.Unix(), "type": "text", "notify": p.a.pushName}
+	w, _ := p.a.s.seen.message(id)
+	a := attrs{"id": id, "t": w.at.Unix(), "type": "text", "notify": p.a.pushName}
 	if p.a.s.opt.lidFirst != p.alive().other {
 		a["from"], a["sender_pn"] = p.a.LID(), p.a.JID()
 	} else {
@@ -233,7 +234,7 @@ func (p *Phone) direct(d *Device, id string, m *waE2E.Message, retry int, unread
 // retry answers a retry receipt for a message of the phone. The caller holds
 // s.mu.
 func (p *Phone) retry(d *Device, n *node) {
-	w, ok := p.a.s.written[str(n, "id")]
+	w, ok := p.a.s.seen.message(str(n, "id"))
 	if !ok || w.from != p.a {
 		return
 	}
@@ -325,7 +326,7 @@ func (p *Phone) resend(id string, req *waE2E.PeerDataOperationRequestMessage) *w
 	}
 	for _, r := range req.GetPlaceholderMessageResendRequest() {
 		key := r.GetMessageKey()
-		w, ok := p.a.s.written[key.GetID()]
+		w, ok := p.a.s.seen.message(key.GetID())
 		if !ok {
 			continue
 		}

@@ -46,9 +46,8 @@ func (s *Service) serve(raw net.Conn, label string, tcp bool) {
 // remoteDial does for a dial of another process what Service.dial does for
 // ours; false ends the connection.
 func (c *conn) remoteDial() bool {
-	c.s.dialCount.Add(1)
 	c.s.mu.Lock()
-	c.s.dials[c.from]++
+	c.s.seen.dial(c.from)
 	f := c.s.take(stageDial, c, c.from)
 	c.s.mu.Unlock()
 	switch {
@@ -109,12 +108,7 @@ func (c *conn) countCompression(offer, answer http.Header) {
 	const extensions, deflate = "Sec-WebSocket-Extensions", "permessage-deflate"
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if strings.Contains(offer.Get(extensions), deflate) {
-		c.s.offered++
-	}
-	if strings.Contains(answer.Get(extensions), deflate) {
-		c.s.compressed++
-	}
+	c.s.seen.upgrade(strings.Contains(offer.Get(extensions), deflate), strings.Contains(answer.Get(extensions), deflate))
 }
 
 // session is everything after the upgrade.

@@ -3,11 +3,9 @@ package wasim
 import (
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.mau.fi/whatsmeow/types"
@@ -26,7 +24,7 @@ type Service struct {
 	noise  noiseKeys
 	chain  []byte
 
-	mu         sync.Mutex // never held across I/O
+	mu         sync.Mutex // never held across I/O; guards what follows, up to closed
 	accounts   map[string]*Account
 	byLID      map[string]*Account
 	groups     map[string]*Group
@@ -35,23 +33,14 @@ type Service struct {
 	injections []*Injection
 	pairings   map[string]*pairing // by ref: connections that show QR codes
 	links      map[string]*codeLink
-	written    map[string]written // by message id
-	dials      map[string]int
 	nextID     uint64
-	unknown    []Unknown
-	violations []string
+	seen       observed
 	known      map[[32]byte]bool // Noise keys of clients that have logged in
-	strays     map[string]int    // by tag
 	listener   net.Listener
-	addr       string
 	closed     bool
 
-	offered    int
-	compressed int
-
-	dialCount atomic.Int64
-	done      chan struct{}
-	wg        sync.WaitGroup
+	done chan struct{}
+	wg   sync.WaitGroup
 }
 
 type options struct {
@@ -153,8 +142,7 @@ func New(opts ...Option) *Service {
 		opt: o, auth: processAuthority(), static: o.static,
 		accounts: map[string]*Account{}, byLID: map[string]*Account{}, groups: map[string]*Group{},
 		conns: map[*conn]struct{}{}, pairings: map[string]*pairing{}, links: map[string]*codeLink{},
-		written: map[string]written{}, dials: map[string]int{},
-		known: map[[32]byte]bool{}, strays: map[string]int{},
+		known: map[[32]byte]bool{}, seen: newObserved(),
 		done: make(chan struct{}),
 	}
 	if s.static == nil {
@@ -180,7 +168,7 @@ func (s *Service) Listen() error {
 		_ = l.Close()
 		return fmt.Errorf("wasim: already listening or closed")
 	}
-	s.listener, s.addr = l, l.Addr().String()
+	s.listener = l
 	s.wg.Go(func() {
 		for {
 			raw, err := l.Accept()
@@ -197,7 +185,15 @@ func (s *Service) Listen() error {
 func (s *Service) Addr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.addr
+	return s.tcp()
+}
+
+// tcp is Addr. The caller holds s.mu.
+func (s *Service) tcp() string {
+	if s.listener == nil {
+		return ""
+	}
+	return s.listener.Addr().String()
 }
 
 // Close closes the contacts, then every connection, and returns when all
@@ -242,30 +238,12 @@ func (s *Service) Close() {
 // violation records that a client did what the real protocol forbids.
 func (s *Service) violation(format string, args ...any) {
 	msg := fmt.Sprintf(format, args...)
-	s.violations = append(s.violations, msg)
+	s.seen.violations = append(s.seen.violations, msg)
 	s.opt.log.Debug("protocol violation", "what", msg)
 	if s.opt.tb != nil {
 		s.opt.tb.Helper()
 		s.opt.tb.Errorf("wasim: protocol violation: %s", msg)
 	}
-}
-
-// Violations lists what clients did that the real protocol forbids.
-func (s *Service) Violations() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]string(nil), s.violations...)
-}
-
-// Strays counts, by tag, the stanzas that came on a connection for pairing from
-// a client that had logged in before. Goroutines of whatsmeow outlive their
-// connection and write into the client's next one, so a host that logs out and
-// connects again makes strays. The service ignores them, and they are no
-// violations: those are what a client does that has never logged in.
-func (s *Service) Strays() map[string]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.strays)
 }
 
 // id makes a stanza id. The caller holds s.mu.

@@ -52,24 +52,6 @@ func (d *Device) Stats() DeviceStats {
 	return st
 }
 
-// Dials is how often the service was dialed, refused attempts included.
-func (s *Service) Dials() int { return int(s.dialCount.Load()) }
-
-// DialsFrom is how often a transport with this label dialed.
-func (s *Service) DialsFrom(label string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.dials[label]
-}
-
-// Compression is how many upgrades offered permessage-deflate, and with how
-// many of them it was negotiated.
-func (s *Service) Compression() (offered, negotiated int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.offered, s.compressed
-}
-
 // Connections is how many connections are open, whatever their state.
 func (s *Service) Connections() int {
 	s.mu.Lock()
