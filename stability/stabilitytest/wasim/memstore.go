@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"maps"
 	"math/big"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,33 +23,17 @@ type memStore struct {
 	window chan struct{} // holds one token while nobody is between read and write
 	turn   *turn         // who took it for a send
 
-	identities map[string][32]byte
-	sessions   map[string][]byte
-	prekeys    map[uint32]*memPreKey
-	nextKey    uint32
-	senderKeys map[[2]string][]byte
-	syncKeys   map[string]store.AppStateSyncKey
-	versions   map[string]memVersion
-	macs       map[[2]string][]byte
-	contacts   map[types.JID]types.ContactInfo
-	settings   map[types.JID]types.LocalChatSettings
-	secrets    map[memSecretKey][]byte
-	tokens     map[types.JID]store.PrivacyToken
-	events     map[[32]byte]*store.BufferedEvent
-	lidOf      map[string]string
-	pnOf       map[string]string
-	outgoing   map[outgoingKey]outgoing
-	nctSalt    []byte
-}
-
-type memPreKey struct {
-	Priv     [32]byte
-	Uploaded bool
-}
-
-type memVersion struct {
-	Version uint64
-	Hash    [128]byte
+	signal   memSignal
+	prekeys  memPreKeys
+	appState memAppState
+	lids     memLIDs
+	contacts map[types.JID]types.ContactInfo
+	settings map[types.JID]types.LocalChatSettings
+	secrets  map[memSecretKey][]byte
+	events   map[[32]byte]*store.BufferedEvent
+	outgoing map[outgoingKey]outgoing
+	tokens   map[types.JID]store.PrivacyToken
+	nctSalt  []byte
 }
 
 type memSecretKey struct {
@@ -80,13 +62,11 @@ func NewMemoryDevice() *store.Device {
 
 func newMemStore() *memStore {
 	m := &memStore{
-		window: make(chan struct{}, 1), identities: map[string][32]byte{}, sessions: map[string][]byte{},
-		prekeys: map[uint32]*memPreKey{}, nextKey: 1, senderKeys: map[[2]string][]byte{},
-		syncKeys: map[string]store.AppStateSyncKey{}, versions: map[string]memVersion{}, macs: map[[2]string][]byte{},
+		window: make(chan struct{}, 1),
+		signal: newMemSignal(), prekeys: newMemPreKeys(), appState: newMemAppState(), lids: newMemLIDs(),
 		contacts: map[types.JID]types.ContactInfo{}, settings: map[types.JID]types.LocalChatSettings{},
-		secrets: map[memSecretKey][]byte{}, tokens: map[types.JID]store.PrivacyToken{},
-		events: map[[32]byte]*store.BufferedEvent{}, lidOf: map[string]string{}, pnOf: map[string]string{},
-		outgoing: map[outgoingKey]outgoing{},
+		secrets: map[memSecretKey][]byte{}, events: map[[32]byte]*store.BufferedEvent{},
+		outgoing: map[outgoingKey]outgoing{}, tokens: map[types.JID]store.PrivacyToken{},
 	}
 	m.window <- struct{}{}
 	return m
@@ -229,34 +209,26 @@ func (m *memStore) lock() func() {
 
 func (m *memStore) PutIdentity(ctx context.Context, addr string, key [32]byte) error {
 	defer m.lock()()
-	put(ctx, m.identities, addr, key)
+	put(ctx, m.signal.identities, addr, key)
 	return nil
 }
 
 func (m *memStore) DeleteIdentity(ctx context.Context, addr string) error {
 	defer m.lock()()
-	drop(ctx, m.identities, addr)
+	drop(ctx, m.signal.identities, addr)
 	return nil
 }
 
 func (m *memStore) DeleteAllIdentities(ctx context.Context, user string) error {
 	defer m.lock()()
-	for a := range maps.Clone(m.identities) {
-		if ofUser(a, user) {
-			drop(ctx, m.identities, a)
-		}
-	}
+	dropUser(ctx, m.signal.identities, user)
 	return nil
 }
 
 func (m *memStore) IsTrustedIdentity(_ context.Context, addr string, key [32]byte) (bool, error) {
 	defer m.lock()()
-	old, ok := m.identities[addr]
+	old, ok := m.signal.identities[addr]
 	return !ok || old == key, nil
-}
-
-func ofUser(addr, user string) bool {
-	return strings.HasPrefix(addr, user+":") || strings.HasPrefix(addr, user+"_1:")
 }
 
 func (m *memStore) GetSession(ctx context.Context, addr string) ([]byte, error) {
@@ -264,12 +236,12 @@ func (m *memStore) GetSession(ctx context.Context, addr string) ([]byte, error) 
 		return nil, err
 	}
 	defer m.lock()()
-	return m.sessions[addr], nil
+	return m.signal.sessions[addr], nil
 }
 
 func (m *memStore) HasSession(_ context.Context, addr string) (bool, error) {
 	defer m.lock()()
-	return m.sessions[addr] != nil, nil
+	return m.signal.sessions[addr] != nil, nil
 }
 
 func (m *memStore) GetManySessions(ctx context.Context, addrs []string) (map[string][]byte, error) {
@@ -282,7 +254,7 @@ func (m *memStore) GetManySessions(ctx context.Context, addrs []string) (map[str
 	defer m.lock()()
 	out := make(map[string][]byte, len(addrs))
 	for _, a := range addrs {
-		out[a] = m.sessions[a]
+		out[a] = m.signal.sessions[a]
 	}
 	return out, nil
 }
@@ -301,7 +273,7 @@ func (m *memStore) PutManySessions(ctx context.Context, sessions map[string][]by
 		}
 	}
 	for a, s := range sessions {
-		put(ctx, m.sessions, a, s)
+		put(ctx, m.signal.sessions, a, s)
 	}
 	m.mu.Unlock()
 	if txnOf(ctx) == nil {
@@ -313,18 +285,14 @@ func (m *memStore) PutManySessions(ctx context.Context, sessions map[string][]by
 func (m *memStore) DeleteSession(ctx context.Context, addr string) error {
 	m.breakTurn(ctx)
 	defer m.lock()()
-	drop(ctx, m.sessions, addr)
+	drop(ctx, m.signal.sessions, addr)
 	return nil
 }
 
 func (m *memStore) DeleteAllSessions(ctx context.Context, user string) error {
 	m.breakTurn(ctx)
 	defer m.lock()()
-	for a := range maps.Clone(m.sessions) {
-		if ofUser(a, user) {
-			drop(ctx, m.sessions, a)
-		}
-	}
+	dropUser(ctx, m.signal.sessions, user)
 	return nil
 }
 
@@ -340,24 +308,6 @@ func (m *memStore) MigratePNToLID(ctx context.Context, pn, lid types.JID) error 
 		defer func() { m.window <- struct{}{} }()
 	}
 	defer m.lock()()
-	from, to := pn.SignalAddressUser()+":", lid.SignalAddressUser()+":"
-	for a, v := range maps.Clone(m.sessions) {
-		if dev, ok := strings.CutPrefix(a, from); ok {
-			put(ctx, m.sessions, to+dev, v)
-			drop(ctx, m.sessions, a)
-		}
-	}
-	for a, v := range maps.Clone(m.identities) {
-		if dev, ok := strings.CutPrefix(a, from); ok {
-			put(ctx, m.identities, to+dev, v)
-			drop(ctx, m.identities, a)
-		}
-	}
-	for k, v := range maps.Clone(m.senderKeys) {
-		if dev, ok := strings.CutPrefix(k[1], from); ok {
-			put(ctx, m.senderKeys, [2]string{k[0], to + dev}, v)
-			drop(ctx, m.senderKeys, k)
-		}
-	}
+	m.signal.move(ctx, pn.SignalAddressUser(), lid.SignalAddressUser())
 	return nil
 }

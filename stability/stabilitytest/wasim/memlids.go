@@ -3,46 +3,42 @@ package wasim
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"go.mau.fi/whatsmeow/store"
 	"go.mau.fi/whatsmeow/types"
 )
 
-func (m *memStore) GetBufferedEvent(_ context.Context, hash [32]byte) (*store.BufferedEvent, error) {
-	defer m.lock()()
-	if e := m.events[hash]; e != nil {
-		c := *e
-		return &c, nil
-	}
-	return nil, nil
+// memLIDs says which LID and which number are one user. Each has at most one other.
+// memStore.mu guards it.
+type memLIDs struct {
+	lidOf map[string]string
+	pnOf  map[string]string
 }
 
-func (m *memStore) PutBufferedEvent(ctx context.Context, hash [32]byte, plain []byte, at time.Time) error {
-	defer m.lock()()
-	if m.events[hash] != nil {
-		return fmt.Errorf("event %x is buffered already", hash[:4])
+func newMemLIDs() memLIDs { return memLIDs{lidOf: map[string]string{}, pnOf: map[string]string{}} }
+
+// pair takes each of the two from the other that it had.
+func (l *memLIDs) pair(lid, pn string) {
+	if old := l.lidOf[pn]; old != "" && old != lid {
+		delete(l.pnOf, old)
 	}
-	put(ctx, m.events, hash, &store.BufferedEvent{Plaintext: plain, InsertTime: time.Now(), ServerTime: at})
-	return nil
+	if old := l.pnOf[lid]; old != "" && old != pn {
+		delete(l.lidOf, old)
+	}
+	l.lidOf[pn], l.pnOf[lid] = lid, pn
 }
 
-func (m *memStore) ClearBufferedEventPlaintext(_ context.Context, hash [32]byte) error {
-	defer m.lock()()
-	if e := m.events[hash]; e != nil {
-		e.Plaintext = nil
+// twins are the names of a user: the one that is given first, then the other, if it is
+// known.
+func (l *memLIDs) twins(j types.JID) []types.JID {
+	out := []types.JID{j}
+	if u := l.lidOf[j.User]; j.Server == types.DefaultUserServer && u != "" {
+		out = append(out, types.NewJID(u, types.HiddenUserServer))
 	}
-	return nil
-}
-
-func (m *memStore) DeleteOldBufferedHashes(context.Context) error {
-	defer m.lock()()
-	for k, e := range m.events {
-		if time.Since(e.InsertTime) > 14*24*time.Hour {
-			delete(m.events, k)
-		}
+	if u := l.pnOf[j.User]; j.Server == types.HiddenUserServer && u != "" {
+		out = append(out, types.NewJID(u, types.DefaultUserServer))
 	}
-	return nil
+	return out
 }
 
 func (m *memStore) PutLIDMapping(_ context.Context, lid, pn types.JID) error {
@@ -50,13 +46,7 @@ func (m *memStore) PutLIDMapping(_ context.Context, lid, pn types.JID) error {
 		return fmt.Errorf("invalid LID mapping %s, %s", lid, pn)
 	}
 	defer m.lock()()
-	if old := m.lidOf[pn.User]; old != "" && old != lid.User {
-		delete(m.pnOf, old)
-	}
-	if old := m.pnOf[lid.User]; old != "" && old != pn.User {
-		delete(m.lidOf, old)
-	}
-	m.lidOf[pn.User], m.pnOf[lid.User] = lid.User, pn.User
+	m.lids.pair(lid.User, pn.User)
 	return nil
 }
 
@@ -80,7 +70,7 @@ func (m *memStore) twin(j types.JID, from, to string) (types.JID, error) {
 		return types.EmptyJID, fmt.Errorf("%s is not on %s", j, from)
 	}
 	defer m.lock()()
-	t := m.twins(types.JID{User: j.User, Server: j.Server})
+	t := m.lids.twins(types.JID{User: j.User, Server: j.Server})
 	if len(t) < 2 {
 		return types.EmptyJID, nil
 	}
@@ -96,8 +86,3 @@ func (m *memStore) GetManyLIDsForPNs(ctx context.Context, pns []types.JID) (map[
 	}
 	return out, nil
 }
-
-var (
-	_ store.AllStores       = (*memStore)(nil)
-	_ store.DeviceContainer = (*memStore)(nil)
-)

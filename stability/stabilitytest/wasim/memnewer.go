@@ -1,7 +1,6 @@
 package wasim
 
 import (
-	"cmp"
 	"context"
 	"reflect"
 	"slices"
@@ -47,16 +46,6 @@ func senderTime(t *store.PrivacyToken) *time.Time {
 	}
 	at, _ := f.Addr().Interface().(*time.Time)
 	return at
-}
-
-func (m *memStore) GetAllAppStateSyncKeys(context.Context) ([]*store.AppStateSyncKey, error) {
-	defer m.lock()()
-	var out []*store.AppStateSyncKey
-	for _, k := range m.syncKeys {
-		out = append(out, &k)
-	}
-	slices.SortFunc(out, func(a, b *store.AppStateSyncKey) int { return cmp.Compare(b.Timestamp, a.Timestamp) })
-	return out, nil
 }
 
 func (m *memStore) DeleteExpiredPrivacyTokens(_ context.Context, cutoff time.Time) (n int64, _ error) {
