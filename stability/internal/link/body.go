@@ -46,15 +46,9 @@ type body struct {
 
 	some atomic.Bool // data came that is no hello yet
 
-	mu     sync.Mutex // never held across I/O or a callback
-	timer  *time.Timer
-	inTime bool // the hello is there, or nobody waits for it: no timer any more
-	echo   bool // the server sent a close frame: ours is the answer
-
 	// Reader's state.
 	phase  phase
 	rsv    byte        // reserved bits of frames that were negotiated
-	trial  []byte      // a trial without looking: what came so far, as the read pump got it
 	chose  byte        // rsv, if this is no trial
 	text   messageForm // of a message of text that is not over yet
 	window []byte      // what was unpacked so far
@@ -70,6 +64,12 @@ type body struct {
 	// Writer's state.
 	sent   scanner
 	frames int // data frames begun
+
+	mu     sync.Mutex // guards what follows; never held across I/O or a callback
+	timer  *time.Timer
+	inTime bool   // the hello is there, or nobody waits for it: no timer any more
+	echo   bool   // the server sent a close frame: ours is the answer
+	trial  []byte // a trial without looking: what came so far, as the read pump got it
 }
 
 // messageForm is the form of the messages in which the hello comes.
