@@ -23,8 +23,10 @@ type Service struct {
 	static *keys.KeyPair // the service's own Noise key
 	noise  noiseKeys
 	chain  []byte
+	done   chan struct{}
+	wg     sync.WaitGroup
 
-	mu         sync.Mutex // never held across I/O; guards what follows, up to closed
+	mu         sync.Mutex // never held across I/O; guards what follows
 	accounts   map[string]*Account
 	byLID      map[string]*Account
 	groups     map[string]*Group
@@ -38,9 +40,6 @@ type Service struct {
 	known      map[[32]byte]bool // Noise keys of clients that have logged in
 	listener   net.Listener
 	closed     bool
-
-	done chan struct{}
-	wg   sync.WaitGroup
 }
 
 type options struct {
