@@ -1,10 +1,8 @@
 package authstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,68 +15,6 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"pgregory.net/rapid"
 )
-
-// What a host may expect of an account, in plain maps.
-type expected struct {
-	sessions, identities, senderKeys map[string]string
-	preKeys                          map[uint32]preKeyExpected
-	nextPreKey                       uint32
-	appKeys                          map[string]store.AppStateSyncKey
-	versions                         map[string]uint64
-	macs                             map[[2]string]string // by collection and index
-	contacts                         map[types.JID]types.ContactInfo
-	chats                            map[types.JID]types.LocalChatSettings
-	tokens                           map[types.JID]store.PrivacyToken
-	lidOf, pnOf                      map[string]string
-	open, seen                       map[[32]byte]eventExpected
-	secrets                          map[[3]string]string // by chat, sender and id
-	sent                             map[string][2]string // by id: format and plaintext
-	book                             map[string]string
-	salt                             string
-	pushName                         string
-}
-
-type preKeyExpected struct {
-	public   [32]byte
-	uploaded bool
-}
-
-type eventExpected struct {
-	plaintext string
-	server    int64
-}
-
-func (e *expected) clone() *expected {
-	o := *e
-	o.sessions, o.identities, o.senderKeys = maps.Clone(e.sessions), maps.Clone(e.identities), maps.Clone(e.senderKeys)
-	o.preKeys, o.appKeys, o.versions, o.macs = maps.Clone(e.preKeys), maps.Clone(e.appKeys), maps.Clone(e.versions), maps.Clone(e.macs)
-	o.contacts, o.chats, o.tokens = maps.Clone(e.contacts), maps.Clone(e.chats), maps.Clone(e.tokens)
-	o.lidOf, o.pnOf, o.open, o.seen = maps.Clone(e.lidOf), maps.Clone(e.pnOf), maps.Clone(e.open), maps.Clone(e.seen)
-	o.secrets, o.sent, o.book = maps.Clone(e.secrets), maps.Clone(e.sent), maps.Clone(e.book)
-	return &o
-}
-
-func newExpected() *expected {
-	return &expected{
-		sessions: map[string]string{}, identities: map[string]string{}, senderKeys: map[string]string{},
-		preKeys: map[uint32]preKeyExpected{}, nextPreKey: firstPreKey, appKeys: map[string]store.AppStateSyncKey{},
-		versions: map[string]uint64{}, macs: map[[2]string]string{},
-		contacts: map[types.JID]types.ContactInfo{}, chats: map[types.JID]types.LocalChatSettings{}, tokens: map[types.JID]store.PrivacyToken{},
-		lidOf: map[string]string{}, pnOf: map[string]string{}, open: map[[32]byte]eventExpected{}, seen: map[[32]byte]eventExpected{},
-		secrets: map[[3]string]string{}, sent: map[string][2]string{}, book: map[string]string{},
-	}
-}
-
-// namesOf are a contact's names, the given one first.
-func (e *expected) namesOf(j types.JID) []types.JID {
-	if lid, ok := e.lidOf[j.User]; ok && j.Server == types.DefaultUserServer {
-		return []types.JID{j, types.NewJID(lid, types.HiddenUserServer)}
-	}
-	if pn, ok := e.pnOf[j.User]; ok && j.Server == types.HiddenUserServer {
-		return []types.JID{j, types.NewJID(pn, types.DefaultUserServer)}
-	}
-	return []types.JID{j}
-}
 
 var (
 	modelAddresses = []string{"15550002:0", "15550002:3", "155500021:0", "900002_1:0", "900002_1:3", "15550003:0", "900003_1:0", "15550004:7"}
@@ -247,143 +183,6 @@ func (m *modelled) flush() {
 	s.packLocked(true)
 	s.mu.Unlock()
 	require.NoError(m, s.flush("test"))
-}
-
-func (m *modelled) upheaval() {
-	switch n := rapid.IntRange(0, 10).Draw(m.T, "upheaval"); n {
-	case 0:
-		m.next()
-	case 1: // a crash behind a flush
-		m.flush()
-		dead := m.c
-		m.kv.setEpoch(m.kv.epoch + 1)
-		m.c, m.f = m.container(m.kv), newFence(m.kv.epoch)
-		m.load()
-		_ = dead.Close(bg)
-	case 2: // a connection that begins anew
-		m.load()
-	case 3:
-		require.NoError(m, m.c.EndTerm(bg))
-		m.kv.setEpoch(m.kv.epoch + 1)
-		m.f = newFence(m.kv.epoch)
-		m.load()
-	case 4:
-		m.until(func() error { return m.c.Reseal(bg, m.f, nil) })
-	case 5:
-		if m.seal == len(modelSeals)-1 {
-			return
-		}
-		if m.seal >= 2 {
-			m.until(func() error { return m.c.Reseal(bg, m.f, nil) })
-		}
-		m.seal++
-		m.next()
-	case 6: // to another KV
-		require.NoError(m, m.c.Close(bg))
-		m.kv.setEpoch(m.kv.epoch + 1)
-		to := newMapKV()
-		to.limits = rapid.SampledFrom(modelLimits).Draw(m.T, "limits")
-		m.watch(to)
-		src := FromKV("old", m.kv, newFence(m.kv.epoch), modelSeals[m.seal]...)
-		m.c, m.f = m.container(to), newFence(1)
-		opts := []ImportOption{ReplaceDevice()} // of an attempt whose last answer was lost
-		m.until(func() error { _, err := Import(bg, src, m.c, m.f, opts...); return err })
-		m.kv = to
-		m.load()
-		m.audit()
-	case 7, 8: // a backup, to another KV or in the same place
-		var b bytes.Buffer
-		m.until(func() error { b.Reset(); _, err := Export(bg, FromContainer(m.c), &b, archiveKey); return err })
-		if n == 7 {
-			require.NoError(m, m.c.Close(bg))
-			m.kv = newMapKV()
-			m.kv.limits = rapid.SampledFrom(modelLimits).Draw(m.T, "limits")
-			m.watch(m.kv)
-			m.c, m.f = m.container(m.kv), newFence(1)
-		}
-		m.until(func() error {
-			_, err := Restore(bg, bytes.NewReader(b.Bytes()), archiveKey, m.c, m.f, RestoredUnchanged(), ReplaceDevice())
-			return err
-		})
-		m.load()
-		if n == 8 { // the old rows go once the device has logged in
-			m.login()
-			m.audit()
-		}
-	case 9: // deleted, and brought back
-		m.flush()
-		require.NoError(m, m.c.DeleteDevice(bg, m.d))
-		_, err := m.d.Sessions.GetSession(bg, "1:0")
-		require.ErrorIs(m, err, ErrDeviceDeleted)
-		m.until(func() error {
-			if info, err := m.c.Info(bg); err == nil && info.Exists {
-				return nil // its answer was lost
-			}
-			return m.c.Restore(bg, m.f)
-		})
-		m.load()
-	case 10:
-		m.flush()
-		m.audit()
-	}
-	m.all()
-}
-
-// login is what follows a login: the service takes a prekey. The model may have
-// removed all that it took before.
-func (m *modelled) login() {
-	list, err := m.d.PreKeys.GetOrGenPreKeys(bg, 1)
-	require.NoError(m, err)
-	k := list[0]
-	m.want.nextPreKey = max(m.want.nextPreKey, k.KeyID+1)
-	m.want.preKeys[k.KeyID] = preKeyExpected{public: *k.Pub}
-	m.marked(k.KeyID)
-}
-
-// marked marks prekeys as uploaded.
-func (m *modelled) marked(upTo uint32) {
-	require.NoError(m, m.d.PreKeys.MarkPreKeysAsUploaded(bg, upTo))
-	for id, k := range m.want.preKeys {
-		if k.uploaded = k.uploaded || id <= upTo; k.uploaded {
-			m.want.preKeys[id] = k
-		}
-	}
-}
-
-// audit looks for rows that belong to nothing, or say what they should not.
-func (m *modelled) audit() {
-	time.Sleep(time.Minute) // what is done in the background
-	m.c.cfg.background.Wait()
-	s := storeOf(m.d)
-	s.mu.Lock()
-	gen := s.gen
-	s.mu.Unlock()
-	m.kv.mu.Lock()
-	data := maps.Clone(m.kv.data)
-	m.kv.mu.Unlock()
-	belongs := make(map[Key]bool)
-	for k, v := range data {
-		if k.Kind == kindPart {
-			continue
-		}
-		rec, err := s.cfg.codec.decode(k, k.ID, []byte(v))
-		require.NoError(m, err, "%v", k)
-		if rec.split != nil {
-			for _, p := range partKeys(k, *rec.split) {
-				belongs[p] = true
-			}
-		}
-	}
-	for k, v := range data {
-		require.True(m, strings.HasPrefix(k.ID, gen+"/") || strings.HasPrefix(k.ID, globalGen+"/"), "of another device: %v", k)
-		require.True(m, k.Kind != kindPart || belongs[k], "a part of nothing: %v", k)
-		if m.seal >= 3 {
-			require.NotContains(m, v, "1555", "%v", k)
-		}
-	}
-	if m.seal >= 2 {
-		require.Empty(m, telling(m.kv))
-	}
 }
 
 var errModelRollback = errors.New("roll back")
