@@ -117,30 +117,6 @@ func TestResolveIsRepeatedUntilItSucceeded(t *testing.T) {
 	require.Empty(t, p.Resolve)
 }
 
-func TestOnlyTheHolderSpeaksOfTheConnection(t *testing.T) {
-	g := guard.New(guard.Policy{})
-	f := down(start)
-	f.Holder = false
-	f.SameID = true
-	p := g.Decide(f, start.Add(time.Hour))
-	require.Equal(t, []guard.Type{guard.TypeInstanceIDNotUnique}, types(p.Raise))
-}
-
-func TestNewHolderResolvesWhatItsPredecessorRaised(t *testing.T) {
-	a := guard.New(guard.Policy{})
-	p := a.Decide(down(start), start.Add(time.Hour))
-	b := guard.New(guard.Policy{})
-	b.Adopt(p.Raise)
-	require.Equal(t, []string{"wa_disconnect_stuck_active"}, b.Decide(up, start.Add(2*time.Hour)).Resolve)
-}
-
-func TestWhoLostTheLockForgetsWhatTheNextHolderLooksAfter(t *testing.T) {
-	g := guard.New(guard.Policy{})
-	require.Len(t, g.Decide(down(start), start.Add(time.Hour)).Raise, 1)
-	require.Equal(t, guard.Plan{}, g.Decide(guard.Facts{}, start.Add(2*time.Hour)))
-	require.Empty(t, g.Decide(up, start.Add(3*time.Hour)).Resolve)
-}
-
 func TestLogoutIsOverWhenPairedNotOnlyWhenConnected(t *testing.T) {
 	g := guard.New(guard.Policy{})
 	g.Decide(guard.Facts{Holder: true, NeedsPairing: true, Reason: "logged_out"}, start)
@@ -188,26 +164,6 @@ func TestTroubleOfTheConnectionEndsWithALogout(t *testing.T) {
 	}
 }
 
-// An account that waits for a pairing needs a connection to show a code.
-func TestUnfitInstancesAreToldOfThoughTheAccountIsNotPaired(t *testing.T) {
-	for _, reason := range []string{"", "logged_out"} {
-		g := guard.New(guard.Policy{})
-		f := guard.Facts{Holder: true, NeedsPairing: true, Reason: reason, Unfit: []time.Time{start, start.Add(time.Minute)}}
-		now := start.Add(2 * time.Minute)
-		require.Contains(t, types(g.Decide(f, now).Raise), guard.TypeHolderUnfit)
-		var resolved []time.Duration
-		for ; now.Before(start.Add(3 * time.Hour)); now = now.Add(time.Minute) {
-			for _, id := range g.Decide(f, now).Resolve {
-				if id == guard.TypeHolderUnfit.ActiveID() {
-					resolved = append(resolved, now.Sub(start))
-					g.Resolved(id)
-				}
-			}
-		}
-		require.Equal(t, []time.Duration{time.Hour}, resolved, "they tried before that for the last time")
-	}
-}
-
 func TestATroubleWithItsOwnIncidentIsNotReportedTwice(t *testing.T) {
 	for reason, want := range map[string][]guard.Type{
 		"temporary_ban":       {guard.TypeTemporaryBan},
@@ -241,43 +197,6 @@ func TestBanStaysOpenUntilAnAttemptHasShownMore(t *testing.T) {
 	g.Decide(f, start)
 	require.Empty(t, g.Decide(f, start.Add(2*time.Hour)).Resolve)
 	require.Len(t, g.Decide(up, start.Add(2*time.Hour)).Resolve, 1)
-}
-
-func TestDemandsInARowAreALoopUntilItLasts(t *testing.T) {
-	g := guard.New(guard.Policy{})
-	f := up
-	f.Demands = 5
-	require.Empty(t, g.Decide(f, start).Raise, "after pairing it is normal")
-	f.Demands = 6
-	p := g.Decide(f, start)
-	require.Equal(t, []guard.Type{guard.TypeRestartLoop}, types(p.Raise))
-	require.Equal(t, "6", p.Raise[0].Evidence["demands"])
-	f.Demands, f.Connected = 0, false // as a new holder sees it
-	require.Empty(t, g.Decide(f, start.Add(time.Hour)).Resolve, "not seen is not over")
-	require.Empty(t, g.Decide(up, start.Add(2*time.Hour)).Resolve)
-	require.Equal(t, []string{"wa_restart_loop_active"}, g.Decide(up, start.Add(2*time.Hour+time.Minute)).Resolve)
-}
-
-func TestFlappingTroubleIsOneIncident(t *testing.T) {
-	g := guard.New(guard.Policy{})
-	raised, resolved := map[time.Time]bool{}, 0
-	for i := range 60 { // degraded every other 30 s
-		now := start.Add(time.Duration(i) * 30 * time.Second)
-		f := up
-		if i%2 == 0 {
-			f.DegradedSince = now
-		}
-		p := g.Decide(f, now)
-		for _, inc := range p.Raise {
-			raised[inc.DetectedAt] = true
-		}
-		resolved += len(p.Resolve)
-	}
-	require.Len(t, raised, 1)
-	require.Zero(t, resolved)
-	over := start.Add(59 * 30 * time.Second)
-	require.Empty(t, g.Decide(up, over.Add(59*time.Second)).Resolve)
-	require.Len(t, g.Decide(up, over.Add(time.Minute)).Resolve, 1)
 }
 
 // Every type can be raised and is resolved again; a plan never contradicts
@@ -384,44 +303,6 @@ func TestMessagesThatHandlersDoNotTakeAreAnIncident(t *testing.T) {
 	f.BookUnread = true
 	require.Empty(t, g.Decide(f, start.Add(2*time.Hour)).Resolve, "a new holder that has read nothing yet knows of no message")
 	require.Equal(t, []string{"wa_messages_set_aside_active"}, g.Decide(up, start.Add(2*time.Hour)).Resolve)
-}
-
-func TestNobodyFitToHoldTheLockIsAnIncident(t *testing.T) {
-	g := guard.New(guard.Policy{})
-	f := guard.Facts{Holder: true, DisconnectedSince: start, Reason: "client_outdated", Unfit: []time.Time{start}, UnfitText: "a: client_outdated"}
-	require.NotContains(t, types(g.Decide(f, start).Raise), guard.TypeHolderUnfit, "one alone says nothing about the others")
-	f.Unfit = append(f.Unfit, start.Add(2*time.Hour))
-	require.NotContains(t, types(g.Decide(f, start.Add(2*time.Hour)).Raise), guard.TypeHolderUnfit, "the first one may have been mended since")
-	f.Unfit[0] = start.Add(90 * time.Minute)
-	p := g.Decide(f, start.Add(2*time.Hour))
-	require.Equal(t, []guard.Type{guard.TypeHolderUnfit}, types(p.Raise))
-	require.Equal(t, "2", p.Raise[0].Evidence["instances"])
-	require.NotEmpty(t, p.Raise[0].Instructions)
-
-	f.Unfit = nil
-	require.Empty(t, g.Decide(f, start.Add(3*time.Hour)).Resolve, "that it is long ago is no cure")
-	f.Connected, f.DisconnectedSince = true, time.Time{}
-	require.Contains(t, g.Decide(f, start.Add(4*time.Hour)).Resolve, guard.TypeHolderUnfit.ActiveID())
-}
-
-// A loop is broken by the end of the process or by a new term in it. The text
-// tells of what was done, and of both where that is not known.
-func TestReconnectLoopSaysWhatWasDone(t *testing.T) {
-	told := func(h guard.Heal) string {
-		plan := guard.New(guard.Policy{}).Decide(guard.Facts{Holder: true, Loop: true, Heal: h, Reason: "timed_out", DisconnectedSince: start}, start)
-		require.Len(t, plan.Raise, 1)
-		require.Equal(t, guard.TypeReconnectLoop, plan.Raise[0].Type)
-		return plan.Raise[0].Instructions + "\n" + plan.Raise[0].Runbook
-	}
-	exit, term, unknown := told(guard.HealExit), told(guard.HealTerm), told(guard.HealUnknown)
-	require.Contains(t, exit, "the process restarts by itself")
-	require.Contains(t, exit, "the process ended with code 1")
-	require.NotContains(t, exit, "goes on")
-	require.Contains(t, term, "The process goes on")
-	for _, wrong := range []string{"restarts by itself", "code 1", "platform"} {
-		require.NotContains(t, term, wrong)
-	}
-	require.Contains(t, unknown, "ended with code 1, or it goes on")
 }
 
 // Evidence has names for machines and labels for people. Every name that the guard
