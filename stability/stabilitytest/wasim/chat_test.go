@@ -6,16 +6,13 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.mau.fi/whatsmeow"
 	waBinary "go.mau.fi/whatsmeow/binary"
 	"go.mau.fi/whatsmeow/proto/waE2E"
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
-	"go.mau.fi/whatsmeow/util/keys"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -198,107 +195,6 @@ func isOf(c *wasim.Contact, j types.JID) bool {
 	return j == c.JID() || j == c.Account().LID()
 }
 
-func TestGroupsOfRealClientsChat(t *testing.T) {
-	for _, lid := range []bool{false, true} {
-		t.Run(fmt.Sprint("LID ", lid), func(t *testing.T) {
-			onBoth(t, func(t *testing.T, s *wasim.Service) {
-				var cs []*wasim.Contact
-				var accts []*wasim.Account
-				for i := range 3 {
-					cs = append(cs, newContact(t, s, fmt.Sprintf("49170000000%d", i)))
-					accts = append(accts, cs[i].Account())
-				}
-				g := s.NewGroup
-				if lid {
-					g = s.NewLIDGroup
-				}
-				group := g("team", accts...)
-				ctx := within(t, time.Minute)
-				for round := range 2 {
-					for i, c := range cs {
-						_, err := c.Send(ctx, group.JID(), fmt.Sprint(i, round))
-						require.NoError(t, err)
-					}
-				}
-				for i, c := range cs {
-					eventually(t, "four messages", func() bool { return len(c.Texts()) == 4 })
-					require.Zero(t, c.Undecryptable(), "of %d", i)
-					require.Equal(t, group.JID(), c.Received()[0].Chat)
-				}
-				// a member that comes later reads what is sent from then on
-				late := newContact(t, s, "491700000009")
-				group.Add(late.Account())
-				eventually(t, "told", func() bool {
-					return cs[0].Account().Devices()[0].Stats().StanzasOut["notification"] > 0
-				})
-				time.Sleep(50 * time.Millisecond)
-				_, err := cs[0].Send(ctx, group.JID(), "hello")
-				require.NoError(t, err)
-				eventually(t, "greeted", func() bool { return len(late.Texts()) == 1 })
-			})
-		})
-	}
-}
-
-func TestAGroupOf256EncryptsForEachDevice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := wasim.New(wasim.WithTB(t))
-		a, b := newContact(t, s, "491700000001"), newContact(t, s, "491700000002")
-		ghosts := s.Ghosts(254)
-		g := s.NewGroup("crowd", append([]*wasim.Account{a.Account(), b.Account()}, ghosts...)...)
-		for i := range 2 {
-			_, err := a.Send(t.Context(), g.JID(), fmt.Sprint(i))
-			require.NoError(t, err)
-		}
-		time.Sleep(time.Second)
-		require.Equal(t, []string{"0", "1"}, b.Texts())
-		for _, gh := range ghosts {
-			require.Equal(t, 2, s.GhostMessages(gh))
-		}
-		s.Close()
-	})
-}
-
-func TestAClientMayMakeAGroup(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *wasim.Service) {
-		a, b := newContact(t, s, "491700000001"), newContact(t, s, "491700000002")
-		ctx := within(t, time.Minute)
-		info, err := a.Client().CreateGroup(ctx, whatsmeow.ReqCreateGroup{Name: "x", Participants: []types.JID{b.JID()}})
-		require.NoError(t, err)
-		_, err = b.Send(ctx, info.JID, "thanks")
-		require.NoError(t, err)
-		eventually(t, "there", func() bool { return len(a.Texts()) == 1 })
-		list, err := b.Client().GetJoinedGroups(ctx)
-		require.NoError(t, err)
-		require.Len(t, list, 1)
-	})
-}
-
-func TestFewKeysAreMadeWhereOneIsSaidToBeLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := wasim.New(wasim.WithTB(t), wasim.WithFewKeys())
-		bob := newContact(t, s, "491700000002")
-		d := bob.Account().Devices()[0]
-		eventually(t, "uploaded", func() bool { return d.PreKeys() == whatsmeow.WantedPreKeyCount })
-	})
-}
-
-func TestOneTimePrekeysAreHandedOutOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T, s *wasim.Service) {
-		bob := newContact(t, s, "491700000002")
-		d := bob.Account().Devices()[0]
-		before := d.PreKeys()
-		require.Equal(t, 812, before)
-		for i := range 3 {
-			c := newContact(t, s, fmt.Sprintf("49170000001%d", i))
-			_, err := c.Send(t.Context(), bob.JID(), "first")
-			require.NoError(t, err)
-		}
-		require.Equal(t, before-3, d.PreKeys())
-		require.Equal(t, 3, d.Stats().PreKeysHandedOut)
-	})
-}
-
 func TestThePhoneIsInTheListIfAsked(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *wasim.Service) {
 		s := wasim.New(wasim.WithTB(t), wasim.WithPhones())
@@ -406,56 +302,4 @@ func TestReceiptsComeBackToTheSender(t *testing.T) {
 			return len(a.Account().Devices()[0].Acks()) == 2
 		})
 	})
-}
-
-func TestAPrekeyIDIsNeverGivenToASecondKey(t *testing.T) {
-	inBubble(t, func(t *testing.T, _ *wasim.Service) {
-		for _, allowed := range []bool{false, true} {
-			opts := []wasim.Option{wasim.WithTB(&recorder{TB: t})}
-			if allowed {
-				opts = append(opts, wasim.AllowPreKeyReuse())
-			}
-			s := wasim.New(opts...)
-			c := newContact(t, s, "491700000001")
-			d, cli := c.Account().Devices()[0], c.Client().DangerousInternals()
-			before := d.PreKeys()
-			upload := func(key *keys.PreKey) error {
-				_, err := cli.SendIQ(t.Context(), whatsmeow.DangerousInfoQuery{
-					Namespace: "encrypt", Type: "set", To: types.ServerJID,
-					Content: []waBinary.Node{
-						{Tag: "identity", Content: c.Client().Store.IdentityKey.Pub[:]},
-						{Tag: "list", Content: whatsmeowPreKeys(key)},
-						whatsmeowPreKeys(c.Client().Store.SignedPreKey)[0],
-					},
-				})
-				return err
-			}
-			same, err := c.Client().Store.PreKeys.GetPreKey(t.Context(), 7)
-			require.NoError(t, err)
-			require.NoError(t, upload(same), "a repeated upload")
-			require.Equal(t, before, d.PreKeys(), "adds nothing")
-			err = upload(keys.NewPreKey(7))
-			if allowed {
-				require.NoError(t, err)
-				require.Equal(t, before+1, d.PreKeys())
-			} else {
-				require.ErrorIs(t, err, whatsmeow.ErrIQNotAcceptable)
-				require.Len(t, s.Violations(), 1)
-			}
-			s.Close()
-		}
-	})
-}
-
-// whatsmeowPreKeys encodes a prekey as a client does.
-func whatsmeowPreKeys(k *keys.PreKey) []waBinary.Node {
-	n := waBinary.Node{Tag: "key", Content: []waBinary.Node{
-		{Tag: "id", Content: []byte{byte(k.KeyID >> 16), byte(k.KeyID >> 8), byte(k.KeyID)}},
-		{Tag: "value", Content: k.Pub[:]},
-	}}
-	if k.Signature != nil {
-		n.Tag = "skey"
-		n.Content = append(n.GetChildren(), waBinary.Node{Tag: "signature", Content: k.Signature[:]})
-	}
-	return []waBinary.Node{n}
 }
