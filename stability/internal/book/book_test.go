@@ -93,80 +93,6 @@ func TestRefusedMessageWaitsForAQuietMinute(t *testing.T) {
 	require.Equal(t, start.Add(16*time.Minute), b.Redelivery(start.Add(-time.Hour), start.Add(17*time.Minute)), "for a minute at most")
 }
 
-// The store did not answer when it came, and nothing but another login brings it again.
-func TestMessageThatIsLeftOnALiveConnectionIsAskedForAgain(t *testing.T) {
-	var b book.Book
-	b.Arrived(k1, start)
-	b.Begun(k1, start)
-	b.Ended(k1, book.Left, "", start)
-	m := time.Minute
-	require.Equal(t, start.Add(15*m), b.Redelivery(start.Add(-time.Hour), time.Time{}))
-	require.Equal(t, start.Add(16*m), b.Redelivery(start.Add(-time.Hour), start.Add(time.Hour)), "a handler is at work")
-	require.Equal(t, book.Group{Count: 1, Oldest: start}, b.ForRedelivery())
-	b.Arrived(k2, start.Add(5*m))
-	b.Begun(k2, start.Add(5*m))
-	b.Ended(k2, book.Declined, "no", start.Add(5*m))
-	require.Equal(t, start.Add(6*m), b.Redelivery(start.Add(-time.Hour), time.Time{}), "another one is refused")
-	require.Equal(t, book.Group{Count: 2, Oldest: start}, b.ForRedelivery())
-	b.HungUp()
-	b.Remove(k2)
-	require.Zero(t, b.Redelivery(start.Add(20*m), time.Time{}), "this login may still bring it")
-	require.Zero(t, b.ForRedelivery())
-}
-
-func TestRedeliveriesThatBringNothingComeMoreAndMoreRarely(t *testing.T) {
-	var b book.Book
-	refuse := func(at time.Time) {
-		b.Arrived(k1, at)
-		b.Begun(k1, at)
-		b.Ended(k1, book.Declined, "no", at)
-	}
-	now := start
-	refuse(now)
-	var pauses []time.Duration
-	for range 7 {
-		at := b.Redelivery(now, time.Time{})
-		pauses = append(pauses, at.Sub(now))
-		now = at
-		b.Redelivering(now)
-		b.HungUp()
-		refuse(now)
-	}
-	m := time.Minute
-	require.Equal(t, []time.Duration{m, m, 2 * m, 4 * m, 8 * m, 15 * m, 15 * m}, pauses)
-	b.Arrived(k1, now)
-	b.Begun(k1, now)
-	b.Ended(k1, book.Handled, "", now)
-	require.Zero(t, b.Redelivery(now, time.Time{}))
-	refuse(now.Add(time.Hour))
-	require.Equal(t, now.Add(time.Hour+m), b.Redelivery(now, time.Time{}), "it took one: the row is over")
-}
-
-// A message that was set aside for weeks is handed over again. Its row of tries begins
-// anew, and when it was received stays known.
-func TestMessageThatIsAskedForStaysAsOldAsItIs(t *testing.T) {
-	var b book.Book
-	b.Load([]book.Entry{{Key: k1, State: book.SetAside, First: start, Since: start, Last: start, Tries: 20, Worse: 20}})
-	now := start.Add(30 * 24 * time.Hour)
-	e, ok := b.Again(k1, true, now)
-	require.True(t, ok)
-	require.Equal(t, start, e.First)
-	require.Equal(t, now, e.Row())
-	require.Equal(t, start, b.Sums().States[book.Kept].Oldest)
-	var next book.Book
-	next.Load([]book.Entry{e})
-	for n := range 25 {
-		require.False(t, next.Poisonous(k1, now))
-		now = now.Add(time.Hour - time.Minute)
-		other := book.Key{ID: fmt.Sprint(n)}
-		next.Begun(other, now)
-		next.Ended(other, book.Handled, "", now)
-		next.Tried(k1, now)
-		next.Ended(k1, book.Saved, "why", now)
-	}
-	require.True(t, next.Poisonous(k1, now))
-}
-
 func TestOnlyWhatIsRefusedAmongOthersIsPoisonous(t *testing.T) {
 	for name, others := range map[string]bool{"others are handled": true, "nothing is handled": false} {
 		t.Run(name, func(t *testing.T) {
@@ -385,62 +311,6 @@ func TestMessageThatComesOnceMoreTakesNoOthersPlace(t *testing.T) {
 	require.EqualValues(t, 2, b.Sums().Received)
 }
 
-func TestNobodyIsAskedForEverForWhatNobodyMisses(t *testing.T) {
-	var b book.Book
-	now := start
-	b.Begun(k1, now)
-	b.Ended(k1, book.Lost, "it is for the phone alone", now)
-	b.Hide(k1, true)
-	asked := 0
-	for range 14 * 24 {
-		now = now.Add(time.Hour)
-		due, _ := b.Asks(now)
-		for _, e := range due {
-			b.Asked(e.Key, true, now)
-			asked++
-		}
-	}
-	require.Equal(t, 3, asked)
-}
-
-// The service takes no request for a day: nobody was asked for anything, and few requests
-// are tried.
-func TestRequestThatCouldNotBeSentIsNoTry(t *testing.T) {
-	var b book.Book
-	now := start
-	for _, k := range []book.Key{k1, k2, {ID: "C"}} {
-		b.Begun(k, now)
-		b.Ended(k, book.Lost, "it is for the phone alone", now)
-		b.Hide(k, true)
-	}
-	tries, of := 0, make(map[book.Key]int)
-	for now.Before(start.Add(24 * time.Hour)) {
-		now = now.Add(time.Minute)
-		due, again := b.Asks(now)
-		require.True(t, len(due) > 0 || again.After(now))
-		if len(due) > 0 { // where it fails the others wait
-			at, ok := b.Asked(due[0].Key, false, now)
-			require.True(t, ok)
-			require.Zero(t, at.Tries)
-			tries++
-			of[due[0].Key]++
-		}
-	}
-	require.Len(t, of, 3, "one that cannot be sent does not hold up the others")
-	require.LessOrEqual(t, tries, 30)
-	require.GreaterOrEqual(t, tries, 24)
-	asked := 0
-	for range 14 * 24 * 60 {
-		now = now.Add(time.Minute)
-		due, _ := b.Asks(now)
-		for _, e := range due {
-			b.Asked(e.Key, true, now)
-			asked++
-		}
-	}
-	require.Equal(t, 9, asked, "the phone is asked as often as ever")
-}
-
 func TestOldestOfTooManyWithoutContentGo(t *testing.T) {
 	var b book.Book
 	for i := range 5 {
@@ -452,34 +322,6 @@ func TestOldestOfTooManyWithoutContentGo(t *testing.T) {
 	require.Equal(t, []book.Key{{ID: "0"}, {ID: "1"}}, b.Surplus(book.SetAside, 3, all))
 	require.Empty(t, b.Surplus(book.SetAside, 5, all))
 	require.Empty(t, b.Surplus(book.SetAside, 0, func(book.Key) bool { return false }))
-}
-
-func TestPhoneIsAskedForFiveMessagesInHalfAMinute(t *testing.T) {
-	var b book.Book
-	now := start
-	var asked []time.Time
-	tries := make(map[book.Key]int)
-	arrived := 0
-	for now.Before(start.Add(40 * time.Minute)) {
-		for arrived < 200 && start.Add(time.Duration(arrived)*300*time.Millisecond).Before(now) {
-			k := book.Key{ID: fmt.Sprint(arrived)}
-			b.Begun(k, now)
-			b.Ended(k, book.Lost, "no session", now)
-			arrived++
-		}
-		due, again := b.Asks(now)
-		for _, e := range due {
-			b.Asked(e.Key, true, now)
-			asked = append(asked, now)
-			tries[e.Key]++
-		}
-		require.True(t, len(due) > 0 || arrived == 0 || again.After(now), "there is always a time to look again")
-		now = now.Add(700 * time.Millisecond) // as passes do under traffic
-	}
-	for i := range asked[5:] {
-		require.GreaterOrEqual(t, asked[i+5].Sub(asked[i]), 30*time.Second)
-	}
-	require.Len(t, tries, 200, "each was asked for")
 }
 
 func TestTwoContentsUnderOneNameAreTwoMessages(t *testing.T) {
@@ -531,37 +373,4 @@ func TestMessageOfNoUseChangesNothingThatWaits(t *testing.T) {
 	e, write, _ := b.Ended(k1, book.Odd, "an old counter", start)
 	require.True(t, write)
 	require.Equal(t, book.SetAside, e.State, "nothing was known of it")
-}
-
-// The row of redeliveries that bring nothing is over with the last refused message.
-func TestRedeliveriesBeginAnewBehindASetAsideMessage(t *testing.T) {
-	for how, end := range map[string]func(b *book.Book, now time.Time){
-		"poisonous": func(b *book.Book, now time.Time) { b.Begun(k1, now); b.Ended(k1, book.Poison, "poison", now) },
-		"set aside": func(b *book.Book, now time.Time) { b.Aside(k1, "not delivered", now) },
-		"removed":   func(b *book.Book, _ time.Time) { b.Remove(k1) },
-	} {
-		t.Run(how, func(t *testing.T) {
-			var b book.Book
-			now := start
-			refuse := func(k book.Key) {
-				b.Begun(k, now)
-				b.Ended(k, book.Declined, "no", now)
-			}
-			refuse(k1)
-			for range 10 {
-				now = now.Add(time.Hour)
-				b.Redelivering(now)
-				b.Begun(k1, now)
-				require.Zero(t, b.Redelivery(now, time.Time{}), "it is with the handlers")
-				b.Ended(k1, book.Declined, "no", now)
-			}
-			require.Equal(t, now.Add(15*time.Minute), b.Redelivery(now, time.Time{}))
-			end(&b, now)
-			require.Zero(t, b.Redelivery(now, time.Time{}))
-			now = now.Add(time.Second)
-			refuse(k3)
-			b.Redelivering(now)
-			require.Equal(t, now.Add(time.Minute), b.Redelivery(now, time.Time{}))
-		})
-	}
 }
