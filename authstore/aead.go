@@ -30,9 +30,9 @@ type currentKey interface {
 }
 
 // NewAESGCM is an AEAD from 32-byte keys: AES-256-GCM with a random nonce for
-// every value. It seals with key and opens what was sealed with key or with
-// one of old; the id of its key stands in front of each value, so that a key
-// that is missing is told from damage. One key is good for 2^32 writes.
+// every value. It seals with key, and opens values that were sealed with key
+// or with one of old. The id of its key stands in front of each value, so that
+// a missing key is told from damage. One key is good for 2^32 writes.
 //
 // To change keys: pass the new one first and the old ones behind it, call
 // Container.Reseal, and drop the old ones when it has returned nil.

@@ -124,8 +124,8 @@ func export(ctx context.Context, from Source, w io.Writer, key [32]byte, r *Repo
 	return nil
 }
 
-// Restore puts the device of an archive into to, like Import: an error leaves
-// the target as it was, and an archive is read to its end, and found whole,
+// Restore puts the device of an archive into to, like Import. An error leaves
+// the target as it was. The archive is read to its end, and found whole,
 // before anything is written. It holds the archive in memory.
 //
 // Unless RestoredUnchanged is given, ratchets and prekeys are rotated as far

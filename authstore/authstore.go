@@ -35,9 +35,9 @@ type Store interface {
 	Close(ctx context.Context) error
 }
 
-// Maintainer is a Store whose content can be looked after: what Quarantine,
-// RestoreDevice, PurgeDevice, PurgeRows and Reseal of stability.Manager call.
-// With a store that is none they return errors.ErrUnsupported. *Container
+// Maintainer is a Store whose content can be looked after. Quarantine,
+// RestoreDevice, PurgeDevice, PurgeRows and Reseal of stability.Manager call
+// it. With a store that is none they return errors.ErrUnsupported. *Container
 // implements it, and says what each does.
 type Maintainer interface {
 	Quarantined(ctx context.Context) (Quarantine, error)
@@ -52,12 +52,11 @@ type Info struct {
 	Exists   bool      // there is a paired device
 	JID      types.JID // of the paired device, or of the deleted one
 	KeyCount int       // entries in memory; -1 before Device was called
-	// Counts are the entries by kind: "session", "lid" (contacts), "token",
-	// "event" (messages that no handler has finished, or whose end
-	// a process that was killed did not note), "seen", and others in
-	// memory, if there are any; "secret", "senderkey" and "outgoing" (sent
-	// messages) in the KV, about as many as there are, if they were counted yet.
-	// Nil before Device was called.
+	// Counts are the entries by kind. In memory, where there are any: "session",
+	// "lid" (contacts), "token", "seen", "event" and others. An event is a
+	// message that no handler has finished, or whose end a killed process did not
+	// note. In the KV, roughly, once they were counted: "secret", "senderkey" and
+	// "outgoing" (sent messages). Nil before Device was called.
 	Counts      map[Kind]int
 	LastWriteAt time.Time // of this process; zero before the first
 	Deleted     bool      // there is a deleted device that can be restored

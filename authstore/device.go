@@ -255,8 +255,8 @@ func decodeHead(b []byte) (head, error) {
 	return h, nil
 }
 
-// PutDevice saves d. The first save of a new device makes it the account's:
-// what an earlier one left is purged, once the new one has logged in.
+// PutDevice saves d. The first save of a new device makes it the account's.
+// The rows of an earlier one are purged once the new one has logged in.
 func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
 	const op = "save device"
 	if d.ID == nil {

@@ -1,14 +1,14 @@
 // Package authstore keeps a whatsmeow device and all its Signal state over any
-// KV: one implementation of every whatsmeow store interface, correct, cached,
-// fenced by term, and safe through an outage of what is below it.
+// KV. It is one implementation of every whatsmeow store interface: cached,
+// fenced by term, and safe through an outage of the KV below it.
 //
 // # Who is authoritative
 //
-// The KV is. Memory is a copy of it that is sound because there is one writer:
-// the term. Every row that was read or written stays true until the term ends, so after
-// a device is loaded the steady state reads nothing. A Device, its memory and
-// the client on it belong to one term and never to another: a ratchet that is
-// read in one term and written in the next undoes what happened between.
+// The KV is. Memory is a copy of it that is sound because there is one writer: the
+// term. Every row that was read or written stays true until the term ends, so after a
+// device is loaded the steady state reads nothing. A Device, its memory and the client
+// on it belong to one term and never to another. A ratchet that is read in one term and
+// written in the next undoes what happened between.
 //
 //	Container ── Device(ctx, fence) ──> store.Device ── its stores ──> deviceStore
 //	                                                                     │ windows   who may step a session
@@ -33,19 +33,19 @@
 // context: it reads its own writes, is rolled back by an error, and is
 // committed as one batch. Memory changes only after the commit.
 //
-// A write that may be lost or repeated rides: it is applied to memory at once, taken
-// along by the next commit, and flushed after at most one second (identities,
-// LID mappings, tokens, secrets, the mark that an event is finished, app
-// state) or five (names, chat settings), and by Close. If a crash comes first:
-// a finished event is handed to the host once more; an app-state patch is
+// A write that may be lost or repeated rides: it is applied to memory at once, and
+// the next commit takes it along. It is flushed after one second at most
+// (identities, LID mappings, tokens, secrets, the mark that an event is finished,
+// app state), after five (names, chat settings), and by Close. If a crash comes
+// first: a finished event is handed to the host once more; an app-state patch is
 // fetched again; most of the rest is learned again. An identity that rides is never
 // later than the session it belongs to, because they go in one batch.
 //
-// A message's secret is not learned again: the message is acknowledged, and its
-// later votes and edits cannot be read without it. So the Manager's deliveries
-// name it (SecretDelivery), and it goes in one batch with the decrypted message.
-// Where no delivery names it, it rides, as in a program that uses this package alone, and
-// for messages that are not in the event buffer, as in channels and histories.
+// A message's secret is not learned again: the message is acknowledged, and its later
+// votes and edits cannot be read without it. So the Manager's deliveries name it
+// (SecretDelivery), and it goes in one batch with the decrypted message. A secret that no
+// delivery names rides: in a program that uses this package alone, and for messages that
+// are not in the event buffer, as in channels and histories.
 //
 // Unchanged values cost nothing.
 //
@@ -55,10 +55,10 @@
 // outcome is known or the term ends, else memory and disk would part.
 //
 // Values and batches beyond the KV's Limits are split. A value goes into parts, written
-// first, and a manifest that takes its place last. A batch goes into several,
-// in an order that stays right if only the first of them land: an event before
-// the session that decrypted it, a counter before what it counts, a prekey's
-// removal after the session that used it, an app-state version after its MACs.
+// first, and a manifest that takes its place last. A batch goes into several, in an
+// order that stays right if only the first of them land. An event goes before the
+// session that decrypted it, and a counter before what it counts. A prekey's removal
+// goes after the session that used it, and an app-state version after its MACs.
 //
 // # Windows
 //
@@ -71,17 +71,16 @@
 //	first touch in a transaction        a receive's, until it is committed or rolled back
 //	deletes, MigratePNToLID             for their commit; they break sends at once
 //
-// Others wait. A receive's window is never broken, and no send's once its
-// write is on the way. A send's is broken when somebody has waited three
-// seconds; its write then fails with ErrWindowBroken, all of it. Nothing is on
-// the wire by then, so the message can be sent again. A send that never comes
-// to write is noticed by its context, by its goroutine's next read, by the
-// next send (sends are serial under whatsmeow's lock), by that wait, or, where
-// nobody else wants its addresses, by a look at all windows after two minutes. The
-// owner of a send's window is its goroutine, since no context or token leads
-// from the read to the write.
+// Others wait. A receive's window is never broken, and no send's once its write is
+// on the way. A send's is broken when somebody has waited three seconds; its write
+// then fails with ErrWindowBroken, all of it. Nothing is on the wire by then, so
+// the message can be sent again. A send that never comes to write is noticed by
+// its context, by its goroutine's next read, by the next send (sends are serial
+// under whatsmeow's lock), or by that wait. Where nobody else wants its addresses,
+// a look at all windows notices it after two minutes. The owner of a send's window
+// is its goroutine, since no context or token leads from the read to the write.
 //
-// MigratePNToLID breaks the number's sends even if it has nothing to move, and a
+// MigratePNToLID breaks the number's sends even if it has nothing to move. A
 // send that begins later with an address that has moved fails too: two first
 // messages that cross would else leave one session where no answer finds it.
 //
@@ -118,67 +117,69 @@
 //
 // # Age
 //
-// Rows that grow with traffic go at some age: WithRetention. Message
-// secrets are kept for 180 days, sender keys that nobody has used and tokens of
-// contacts that were not renewed as long, the marks of finished events for 14
-// days, what was sent for 7. Of one-time prekeys the newest 10,000 stay. A received message that no handler has finished has
-// no such age, unless a killed process has left it and WhatsApp does not deliver
-// it any more: it was perhaps handled, and goes 14 days after that was found
-// (EventLeftovers). One that was set aside stays for ever unless Retention.SetAside
-// gives it an age. The LID map has none unless Retention.LIDs gives it a bound. Removals
-// ride on other commits. Sent messages are packed, sixteen messages to a row
+// Rows that grow with traffic go at some age: WithRetention. Message secrets
+// are kept for 180 days, and so are sender keys that nobody has used and tokens
+// that were not renewed. The marks of finished events are kept for 14 days, and
+// sent messages for seven. Of one-time prekeys the newest 10,000 stay. A
+// received message that no handler has finished has no such age. One that a
+// killed process has left, and that WhatsApp does not deliver any more, was
+// perhaps handled: it goes 14 days after that was found (EventLeftovers). One
+// that was set aside stays for ever unless Retention.SetAside gives it an age.
+// The LID map has none unless Retention.LIDs gives it a bound. Removals ride on
+// other commits. Sent messages are packed, sixteen messages to a row
 // (SentKeeper). Until a row is full, its messages stand in the rows of sessions
-// that are written anyway: with WithSending in that of the send itself, so that a
-// crash costs none; without it in the next one. Finding old secrets and sender
-// keys is one look at all of them every fifteen days. Info.Counts says how many
-// entries of each kind there are.
+// that are written anyway. With WithSending that is the row of the send itself,
+// so that a crash costs none; without it the next one. Finding old secrets and
+// sender keys is one look at all of them every fifteen days. Info.Counts says
+// how many entries of each kind there are.
 //
 // # Sealing
 //
 // With WithAEAD every value is sealed, bound to its key. The checksum stands
-// over the seal, so damage and a missing key are two things: damage is set
-// aside, a key that was not given is ErrWrongKey, for the whole device at
+// over the seal, so damage and a missing key are two things. Damage is set
+// aside. A key that was not given is ErrWrongKey, for the whole device at
 // loading, and nothing is written over. A sealed row that was moved or changed
-// by somebody who also knows how to make its checksum right fails its seal, and
-// is set aside. Plain rows are refused where sealing is required
+// by somebody who also knows how to make its checksum right fails its seal,
+// and is set aside. Plain rows are refused where sealing is required
 // (ErrNotSealed).
 //
-// Keys are changed with NewAESGCM(key, old...): the old ones are readable, what
-// is written has the new one, and Container.Reseal rewrites the rest, a chunk
-// at a time between the commits of a device that goes on working. Turning
-// sealing on (WithPlaintextAllowed) and off (WithSealingRemoved) goes the same
-// way. Reseal may be broken off anywhere and repeated.
+// Keys are changed with NewAESGCM(key, old...): rows under the old ones are
+// read, and rows that are written get the new one. Container.Reseal rewrites
+// the rest, a chunk at a time between the commits of a device that goes on
+// working. Turning sealing on (WithPlaintextAllowed) and off
+// (WithSealingRemoved) goes the same way. Reseal may be broken off anywhere
+// and repeated.
 //
-// Where values are sealed, names are too: the KV is given keyed hashes instead
-// of addresses, groups and message ids. It still sees how many rows of
-// which kind there are, and when they change. An account that begins sealed has
-// such names from the beginning; one that began without is moved when
-// WithSealedNames is given, in the background and by Reseal, and the steady
-// state costs no read and no commit more. A library that does not know sealed
-// names finds ErrNewerFormat in an account that has them and writes nothing to
-// it. So during a rolling deploy pass the option last, when every instance knows
+// Names are sealed with the values: the KV is given keyed hashes instead of
+// addresses, groups and message ids. It still sees how many rows of which kind
+// there are, and when they change. An account that begins sealed has such
+// names from the beginning. One that began without is moved when
+// WithSealedNames is given, in the background and by Reseal. The steady state
+// costs no read and no commit more. A library that does not know sealed names
+// finds ErrNewerFormat in an account that has them and writes nothing to it.
+// So during a rolling deploy pass the option last, when every instance knows
 // it; a new account should not be paired before that either, or its older
 // instances cannot take over.
 //
 // # Moving
 //
 // Import takes a device over from whatsmeow's sqlstore (FromSQL) or another KV
-// (FromKV) under a generation of its own, which nothing loads, reads all of it
-// back, compares it with the source, read a second time, and only then lets the
-// head name it. Broken off anywhere it goes on with the next call; DropImport
-// removes what it has left. Export and Restore do the same with an encrypted
-// archive. A backup has ratchets that went on: Restore drops the sessions and
-// our own sender keys, and lets new prekeys be uploaded, unless the device was
-// not used since.
+// (FromKV), under a generation of its own, which nothing loads. It reads all
+// of it back, and compares it with the source, read a second time. Only then
+// the head names it. Broken off anywhere it goes on with the next call;
+// DropImport removes what it has left. Export and Restore do the same with an
+// encrypted archive. A backup has ratchets that went on: Restore drops the
+// sessions and our own sender keys, and lets new prekeys be uploaded, unless
+// the device was not used since.
 //
 // # Deletion
 //
-// whatsmeow deletes a device by itself when the service says that it was logged
-// out. The head then says deleted, when and why; the rows stay, the Device is
-// over, and Container.Restore brings it back until it is purged for good
-// (Container.PurgeDevice) or another device is paired. That takes a new
+// whatsmeow deletes a device by itself when the service says that it was
+// logged out. The head then says deleted, when and why; the rows stay, the
+// Device is over, and Container.Restore brings it back until it is purged for
+// good (Container.PurgeDevice) or another device is paired. That takes a new
 // generation. The old one is purged when the service has taken prekeys of the
-// new device, in chunks that a later load takes up again; a device that is
+// new device, in chunks that a later load takes up again. A device that is
 // deleted before has never logged in, and its predecessor is the one that can
 // be restored. The LID map is the account's and stays.
 package authstore

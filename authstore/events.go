@@ -239,10 +239,11 @@ func (s *deviceStore) seenBucketLocked(ctx context.Context) string {
 	return r
 }
 
-// DeleteOldBufferedHashes forgets what the service cannot deliver again. A message that no
-// handler has finished stays here, however old it is (but see leftover.go): without its plaintext the
-// service's next delivery of it would be taken for one that was handled.
-// whatsmeow asks for it with its first message and then twice a day.
+// DeleteOldBufferedHashes forgets what the service cannot deliver again. A
+// message that no handler has finished stays here, however old it is (but see
+// leftover.go). Without its plaintext the service's next delivery of it would
+// be taken for one that was handled. whatsmeow asks for it with its first
+// message and then twice a day.
 func (s *deviceStore) DeleteOldBufferedHashes(ctx context.Context) error {
 	const op = "delete old buffered events"
 	if err := s.ready(op); err != nil {

@@ -53,7 +53,7 @@ func (g *gate) check(op string) error {
 	return nil
 }
 
-// commit applies b, repeating it until its outcome is known. Where that stays
+// commit applies b, repeating it until its outcome is known. If it stays
 // unknown, since the gate ends first, the term's next writer settles it.
 func (g *gate) commit(op string, b Batch) error {
 	epoch := g.fence.Epoch()

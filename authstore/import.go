@@ -135,18 +135,18 @@ type importManifest struct {
 }
 
 // Import moves a whole device from a source into to, under f's term: the
-// credentials, all Signal state, everything else. The account then logs in
-// without pairing, and peers notice nothing. Afterwards the source must never
-// be used again: see RetireSource. The device that is replaced, or a deleted one
-// that the target could still restore, is purged once the imported one has logged in
-// here: it has uploaded prekeys, or received a message.
+// credentials, all Signal state, everything else. The account then logs in without
+// pairing, and peers notice nothing. Afterwards the source must never be used again:
+// see RetireSource. The device that is replaced is purged once the imported one has
+// logged in here, that is, has uploaded prekeys or received a message. So is a
+// deleted one that the target could still restore.
 //
-// It can be stopped at any point and called again; until it is complete, and
-// has compared the target with the source, the target is what it was. An error
-// leaves it so. What either side knows of received messages that no handler has taken
-// yet is kept, see MessageBook; of one that both know, the source's entry counts (in a Restore the target's).
-// A Device that to has given out before is over, and a connection
-// on it is cut: end it, and its term, before.
+// It can be stopped at any point and called again. Until it is complete, and has compared
+// the target with the source, the target is what it was. An error leaves it so. Entries
+// of either side about received messages that no handler has taken yet are kept, see
+// MessageBook. If both have an entry about one message, the source's counts, in a Restore
+// the target's. A Device that to has given out before is over, and a connection on it is
+// cut: end it, and its term, before.
 //
 // One table is held in memory at a time.
 func Import(ctx context.Context, from Source, to *Container, f Fence, opts ...ImportOption) (Report, error) {
@@ -292,7 +292,7 @@ func (c *Container) endCurrent() error {
 		return ErrSuperseded
 	}
 	if old != nil {
-		// What it cannot write any more goes with it, as in Device.
+		// It goes with the rows that it cannot write any more, as in Device.
 		_ = old.dismiss(ErrSuperseded)
 	}
 	return nil

@@ -250,9 +250,9 @@ func (m *importer) verify(t tableID, n int, want, have map[string][]byte) error 
 }
 
 // copyBook adds the source's entries about received messages to the target's, when
-// all the rest is there. The target's own stay: WhatsApp has those messages no
-// more. Earlier they would be handed over by a target that the import did not reach.
-// Whatever fails behind it calls undo.
+// all the rest is there. The target's own stay: WhatsApp has those messages no more.
+// Earlier they would be handed over by a target that the import did not reach. The
+// caller calls undo if a later step fails.
 func (m *importer) copyBook(ctx context.Context, v view, usable func(*importConfig) error) (undo func(), err error) {
 	im, err := v.table(ctx, tMessage)
 	if err != nil {

@@ -43,10 +43,10 @@ type sqlSource struct {
 }
 
 // FromSQL is a device in a database of whatsmeow's sqlstore, SQLite or
-// Postgres, with a schema of version 11 (whatsmeow of December 2025) to 15
-// (August 2026), whatever whatsmeow this is built with; an older one is brought
-// up to date by sqlstore's own Upgrade. device is its JID with the device
-// number; the zero JID is the only one there is.
+// Postgres. The schema may have version 11 (whatsmeow of December 2025) to 15
+// (August 2026), whatever whatsmeow this is built with. An older schema is
+// brought up to date by sqlstore's own Upgrade. device is its JID with the
+// device number; the zero JID is the only one there is.
 //
 // The database is only read, in one transaction, and again for the comparison,
 // which notices what was written meanwhile. It has no lock that would tell of

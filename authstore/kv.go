@@ -61,9 +61,9 @@ type Limits struct {
 // belong to the caller; values that are passed in are not kept.
 //
 // An error that matches ErrTooLarge, ErrCorrupt, ErrNewerFormat or ErrFenced
-// is permanent. Every other error means that the store could not be reached
-// or did not answer: repeating the call may help, and after such an error of
-// Commit the outcome is unknown until the same batch was applied again.
+// is permanent. Every other error means that the store could not be reached or
+// did not answer: repeating the call may help. After such an error of Commit
+// the outcome is unknown until the same batch was applied again.
 type KV interface {
 	// Get reads; absent keys are absent from the map.
 	Get(ctx context.Context, keys ...Key) (map[Key][]byte, error)

@@ -45,7 +45,7 @@ type EventLeftovers interface {
 // Leftover is what the caller of SettleEvents knows of a plaintext.
 type Leftover uint8
 
-// What may be known of a plaintext.
+// States of what is known of a plaintext.
 const (
 	LeftoverPerhapsHandled Leftover = iota // nothing: it was perhaps handled
 	LeftoverKnown                          // what became of it: it is left alone

@@ -9,9 +9,9 @@ import (
 	"go.mau.fi/whatsmeow/store"
 )
 
-// ErrPartDone is what Delivery.Begin returns for a part of a message that is to
-// be handed to nobody: it is marked as finished, and whatsmeow acknowledges the
-// message as one that it has handled before.
+// ErrPartDone is returned by Delivery.Begin for a part of a message that is to
+// be handed to nobody. The part is marked as finished, and whatsmeow
+// acknowledges the message as one that it has handled before.
 var ErrPartDone = errors.New("authstore: this part of the message is done with")
 
 // Delivery follows one received message through the event buffer of a device.
@@ -19,14 +19,14 @@ var ErrPartDone = errors.New("authstore: this part of the message is done with")
 // the store with the context that they are given. They must not block for longer
 // than the store does.
 type Delivery interface {
-	// OtherHashes are the names that other versions of whatsmeow may have given, in
-	// the buffer, to the part that whatsmeow names hash. It is called when the
-	// buffer has nothing under hash. What was decrypted and not handled before an
-	// upgrade, or before the way back, is found by them: decrypted again, it would
-	// be taken for a message that was handled long ago.
+	// OtherHashes are the names that other versions of whatsmeow may have given,
+	// in the buffer, to the part that whatsmeow names hash. It is called when the
+	// buffer has nothing under hash. By these names the store finds a part that
+	// was decrypted, but not handled, before an upgrade or a downgrade. Decrypted
+	// again, it would be taken for a message that was handled long ago.
 	OtherHashes(ctx context.Context, hash [32]byte) [][32]byte
-	// Begin is called when whatsmeow asks for the part of the message that it
-	// names hash, before it is decrypted. known is what the buffer has of it,
+	// Begin is called before a part of the message is decrypted, when whatsmeow
+	// asks for it under the name hash. known is the part as the buffer has it,
 	// nil for a new one. An error is returned to whatsmeow: one that matches
 	// context.Canceled leaves the message unacknowledged. See ErrPartDone.
 	Begin(ctx context.Context, hash [32]byte, known *store.BufferedEvent) error

@@ -11,13 +11,13 @@ import (
 )
 
 // Sealed names. A session's id is an address, a sender key's an address and a
-// group: whoever may list the names of rows would learn who talks to whom,
+// group. From the names of rows alone a reader would learn who talks to whom,
 // however well the values are sealed. So a sealed account gives the KV keyed
 // hashes instead, HMAC-SHA-256 under a random key that stands in the record of
 // the account's device, sealed like everything. The id itself is in the row,
 // sealed, so a row says what it is, and the hash is part of the path to which
-// its seal is bound. A row that is scanned for by the front of its id has a hash
-// of the front and one of the whole.
+// its seal is bound. A row that is scanned for by the front of its id has a
+// hash of the front and one of the whole.
 //
 // The record that has the key is marked (flagNames). A library that does not
 // know sealed names finds a newer format there, and leaves the account alone.

@@ -113,17 +113,17 @@ func WithSenderKeyCache(bytes int) Option {
 // sealed are refused: see WithPlaintextAllowed.
 func WithAEAD(a AEAD) Option { return func(c *config) { c.codec.aead, c.codec.opener = a, a } }
 
-// WithSealingRemoved turns sealing off: what a sealed is read, and what is
-// written is plain. Container.Reseal rewrites everything; afterwards the key
-// is not needed any more.
+// WithSealingRemoved turns sealing off: rows that a sealed are read, and rows
+// that are written are plain. Container.Reseal rewrites everything; afterwards
+// the key is not needed any more.
 func WithSealingRemoved(a AEAD) Option {
 	return func(c *config) { c.codec.aead, c.codec.opener = nil, a }
 }
 
 // WithPlaintextAllowed turns sealing on for existing data: beside sealed
-// values, plain ones are read that were stored before WithAEAD was used. What
-// is written is sealed, and Container.Reseal seals everything; leave the
-// option out afterwards.
+// values, plain ones are read that were stored before WithAEAD was used. Rows
+// that are written are sealed, and Container.Reseal seals all others; leave
+// the option out afterwards.
 func WithPlaintextAllowed() Option { return func(c *config) { c.codec.allowPlain = true } }
 
 // WithSealedNames lets the KV see keyed hashes where names of rows would say who

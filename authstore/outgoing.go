@@ -11,11 +11,11 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// Outgoing events: what was sent is kept, so that a peer who could not decrypt
-// it can ask again, also after a restart. whatsmeow adds one just before it
-// encrypts, so it rides on the commit of that send's sessions and costs none of
-// its own. One in the common format costs no row either: it is kept as KeepSent
-// keeps what is sent.
+// Outgoing events: sent messages are kept, so that a peer who could not
+// decrypt one can ask again, also after a restart. whatsmeow adds one just
+// before it encrypts, so it rides on the commit of that send's sessions and
+// costs none of its own. One in the common format costs no row either: it is
+// kept as KeepSent keeps what is sent.
 //
 // whatsmeow asks with every send that old ones be deleted, and an error would
 // fail the send. So a send never waits for it: it happens beside, twice a day
@@ -71,9 +71,9 @@ var _ OutgoingCounter = (*Container)(nil)
 // outgoingAsked are the counters behind OutgoingAsked.
 type outgoingAsked struct{ found, missing, failed atomic.Uint64 }
 
-// OutgoingAsked counts the lookups of outgoing events in this process: of those
-// that were kept, of those that were not or are too old, and of those that the KV
-// did not answer.
+// OutgoingAsked counts the lookups of outgoing events in this process: those
+// that found one, those of an event that was not kept or is too old, and those
+// that the KV did not answer.
 func (c *Container) OutgoingAsked() (found, missing, failed uint64) {
 	a := &c.cfg.asked
 	return a.found.Load(), a.missing.Load(), a.failed.Load()
@@ -243,7 +243,7 @@ func (s *deviceStore) deleteOldOutgoing(op string) error {
 	if len(old) > 0 {
 		s.laterLocked(lazily, old...)
 	}
-	// Whatever commit comes takes it along: without it there is one look more.
+	// The next commit takes it along; if it is lost, there is one look more.
 	s.laterLocked(outgoingAgain, put(tMisc, outgoingNote, fieldsOf(time.Now().Unix())))
 	s.dropBesideLocked(limit)
 	return nil

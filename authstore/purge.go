@@ -20,9 +20,9 @@ func (s *deviceStore) inBackground(f func()) {
 	}()
 }
 
-// purgeInBackground removes the rows of devices that were replaced, and parts
-// that nothing refers to. What it did not manage is tried again in an hour, or when
-// the device is next loaded.
+// purgeInBackground removes the rows of devices that were replaced, and parts that
+// nothing refers to. The rest is tried again in an hour, or when the device is next
+// loaded.
 func (s *deviceStore) purgeInBackground() {
 	s.mu.Lock()
 	h, here := s.head, s.proved
@@ -220,7 +220,7 @@ func (s *deviceStore) purge(gen string) error {
 	})
 }
 
-// resetLocked makes memory that of a new generation; what is the account's
+// resetLocked makes memory that of a new generation. The account's part of it
 // stays.
 func (s *deviceStore) resetLocked(gen string) {
 	fresh := newImage()

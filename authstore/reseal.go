@@ -10,19 +10,20 @@ import (
 // it.
 const resealChunk = 64
 
-// Reseal rewrites every stored value that is not sealed as it would be if it
-// were written now: with the first key of NewAESGCM, sealed for the first time
-// (WithPlaintextAllowed), or plain (WithSealingRemoved). Then it moves the rows that
-// do not stand under their sealed names yet (WithSealedNames). Rows that do are
-// left alone, so it may be repeated, and goes on where it was broken off. It
-// may run beside the device of f's term, whose commits wait for a step of it
-// at most. An error that is not about single rows breaks it off.
+// Reseal rewrites every stored value that would be sealed otherwise if it were
+// written now: with the first key of NewAESGCM, for the first time
+// (WithPlaintextAllowed), or not at all (WithSealingRemoved). Then it moves the rows
+// that do not stand under their sealed names yet (WithSealedNames). Rows that do are
+// left alone, so it may be repeated, and goes on where it was broken off. It may run
+// beside the device of f's term, whose commits wait for a step of it at most. An
+// error that is not about single rows breaks it off.
 //
 // progress, which may be nil, is told how many of all rows are done.
 //
 // A row that does not open is left as it is, and the others are done all the
-// same: the error then says how many there are, and matches ErrWrongKey if it
-// is the key, ErrCorrupt if they are damaged, ErrNewerFormat, or ErrNotSealed.
+// same. The error then says how many such rows there are. It matches
+// ErrWrongKey if the key is missing, ErrCorrupt if they are damaged,
+// ErrNewerFormat, or ErrNotSealed.
 func (c *Container) Reseal(ctx context.Context, f Fence, progress func(done, total int)) error {
 	const op = "reseal"
 	kinds := []Kind{kindPart, kindQuarantine, kindImport} // parts first: what is listed is rewritten last

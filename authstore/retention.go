@@ -65,13 +65,13 @@ type Retention struct {
 	// Status.Messages.Received.Removed. Without a Manager none is removed.
 	SetAside time.Duration
 
-	// LIDs is how many contacts the map of LIDs and phone numbers holds at most:
-	// of more, those go of whom nothing else is stored, neither a session nor an
-	// identity key, a name, a chat setting or a token. Default 0: none goes. It
-	// is two short entries for each contact, and a contact that goes may be
-	// missed: WhatsApp is asked again for the LID of a number, but the number of
-	// a LID comes only with that contact's next message. So set it where members
-	// of very many groups fill the map, and far above the contacts who write.
+	// LIDs is how many contacts the map of LIDs and phone numbers holds at most.
+	// Beyond that, contacts go of whom nothing else is stored: no session,
+	// identity key, name, chat setting or token. Default 0: none goes. It is two
+	// short entries for each contact. A contact that goes may be missed: WhatsApp
+	// is asked again for the LID of a number, but the number of a LID comes only
+	// with that contact's next message. So set it where members of very many
+	// groups fill the map, and far above the contacts who write.
 	LIDs int
 }
 

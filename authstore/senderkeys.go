@@ -13,11 +13,11 @@ import (
 	"go.mau.fi/whatsmeow/store"
 )
 
-// Sender keys are one for each member of each group who ever wrote: too many to
-// hold. They are read when they are first used, and what was used lately stays
-// in memory, in two halves: when the younger one is full, it becomes the older
-// one, and what was in that is forgotten. So a group that is written in costs
-// no read. That a key is missing is remembered as well.
+// Sender keys are one for each member of each group who ever wrote: too many
+// to hold. They are read when they are first used. Those that were used lately
+// stay in memory, in two halves: when the younger half is full, it becomes the
+// older one, and the keys of that are forgotten. So a group that is written in
+// costs no read. A missing key is remembered as well.
 //
 // A key is written with each message that it decrypts, so the day of its last use
 // stands in its row (see lastfield.go) and costs no write of its own.

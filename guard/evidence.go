@@ -10,7 +10,7 @@ import (
 // labels say in words what the library's own evidence is about, in the order in
 // which people read it. Machines get the names.
 var labels = [...]struct{ name, label string }{
-	{"detail", "What was reported"},
+	{"detail", "Reported"},
 	{"since", "Since"},
 	{"found", "Found"},
 	{"reason", "Reason, as the log names it"},
@@ -26,8 +26,8 @@ var labels = [...]struct{ name, label string }{
 	{"terms", "Times that the lock moved"},
 }
 
-// Seen yields the evidence as people read it: what a value is about, in words, and
-// the value. What the library does not know comes last, under its own name. Values
+// Seen yields the evidence as people read it: the subject in words, and the value.
+// Values that the library does not know come last, under their own names. Values
 // are as they are stored: times in RFC 3339.
 func (i Incident) Seen() iter.Seq2[string, string] {
 	return func(yield func(label, value string) bool) {

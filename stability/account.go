@@ -16,9 +16,9 @@ func (o ownNames) other(p ownNames) bool {
 
 const whyAnotherAccount = "another account received it, which was paired before"
 
-// belongs is told whose messages are received from now on. What another account
-// received, and what waits still, is set aside: the phone of this one does not have
-// it, and its service does not deliver it.
+// belongs is told whose messages are received from now on. Messages of another
+// account that still wait are set aside: this account's phone does not have them,
+// and its service does not deliver them.
 func (r *received) belongs(own ownNames) {
 	r.mu.Lock()
 	r.own = own

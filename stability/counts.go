@@ -16,8 +16,8 @@ import (
 	"github.com/wastability/wastability/reconnect"
 )
 
-// Counts is what a Manager has counted since New made it. No count ever
-// decreases. What Status counts already is not repeated here. A restart of the
+// Counts has the counts of a Manager since New made it. No count ever
+// decreases. Counts that Status has are not repeated here. A restart of the
 // process begins all counts again.
 type Counts struct {
 	Since time.Time

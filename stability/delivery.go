@@ -547,8 +547,8 @@ func (d *delivery) keepParts() {
 
 // declined is the outcome where a handler returned false. With d.mu held.
 //
-// What the account's phone tells its devices is acknowledged by whatsmeow whatever the
-// handlers say, so the service does not deliver it again.
+// whatsmeow acknowledges messages from the account's own phone whatever the handlers
+// say, so the service does not deliver them again.
 func (d *delivery) declined() book.Outcome {
 	d.keepParts()
 	ofPhone := d.node != nil && d.node.AttrGetter().OptionalString("category") == "peer"

@@ -64,7 +64,8 @@ func (e *errand) rests(again time.Time) bool {
 	return true
 }
 
-// end lets nothing begin any more. What is being done is waited for by its wg.
+// end lets nothing begin any more. The WaitGroup waits for the work that is
+// under way.
 func (e *errand) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -26,8 +26,8 @@ func (b bell) ring() {
 	}
 }
 
-// note gives evidence to the core and carries out what does not block. What
-// may take long is returned: it is the loop's.
+// note gives evidence to the core and carries out what does not block. An
+// effect that may take long is returned: it is the loop's.
 func (t *term) note(e core.Evidence) core.Effect {
 	return t.noteWith(func() core.Evidence { return e })
 }

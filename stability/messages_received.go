@@ -158,24 +158,24 @@ func (r ReceivedMessages) text(now time.Time, by map[MessageState]MessageGroup) 
 			out = append(out, fmt.Sprintf("%d messages %s; the oldest was received %s ago. %s", g.Count, many, ago, then))
 		}
 	}
-	login := "WhatsApp delivers again at the next login what was refused; this program makes a new connection for that by itself."
+	login := "WhatsApp delivers refused messages again at the next login; this program makes a new connection for that by itself."
 	if !r.Redelivers {
-		login = "WhatsApp delivers again at the next login what was refused. The library was not told how to connect, so it waits for the program to do so."
+		login = "WhatsApp delivers refused messages again at the next login. The library was not told how to connect, so it waits for the program to do so."
 	}
 	say(MessageRefused, "was refused by the program's handlers", "were refused by the program's handlers", login)
 	say(MessageKept, "waits here to be handed over to the program's handlers", "wait here to be handed over to the program's handlers",
-		"That is tried again and again, with pauses of up to a quarter of an hour.")
+		"This is tried again and again, with pauses of up to a quarter of an hour.")
 	say(MessageUndecrypted, "could not be decrypted", "could not be decrypted", "The phone is asked for the content; it must be online.")
 	hidden := func(s MessageState) int { return r.By[s].Count - r.Missed[s].Count }
-	const needs = "Nobody needs to do anything: who wants to read such a message opens WhatsApp on the phone."
+	const needs = "Nobody needs to do anything: to read such a message, open WhatsApp on the phone."
 	if n := hidden(MessageUndecrypted); n > 0 {
 		out = append(out, counted(n, "is", "are")+" for the phone alone, such as a view-once message, or not to be told of. "+
 			"The phone is asked for the content three times, and may not send it. "+needs)
 	}
 	say(MessageLeftAlone, "is left alone at WhatsApp, since the process ended while it was handled",
 		"are left alone at WhatsApp, since the process ended while they were handled",
-		"What was left alone is offered again after an hour (each time after twice as long, up to a day), but not before this instance has held the lock for an hour; at once in a new build, or on request.")
-	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand over again or remove what was set aside.")
+		"A message that was left alone is offered again after an hour, by an instance that has held the lock for an hour. Each further pause is twice as long, up to a day. A new build or a request offers it at once.")
+	say(MessageSetAside, "was set aside", "were set aside", "See why, then hand it over again or remove it.")
 	if n := hidden(MessageSetAside); n > 0 {
 		out = append(out, counted(n, "was", "were")+" set aside without content, for the phone alone or not to be told of. "+needs)
 	}

@@ -155,7 +155,8 @@ func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.N
 }
 
 // known is the name under which the message of d is known here, if its sender has two.
-// What was missed under the number may come again from the LID, or the other way round.
+// A message that was missed under the number may come again from the LID, or the other
+// way round.
 func (r *received) known(ctx context.Context, d *delivery) book.Key {
 	other := func(k book.Key) bool {
 		return k.ID == d.key.ID && k.Copy == "" && (k.Chat == d.key.Chat) == (d.key.Sender != "") && (k.Sender == "") == (d.key.Sender == "") && k != d.key
@@ -337,9 +338,9 @@ func (r *received) ended(d *delivery) {
 }
 
 // outlived is what became of a message whose handlers have returned behind the end of
-// their term. What they did not take was not acknowledged, so it is not theirs any more:
-// the store says what is to be done with it, or the service delivers it to the next
-// holder. The caller holds mu.
+// their term. A message that they did not take was not acknowledged, so it is not theirs
+// any more: the store says what is to be done with it, or the service delivers it to the
+// next holder. The caller holds mu.
 func (r *received) outlived(d *delivery, o book.Outcome) book.Outcome {
 	if d.term == r.terms || o == book.Handled || o == book.Repeat {
 		return o
@@ -419,8 +420,8 @@ func (r *received) note(rec messageRecord) {
 	r.more[rec.Key] = rec
 }
 
-// change is how the row of a message is to be in the store. Whoever changes what is known
-// here takes one, with mu held, and writes it behind that.
+// change is how the row of a message is to be in the store. A method that changes what is
+// known here takes a change, with mu held, and writes it behind that.
 type change struct {
 	key  book.Key
 	row  *messageRecord // nil where there is none

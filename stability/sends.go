@@ -54,8 +54,9 @@ func (b *sendBook) up(own types.JID) {
 	b.book.Up()
 }
 
-// is notes whose sends come from now on. What became of another device's says
-// nothing of them, and a restriction belongs to an account. The caller holds mu.
+// is notes whose sends come from now on. The outcome of another device's sends
+// says nothing of them, and a restriction belongs to an account. The caller
+// holds mu.
 func (b *sendBook) is(own types.JID) {
 	if own != b.own && b.own != noAddress {
 		b.forget()

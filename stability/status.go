@@ -183,7 +183,7 @@ func (m *Manager) lockStatus(st *Status) {
 // storeInfo asks the store for what it knows without I/O.
 func (m *Manager) storeInfo() (authstore.Info, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // whatever would have to wait is not worth it
+	cancel() // an answer that would have to wait is not worth it
 	return m.store.Info(ctx)
 }
 
@@ -285,7 +285,7 @@ func (st *Status) summary() string {
 	if st.LastDisconnectReason != reconnect.ReasonNone {
 		out += fmt.Sprintf(" (%s). %s", st.LastDisconnectReason, text.Means)
 		if strings.HasPrefix(st.LastDisconnectDetail, "the proxy ") { // the host's own, which it should know
-			out += " What was reported: " + st.LastDisconnectDetail + "."
+			out += " Reported: " + st.LastDisconnectDetail + "."
 		}
 		if first := st.State.FirstDisconnectReason; first != reconnect.ReasonNone && first != st.LastDisconnectReason {
 			out += fmt.Sprintf(" It began with %s.", first)

@@ -30,8 +30,8 @@ func (t *term) leave() {
 }
 
 // tearDown hands over: no new work, running handlers finish within the budget,
-// the store is flushed, the wire cut, the state saved, the lock released. What
-// is pointless after a lost term is left out.
+// the store is flushed, the wire cut, the state saved, the lock released.
+// Steps that are pointless after a lost term are left out.
 func (t *term) tearDown() {
 	m := t.m
 	m.mu.Lock()

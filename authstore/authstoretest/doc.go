@@ -1,9 +1,9 @@
 // Package authstoretest is the conformance suite of authstore.KV.
 //
-// A backend that passes Run keeps what authstore relies on: a batch is applied
-// whole or not at all, only the newest epoch writes, what was committed is
-// read, and a repeated batch changes nothing. Fencing cannot be tested without
-// a lock, so the suite takes the KV together with the lock.Store whose epochs
+// A backend that passes Run keeps what authstore relies on. A batch is applied
+// whole or not at all. Only the newest epoch writes, and committed values are
+// read. A repeated batch changes nothing. Fencing cannot be tested without a
+// lock, so the suite takes the KV together with the lock.Store whose epochs
 // fence it.
 //
 // Faulty wraps any KV with faults: requests that never arrive, replies that

@@ -2,9 +2,9 @@
 // authstore and on whatsmeow's own sqlstore, and compares the answers. It is a
 // module of its own because of the SQL drivers.
 //
-// BenchmarkStore lets one client run on sqlstore over SQLite and PostgreSQL (if
-// initdb and postgres are installed), on a naive adapter and on authstore, in
-// turns; BenchmarkThroughput does so with a whole Manager; BenchmarkMemory
+// BenchmarkStore lets one client run on sqlstore over SQLite and PostgreSQL
+// (if initdb and postgres are installed), on a naive adapter and on authstore,
+// in turns. BenchmarkThroughput does so with a whole Manager. BenchmarkMemory
 // tells what a loaded device holds.
 //
 // go.mod here pins the whatsmeow of the library. To compare with another one's

@@ -105,7 +105,7 @@ func told(means, detail string, code int) string {
 	if detail == "" {
 		return means
 	}
-	return join(means, "What was reported: "+strings.TrimSuffix(detail, ".")+".")
+	return join(means, "Reported: "+strings.TrimSuffix(detail, ".")+".")
 }
 
 // rare reports whether the next attempt is further away than usual is.

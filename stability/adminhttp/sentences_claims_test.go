@@ -63,7 +63,7 @@ var claims = slices.Concat([]claim{
 		x.is(len(c) > 1 && string(c[1]) == m[1] || x.name == "slow_connection_replaced_again")
 	}},
 	{says: `The connection ended with (\w+)`, now: func(x *truth, m []string) { x.is(string(caused[x.name][1]) == m[1]) }},
-	{says: `What was reported: (.*)`, now: func(x *truth, m []string) { x.is(reported[x.name] == m[1]) }},
+	{says: `Reported: (.*)`, now: func(x *truth, m []string) { x.is(reported[x.name] == m[1]) }},
 	{says: `The session that was there ended for good at ` + clk + `, and nobody has scanned a new code since`, now: func(x *truth, m []string) {
 		x.same(x.clock(m[1]), x.phone().LastEnd(), after)
 		x.is(len(x.account.Devices()) == 0)
@@ -344,7 +344,7 @@ var claims = slices.Concat([]claim{
 	}},
 	{says: `No incident is raised for this`, now: func(x *truth, _ []string) { x.is(!x.incident()) }},
 
-	{says: `WhatsApp delivers again at the next login what was refused; this program makes a new connection for that by itself|For those that were refused the connection is made anew, with pauses of up to a quarter of an hour between: .*`, asked: func(x *truth, _ []string) {
+	{says: `WhatsApp delivers refused messages again at the next login; this program makes a new connection for that by itself|For those that were refused the connection is made anew, with pauses of up to a quarter of an hour between: .*`, asked: func(x *truth, _ []string) {
 		x.refuses.Store(false)
 		x.becomes(16*time.Minute, func() bool {
 			s := x.phone().Stats()
@@ -354,7 +354,7 @@ var claims = slices.Concat([]claim{
 	{says: `One message (?:waits here to be handed over to|was refused by) the program's handlers; it was received ` + span + ` ago`, now: func(x *truth, m []string) {
 		x.same(x.ago(m[1]), x.at(&x.blocked), after)
 	}},
-	{says: `That is tried again and again, with pauses of up to a quarter of an hour|Those that are kept here are handed over again with pauses of up to a quarter of an hour`, asked: func(x *truth, _ []string) {
+	{says: `This is tried again and again, with pauses of up to a quarter of an hour|Those that are kept here are handed over again with pauses of up to a quarter of an hour`, asked: func(x *truth, _ []string) {
 		x.panics.Store(nil)
 		x.becomes(16*time.Minute, func() bool { return x.took.Load() == 2 }) // and the one that was written behind it
 	}},

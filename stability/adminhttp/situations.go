@@ -181,7 +181,7 @@ var whileConnected = []situation{
 			next := "Other messages are handled as they come."
 			switch r := a.Messages.Received; {
 			case by[stability.MessageRefused].Count > 0 && !r.Redelivers:
-				next += " WhatsApp delivers again at the next login what was refused. The library was not told how to connect, so it waits for the program to do so."
+				next += " WhatsApp delivers refused messages again at the next login. The library was not told how to connect, so it waits for the program to do so."
 			case by[stability.MessageRefused].Count > 0:
 				next += " For those that were refused the connection is made anew, with pauses of up to a quarter of an hour between: it is away for a moment each time."
 			}

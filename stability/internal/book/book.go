@@ -98,7 +98,7 @@ func (b *Book) arrived(k Key, now time.Time) {
 }
 
 // Back notes that the service has delivered a message again that is with a handler: it is
-// left there. Whoever sees the messages arrive has said so already.
+// left there. Arrived was called for it before.
 func (b *Book) Back(k Key) {
 	if e := b.entries[k]; e != nil && e.State == InHand {
 		e.back, e.came = true, true
