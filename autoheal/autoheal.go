@@ -48,10 +48,10 @@ type Healer interface {
 // Policy holds the thresholds. A zero field means its default.
 type Policy struct {
 	Disabled bool // never heal, never slow down
-	// InProcess begins a new term in this process instead of ending it: where
-	// nobody restarts it. Where the last failure may be this instance's own, the lock
-	// is released in between, as at a restart, and a waiting instance may have it.
-	// Where it is the account's or the service's, the lock is kept.
+	// InProcess begins a new term in this process instead of ending it: where nobody
+	// restarts it. If the last failure may be this instance's own, the lock is
+	// released in between, as at a restart, and a waiting instance may have it. If it
+	// is the account's or the service's, the lock is kept.
 	InProcess    bool
 	Attempts     int           // within Window. 10
 	Window       time.Duration // 10 min

@@ -10,10 +10,10 @@
 // A loop is Policy.Attempts attempts within the sliding Policy.Window, or
 // Policy.Failures failures in a row however far apart (attempts can be slow).
 // Both lists survive restarts in the connection's state, and only counted
-// failures stand in them: what a fresh process cannot cure (a missing pairing,
-// a ban, a rejected client, another copy of the session, an unreachable store,
-// the host's own wish) never does. Connecting does not empty the window:
-// flapping is a loop too.
+// failures stand in them. Trouble that a fresh process cannot cure never does:
+// a missing pairing, a ban, a rejected client, another copy of the session, an
+// unreachable store, the host's own wish. Connecting does not empty the
+// window: flapping is a loop too.
 //
 // # The heal, in this order
 //

@@ -10,13 +10,13 @@
 //	                     +----+  every Refresh: LastCheckedAt     |
 //	                       ^-------------- it is so again --------+
 //
-// One table says what can be wrong, when it is, and when it is over
-// (trouble.go). Not being seen is not being cured: a loop is over when the
-// connection is back (so is that nobody is fit to hold the lock), a logout when a device is paired, a ban when an attempt
-// has shown that it is. A trouble that has an incident of its own (a ban, an
-// outdated client, another copy of the session, the same demand for a new
-// connection again and again, the host's own disconnect) is not reported as a
-// stuck connection too.
+// One table says what can be wrong, when it is, and when it is over (trouble.go). Trouble
+// that is not seen is not cured. A loop is over when the connection is back, and so is
+// the lack of an instance that is fit to hold the lock. A logout is over when a device is
+// paired, a ban when an attempt has shown that it is. Some troubles have an incident of
+// their own, and are not reported as a stuck connection too: a ban, an outdated client,
+// another copy of the session, the same demand for a new connection again and again, the
+// host's own disconnect.
 //
 // Incidents about the connection are the holder's. An instance that loses the
 // lock forgets them without resolving; the next holder adopts what the store

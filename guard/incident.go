@@ -75,7 +75,7 @@ type IncidentStore interface {
 	// unknown or already resolved id is no error.
 	Resolve(ctx context.Context, id string, at time.Time) (closed bool, err error)
 
-	// List returns all incidents, active ones first, newest first (see Sort).
-	// Where some cannot be read it returns the others beside the error.
+	// List returns all incidents, active ones first, newest first (see Sort). If
+	// some cannot be read, it returns the others beside the error.
 	List(ctx context.Context) ([]Incident, error)
 }

@@ -39,15 +39,15 @@ func (w *Webhook) message(n Notification, delivery string) message {
 }
 
 // NewSlack returns a Webhook that posts to a Slack incoming webhook, for
-// example https://hooks.slack.com/services/…. What NewWebhook says of delivery
-// holds here too. Foreign text cannot mention anybody or format anything.
+// example https://hooks.slack.com/services/…. Delivery works as described at
+// NewWebhook. Foreign text cannot mention anybody or format anything.
 func NewSlack(target string, opts ...WebhookOption) (*Webhook, error) {
 	return newWebhook(preset{target: target, encode: encodeSlack}, opts)
 }
 
 // NewDiscord returns a Webhook that posts to a Discord webhook, for example
-// https://discord.com/api/webhooks/…. What NewWebhook says of delivery holds
-// here too. Foreign text cannot mention anybody or format anything.
+// https://discord.com/api/webhooks/…. Delivery works as described at
+// NewWebhook. Foreign text cannot mention anybody or format anything.
 func NewDiscord(target string, opts ...WebhookOption) (*Webhook, error) {
 	return newWebhook(preset{target: target, encode: encodeDiscord}, opts)
 }
@@ -55,10 +55,10 @@ func NewDiscord(target string, opts ...WebhookOption) (*Webhook, error) {
 // A bot's token, as Telegram gives it.
 var telegramToken = regexp.MustCompile(`^\d+:[A-Za-z0-9_-]+$`)
 
-// NewTelegram returns a Webhook that writes to a Telegram chat, as the bot that
-// has the token. chat is a number, or @name of a public channel. The text is
-// sent without a parse mode, so that nothing in it is markup. What NewWebhook
-// says of delivery holds here too.
+// NewTelegram returns a Webhook that writes to a Telegram chat, as the bot
+// that has the token. chat is a number, or @name of a public channel. The text
+// is sent without a parse mode, so that nothing in it is markup. Delivery
+// works as described at NewWebhook.
 func NewTelegram(token, chat string, opts ...WebhookOption) (*Webhook, error) {
 	p := preset{
 		server: "https://api.telegram.org", path: "/bot" + token + "/sendMessage",
@@ -77,8 +77,7 @@ func NewTelegram(token, chat string, opts ...WebhookOption) (*Webhook, error) {
 // NewPagerDuty returns a Webhook that triggers and resolves alerts by
 // PagerDuty's Events API v2. routingKey is the service's integration key. The
 // incident's id and the account are the dedup_key, so that whichever instance
-// sees the end resolves the alert. What NewWebhook says of delivery holds here
-// too.
+// sees the end resolves the alert. Delivery works as described at NewWebhook.
 func NewPagerDuty(routingKey string, opts ...WebhookOption) (*Webhook, error) {
 	p := preset{
 		server: "https://events.pagerduty.com", path: "/v2/enqueue",
@@ -100,8 +99,8 @@ func NewPagerDuty(routingKey string, opts ...WebhookOption) (*Webhook, error) {
 // that must be moved on would resolve it whenever this process dies. So an
 // Alertmanager that has lost its memory learns of an open incident with its
 // next opening only: where that matters, alert on metrics. The end of a
-// resolved alert is written one minute early, for the case that the two
-// clocks differ. What NewWebhook says of delivery holds here too.
+// resolved alert is written one minute early, for the case that the two clocks
+// differ. Delivery works as described at NewWebhook.
 func NewAlertmanager(base string, opts ...WebhookOption) (*Webhook, error) {
 	return newWebhook(preset{target: strings.TrimSuffix(base, "/") + "/api/v2/alerts", encode: encodeAlertmanager}, opts)
 }

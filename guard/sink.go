@@ -22,10 +22,10 @@ type Notification struct {
 }
 
 // Sink tells somebody. Notify must not block and must not call the Manager
-// under a lock of its own; what takes time is queued. It is called for each
-// change once, in order. A sink that has something to close implements
-// io.Closer too; the Manager closes the sinks it was given. One that queues
-// implements Flusher.
+// under a lock of its own. A sink queues work that takes time. It is called
+// for each change once, in order. A sink that has something to close
+// implements io.Closer too; the Manager closes the sinks it was given. One
+// that queues implements Flusher.
 type Sink interface {
 	Notify(n Notification)
 }

@@ -64,19 +64,19 @@ const maxParcels = 256
 // https URL; credentials in it are sent as basic authentication. It does no
 // I/O. Close it when done; a Manager closes the sinks it was given.
 //
-// Notify never blocks. News to be delivered is kept in one entry per
-// incident, which holds its newest state only: a receiver that is down for an
-// hour costs nothing and is then told the present state, once. An incident that
-// was opened and resolved before its opening could have arrived is not
-// delivered at all; one whose opening may have arrived, from here or from
-// another instance, is delivered as resolved.
+// Notify never blocks. News to be delivered is kept in one entry per incident,
+// which holds its newest state only. A receiver that is down for an hour costs
+// nothing, and is then told the present state, once. An incident that was
+// opened and resolved before its opening could have arrived is not delivered
+// at all. One whose opening may have arrived, from here or from another
+// instance, is delivered as resolved.
 //
-// An attempt fails when there is no answer within the timeout, or the answer is
-// 408, 425, 429 or 5xx: it is repeated, with growing pauses (a Retry-After of
-// up to the longest pause is respected, as header or as Discord's and
-// Telegram's retry_after in the answer), until it works, a newer state takes
-// its place, or Close. Any other 3xx or 4xx is permanent: it is logged once and
-// the delivery is given up. Redirects are not followed. A delivery may arrive
+// An attempt fails when there is no answer within the timeout, or the answer
+// is 408, 425, 429 or 5xx. It is repeated until it works, a newer state takes
+// its place, or Close. The pauses grow; a Retry-After of up to the longest
+// pause is respected, as header or as Discord's and Telegram's retry_after in
+// the answer. Any other 3xx or 4xx is permanent: it is logged once and the
+// delivery is given up. Redirects are not followed. A delivery may arrive
 // twice if its answer was lost: WebhookBody.Delivery tells.
 //
 // One goroutine runs while there is something to deliver.

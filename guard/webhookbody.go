@@ -198,11 +198,11 @@ func sign(secret []byte, timestamp string, body []byte) string {
 var ErrWebhookSignature = errors.New("guard: the webhook request is not to be trusted")
 
 // VerifyWebhook checks, on the receiver's side, that a request was signed with
-// secret and not longer than maxAge ago, by the receiver's clock (zero: 5 min).
-// Read body completely first, with a limit, and parse it only afterwards. The
-// signature is compared in constant time. The error matches
-// ErrWebhookSignature. A request can be repeated within maxAge: whoever minds
-// remembers X-Delivery-Id for so long.
+// secret and not longer than maxAge ago, by the receiver's clock (zero: 5
+// min). Read body completely first, with a limit, and parse it only
+// afterwards. The signature is compared in constant time. The error matches
+// ErrWebhookSignature. A request can be repeated within maxAge: to notice
+// that, remember X-Delivery-Id for so long.
 func VerifyWebhook(secret string, header http.Header, body []byte, maxAge time.Duration) error {
 	if len(secret) < minSecret {
 		return fmt.Errorf("%w: the secret has fewer than %d bytes", ErrWebhookSignature, minSecret)

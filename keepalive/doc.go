@@ -23,9 +23,10 @@
 //
 // Everything the server sends: bytes read, events, messages, answered pings.
 // The time of the connect is the baseline, so that a connection on which
-// nothing ever came is checked like any other. whatsmeow pings every 20 to
-// 30 s; its answered pings are the probe. A good probe is activity: silence of
-// the people who write is no fault, and a quiet account is never torn down.
+// nothing ever came is checked like any other. The probes are the answered
+// pings of whatsmeow, which pings every 20 to 30 s. A good probe is activity:
+// silence of the people who write is no fault, and a quiet account is never
+// torn down.
 //
 // # When it is stale
 //

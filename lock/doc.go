@@ -34,13 +34,13 @@
 //	trusted until = instant the last successful Acquire or Renew was SENT + lease − margin
 //
 // The instant is local and monotonic. It is that of sending, because the store
-// starts its own count at some time after that and before the reply: counting
-// from the reply would trust a slow request for longer than the store does. A
-// slow renewal that succeeds therefore extends nothing by its slowness, and one
-// that succeeds after the window ended extends nothing at all. The margin covers
-// clocks that run at different rates and a write already on its way; with the
-// defaults (lease 90 s, refresh 30 s, margin 10 s) the holder stops 10 s before
-// the store can grant the lock to another.
+// starts its own count after that and before the reply. Counting from the
+// reply would trust a slow request for longer than the store does. A slow
+// renewal that succeeds therefore extends nothing by its slowness, and one
+// that succeeds after the window ended extends nothing at all. The margin
+// covers clocks that run at different rates and a write already on its way.
+// With the defaults (lease 90 s, refresh 30 s, margin 10 s) the holder stops
+// 10 s before the store can grant the lock to another.
 //
 // A timer ends the window. It waits for no network: a renewal that hangs is
 // abandoned, not awaited. A renewal that fails is repeated within the window
@@ -57,16 +57,16 @@
 // Pausing does not close Lost. An operator who steps the wall clock forward
 // therefore causes a pause of one round trip, and one who steps it back none;
 // neither loses the term nor extends it. The check is part of Held. Besides,
-// the clocks are read every second (or margin/2, if that is less) and an account
-// is kept of what the wall clock has gained, from which steps back are not taken
-// off, lest they hide a suspend. One case is left: a suspend and a step back
-// within the same second, while the store cannot be reached; then the epoch is
-// the only fence.
+// the clocks are read every second (or margin/2, if that is less), and the
+// gains of the wall clock are added up. Steps back are not taken off, lest
+// they hide a suspend. One case is left: a suspend and a step back within the
+// same second, while the store cannot be reached; then the epoch is the only
+// fence.
 //
 // A process that is stopped (SIGSTOP, a long collection, a starved container)
-// needs no such check: the monotonic clock goes on. Between a Held that is true
-// and the act it permits the process can still be stopped; what is sent then is
-// refused by the epoch.
+// needs no such check: the monotonic clock goes on. Between a Held that is
+// true and the act it permits the process can still be stopped. A write that
+// it sends afterwards is refused for its epoch.
 //
 // # What is scoped to a term
 //
@@ -104,19 +104,19 @@
 //
 // # Holder ids
 //
-// The store grants a new term to the holder id that holds the lock already, so
+// The store grants a new term to the holder id that holds the lock already. So
 // a process with a stable id takes over from its own predecessor at once, with
-// a new epoch that fences whatever is left of it. Until its next renewal the
+// a new epoch that fences the rest of the old term. Until its next renewal the
 // predecessor, if it still runs, believes in its own term: with a stable id,
-// exclusion in that short time rests on the epoch alone. [NewHolderID] makes an
-// id that nobody else has; with it two copies never steal from each other.
+// exclusion in that short time rests on the epoch alone. [NewHolderID] makes
+// an id that nobody else has; with it two copies never steal from each other.
 //
 // A Lease uses the same rule to follow one of its own terms by the next without
 // giving the lock up: see [Lease.Succeed].
 //
-// If two processes run with one id, the one that loses its term reports
-// ErrInstanceIDNotUnique (unless a call of its own Acquire became unclear less
-// than two leases ago and may have arrived late) and does not fight: it reads the record first and
-// waits while the other is alive, that is, until the lock is free, held by
-// another id, or its record has not changed for a whole lease.
+// If two processes run with one id, the one that loses its term does not fight. It
+// reports ErrInstanceIDNotUnique, unless a call of its own Acquire became unclear less
+// than two leases ago and may have arrived late. Then it reads the record first and waits
+// while the other is alive: until the lock is free, held by another id, or its record has
+// not changed for a whole lease.
 package lock

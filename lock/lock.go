@@ -26,8 +26,8 @@ var (
 	// ErrReleased is why a term ended that was released.
 	ErrReleased = errors.New("lock: released")
 
-	// ErrSucceeded is why a term ended: the same Lease begins the next one, without
-	// giving the lock up in between. Where that fails, the lock is given up.
+	// ErrSucceeded is why a term ended: the same Lease begins the next one,
+	// without giving the lock up in between. If that fails, the lock is given up.
 	ErrSucceeded = errors.New("lock: succeeded: a new term of the same holder is to follow")
 
 	// ErrHeld reports that an account cannot be destroyed: an instance holds it.
@@ -48,7 +48,7 @@ type Record struct {
 }
 
 // Store is what a backend gives. All methods are safe for concurrent use and
-// return soon after their context ends; what became of the request is then
+// return soon after their context ends. The outcome of the request is then
 // unclear. An error that no repetition can cure (a damaged file, a missing
 // permission) is wrapped with backoff.Permanent (cenkalti/backoff/v4), so that
 // Lease.Acquire returns it instead of waiting.

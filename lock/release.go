@@ -34,8 +34,8 @@ func (t *term) Release(ctx context.Context) error {
 }
 
 // Succeed implements Successor. The store grants a new term to the holder that
-// has the lock, so the lock is never free. What is left of t is fenced by the new
-// epoch. t ends first: a renewal of it must not take the new epoch for another
+// has the lock, so the lock is never free. The new epoch fences the rest of t.
+// t ends first: a renewal of it must not take the new epoch for another
 // process's.
 func (l *Lease) Succeed(ctx context.Context, old Term) (Term, error) {
 	select {

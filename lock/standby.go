@@ -11,9 +11,9 @@ import (
 
 // Acquire waits for the lock and returns its term; while a term lives it
 // returns that, without I/O. Errors of the store are logged, kept in Stats and
-// waited out, except permanent ones (see Store); otherwise it returns only when
-// ctx ends or the Lease is closed, with an error that wraps ctx.Err() or is
-// ErrClosed.
+// waited out, except permanent ones (see Store). Otherwise it returns only
+// when ctx ends or the Lease is closed, with an error that wraps ctx.Err() or
+// is ErrClosed.
 func (l *Lease) Acquire(ctx context.Context) (Term, error) {
 	w := &wait{pause: l.newBackoff()}
 	defer w.end()

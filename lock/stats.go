@@ -91,8 +91,8 @@ func (s *sighting) leaseLeft(now time.Time, def time.Duration) time.Duration {
 	return def - now.Sub(s.at)
 }
 
-// over reports whether the seen lease has run out. Where the store names no lease
-// (a file's lock ends with its process) an answer counts for as long as one of ours.
+// over reports whether the seen lease has run out. If the store names no lease (a
+// file's lock ends with its process), an answer counts for as long as one of ours.
 func (s *sighting) over(now time.Time, def time.Duration) bool {
 	switch {
 	case s.rec.Holder == "":

@@ -198,7 +198,7 @@ func (t *term) confirm(sent instant, rec Record) bool {
 		return false
 	}
 	if !time.Now().Before(tr.until) {
-		// The reply came after the window: whoever asked Held has heard no.
+		// The reply came after the window: Held has answered no meanwhile.
 		t.finish(expired(t.l))
 		return false
 	}

@@ -64,14 +64,14 @@ func (c Cause) Unwrap() error { return c.Err }
 
 // Classify says what a cause means, and whether it ends the connection.
 //
-// It understands a whatsmeow event, an error from Connect, a received stanza
-// (a Stanza or a *binary.Node), a Reason, a Cause and an error that wraps one. nil means that the connection
-// ended and nobody knows why: connection_closed. Evidence that it does not know is no
-// end: ends is false. It is pure and never panics.
+// It understands a whatsmeow event, an error from Connect, a received stanza (a Stanza or
+// a *binary.Node), a Reason, a Cause and an error that wraps one. A nil means that the
+// connection ended and nobody knows why: connection_closed. Evidence that it does not
+// know is no end: ends is false. It is pure and never panics.
 //
-// Where ends is false, c still says what was seen if that is worth telling:
-// a first unanswered ping is connection_lost that has not happened yet, and
-// multidevice_mismatch leaves the code on the screen valid.
+// If ends is false, c still says what was seen if that is worth telling. A
+// first unanswered ping is connection_lost that has not happened yet. After
+// multidevice_mismatch the code on the screen stays valid.
 //
 // context.Canceled in an error is connection_closed: only the caller knows
 // whose wish it was, and should say so with ReasonIntentional or

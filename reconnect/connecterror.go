@@ -126,9 +126,9 @@ func connectError(err error) Cause {
 	return Cause{Reason: ReasonConnectionClosed, Detail: plain(text)}
 }
 
-// httpStatus is an answer other than 101 to the websocket upgrade. Whoever
-// answers with an error is not to be hurried; below 400 it was no WhatsApp
-// server at all, but a captive portal or a proxy.
+// httpStatus is an answer other than 101 to the websocket upgrade. A server
+// that answers with an error is not to be hurried; below 400 it was no
+// WhatsApp server at all, but a captive portal or a proxy.
 func httpStatus(code int) Cause {
 	c := Cause{Reason: ReasonServiceUnavailable, Code: code, Detail: "HTTP status " + strconv.Itoa(code) + " instead of a websocket"}
 	if code < 400 {

@@ -128,9 +128,9 @@ func (m *Machine) Connected(now time.Time) {
 }
 
 // Disconnected records that the connection, or the attempt, ended for c, and
-// decides what follows. A connection ends once: until the next Attempt or
+// decides what follows. A connection ends once. Until the next Attempt or
 // Connected, a further cause gives the same Decision again, unless it is a
-// better one; then the decision is made anew from the state before the end, as
+// better one. Then the decision is made anew from the state before the end, as
 // if the better cause had come first.
 //
 // Causes of an older connection must not be given: tag events by connection.

@@ -44,8 +44,9 @@ type Policy struct {
 	StoreRetry time.Duration
 
 	// YieldAfter: a holder gives the lock up so long after the first attempt of
-	// its term that failed for a reason that may be its own (Cause.OfInstance),
-	// and at once where it would stop or become slow. 2 min; NoYield for never.
+	// its term that failed for a reason that may be its own (Cause.OfInstance).
+	// It does so at once where it would stop or become slow. 2 min; NoYield for
+	// never.
 	YieldAfter time.Duration
 	// YieldSpacing is how long such a holder keeps the lock at least when it got it
 	// back; twice as long each time, at most MaxYieldSpacing. 30 s and 10 min.
@@ -190,7 +191,7 @@ func (p Policy) spread(d time.Duration, u float64) time.Duration {
 	return d + time.Duration(float64(d)*p.jitter()*(2*u-1))
 }
 
-// raise lifts d to the floor; what was below it is spread above it, so that a
+// raise lifts d to the floor. A delay below it is spread above it, so that a
 // fleet does not return in one instant.
 func (p Policy) raise(d, floor time.Duration, u float64) time.Duration {
 	if d >= floor {

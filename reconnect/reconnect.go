@@ -77,9 +77,9 @@ type State struct {
 	LastDisconnectCode   int    `json:"lastDisconnectCode,omitempty"`
 	LastDisconnectDetail string `json:"lastDisconnectDetail,omitempty"`
 	// FirstDisconnectAt, -Reason, -Code and -Detail say how the present trouble
-	// began, where LastDisconnectReason says why it goes on: they are of the
-	// first end since the last stable connection that the host did not wish
-	// for. Empty once a connection is stable again, or a device was paired.
+	// began; LastDisconnectReason says why it goes on. They are of the first end
+	// since the last stable connection that the host did not wish for. Empty once
+	// a connection is stable again, or a device was paired.
 	FirstDisconnectAt     time.Time `json:"firstDisconnectAt,omitzero"`
 	FirstDisconnectReason Reason    `json:"firstDisconnectReason,omitempty"`
 	FirstDisconnectCode   int       `json:"firstDisconnectCode,omitempty"`

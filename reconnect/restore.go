@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Resume says what to do at the start of a term or a process, from the state
-// that was saved: wait out a ban, a pause or a backoff that has begun, offer
-// pairing, or connect now. It changes no counter.
+// Resume says what to do at the start of a term or a process, from the saved
+// state. The choices are to wait out a ban, a pause or a backoff that has
+// begun, to offer pairing, or to connect now. It changes no counter.
 //
 // A restart is a person's way to say "try now": a slow retry is shortened to
 // MaxDelay, and what was stopped gets one try. A ban and the pause after a

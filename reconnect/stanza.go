@@ -22,8 +22,8 @@ const maxStanza = 8 << 10
 
 // ClassifyStanza is Classify for a Stanza, without the allocation that a
 // conversion to any may cost: it is meant to be called for every received
-// stanza. text is what whatsmeow's XMLString prints; attribute values are not
-// escaped there, so this is no XML parser and takes any input.
+// stanza. The text is as whatsmeow's XMLString prints it. Attribute values are
+// not escaped there, so this is no XML parser and takes any input.
 func ClassifyStanza(text string) (c Cause, ends bool) {
 	// "<s", "<f" or "<x" in front, else it is none of them.
 	if len(text) < len("<failure/>") || text[0] != '<' {

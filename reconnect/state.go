@@ -41,9 +41,9 @@ func EncodeState(s State) ([]byte, error) {
 }
 
 // DecodeState reads what EncodeState wrote. No bytes are the zero State. A
-// format newer than StateVersion is an error that matches ErrNewerFormat;
-// fields that this library does not know are kept in State.Unknown; what is no
-// state at all is an error, never a fresh state.
+// format newer than StateVersion is an error that matches ErrNewerFormat.
+// Fields that this library does not know are kept in State.Unknown. Bytes that
+// are no state at all are an error, never a fresh state.
 func DecodeState(data []byte) (State, error) {
 	if len(data) == 0 {
 		return State{}, nil

@@ -57,8 +57,8 @@ const (
 
 // Began tells the machine at the start of a term who holds the lock now, and
 // whether this very process gave it up before. It reports whether the state
-// changed. Where the lock was given up in the present trouble, a holder that
-// has not tried yet makes one attempt at once. Any other holder keeps to what is
+// changed. If the lock was given up in the present trouble, a holder that has
+// not tried yet makes one attempt at once. Any other holder keeps to what is
 // planned, however far away it is.
 func (m *Machine) Began(holder string, again bool, now time.Time) (changed bool) {
 	m.begin(now)
@@ -120,9 +120,9 @@ func (s State) LastYield() (Yield, bool) {
 	return s.Yields[len(s.Yields)-1], true
 }
 
-// YieldPause is how long a term lasts at least before its holder gives the lock
-// up, when it has done so n times in this trouble: none at first, then
-// YieldSpacing, twice as long each time, at most MaxYieldSpacing.
+// YieldPause is how long a term lasts at least before its holder gives the
+// lock up, when it has done so n times in this trouble. It is zero at first,
+// then YieldSpacing, and twice as long each time, at most MaxYieldSpacing.
 func (p Policy) YieldPause(n int) time.Duration {
 	if n <= 0 {
 		return 0

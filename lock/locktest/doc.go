@@ -1,7 +1,6 @@
-// Package locktest holds what every [lock.Store] is tested with: the
-// conformance suite [Run], a [Store] in memory whose connections can be made to
-// fail in every way a network can, and a linearizability checker for histories
-// of calls, [Recorder].
+// Package locktest tests every [lock.Store]. [Run] is the conformance suite.
+// [Store] is one in memory, whose connections can be made to fail in every way
+// a network can. [Recorder] checks histories of calls for linearizability.
 //
 // A backend's test is one call:
 //

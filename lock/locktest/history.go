@@ -15,10 +15,10 @@ import (
 )
 
 // Recorder writes down the calls that go through the stores it wraps, and
-// checks them for linearizability: whether there is one order of the calls, each
-// at some moment between its beginning and its end, in which one lock would have
-// given all these answers. A call that failed may have happened at any moment
-// after its beginning, or never.
+// checks them for linearizability. They pass if there is one order of the
+// calls in which one lock would have given all these answers. Each call is
+// placed at some moment between its beginning and its end. A call that failed
+// may have happened at any moment after its beginning, or never.
 type Recorder struct {
 	// Slack is how far the store's clock may differ from this process's over
 	// one lease, for stores that round or have a clock of their own.

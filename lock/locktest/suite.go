@@ -30,11 +30,10 @@ type Config struct {
 	Bubble bool
 
 	// ProcessBound says that possession is bound to the process instead of to
-	// time, as a lock on a file is: a lease does not run out while its store is
-	// open, another store on the same lock gets nothing even under the same
-	// holder id, and may know nothing about the record while it is refused.
-	// Tests of expiry are skipped; those of a holder id that returns use one
-	// store.
+	// time, as a lock on a file is. A lease does not run out while its store is
+	// open. Another store on the same lock gets nothing, even under the same
+	// holder id, and may know nothing about the record while it is refused. Tests
+	// of expiry are skipped; those of a holder id that returns use one store.
 	ProcessBound bool
 }
 
