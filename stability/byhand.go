@@ -13,16 +13,17 @@ import (
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
-// Attach takes a client under the Manager's care: it sets what an outside
-// owner of reconnection needs (see package doc), gives the client the
-// Manager's dialer with the wire fence, and watches its connections. The
-// client must be made on the device that AuthState returned in this term, must
-// not have been connected, and should have no handlers yet: the Manager's
+// Attach takes a client under the Manager's care. It makes the settings that
+// an outside owner of reconnection needs (see package doc), gives the client
+// the Manager's dialer with the wire fence, and watches its connections. The
+// client must be made on the device that AuthState returned in this term, and
+// must not have been connected. It should have no handlers yet: the Manager's
 // comes first, so that a message is not handed over when it can no longer be
 // answered. A client of this term that was attached before is retired. If
 // something of it is still running after 15 s, such as a handler, its device
-// ends with it, so that no two clients ever work on one: ErrWrongDevice then;
-// AuthState gives the device to build the next client on.
+// ends with it, so that no two clients ever work on one. The error is
+// ErrWrongDevice then, and AuthState gives the device to build the next client
+// on.
 func (m *Manager) Attach(c *whatsmeow.Client) error {
 	if m.isRunning() {
 		return ErrRunning
@@ -132,10 +133,10 @@ func (t *term) attach(c *whatsmeow.Client, auto bool) (*attachment, error) {
 }
 
 // Resume says what to do at the start of a term, for hosts that connect by
-// hand: connect now, or wait out a ban, a pause or a backoff that an earlier
-// process or instance had begun. Pass it to ScheduleReconnect. Where nothing
-// must be waited for it says now, also when there is no device yet and the
-// connection is for pairing; an account that somebody must look at first
+// hand. It is to connect now, or to wait out a ban, a pause or a backoff that
+// an earlier process or instance had begun. Pass it to ScheduleReconnect. If
+// nothing must be waited for it says now, also when there is no device yet and
+// the connection is for pairing. An account that somebody must look at first
 // (locked, banned) is not to be connected: ShouldReconnect is false. No I/O.
 func (m *Manager) Resume() (reconnect.Decision, error) {
 	t, err := m.require()
@@ -172,12 +173,13 @@ func (m *Manager) HandleConnected(ctx context.Context) error {
 }
 
 // HandleDisconnected tells the Manager why a connection or an attempt ended
-// and returns what to do: pass the Decision to ScheduleReconnect. cause is a
-// whatsmeow event, an error from Connect, a reconnect.Reason, or nil when
+// and returns what to do: pass the Decision to ScheduleReconnect. The cause is
+// a whatsmeow event, an error from Connect, a reconnect.Reason, or nil when
 // nobody knows. A connection ends once: calling again for the same end returns
-// the same Decision, made better if the new cause says more. ActionStandby says
-// that this instance gives the lock up because it cannot connect and another one
-// may, or that it is not active any more (ErrNotActive): call Activate. No I/O.
+// the same Decision, made better if the new cause says more. ActionStandby
+// says that this instance gives the lock up because it cannot connect and
+// another one may, or that it is not active any more (ErrNotActive): call
+// Activate. No I/O.
 func (m *Manager) HandleDisconnected(ctx context.Context, cause any) (reconnect.Decision, error) {
 	t, err := m.require()
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package stability keeps a host's own whatsmeow client alive and honest.
 //
-// A [Manager] looks after the connection of one account: one instance at a
-// time holds it, its device survives the machine, it comes back after every
-// kind of disconnect and stops when it must, and what is wrong can be read from
-// [Manager.Status]. The host keeps its *whatsmeow.Client and its handlers.
+// A [Manager] looks after the connection of one account. One instance at a
+// time holds it, and its device survives the machine. It comes back after
+// every kind of disconnect, and stops when it must. [Manager.Status] says what
+// is wrong. The host keeps its *whatsmeow.Client and its handlers.
 //
 //	m, err := stability.New(stability.WithBackend(backend), stability.WithQR(show))
 //	...
@@ -15,11 +15,11 @@
 // # Terms
 //
 // Everything happens within a term of the lock (package lock). The device, its
-// caches and the client on it belong to one term and are never used in another:
-// a ratchet that was read in one term and written in the next would undo what
-// another instance did in between. Two fences stand behind that and need no
-// clock: every write to the store carries the term's epoch, and every write to
-// the socket asks whether the term is held.
+// caches and the client on it belong to one term and are never used in
+// another. A ratchet that was read in one term and written in the next would
+// undo what another instance did in between. Two fences stand behind that and
+// need no clock: every write to the store carries the term's epoch, and every
+// write to the socket asks whether the term is held.
 //
 //	standby ──granted──▶ active ──▶ connecting ⇄ connected
 //	   ▲                   │            │
@@ -27,17 +27,18 @@
 //
 // When trust in the lock ends the socket is cut, before the lease can be taken
 // by another. The same happens when the store has been out of reach for too
-// long: what was received but cannot be written down must not be acknowledged,
-// and the server delivers it again to whoever connects next.
+// long. A message that was received but cannot be written down must not be
+// acknowledged. The server delivers it again to the instance that connects
+// next.
 //
 // # One core, one loop
 //
 // All decisions within a term are made in one place, internal/term, which is pure:
-// a table says what follows from which evidence. Everything that is seen (by the
-// receive tap, in whatsmeow's events, on the raw connection, in the host's
-// calls) is given to it as evidence, under a lock that is never held across I/O.
-// Work that may take long is done by one loop in each term, which alone connects,
-// ends connections and saves the state. So every method may be called from any
+// a table says what follows from which evidence. It is given everything that is
+// seen as evidence, under a lock that is never held across I/O: by the receive
+// tap, in whatsmeow's events, on the raw connection, in the host's calls. Work
+// that may take long is done by one loop in each term, which alone connects, ends
+// connections and saves the state. So every method may be called from any
 // goroutine, also from inside a whatsmeow event handler.
 //
 // A connection ends once. The first evidence ends it; later evidence can only
@@ -53,18 +54,19 @@
 // # Messages
 //
 // The Manager's handler comes first and refuses a message when it could not be
-// answered or acknowledged any more: on a connection that is down, and during
-// a hand-over. whatsmeow then leaves it unacknowledged, and the server delivers
-// it again. So does a handler of the host's that returns false from
-// AddEventHandlerWithSuccessStatus; prefer that to AddEventHandler when
-// handling can fail. A message may be handed over twice when the process dies, or
-// the lock or the backend is lost, before it is noted that the handler has
-// returned; when the handler outlives a hand-over; and when its sender sends it
-// once more though it was handled. So may one that is in no event buffer (of a
-// bot, or of a newsletter with SynchronousAck) when the connection ends before it
-// is acknowledged. A handler that stands before the Manager's, since it was added
-// before Attach or again after RemoveEventHandlers, is given twice what the phone
-// sends of a message that could not be decrypted. Use its id to tell.
+// answered or acknowledged any more. That is so on a connection that is down,
+// and during a hand-over. whatsmeow then leaves it unacknowledged, and the
+// server delivers it again. So does a handler of the host's that returns false
+// from AddEventHandlerWithSuccessStatus; prefer that to AddEventHandler when
+// handling can fail. A message may be handed over twice when the process dies,
+// or the lock or the backend is lost, before it is noted that the handler has
+// returned. So it may when the handler outlives a hand-over, and when its
+// sender sends it once more though it was handled. So may one that is in no
+// event buffer (of a bot, or of a newsletter with SynchronousAck) when the
+// connection ends before it is acknowledged. A handler that stands before the
+// Manager's, since it was added before Attach or again after
+// RemoveEventHandlers, is given twice what the phone sends of a message that
+// could not be decrypted. Use its id to tell.
 //
 // Every message that the service delivered is in one of three places, and
 // Status.Messages.Received counts them: handled, waiting, or set aside.
@@ -89,13 +91,13 @@
 //	another one has its id      contents are compared: each is a message with an entry of its own. The content of one
 //	                            that was set aside for want of it is handed over, however late it comes
 //
-// A message whose handling ends the process is found. A mark stands in the store
-// while a term runs; who finds the mark of an earlier term writes down each message
-// before it is handled, until the backlog is done (one more commit a message). What
-// was begun so three times and did not end is left alone, unacknowledged, and what
-// is behind it is handled. It is offered again after an hour (the next time after two, and
-// so on up to a day), by an instance that has held the lock for an hour, or at once: in a new build, or
-// by Redeliver.
+// A message whose handling ends the process is found. A mark stands in the store while a
+// term runs. A holder that finds the mark of an earlier term writes down each message
+// before it is handled, until the backlog is done (one more commit a message). A message
+// that was begun so three times and did not end is left alone, unacknowledged, and those
+// behind it are handled. It is offered again after an hour (the next time after two, and
+// so on up to a day), by an instance that has held the lock for an hour. A new build, or
+// Redeliver, offers it at once.
 //
 // A message that handlers did not take in 20 tries over a day, while they took
 // others between these, is set aside with its content and holds up nothing any
@@ -109,14 +111,14 @@
 //
 // [Status].Messages.Sent counts what became of the messages that this process
 // has sent. The logger of [Manager.Logger] shows each <message> that goes out
-// and its <ack>; a client with another logger is not counted, and Seen says so.
-// Left out are peer messages, and what goes to one device or participant because
-// it asked for it once more. Five refused or unanswered ones in a row, to three
-// recipients at least, make the health mute and open the incident
-// wa_sends_refused; keepalive.Policy sets the numbers. Nothing else follows: no
-// send is held up, none is repeated, no connection ends for it. WhatsApp
-// documents none of its codes; the texts say what hosts have found. It tells
-// some accounts of a restriction to existing chats in a notification
+// and its <ack>; a client with another logger is not counted, and Seen says
+// so. Left out are peer messages, and copies that one device or participant
+// has asked for. Five refused or unanswered ones in a row, to three recipients
+// at least, make the health mute and open the incident wa_sends_refused;
+// keepalive.Policy sets the numbers. Nothing else follows: no send is held up,
+// none is repeated, no connection ends for it. WhatsApp documents none of its
+// codes; the texts say what hosts have found. It tells some accounts of a
+// restriction to existing chats in a notification
 // (Status.Messages.Sent.Restricted), and refuses others without a word.
 //
 // # Settings of the client
@@ -125,8 +127,9 @@
 // DisableLoginAutoReconnect and EnableDecryptedEventBuffer to true,
 // AutoReconnectHook to nil, and a RefreshCAT that fails where there is none
 // (whatsmeow would panic without). It replaces the HTTP clients. A proxy goes
-// into [WithTransport]. All of it is looked at before every attempt; whatever the
-// program has changed is set back, with one warning a setting and term.
+// into [WithTransport]. All of it is looked at before every attempt. A setting
+// that the program has changed is set back, with one warning a setting and
+// term.
 //
 // # A client under Run
 //
@@ -180,12 +183,12 @@
 //
 // # What stays behind
 //
-// whatsmeow starts one goroutine per client that received a history sync.
-// Versions before 2026-01-07 never end it, later ones do after a minute; set
-// ManualHistorySyncDownload to avoid it. A handler, a setup or a connect
-// function that blocks for ever keeps its goroutine. A host that calls its client's own Disconnect or Logout while
-// frames arrive stops whatsmeow's taker of frames before its read pump; the pump
-// is freed within seconds, which takes the client's logger: whoever replaces
-// client.Log may leave one behind. One that removed our event handler and connects past
-// our dialer is disconnected as soon as its attempt returns. Nothing else outlives Close.
+// whatsmeow starts one goroutine per client that received a history sync. Versions before
+// 2026-01-07 never end it, later ones do after a minute; set ManualHistorySyncDownload to
+// avoid it. A handler, a setup or a connect function that blocks for ever keeps its
+// goroutine. A host that calls its client's own Disconnect or Logout while frames arrive
+// stops whatsmeow's taker of frames before its read pump. The pump is freed within
+// seconds, by means of the client's logger: a host that replaces client.Log may leave a
+// pump behind. One that removed our event handler and connects past our dialer is
+// disconnected as soon as its attempt returns. Nothing else outlives Close.
 package stability

@@ -61,8 +61,8 @@ type ReceivedMessages struct {
 	// ones had none either. They count in Total no more.
 	Removed uint64
 	By      map[MessageState]MessageGroup // what waits and what is set aside, by state; only what there is
-	// Missed is By without the messages that nobody misses: those that are for the
-	// phone alone, such as view-once messages, and those whose sender does not want
+	// Missed is By without the messages that nobody misses. Some are for the
+	// phone alone, such as view-once messages. Of others the sender does not want
 	// anybody to be told when they cannot be decrypted. These raise no incident.
 	Missed map[MessageState]MessageGroup
 

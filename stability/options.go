@@ -227,10 +227,10 @@ func WithPairingRounds(n int) Option {
 // particular as soon as the account needs pairing. Not for connections by hand.
 func WithPairingOnRequest() Option { return func(c *config) { c.pairOnRequest = true } }
 
-// WithPairingClient sets what PairPhone says that this device is: the type, and
-// the name that the phone shows, which must be a common browser and system in
-// the form "Browser (OS)"; WhatsApp refuses others. Default
-// whatsmeow.PairClientChrome, "Chrome (Linux)".
+// WithPairingClient sets the type of device that PairPhone names, and the name
+// that the phone shows. It must be a common browser and system in the form
+// "Browser (OS)"; WhatsApp refuses others. Default whatsmeow.PairClientChrome,
+// "Chrome (Linux)".
 func WithPairingClient(t whatsmeow.PairClientType, name string) Option {
 	return func(c *config) {
 		if !pairingName.MatchString(name) {
@@ -278,10 +278,10 @@ func WithLock(l lock.Lock) Option {
 	}
 }
 
-// WithLockOptions passes options to the lock over Backend.Lock: lock.WithLease
-// (90 s: how long others wait after a crash), lock.WithRefresh (30 s),
-// lock.WithMargin (10 s: how long before the lease can end the connection is
-// cut) and others.
+// WithLockOptions passes options to the lock over Backend.Lock. Among them are
+// lock.WithLease (90 s: how long others wait after a crash), lock.WithRefresh
+// (30 s) and lock.WithMargin (10 s: how long before the lease can end the
+// connection is cut).
 func WithLockOptions(opts ...lock.Option) Option {
 	return func(c *config) { c.lockOptions = append(c.lockOptions, given(c, "WithLockOptions", opts)...) }
 }

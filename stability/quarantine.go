@@ -80,8 +80,8 @@ func (m *Manager) PurgeDevice(ctx context.Context) error {
 }
 
 // Reseal rewrites the whole store as it would be written now, with the cipher
-// that WithAEAD names: after a change of keys, or to turn sealing on or off
-// (authstore.WithPlaintextAllowed, authstore.WithSealingRemoved through
+// that WithAEAD names. It is for a change of keys, and to turn sealing on or
+// off (authstore.WithPlaintextAllowed, authstore.WithSealingRemoved through
 // WithAuthStoreOptions). The client goes on meanwhile. It needs the lock, may
 // be broken off and repeated; see authstore.Container.Reseal.
 func (m *Manager) Reseal(ctx context.Context, progress func(done, total int)) error {

@@ -18,12 +18,13 @@ import (
 // takes an older one's place.
 var errReplacedClient = errors.New("stability: a newer client took its place")
 
-// Run does all of it: it waits in standby for the lock, makes the client on
-// this account's device, lets setup add handlers, connects, offers codes to
-// scan while the account is not paired, reconnects as the decisions say, steps
-// down before its lease can expire and stands by again. It returns nil when
-// ctx ends, having handed the lock over; ErrClosed when Close ended it; setup's
-// error; or an error that waiting cannot cure, such as damaged credentials.
+// Run does all of it. It waits in standby for the lock, makes the client on
+// this account's device, and lets setup add handlers. It connects, offers
+// codes to scan while the account is not paired, and reconnects as the
+// decisions say. It steps down before its lease can expire, and stands by
+// again. It returns nil when ctx ends, having handed the lock over; ErrClosed
+// when Close ended it; setup's error; or an error that waiting cannot cure,
+// such as damaged credentials.
 //
 // setup runs for each new client: once a term, and again after a logout. It
 // may be nil. Its context ends when that client is of no more use. It must not

@@ -15,11 +15,11 @@ import (
 
 // Send sends a message with the present client, as its SendMessage does, and
 // keeps its plaintext in the store with the very commit that the send makes
-// anyway: a recipient who could not decrypt it and asks again is answered, also
-// by the next process. SendMessage of the client itself keeps it a moment later,
-// and only while this whatsmeow lets the Manager see what goes out
-// (Status.Compat). A message to the account's own devices or to a newsletter is
-// not kept.
+// anyway. So a recipient who could not decrypt it and asks again is answered,
+// also by the next process. SendMessage of the client itself keeps it a moment
+// later, and only while this whatsmeow lets the Manager see what goes out
+// (Status.Compat). A message to the account's own devices or to a newsletter
+// is not kept.
 //
 // It sends once: an error does not say that the message was not delivered, and
 // nothing is sent again. ErrClosed; ErrNotActive without the lock;

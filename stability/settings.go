@@ -32,10 +32,10 @@ type Settings struct {
 	IncidentRefresh time.Duration
 }
 
-// HandOver is how long Run and Close take at most behind the end of Run's
-// context: what a platform must wait between SIGTERM and the kill. Each step has
-// ShutdownTimeout: the setup or the connect function, running handlers, what the store has
-// deferred, the state and the release of the lock; then the incidents, and the
+// HandOver is how long Run and Close take at most behind the end of Run's context. A
+// platform must wait for so long between SIGTERM and the kill. Each step has
+// ShutdownTimeout: the setup or the connect function, running handlers, deferred writes
+// of the store, the state and the release of the lock. So have the incidents, and the
 // sinks with the backend. At last the observers hear the rest.
 func (s Settings) HandOver() time.Duration { return 7*s.ShutdownTimeout + observerGrace }
 

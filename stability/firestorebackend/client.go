@@ -58,14 +58,14 @@ func WithClientOptions(opts ...option.ClientOption) ClientOption {
 // project may be firestore.DetectProjectID, or empty, which means the same: the
 // project of the credentials.
 //
-// It differs from firestore.NewClient in two things. A request of a backend that
-// gets no service is not repeated by Firestore's client, ten times in 5 s, but
-// by the backend, whose pauses grow. Requests of the host are repeated as ever.
-// And the connection has gRPC keepalives. Firestore's client has none, and a
-// connection that falls silent (a NAT or a firewall that forgot it, a host that
-// is gone without a word) then lets every request time out until the operating
-// system gives it up, which can take 15 minutes and more. The lease runs out
-// long before.
+// It differs from firestore.NewClient in two things. A request of a backend
+// that gets no service is not repeated by Firestore's client, ten times in 5
+// s, but by the backend, whose pauses grow. Requests of the host are repeated
+// as ever. And the connection has gRPC keepalives. Firestore's client has
+// none. A connection may fall silent: a NAT or a firewall forgot it, or a host
+// is gone without a word. Every request on it then times out until the
+// operating system gives it up, which can take 15 minutes and more. The lease
+// runs out long before.
 //
 // FIRESTORE_EMULATOR_HOST is respected as Firestore's client does: that
 // connection is made without keepalives. ctx is used for credentials, also

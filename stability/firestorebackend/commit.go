@@ -9,8 +9,8 @@ import (
 	"github.com/wastability/wastability/authstore"
 )
 
-// Commit is one request: the fence, and each document that changes. Where a
-// bucket is touched that this writer has not seen yet, it is read first.
+// Commit is one request: the fence, and each document that changes. A bucket
+// that this writer has not seen yet is read first.
 func (s keyValues) Commit(ctx context.Context, epoch int64, batch authstore.Batch) error {
 	const op = "commit"
 	b := s.b

@@ -16,57 +16,60 @@
 //	{root}/state/wa_connection                   the fields of reconnect.State
 //	{root}/incidents/{id}                        the fields of guard.Incident, version, turnedBy, expireAt once resolved
 //
-// In ids what is not a plain character stands as %XX, and what is too long as
-// = and its SHA-256. An id of its own is in a field then.
+// In ids a character that is not plain stands as %XX, and an id that is too
+// long as = and its SHA-256. An id of its own is in a field then.
 //
 // # The lock
 //
 // Everything is compare-and-set on a document's update time, which the server
-// assigns; there is no transaction. Whether a lease has run out says the server
-// alone: its time of the read, the update time of the document (the last
+// assigns; there is no transaction. The server alone says whether a lease has
+// run out: by its time of the read, the update time of the document (the last
 // renewal) and leaseMs. No clock of a host is part of any decision. leaseUntil
 // is for people.
 //
 //   - A term begins with one commit of two documents: the lock, on condition
-//     that it is as it was read, and the fence, with the new epoch. The nonce of
-//     the attempt is in the lock. After an unclear error the lock is read again:
-//     our nonce means that it is held, an unchanged document that the same
-//     compare-and-set is sent again.
+//     that it is as it was read, and the fence, with the new epoch. The nonce
+//     of the attempt is in the lock. After an unclear error the lock is read
+//     again. Our nonce means that it is held. If the document is unchanged,
+//     the same compare-and-set is sent again.
 //   - A renewal changes the lock only, under its last update time: one request,
 //     one write. It never touches the fence, so it never meets a commit.
-//   - A release frees the lock and closes the fence in one commit: the epoch of a
-//     released term writes no more, also what is still on its way.
-//   - A document that was removed or edited by hand is no proof that the lock is
-//     free. If the lock document is gone, the holder's next renewal is
-//     lock.ErrLost, and another instance puts a document without a holder there,
-//     waits for one lease, and goes on counting from the fence; the last holder
-//     itself need not wait. If both documents are gone and the account has a
-//     device, it is the same, and epochs go on from the server's time in
-//     seconds, which no count of terms has reached. A document that this library
-//     cannot have written is ErrDamaged, except to the holder, whose next
-//     renewal repairs it. acquiredAt, updatedAt and leaseUntil are for people.
+//   - A release frees the lock and closes the fence in one commit: the epoch
+//     of a released term writes no more, and requests that are still on their
+//     way come too late.
+//   - A document that was removed or edited by hand is no proof that the lock
+//     is free. If the lock document is gone, the holder's next renewal is
+//     lock.ErrLost. Another instance puts a document without a holder there,
+//     waits for one lease, and goes on counting from the fence; the last
+//     holder itself need not wait. If both documents are gone and the account
+//     has a device, it is the same, and epochs go on from the server's time in
+//     seconds, which no count of terms has reached. A document that this
+//     library cannot have written is ErrDamaged, except to the holder, whose
+//     next renewal repairs it. acquiredAt, updatedAt and leaseUntil are for
+//     people.
 //
 // # The fence
 //
-// A commit is one request: the documents that change, and the fence, whose field
-// lastWrite gets a name of the commit's own, on condition that the fence's update
-// time is the one that this term knows, its token. The answer has the next token.
-// So a request lands once at most, however often it arrives, and never behind
-// one that was sent after it: also not the first of two that the Firestore client
-// sends by itself within one call. Commits of session and state come one after
-// the other. A new term moves the fence too, so an older one writes nothing from
-// then on, whole or in part. The token comes from Acquire. A backend that is
-// given an epoch it did not acquire reads the fence and moves it: so there is one
-// writer, and what it remembers of the documents is true. Beside the epoch the
-// fence has the nonce of the acquisition, and whoever knows another one for the
-// same epoch is fenced.
+// A commit is one request: the documents that change, and the fence, whose
+// field lastWrite gets a name of the commit's own. Its condition is that the
+// fence's update time is the one that this term knows, its token. The answer
+// has the next token. So a request lands once at most, however often it
+// arrives, and never behind one that was sent after it. That holds also for
+// the first of two that the Firestore client sends by itself within one call.
+// Commits of session and state come one after the other. A new term moves the
+// fence too, so an older one writes nothing from then on, whole or in part.
+// The token comes from Acquire. A backend that is given an epoch it did not
+// acquire reads the fence and moves it. So there is one writer, and its memory
+// of the documents is true. Beside the epoch the fence has the nonce of the
+// acquisition, and a backend that knows another one for the same epoch is
+// fenced.
 //
-// A refusal may mean that the first of two requests has landed, or that somebody
-// else has moved the fence. The fence is read: the commit's name in it means that
-// it has landed. While there is no answer the same request is sent again; if that
-// ends without one, the fence is moved before anything else is written, so that
-// what is still on its way comes too late. ABORTED counts as no answer, since it
-// may be the answer to a repetition.
+// A refusal may mean that the first of two requests has landed, or that
+// somebody else has moved the fence. The fence is read: the commit's name in
+// it means that it has landed. While there is no answer the same request is
+// sent again. If that ends without one, the fence is moved before anything
+// else is written, so that requests still on their way come too late. ABORTED
+// counts as no answer, since it may be the answer to a repetition.
 //
 // A fence document that is older than the token, as after an import, is found
 // when it refuses a write: it is read, and its epoch decides whether the term
@@ -74,16 +77,17 @@
 //
 // # The session
 //
-// Firestore bills documents, so small values of a kind share a bucket, chosen by
-// a hash of the id, and a commit writes the fields that change. A bucket never
-// outgrows its document: its weight is known exactly to the one writer (from the
-// scan at the start, or from reading the bucket when it is first touched), and a
-// value that would bring it over its bound, 640 KiB at most, or over 4,000
-// entries, gets a document of its own; so do values over 32 KiB. A key stands in
-// one place: the commit that moves it removes it from the other. A bucket says
-// whether any of its keys are elsewhere, so a read of a key is a read of its
-// bucket. Large values are at most 1,000,000 bytes (authstore splits what is
-// larger), a commit 1,800,000 bytes and 1,500 keys: a request stays below 4 MiB.
+// Firestore bills documents, so small values of a kind share a bucket, chosen
+// by a hash of the id, and a commit writes the fields that change. A bucket
+// never outgrows its document. Its weight is known exactly to the one writer,
+// from the scan at the start, or from reading the bucket when it is first
+// touched. A value that would bring it over its bound, 640 KiB at most, or
+// over 4,000 entries, gets a document of its own; so do values over 32 KiB. A
+// key stands in one place: the commit that moves it removes it from the other.
+// A bucket says whether any of its keys are elsewhere, so a read of a key is a
+// read of its bucket. Large values are at most 1,000,000 bytes (authstore
+// splits what is larger), a commit 1,800,000 bytes and 1,500 keys: a request
+// stays below 4 MiB.
 //
 // A cold start is two rounds of requests: the account's record, then all kinds
 // at once, each with one query.
@@ -120,16 +124,16 @@
 // another both are ErrUnavailable, whose text says so, and each request of the
 // above is several.
 //
-// For the lock ErrPermission, ErrDatabaseNotFound and ErrDamaged become permanent
-// (backoff.Permanent) once an operation has failed so for a minute, and ErrClosed
-// at once: lock.Lease returns them. Run and Activate go on trying all the same,
-// with the error in the log and in Status().StoreUnavailable: what a person mends
-// needs no restart. For the session all are
-// transient, on purpose: authstore waits, then ends the term with its connection,
-// and unacknowledged messages stay with the service. Were a missing permission
-// permanent there, each message would fail to decrypt for good. A write that
-// Firestore refuses as invalid, under a fence that is as it was, is
-// authstore.ErrTooLarge, which is permanent.
+// For the lock ErrPermission, ErrDatabaseNotFound and ErrDamaged become
+// permanent (backoff.Permanent) once an operation has failed so for a minute,
+// and ErrClosed at once: lock.Lease returns them. Run and Activate go on
+// trying all the same, with the error in the log and in
+// Status().StoreUnavailable: when a person has mended it, no restart is
+// needed. For the session all are transient, on purpose: authstore waits, then
+// ends the term with its connection, and unacknowledged messages stay with the
+// service. Were a missing permission permanent there, each message would fail
+// to decrypt for good. A write that Firestore refuses as invalid, under a
+// fence that is as it was, is authstore.ErrTooLarge, which is permanent.
 //
 // # Watching
 //
@@ -155,25 +159,26 @@
 // A send is kept for recipients who ask again. It stands in the session's document,
 // which is written anyway, until sixteen of them make a document; one of more than
 // 4 KiB (a picture's preview) makes one at once: 3 writes. So does each send of a
-// newer whatsmeow that keeps by itself what it sends.
+// newer whatsmeow that keeps sent messages by itself.
 //
-// In requests, for one holder and one standby: 86,400/r + 86,400/p a day, 1 for
-// each message in either direction, and about 40 for each deploy: 13 queries of
-// the cold start, the lock, the state, and what whatsmeow saves on connecting.
+// In requests, for one holder and one standby: 86,400/r + 86,400/p a day, 1
+// for each message in either direction, and about 40 for each deploy. These
+// are 13 queries of the cold start, the lock, the state, and the writes of
+// whatsmeow on connecting.
 //
-// In money, for one holder and one standby, half of the messages received and half
-// sent, 30 days, at the list price of us-central1 ($0.03, $0.09 and $0.01 for
-// 100,000 reads, writes and deletes), before the free tier of 50,000 reads and
-// 20,000 writes a day:
+// The table below is in money, for one holder, one standby and 30 days. Half of
+// the messages are received and half sent. Prices are the list of us-central1
+// ($0.03, $0.09 and $0.01 for 100,000 reads, writes and deletes), before the free
+// tier of 50,000 reads and 20,000 writes a day:
 //
 //	messages a day   reads a day   writes and deletes a day   a month
 //	             0        11,520        2,880                  $0.18
 //	         1,000        11,520        6,411 and    500       $0.28
 //	       100,000        11,520      356,005 and 50,000       $9.87
 //
-// A message received is 4 or 5 document writes, one sent is 2, one sent to a group
-// of 256 is 19, and each send a 16th for keeping it (1 with newer versions of
-// whatsmeow, which keep it by themselves); the rest is the lock. BENCHMARKS.md has
+// A message received is 4 or 5 document writes. One sent is 2, and one sent to a
+// group of 256 is 19. Keeping a sent message is a 16th (1 with newer versions of
+// whatsmeow, which keep it by themselves). The rest is the lock. BENCHMARKS.md has
 // the measurements.
 //
 // # The client
@@ -194,12 +199,12 @@
 //	firebase deploy --only firestore
 //
 // Use it in a project of its own. The command replaces the rules of the whole
-// database, and takes the file for all of its indexes and exemptions: those that
-// are not in it are deleted once that is confirmed, with --force unasked. In a
-// project that others use too, merge both files into those that it has. An
-// exemption counts for every collection of that name, wherever it stands: those
-// of state and incidents are for all fields (*), so queries by field in other
-// collections with these names would fail.
+// database, and takes the file for all of its indexes and exemptions. Those
+// that are not in it are deleted once that is confirmed, with --force unasked.
+// In a project that others use too, merge both files into those that it has.
+// An exemption counts for every collection of that name, wherever it stands.
+// Those of state and incidents are for all fields (*), so queries by field in
+// other collections with these names would fail.
 //
 // Without the exemptions everything works; writes are slower and cost more
 // storage. An optional TTL policy removes resolved incidents 90 days after
@@ -228,15 +233,15 @@
 //
 // On Railway and on Kubernetes the same program runs with
 // GOOGLE_APPLICATION_CREDENTIALS pointing to a key file of that service account, or
-// with workload identity. /health is the liveness probe, /ready?standby=ok the
-// readiness probe: a new replica is ready when it stands by, so that the platform
+// with workload identity. The liveness probe is /health, the readiness probe
+// /ready?standby=ok. A new replica is ready when it stands by, so that the platform
 // goes on to end the old one.
 //
 // # Removing an account
 //
 // Backend.Destroy takes the lock for as long as it lasts, so nobody begins
-// meanwhile. One that was broken off may be called again at once; until then
-// whoever gets the lock finds a session without its creds, which is
-// authstore.ErrCorrupt, or nothing. Documents that this library has not written
-// stay, the root itself among them.
+// meanwhile. One that was broken off may be called again at once; until then a
+// holder of the lock finds a session without its creds, which is
+// authstore.ErrCorrupt, or nothing. Documents that this library has not
+// written stay, the root itself among them.
 package firestorebackend

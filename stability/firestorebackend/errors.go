@@ -184,8 +184,8 @@ func hopeless(err error) bool {
 // console, pass.
 const lasting = time.Minute
 
-// judge marks what lock.Lease must not wait out: what no repetition cures, once
-// it has lasted.
+// judge marks errors that lock.Lease must not wait out: those that no
+// repetition cures, once they have lasted.
 func (b *backend) judge(op string, err *error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -232,8 +232,8 @@ func (b *backend) nonceOf(epoch int64) (nonce string, known bool) {
 	return b.newest.nonce, b.newest.epoch == epoch && epoch > 0
 }
 
-// writerOf gives the writer of an epoch. What Acquire did not leave here is
-// read; then the fence is moved, so that nobody else writes in this term.
+// writerOf gives the writer of an epoch. If Acquire did not leave it here, the
+// fence is read, and moved, so that nobody else writes in this term.
 func (b *backend) writerOf(ctx context.Context, l lane, op string, epoch int64) (*writer, error) {
 	b.mu.Lock()
 	w := b.writer
@@ -280,8 +280,9 @@ func fenceError(op string, epoch int64, why string) error {
 	return fmt.Errorf("firestorebackend: %s with epoch %d: %s: %w", op, epoch, why, authstore.ErrFenced)
 }
 
-// settle moves the fence after a write whose outcome is not known: whatever of
-// it is still on its way then comes too late, and cannot undo something newer.
+// settle moves the fence after a write whose outcome is not known. Requests
+// that are still on their way then come too late, and cannot undo something
+// newer.
 func (b *backend) settle(ctx context.Context, l lane, op string, w *writer) error {
 	b.mu.Lock()
 	unclear, token := w.unclear, w.token

@@ -40,11 +40,11 @@ func WithRoot(path string) Option {
 	}
 }
 
-// WithTimeout bounds every single request, with what the Firestore client
-// repeats of it by itself. Default 5 s. A shorter deadline of the
-// caller's context counts. A query (a scan, the list of incidents) may take longer as long as
-// documents arrive. A read of documents by name may not, however many they are:
-// that is a read of keys, and of what a commit meets for the first time.
+// WithTimeout bounds every single request, with what the Firestore client repeats of it
+// by itself. Default 5 s. A shorter deadline of the caller's context counts. A query (a
+// scan, the list of incidents) may take longer as long as documents arrive. A read of
+// documents by name may not, however many they are: that is a read of keys, and of
+// buckets that a commit meets for the first time.
 func WithTimeout(d time.Duration) Option { return func(c *config) { setIf(&c.timeout, d) } }
 
 // WithPoll sets how often lock.Watcher looks at the lock by itself, since a

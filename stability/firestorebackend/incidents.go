@@ -137,7 +137,8 @@ func (s incidentStore) write(ctx context.Context, ref *firestore.DocumentRef, pr
 // of.
 const contenders = 64
 
-// fields are all fields of the document; what is not there is deleted.
+// fields are all fields of the document; fields that are not there are
+// deleted.
 func (s incidentStore) fields(inc guard.Incident, turnedBy string) map[string]any {
 	valid := func(t string) string { return strings.ToValidUTF8(t, "\uFFFD") }
 	text := func(t string) any {

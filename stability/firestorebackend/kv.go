@@ -288,9 +288,9 @@ func (s keyValues) scanKind(ctx context.Context, op string, kind authstore.Kind)
 	return append(out, owns...), nil
 }
 
-// scanBucket reads the one bucket in which all ids with the prefix stand. Where
-// it has spilled their documents are read too: between two looks at the bucket
-// that find it the same, since a key that moves changes its bucket.
+// scanBucket reads the one bucket in which all ids with the prefix stand. If
+// it has spilled, their documents are read too, between two looks at the
+// bucket that find it the same: a key that moves changes its bucket.
 func (s keyValues) scanBucket(ctx context.Context, op string, kind authstore.Kind, id, prefix string) ([]entry, error) {
 	b := s.b
 	look := func() (doc *firestore.DocumentSnapshot, spilled bool, entries []entry, err error) {

@@ -162,8 +162,8 @@ func prefixBucket(k authstore.Kind, r rule, prefix string) string {
 	if r.creds {
 		return credsID
 	}
-	// Where the part is not closed, more of it may follow: with the default
-	// route it is the whole id.
+	// If the part is not closed, more of it may follow: with the default route it
+	// is the whole id.
 	if n := r.route(prefix); n > 0 && (n < len(prefix) || r.closed) {
 		return bucketOf(k, r, prefix)
 	}

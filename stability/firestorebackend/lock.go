@@ -258,9 +258,9 @@ func updates(fields map[string]any) []firestore.Update {
 }
 
 // onHeld writes on condition that the lock document still is as rec says: its
-// update time is rec.RenewedAt. Where it is not, a look tells whether the term
+// update time is rec.RenewedAt. If it is not, a look tells whether the term
 // goes on (a reply was lost, somebody edited the document) or is over: gone is
-// true then, and now is what was found.
+// true then, and now is the record that was found.
 func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 	write func(ctx context.Context, version time.Time) error,
 ) (now held, gone bool, err error) {
@@ -336,8 +336,8 @@ func (s lockStore) Renew(ctx context.Context, rec lock.Record) (renewed lock.Rec
 	return rec, nil
 }
 
-// Release frees the lock and closes the fence behind the term: what is still on
-// its way then writes no more.
+// Release frees the lock and closes the fence behind the term: a request that
+// is still on its way then writes no more.
 func (s lockStore) Release(ctx context.Context, rec lock.Record) (err error) {
 	const op = "release the lock"
 	defer s.b.judge(op, &err)

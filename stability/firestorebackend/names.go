@@ -45,9 +45,9 @@ func reserved(s string) bool {
 	return len(s) >= 4 && strings.HasPrefix(s, "__") && strings.HasSuffix(s, "__")
 }
 
-// escape turns any bytes into a name that Firestore takes as part of a document
-// id, or as a field with slash set, in a form that an operator can read. What
-// is not plain stands as %XX; a prefix stays a prefix.
+// escape turns any bytes into a name that Firestore takes as part of a
+// document id, or as a field with slash set, in a form that an operator can
+// read. A character that is not plain stands as %XX; a prefix stays a prefix.
 func escape(id string, slash bool) string {
 	plain := func(i int) bool {
 		c := id[i]

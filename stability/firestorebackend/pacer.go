@@ -42,8 +42,8 @@ const (
 	maxPause   = 10 * time.Second // well within authstore's patience of 30 s: a pause must not outlast it
 	lockPause  = 5 * time.Second  // a lease must not run out for a pause
 
-	// An outage is a matter of moments as a rule: whoever waits is served soon
-	// after. Once it has lasted for longOutage, leases and patience are gone
+	// An outage is a matter of moments as a rule: a call that waits is served
+	// soon after. Once it has lasted for longOutage, leases and patience are gone
 	// anyway, and every pause grows to maxPause.
 	firstOutagePause = 100 * time.Millisecond
 	outagePause      = 2 * time.Second

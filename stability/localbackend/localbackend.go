@@ -31,7 +31,7 @@ const AnotherProcess = "another process"
 type Option func(*backend)
 
 // Open checks path and remembers it; the file itself is opened by Acquire and
-// closed at the end of the term. Where there is no file the first Acquire
+// closed at the end of the term. If there is no file, the first Acquire
 // creates it, with mode 0600. A file that is damaged, of a newer format, not a
 // regular file or not accessible is an error here already; one that another
 // process has open is not.

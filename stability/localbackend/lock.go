@@ -180,9 +180,9 @@ func (s lockStore) Release(ctx context.Context, held lock.Record) error {
 	return b.end(t)
 }
 
-// Load tells this instance's own term in full. Of a file that nobody has open
-// it reads the last epoch; of one that another process has open it knows only
-// that, and of one that another backend of this process has, whose it is.
+// Load tells this instance's own term in full. It reads the last epoch of a
+// file that nobody has open. Of one that another process has open it knows
+// only that, and of one that another backend of this process has, whose it is.
 func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	b := s.b
 	if err := ctx.Err(); err != nil {
@@ -212,11 +212,12 @@ func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 // watchEvery is how often Changes looks. A look is three system calls.
 const watchEvery = 200 * time.Millisecond
 
-// Changes looks at the lock on the file every 200 ms: no system tells when such
-// a lock becomes free. It yields at once, and when the file has become free or
-// taken, has appeared, vanished or been replaced. Looking takes a shared lock
-// for a moment; who wants the file then waits for it, so nothing is missed. It
-// ends when ctx does, without an error, or with ErrClosed.
+// Changes looks at the lock on the file every 200 ms: no system tells when
+// such a lock becomes free. It yields at once, and when the file has become
+// free or taken, has appeared, vanished or been replaced. Looking takes a
+// shared lock for a moment. A process that wants the file then waits for it,
+// so nothing is missed. It ends when ctx does, without an error, or with
+// ErrClosed.
 func (s lockStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		tick := time.NewTicker(watchEvery)

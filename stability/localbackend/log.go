@@ -65,16 +65,16 @@ func decodeLogHead(b []byte) (h logHead, err error) {
 }
 
 // commitLog is where the log of an open file stands. Guarded by backend.sem;
-// logHead also by file.mu, as pending: what is pending is in the tables as soon
-// as they have a higher generation than logHead.
+// logHead also by file.mu, as pending: pending changes are in the tables as
+// soon as these have a higher generation than logHead.
 type commitLog struct {
 	logHead
 	off     int64 // of sector 0 in the file
 	sectors int
 	next    int    // free sector
 	record  uint32 // number of the next record
-	// broken is set after a failed write or sync: what the disk has is not known
-	// then, and nothing is appended before everything was folded.
+	// broken is set after a failed write or sync: the content of the disk is not
+	// known then, and nothing is appended before everything was folded.
 	broken bool
 }
 

@@ -26,10 +26,10 @@
 // A commit is one statement, one transaction and one round trip, whatever its
 // size. It locks the fence's row against a takeover (FOR SHARE), and puts and
 // deletes only if that row has the term's epoch, nonce and token. A takeover
-// writes that row, so it waits for commits under way, and those that come later
-// find another row. The lock on the row is what makes this sound: what a
-// statement sees may be older than a takeover, the row that it has locked is
-// not.
+// writes that row, so it waits for commits under way, and those that come
+// later find another row. The lock on the row makes this sound: a statement
+// may see rows from before a takeover, but the row that it has locked is not
+// older.
 //
 // A cold start is two round trips: the record that names the device, then all
 // that belongs to it. Reads are not prepared, so that this holds on a new
@@ -40,22 +40,23 @@
 //
 // # Lost replies
 //
-// A statement whose reply was lost may still be at work, or not have begun: its
-// connection is gone, the server need not know. Repeated later it could undo
-// what was committed after it. So the token in the fence's row is moved before
-// anything else is written: what arrives under the old token then changes
-// nothing. This costs one round trip after a lost reply, and nothing otherwise.
+// A statement whose reply was lost may still be at work, or not have begun:
+// its connection is gone, the server need not know. Repeated later it could
+// undo what was committed after it. So the token in the fence's row is moved
+// before anything else is written. A statement that arrives under the old
+// token then changes nothing. This costs one round trip after a lost reply,
+// and nothing otherwise.
 //
 // An acquisition that is repeated with its nonce is the same term.
 //
 // # Failover and restored backups
 //
 // Postgres can lose acknowledged commits: when a standby that lagged is
-// promoted (asynchronous replication), when a backup is restored, or with fsync
-// off. A promoted standby may show an older epoch than the term that an
+// promoted (asynchronous replication), when a backup is restored, or with
+// fsync off. A promoted standby may show an older epoch than the term that an
 // instance holds. The instance then stops with a text that says so. A new term
-// gets an epoch above every one that the database or the acquiring instance has
-// seen, and its nonce tells it apart from a term of the same number that the
+// gets an epoch above every one that the database or the acquiring instance
+// has seen. Its nonce tells it apart from a term of the same number that the
 // standby never heard of.
 //
 // Such an instance may be connected until it learns that its term is gone, and
@@ -86,19 +87,19 @@
 // statements.
 //
 // While an instance stands by, one further connection listens for locks that
-// are given back (LISTEN), for all accounts. Where it cannot, as behind a
+// are given back (LISTEN), for all accounts. If it cannot, as behind a
 // PgBouncer in transaction mode, the lock is polled.
 //
 // # Errors
 //
 // A server that is away, restarts, or has no free connection is an outage:
-// calls fail, and repeating them helps. Missing tables are ErrNoSchema at once.
-// A role without rights, or a wrong password, is permanent only when it has
-// lasted for a minute, since grants and passwords are changed while instances
-// run. Permanent means that lock.Lease returns it. Run and Activate go on trying,
-// with the error in the log and in Status().StoreUnavailable: what a person mends
-// needs no restart. Only ErrNewerSchema ends them. Texts say which grant or
-// setting to look at.
+// calls fail, and repeating them helps. Missing tables are ErrNoSchema at
+// once. A role without rights, or a wrong password, is permanent only when it
+// has lasted for a minute, since grants and passwords are changed while
+// instances run. Permanent means that lock.Lease returns it. Run and Activate
+// go on trying, with the error in the log and in Status().StoreUnavailable:
+// when a person has mended it, no restart is needed. Only ErrNewerSchema ends
+// them. Texts say which grant or setting to look at.
 //
 // # Rights
 //

@@ -15,7 +15,7 @@ import (
 
 var (
 	// ErrNoSchema reports that the tables are not there, or too old for this
-	// library: run DB.Migrate. lock.Lease returns it at once; Run and Activate
+	// library: run DB.Migrate. A lock.Lease returns it at once. Run and Activate
 	// report it and go on trying, so a migration may also come later.
 	ErrNoSchema = errors.New("postgresbackend: the schema is missing or too old: run DB.Migrate once, as a role that may create it")
 

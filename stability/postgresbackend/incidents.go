@@ -67,9 +67,9 @@ func (s incidentStore) Resolve(ctx context.Context, id string, at time.Time) (cl
 // of.
 const contenders = 64
 
-// change replaces an incident if it is as it was read. Where a reply was lost,
-// the nonce in the row tells that the write has landed: who opened or closed an
-// incident is told so once.
+// change replaces an incident if it is as it was read. If a reply was lost,
+// the nonce in the row tells that the write has landed: the instance that
+// opened or closed an incident is told so once.
 func (s incidentStore) change(ctx context.Context, op, id string, f func(prev guard.Incident) (next guard.Incident, write, turned bool)) error {
 	if err := s.a.db.ready(ctx); err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 )
 
 // escape turns any bytes into a text that Postgres takes, and that people can
-// read: what is not valid, a zero byte, and % stand as %XX.
+// read: invalid bytes, a zero byte, and % stand as %XX.
 func escape(id string) string {
 	var out strings.Builder
 	for i, r := range id {

@@ -58,8 +58,8 @@ const timelineSQL = `('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
 
 const server = `server AS MATERIALIZED (SELECT {timeline} AS timeline)`
 
-// moved says of a lock that a server on another timeline wrote it last: what
-// this server does not have may be a later term.
+// moved says of a lock that a server on another timeline wrote it last: there
+// may be a later term that this server does not have.
 const moved = `(l.timeline <> 0 AND s.timeline <> 0 AND l.timeline <> s.timeline)`
 
 // heldSQL is a lock for people, and for those who wait. Of one that looks free

@@ -43,7 +43,7 @@ func (db *DB) Migrations() ([]string, error) {
 
 // Migrate brings the schema to SchemaVersion, in one transaction. Several
 // instances may call it at once. It is the only call that creates or changes a
-// table, and needs a role that may; the others need USAGE on the schema and
+// table, and needs a role that may. The others need USAGE on the schema and
 // SELECT, INSERT, UPDATE and DELETE on its tables. It never touches a schema
 // that a newer library has migrated.
 func (db *DB) Migrate(ctx context.Context) error {

@@ -66,8 +66,8 @@ func (s stateStore) Save(ctx context.Context, epoch int64, st reconnect.State) e
 	return err
 }
 
-// plain is a text that Postgres takes; what it does not take is for people
-// only, or stands in JSON as well.
+// plain is a text that Postgres takes; the rest is for people only, or stands
+// in JSON as well.
 func plain(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

@@ -4,10 +4,11 @@ import (
 	"time"
 )
 
-// Redelivery is when a new connection is to be made so that the service delivers
-// again what was refused, or left there; zero while nothing of that waits. connected is when the
-// present one began, busy when a send or a handler was last seen under way: that
-// puts it off for as long as it lasts, and past AtLatest for at most Quiet.
+// Redelivery is when a new connection is to be made so that the service delivers again
+// messages that were refused, or left there. It is zero while no such message waits.
+// connected is when the present connection began, busy when a send or a handler was last
+// seen under way. Such work puts it off for as long as it lasts, and past AtLatest for at
+// most Quiet.
 func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	p := b.Policy.Defaults()
 	var last time.Time // the last refusal on this connection

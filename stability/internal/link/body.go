@@ -260,8 +260,8 @@ func (b *body) parse() (done bool, err error) {
 			b.some.Store(true)
 			continue
 		}
-		// The hello alone in a frame of its own: what is behind it, in the
-		// same message or after it, has to wait until we are connected.
+		// The hello alone in a frame of its own: data behind it, in the same message
+		// or after it, has to wait until we are connected.
 		wrap, rest := appendFrame, b.wa[size:]
 		if b.form == formDeflated {
 			wrap = appendStored

@@ -3,15 +3,15 @@
 //
 // # Why it exists
 //
-// whatsmeow holds its socket lock for the whole of dial and handshake, waits
-// a constant 20 s for a server hello that no longer can come, waits 5 s for a
-// websocket close handshake on a dead link, and leaks its read pump when a
-// connection is closed while a frame is on its way to a consumer that is
+// whatsmeow holds its socket lock for the whole of dial and handshake. It
+// waits a constant 20 s for a server hello that no longer can come, and 5 s
+// for a websocket close handshake on a dead link. It leaks its read pump when
+// a connection is closed while a frame is on its way to a consumer that is
 // gone. Its queue of received stanzas belongs to the client, not to the
-// connection, so that what is left of one connection is handled on the next.
-// None of this can be cured from inside a handler or by calling Disconnect at
-// a better moment; all of it can be cured from below, at the network
-// connection, and from above, by an order of steps.
+// connection, so that stanzas of one connection are handled on the next. None
+// of this can be cured from inside a handler, or by calling Disconnect at a
+// better moment. All of it can be cured from below, at the network connection,
+// and from above, by an order of steps.
 //
 // # The parts
 //
@@ -38,11 +38,11 @@
 //
 // # A cut
 //
-// Cut sets a flag after which Write fails and Read returns an error, cancels
-// the dial, drops what the kernel still has to send (SO_LINGER 0), closes the
-// raw connection, and waits for a Write in progress. When it returns nothing
-// more goes out. It takes no lock of whatsmeow's and calls none of its
-// methods, so it may be called from anywhere.
+// Cut sets a flag after which Write fails and Read returns an error, and
+// cancels the dial. It lets the kernel drop its unsent data (SO_LINGER 0),
+// closes the raw connection, and waits for a Write in progress. When it
+// returns nothing more goes out. It takes no lock of whatsmeow's and calls
+// none of its methods, so it may be called from anywhere.
 //
 // A failed raw Read, and whatsmeow's own closing of the websocket, put the
 // connection into the same state. [Conn.Down] is closed in each case; it
@@ -50,27 +50,26 @@
 //
 // # The handshake
 //
-// Until the server hello is complete, the body wrapper keeps what arrives for
-// itself. If the attempt dies in that time, by a cut, a lost link, a close
-// frame, something that is no websocket, or Config.HelloTimeout, the pump
-// sees one empty frame instead: that is a server hello with its parts
-// missing, and Connect fails at once instead of after 20 s. After the hello,
-// the pump sees nothing more until Connect has returned or the body was
-// closed: neither a read error, which would race with the handshake, nor
-// further frames, which nobody would take off the pump's hands if the
-// handshake fails.
+// Until the server hello is complete, the body wrapper keeps arriving data for
+// itself. The attempt may die in that time, by a cut, a lost link, a close
+// frame, something that is no websocket, or Config.HelloTimeout. The pump then
+// sees one empty frame instead. That is a server hello with its parts missing,
+// and Connect fails at once instead of after 20 s. After the hello, the pump
+// sees nothing more until Connect has returned or the body was closed. It sees
+// no read error, which would race with the handshake, and no further frames,
+// which nobody would take off the pump's hands if the handshake fails.
 //
-// A client may offer permessage-deflate; the offer passes as it is. Where the
+// A client may offer permessage-deflate; the offer passes as it is. If the
 // server accepts it, frames may be compressed, and the empty frame is a plain
 // one all the same. A compressed hello is unpacked to see where it ends, and
 // handed over packed anew, so that the client's window stays right. With any
 // other extension the wrapper lets everything pass and does without all this.
 //
-// Messages of text pass. If the server answers, and what comes is no hello of
-// the form that is known, the attempt fails and the next one is a trial that
-// lets everything pass. If whatsmeow gets on with what came in the trial, and
-// the form was indeed another one, all further attempts do the same. They take
-// whatsmeow's time to fail.
+// Messages of text pass. If the server answers, and not with a hello of the
+// known form, the attempt fails and the next one is a trial that lets
+// everything pass. If whatsmeow gets on in the trial, and the form was indeed
+// another one, all further attempts do the same. They take whatsmeow's time to
+// fail.
 //
 // # The end
 //
@@ -103,13 +102,13 @@
 // # What it relies on
 //
 // Each [Reliance] is looked for at run time, by shape. Quiesce puts a marker
-// into the queue where there is one queue a client. Else it counts: the tap
-// says what was received ([Link.Received]), and a counter around each entry of
-// the client's table of handlers says what was handled ([Conn.Work] tells both,
-// with any kind of queue). Without the first the
-// queue counts as empty when no handler has been running for 100 ms; without
-// both Quiesce only waits that long. Stanzas known to be left in a queue of
-// unknown shape make End fail, so that a new client is made.
+// into the queue where there is one queue a client. Else it counts. The tap
+// says what was received ([Link.Received]). A counter around each entry of the
+// client's table of handlers says what was handled. [Conn.Work] tells both,
+// with any kind of queue. Without the first the queue counts as empty when no
+// handler has been running for 100 ms; without both Quiesce only waits that
+// long. Stanzas known to be left in a queue of unknown shape make End fail, so
+// that a new client is made.
 //
 // # What can go wrong
 //

@@ -176,7 +176,7 @@ func (l *Link) sendMarker(ctx context.Context) error {
 }
 
 // Quiesce waits until everything received so far has been handled, on a
-// connection that is still up: what the handlers answer can still be sent. It
+// connection that is still up: answers of the handlers can still be sent. It
 // returns nil at once on a connection that is not up, and when it goes down
 // meanwhile. Like End, never call it from a handler.
 func (c *Conn) Quiesce(ctx context.Context) error {
@@ -215,7 +215,7 @@ func (c *Conn) Quiesce(ctx context.Context) error {
 
 // handled waits until what was received so far has been handled. A marker
 // behind it in the queue knows, where there is a way into the queue. Else the
-// stanzas are counted in and out. Where nobody counts them in, the queue counts
+// stanzas are counted in and out. If nobody counts them in, the queue counts
 // as empty when no handler has been running for a while.
 func (c *Conn) handled(ctx context.Context) error {
 	if c.l.inside.shared != nil {

@@ -67,11 +67,11 @@ func (l *Link) lookOnceMore() {
 	}
 }
 
-// Abandon ends what a client that is given up has open past our dialer and
-// nobody has seen, because the host removed our event handler: the account has
-// another client next, and each would end the other's connection. An attempt
-// that is on its way, or a Disconnect, may hold the client's locks for longer
-// than ctx: that is an error, and it is ended behind that all the same.
+// Abandon ends a connection past our dialer of a client that is given up.
+// Nobody has seen it, because the host removed our event handler. The account
+// has another client next, and each would end the other's connection. An
+// attempt that is on its way, or a Disconnect, may hold the client's locks for
+// longer than ctx: that is an error, and it is ended behind that all the same.
 func (l *Link) Abandon(ctx context.Context) error {
 	if !l.bypassed() {
 		return nil

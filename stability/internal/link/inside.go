@@ -10,8 +10,8 @@ import (
 )
 
 // Reliance names a part of whatsmeow's inside that is used where it is found.
-// None of them is a requirement: what is missing makes something slower or
-// less exact, and is reported to Config.Compat.
+// None of them is a requirement: a missing one makes something slower or less
+// exact, and is reported to Config.Compat.
 type Reliance string
 
 // The reliances of this package.
@@ -35,7 +35,7 @@ const (
 	DispatchInside Reliance = "dispatch_event"
 	// Dialer: the client dials through this package.
 	Dialer Reliance = "dialer"
-	// Frames: what arrives are websocket frames of a kind that is known.
+	// Frames: the arriving data are websocket frames of a known kind.
 	Frames Reliance = "frames"
 )
 
@@ -158,7 +158,7 @@ type nodeHandler = func(ctx context.Context, node *waBinary.Node)
 
 // countHandlers puts a counter around each of the client's handlers of
 // received stanzas, before it connects for the first time, and returns their
-// tags. Where each connection has a queue of its own nothing else tells when a
+// tags. If each connection has a queue of its own, nothing else tells when a
 // stanza was handled. The table is a private field: nil when it is not there,
 // or not of this type.
 func countHandlers(c *whatsmeow.Client, around func(nodeHandler) nodeHandler) map[string]bool {

@@ -327,8 +327,8 @@ func (l *Link) Saw() bool {
 	return c != nil && c.Up() && !c.isForeign()
 }
 
-// OnConn adds a function that is called once for each attempt the dialer
-// sees, without locks of ours. whatsmeow holds its socket lock meanwhile: the
+// OnConn adds a function that is called once for each attempt the dialer sees,
+// without locks of ours. But whatsmeow holds its socket lock meanwhile: the
 // function must not block and not call the client.
 func (l *Link) OnConn(f func(*Conn)) {
 	l.mu.Lock()
