@@ -16,7 +16,7 @@ func (c *Container) EndTerm(ctx context.Context) error {
 	c.mu.Lock()
 	s := c.current
 	c.mu.Unlock()
-	err := c.endDevice(ctx, s) // first: who is at work with the Container may need longer than the term lasts
+	err := c.endDevice(ctx, s) // first: work with the Container may need longer than the term lasts
 	lockErr := c.lock(ctx)
 	if lockErr == nil {
 		defer func() { <-c.sem }()

@@ -113,9 +113,9 @@ func WithSenderKeyCache(bytes int) Option {
 // sealed are refused: see WithPlaintextAllowed.
 func WithAEAD(a AEAD) Option { return func(c *config) { c.codec.aead, c.codec.opener = a, a } }
 
-// WithSealingRemoved turns sealing off: rows that a sealed are read, and rows
-// that are written are plain. Container.Reseal rewrites everything; afterwards
-// the key is not needed any more.
+// WithSealingRemoved turns sealing off: rows that a has sealed are read, and
+// rows that are written are plain. Container.Reseal rewrites everything;
+// afterwards the key is not needed any more.
 func WithSealingRemoved(a AEAD) Option {
 	return func(c *config) { c.codec.aead, c.codec.opener = nil, a }
 }

@@ -113,7 +113,7 @@ func (s *deviceStore) oldKeysAlone() {
 	}, func(_ string, err error) { s.refused(specOf(tSenderKey).kind, err) })
 }
 
-// inHalves writes items together. Where they are refused it tries each half, and so
+// inHalves writes items together. If they are refused, it tries each half, and so
 // on: one that is refused alone holds up no other.
 func inHalves[T any](items []T, write func([]T) error, refused func(T, error)) {
 	if len(items) == 0 {

@@ -29,7 +29,7 @@ type compat struct {
 // Gap is one part that was not found.
 type Gap struct {
 	Part   string // a stable word: "tap", "dialer", "queue_loop", …
-	Effect string // what was found, and what it means
+	Effect string // the finding, and its meaning
 	Since  time.Time
 }
 

@@ -34,12 +34,12 @@
 // # One core, one loop
 //
 // All decisions within a term are made in one place, internal/term, which is pure:
-// a table says what follows from which evidence. It is given everything that is
-// seen as evidence, under a lock that is never held across I/O: by the receive
-// tap, in whatsmeow's events, on the raw connection, in the host's calls. Work
-// that may take long is done by one loop in each term, which alone connects, ends
-// connections and saves the state. So every method may be called from any
-// goroutine, also from inside a whatsmeow event handler.
+// a table says what follows from which evidence. It is given evidence from the
+// receive tap, from whatsmeow's events, from the raw connection and from the
+// host's calls, under a lock that is never held across I/O. Work that may take
+// long is done by one loop in each term, which alone connects, ends connections
+// and saves the state. So every method may be called from any goroutine, also from
+// inside a whatsmeow event handler.
 //
 // A connection ends once. The first evidence ends it; later evidence can only
 // improve the reason, by the precedence table of package reconnect. A terminal
@@ -56,17 +56,17 @@
 // The Manager's handler comes first and refuses a message when it could not be
 // answered or acknowledged any more. That is so on a connection that is down,
 // and during a hand-over. whatsmeow then leaves it unacknowledged, and the
-// server delivers it again. So does a handler of the host's that returns false
-// from AddEventHandlerWithSuccessStatus; prefer that to AddEventHandler when
-// handling can fail. A message may be handed over twice when the process dies,
-// or the lock or the backend is lost, before it is noted that the handler has
-// returned. So it may when the handler outlives a hand-over, and when its
-// sender sends it once more though it was handled. So may one that is in no
-// event buffer (of a bot, or of a newsletter with SynchronousAck) when the
-// connection ends before it is acknowledged. A handler that stands before the
-// Manager's, since it was added before Attach or again after
-// RemoveEventHandlers, is given twice what the phone sends of a message that
-// could not be decrypted. Use its id to tell.
+// server delivers it again. A handler of the host's that returns false from
+// AddEventHandlerWithSuccessStatus does the same; prefer that to
+// AddEventHandler when handling can fail. A message may be handed over twice
+// when the process dies, or the lock or the backend is lost, before it is
+// noted that the handler has returned. So it may when the handler outlives a
+// hand-over, and when its sender sends it once more though it was handled. So
+// may one that is in no event buffer (of a bot, or of a newsletter with
+// SynchronousAck) when the connection ends before it is acknowledged. A
+// handler that stands before the Manager's, since it was added before Attach
+// or again after RemoveEventHandlers, is given twice what the phone sends of a
+// message that could not be decrypted. Use its id to tell.
 //
 // Every message that the service delivered is in one of three places, and
 // Status.Messages.Received counts them: handled, waiting, or set aside.

@@ -1,7 +1,7 @@
 // Command firestore is a bot for a platform without disks, such as Cloud Run,
-// Railway or Kubernetes: the session lives in Firestore, any number of replicas
-// may run at once, and one of them is connected. A rolling deploy is nothing
-// special: SIGTERM ends a replica gracefully, and another goes on.
+// Railway or Kubernetes. The session lives in Firestore, any number of
+// replicas may run at once, and one of them is connected. A rolling deploy is
+// nothing special: SIGTERM ends a replica gracefully, and another goes on.
 //
 // It reads its settings from the environment:
 //

@@ -1,7 +1,8 @@
-// Command import moves WhatsApp devices, with everything that belongs to them,
-// from whatsmeow's SQL store, or from any place of ours, into a file of ours, a
-// schema of ours in a Postgres database, or Firestore. The account then logs in
-// without pairing, and the people it talks to notice nothing.
+// Command import moves WhatsApp devices, with everything that belongs to them.
+// It takes them from whatsmeow's SQL store, or from any place of ours. It puts
+// them into a file of ours, a schema of ours in a Postgres database, or
+// Firestore. The account then logs in without pairing, and the people it talks
+// to notice nothing.
 //
 //	import -from sqlite:wa.db -to local:account.db -stopped
 //	import -from postgres:"host=/run/postgresql dbname=wa" -to postgres:"host=/run/postgresql dbname=wa" -all -stopped
@@ -15,40 +16,41 @@
 //	import -from archive:backup.bin -key backup.key -to local:account.db
 //	import -reseal -to local:account.db -seal new.key -unseal old.key
 //
-// Behind postgres: stands a connection string. As a source it means whatsmeow's
-// own tables, as a target the schema of ours (-schema), which is made if it is
-// not there; the two may be in one database. -account names the account, for
-// example by its phone number. With -all every device of the source becomes an
-// account of its own, under its phone number: in a schema, in a folder of its own
-// (-to local:FOLDER, as examples/gateway keeps them), or under a collection (-to
+// Behind postgres: stands a connection string. As a source it means
+// whatsmeow's own tables. As a target it means the schema of ours (-schema),
+// which is made if it is not there. The two may be in one database. -account
+// names the account, for example by its phone number. With -all every device
+// of the source becomes an account of its own, under its phone number.
+// Accounts are in a schema, in a folder each (-to local:FOLDER, as
+// examples/gateway keeps them), or under a collection (-to
 // firestore:PROJECT/COLLECTION). The source is marked when its last device has
-// moved, so the old program cannot be started on it by mistake; if one fails, the
-// source is not marked, and calling it again moves what is left.
-// postgresbackend: as a source means our schema. There is no way back into
-// whatsmeow's tables.
+// moved, so the old program cannot be started on it by mistake. If one fails,
+// the source is not marked, and calling it again moves the others. As a source
+// postgresbackend: means our schema. There is no way back into whatsmeow's
+// tables.
 //
 // Behind firestore: stand a project and the root of the account, by default
 // wa_metrics/longrun. FIRESTORE_DATABASE names the database if it has a name.
 //
 // Stop the program that uses the source first, and never start it on the
 // source again: a device that runs in two places loses messages in both. A
-// database of whatsmeow's does not tell whether it is in use, hence -stopped;
-// what is written to it during the import is noticed, and the import refused. Of
-// our own places the lock is taken. When the device has moved, the source is
-// marked: the device as deleted, a database as one that whatsmeow refuses to
-// open. With -keep it is not, nor if it has other devices that have not moved or
-// may not be written to: then nothing but you keeps the old service from being
-// started.
+// database of whatsmeow's does not tell whether it is in use, hence -stopped.
+// If it is written to during the import, that is noticed, and the import
+// refused. Of our own places the lock is taken. When the device has moved, the
+// source is marked: the device as deleted, a database as one that whatsmeow
+// refuses to open. With -keep it is not, nor if it has other devices that have
+// not moved or may not be written to: then nothing but you keeps the old
+// service from being started.
 //
 // It can be stopped at any time and started again. An imported account
 // is used only after all of it was read back and compared with the source.
 //
 // An archive is a copy for the worst case, encrypted with the 32 bytes of the file
 // that -key names; the account stays where it is. Its lock is taken meanwhile: a
-// program that runs calls authstore.Export itself. -seal names the file with the
-// 32 bytes that seal what is written to a place of ours; a source there may be
-// plain, or sealed with the same key. With -reseal the account behind -to is sealed
-// with them: one that was plain, or was sealed with the key of -unseal.
+// program that runs calls authstore.Export itself. The file that -seal names has
+// the 32 bytes that seal a target of ours; a source of ours may be plain, or sealed
+// with the same key. With -reseal the account behind -to is sealed with them: one
+// that was plain, or was sealed with the key of -unseal.
 //
 // A dry run reads the source, counts, and says whether the target would take
 // it. Of a target that exists it takes the lock, which counts a term there; one

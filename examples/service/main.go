@@ -13,8 +13,8 @@
 //	                  for stability.Settings.HandOver before it kills.
 //
 // With -probe PATH it asks a running service on this machine instead, up to 60
-// times a second apart, and its exit code is 0 once the answer is 200: a health
-// check for images without a shell. -tries sets another number.
+// times a second apart (-tries sets another number). Its exit code is 0 once
+// the answer is 200: a health check for images without a shell.
 package main
 
 import (

@@ -1,7 +1,7 @@
 // Command standby is a service of which two processes may run at once, as in a
 // rolling deploy: one holds the connection, the other waits. SIGTERM ends a
-// process gracefully: what it is answering is answered, the rest is left for
-// the other one, which is connected within two seconds.
+// process gracefully: it finishes the answers it has begun, and leaves the
+// rest for the other one, which is connected within two seconds.
 //
 // Start it twice in one directory, or let -simulate do that against a
 // simulated service, without a phone.

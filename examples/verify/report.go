@@ -60,7 +60,7 @@ func (r *report) checkf(what string, ok bool, format string, args ...any) bool {
 }
 
 // summary prints a line for each part, then one for all, and returns the exit
-// code. Where nothing was checked nothing has passed.
+// code. If nothing was checked, nothing has passed.
 func (r *report) summary() int {
 	verdict := func(passed, failed int) string {
 		if failed > 0 || passed == 0 {

@@ -33,8 +33,9 @@ type parts struct {
 	env     []string                                      // of the child process
 }
 
-// Shortened by public options: what is a minute in the default is a second or
-// less here. hasty is where many attempts are needed, and no delay is looked at.
+// Shortened by public options: a minute of the default is a second or less
+// here. hasty is for stages with many attempts, of which no delay is looked
+// at.
 var (
 	policy = reconnect.Policy{InitialDelay: 400 * time.Millisecond, MaxDelay: 1200 * time.Millisecond, StableAfter: time.Second}
 	hasty  = reconnect.Policy{InitialDelay: 50 * time.Millisecond, MaxDelay: 200 * time.Millisecond, StableAfter: time.Second}

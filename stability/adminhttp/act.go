@@ -59,7 +59,7 @@ func (h *Handler) unexpected(w http.ResponseWriter, example, words string) {
 	h.fail(w, http.StatusBadRequest, "bad_json", "The body is not as expected: send "+example+words+".")
 }
 
-// confirmed requires that the body says word: what is purged does not come back.
+// confirmed requires that the body says word: purged rows do not come back.
 func (h *Handler) confirmed(w http.ResponseWriter, said, word, example string) bool {
 	if said != word {
 		h.fail(w, http.StatusBadRequest, "not_confirmed", "This cannot be undone. To go on, send "+example+".")
@@ -68,7 +68,7 @@ func (h *Handler) confirmed(w http.ResponseWriter, said, word, example string) b
 	return true
 }
 
-// holder requires that this instance holds the lock: what is asked would wait
+// holder requires that this instance holds the lock: the request would wait
 // for it else. A Manager that is closed says so itself.
 func (h *Handler) holder() *refusal {
 	if st := h.m.Status(); !st.Closed && st.Mode != stability.ModeActive {

@@ -85,9 +85,9 @@ func WithToken(token string) Option {
 }
 
 // WithAuthorizer lets f decide who gets in, for a host that knows its people
-// already: a session cookie, a proxy that signs them in. f looks at the request
-// and returns nil to let it in; the text of its error is what the refused one
-// reads. It takes the place of WithToken: pass one of the two.
+// already, by a cookie or a proxy that signs them in. To let a request in, f
+// returns nil. People who are refused read the text of its error. It takes the
+// place of WithToken: pass one of the two.
 //
 // f is asked for everything but /health and /ready, also for the page, from any
 // goroutine; it must not write. A browser sends cookies along with requests that

@@ -69,9 +69,9 @@ func (d *door) authorized(r *http.Request) *refusal {
 	return nil
 }
 
-// tool lets in who brings the token in its header, or whom the host lets in. The
-// token is looked at first: who has the right one is let in whatever others have
-// tried.
+// tool lets in who brings the token in its header, or whom the host lets in.
+// The token is looked at first: the right one lets a request in whatever
+// others have tried.
 func (d *door) tool(r *http.Request) *refusal {
 	if d.allow != nil {
 		return d.authorized(r)

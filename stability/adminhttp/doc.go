@@ -27,13 +27,14 @@
 //
 // # The page
 //
-// It says what is wrong, since when, why, what happens next and what to do, and
-// has the code to scan, a form for a code to type, health, messages, the lock,
-// incidents, and the last day: as a band, and as the last 50 transitions. It
-// needs no script: its buttons are forms, and it loads itself anew. With a
-// script it hears of changes at once (server-sent events) and counts down. It
-// loads nothing from elsewhere, and has less than 60 KB. A handler notes the day
-// in memory, from New on; the page says from when on it knows.
+// It says what is wrong, since when, why, what happens next and what to do. It
+// has the code to scan, a form for a code to type, health, messages, the lock
+// and incidents. It shows the last day as a band, and as the last 50
+// transitions. It needs no script: its buttons are forms, and it loads itself
+// anew. With a script it hears of changes at once (server-sent events) and
+// counts down. It loads nothing from elsewhere, and has less than 60 KB. A
+// handler notes the day in memory, from New on; the page says from when on it
+// knows.
 //
 // A link to one incident is /?incident=ID. It survives signing in, and is what an
 // alert should carry.
@@ -45,44 +46,44 @@
 //
 // # Signing in
 //
-// The page asks for the token once, and gives the browser a cookie: a random id,
-// new with each sign-in, that only this process knows. It is HttpOnly and
+// The page asks for the token once, and gives the browser a cookie: a random
+// id, new with each sign-in, that only this process knows. It is HttpOnly and
 // SameSite=Strict, goes to this handler's path only, and is Secure when the
-// request came by TLS or carries X-Forwarded-Proto: https. A sign-in ends after
-// an hour without a request, after twelve hours, by the button, and with the
-// process; of more than 100, the least used one ends. Each form carries a token
-// of its sign-in, and one that another site sent is refused. The API takes the
-// token in its header only: a cookie opens nothing but the page.
+// request came by TLS or carries X-Forwarded-Proto: https. A sign-in ends
+// after an hour without a request, after twelve hours, by the button, and with
+// the process. Of more than 100, the least used one ends. Each form carries a
+// token of its sign-in, and one that another site sent is refused. The API
+// takes the token in its header only: a cookie opens nothing but the page.
 //
 // # The answer of status-now
 //
-// {success, timestamp, summary, wa, state, config, heartbeats, probes}. Every
-// field is always there, null where there is no value. Times are RFC 3339, UTC,
-// with milliseconds; durations are numbers whose names end in Ms;
-// wa.lockLeaseUntil is in milliseconds of the Unix epoch. wa.lockMayBeFree is true
-// where wa.lockHolder held the lock at wa.lockSeenAt, its lease has run out
-// since, and nobody here has asked again. Values that only the
-// holder of the lock knows (state, retries, keys) are null in standby. wa.authSizes has
-// the sizes of what grows with traffic; null where nobody has counted yet.
-// wa.messages has what became of messages: received, sent and resends. In received,
-// by has for each state count, oldest, contentBytes (how much of their content is
-// stored here) and why the one that was tried last is there; missed has the same
-// without the messages that nobody misses, such as those for the phone alone. read is
-// false before the holder of the lock has read which messages wait, and in standby.
-// removed counts what was set aside and is removed for its age
-// (authstore.Retention.SetAside), or without content for want of room. text and
-// whatToDo are about all of them.
+// {success, timestamp, summary, wa, state, config, heartbeats, probes}. Every field is
+// always there, null where there is no value. Times are RFC 3339, UTC, with
+// milliseconds. Durations are numbers whose names end in Ms. The time wa.lockLeaseUntil
+// is in milliseconds of the Unix epoch. The flag wa.lockMayBeFree is true if
+// wa.lockHolder held the lock at wa.lockSeenAt, its lease has run out since, and nobody
+// here has asked again. Values that only the holder of the lock knows (state, retries,
+// keys) are null in standby. In wa.authSizes are the numbers of rows that grow with
+// traffic; it is null while nobody has counted. In wa.messages are the outcomes of
+// messages: received, sent and resends. In received, by has for each state count,
+// oldest, contentBytes (how much of their content is stored here) and why, which says
+// why the message that was tried last is there. In missed is the same without the
+// messages that nobody misses, such as those for the phone alone. The flag read is
+// false before the holder of the lock has read which messages wait, and in standby. The
+// number removed counts messages that were set aside and are removed for their age
+// (authstore.Retention.SetAside), or without content for want of room. The fields text
+// and whatToDo are about all of them.
 //
 // Four fields of wa answer an operator's questions without any other: summary
-// (what is wrong), since (since when), reasonText (why), nextStep (what happens
-// next by itself). whatToDo says what a person should do.
+// (what is wrong), since (since when), reasonText (why), nextStep (what
+// happens next by itself). A fifth, whatToDo, says what a person should do.
 //
 // # The answer of quarantine
 //
 // {success, timestamp, summary, devices, rows, rowCount}. A device (one at
-// most) has account, since, reason, why, whatToDo; a row has kind,
-// what (what it was and what its loss means), peer (null where it is nobody's
-// in particular), since, why, bytes. The oldest 200 rows are listed, rowCount
+// most) has account, since, reason, why, whatToDo. A row has kind, what (its
+// content and what its loss means), peer (null if it is nobody's in
+// particular), since, why, bytes. The oldest 200 rows are listed, rowCount
 // counts all. Only the holder of the lock answers; others say not_active.
 //
 // # The answer of messages
@@ -108,8 +109,8 @@
 //     out by that. With WithAuthorizer the host's function decides instead, for
 //     the page too, and a POST from another site is refused.
 //   - No key material. Phone numbers are masked, except with WithPhoneNumbers.
-//     The code to scan is a secret for as long as it is valid: who has it can
-//     link a device to the account of who scans it.
+//     The code to scan is a secret for as long as it is valid. Anybody who has
+//     it can link a device to the account of the person who scans it.
 //   - Every error is {"success": false, "error": …, "message": …}: a stable
 //     word, and what to do. Bad input is a 4xx.
 //   - Nothing may be cached, framed or sniffed; the page loads nothing from

@@ -36,10 +36,10 @@ type Fleet struct {
 	changed chan struct{} // closed and replaced at every transition of any account
 }
 
-// NewFleet returns a handler for the accounts that list yields, by name. list is
-// asked with each request, from any goroutine, and must not wait for anything;
-// maps.All of a copy of a host's own map does. A day of an account is noted from
-// when it was first listed: at NewFleet, or with a later request.
+// NewFleet returns a handler for the accounts that list yields, by name. Each
+// request calls list, from any goroutine, so it must not wait for anything. A
+// good one is maps.All of a copy of the host's own map. A day of an account is
+// noted from when it was first listed: at NewFleet, or with a later request.
 //
 // Everybody who is let in sees all accounts. The options are those of New.
 //

@@ -1,7 +1,7 @@
 // Package metrics makes OpenTelemetry instruments of what a stability.Manager
-// knows. It needs OpenTelemetry's metric API alone; which SDK and exporter take
-// the values is the program's choice. examples/metrics shows the one for
-// Prometheus, and deploy/ has alert rules and a Grafana dashboard for it.
+// knows. It needs OpenTelemetry's metric API alone. The program chooses the
+// SDK and the exporter: examples/metrics shows those for Prometheus, and
+// deploy/ has alert rules and a Grafana dashboard.
 //
 //	unregister, err := metrics.Register(manager, meterProvider)
 //
@@ -50,13 +50,14 @@
 //	wastability.store.operation.slowest       largest  s            operation
 //	wastability.incidents.active              sum      {incident}   incident
 //
-// Attribute names begin with "wastability.", which is left out above. Each takes
-// one of a closed set of values: State for state, reconnect.Reasons for reason,
-// keepalive.Health for health, guard.Types for incident, stability.StoreCalls
-// for operation, and for result ok or error, or with sends acknowledged or
-// refused. code is of eight known refusals. Everything else becomes
-// "other": no value comes from WhatsApp, from a chat or from an error's text.
-// The account is there only with WithAccount or WithAccountLabels.
+// Attribute names begin with "wastability.", which is left out above. Each
+// takes one of a closed set of values: State for state, reconnect.Reasons for
+// reason, keepalive.Health for health, guard.Types for incident,
+// stability.StoreCalls for operation. A result is ok or error, with sends
+// acknowledged or refused. A code is one of eight known refusals. All else
+// becomes "other": no value comes from WhatsApp, from a chat or from an
+// error's text. The account is there only with WithAccount or
+// WithAccountLabels.
 //
 // Sums and counters are there from the first collection on, at zero. Largest and
 // least values are there when they mean something: an instance that stands by

@@ -103,8 +103,8 @@ func (m made) observable() metric.Observable {
 	return m.float
 }
 
-// make makes the instrument: what is measured in seconds has fractions, and the
-// rest is counted.
+// make makes the instrument: a measure in seconds has fractions, and the rest
+// is counted.
 func (i *instrument) make(m metric.Meter) (out made, err error) {
 	unit, text := metric.WithUnit(i.unit), metric.WithDescription(i.text)
 	switch {
