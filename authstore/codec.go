@@ -12,11 +12,11 @@ import (
 	"sync"
 )
 
-// Every stored value begins with a header of two bytes, the format version
-// and flags, and a CRC-32C over header, key path and body. The body of a sealed
+// Every stored value begins with a header of two bytes, the format version and
+// flags, and a CRC-32C over header, key path and body. The body of a sealed
 // value is the AEAD's output, bound to the same path and header. The path is
 // in the sum so that a row which turns up under another key is damage, not
-// data. The sum stands over a seal too: what it finds is damage, so a seal that
+// data. The sum stands over a seal too. A wrong sum is damage, so a seal that
 // does not open under a right sum means another key.
 
 const (

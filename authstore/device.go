@@ -104,8 +104,8 @@ func encodeDevice(d *store.Device, before savedDevice) ([]byte, error) {
 	return marshalWith(s, s.unknown)
 }
 
-// badDevice is an error that is never the host's to fix by pairing again without a thought:
-// what stands there is left untouched.
+// badDevice is an error that is never the host's to fix by pairing again without a
+// thought: the record is left untouched.
 func badDevice(what string) error {
 	return fmt.Errorf("%w: the device's %s: it is left untouched: restore a backup, or delete the device's data to pair again", ErrCorrupt, what)
 }
@@ -293,9 +293,9 @@ func (s *deviceStore) PutDevice(ctx context.Context, d *store.Device) error {
 	return s.adopt(op, d, h, value)
 }
 
-// newGeneration names the rows of a device. The number is for people. What
-// follows never comes twice, though somebody takes the account's record away:
-// no device finds the rows of another under its own name.
+// newGeneration names the rows of a device. The number is for people. The rest
+// of the name never comes twice, though somebody takes the account's record
+// away: no device finds the rows of another under its own name.
 var newGeneration = func(n int) string { return fmt.Sprintf("d%d-%s", n, strings.ToLower(rand.Text()[:10])) }
 
 // adopt begins a generation with d. Nothing else of it exists yet. A deleted

@@ -18,7 +18,7 @@ type importer struct {
 	o    *importConfig
 	r    *Report
 	sums map[tableID][32]byte // of the source's tables, as copied
-	late bool                 // the source is an archive: what the target knows is newer
+	late bool                 // the source is an archive: the target's knowledge is newer
 
 	strays  []Key       // rows of the table that was read last, where none belongs
 	damaged []loadedRow // of the book of messages: see copyBook

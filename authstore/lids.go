@@ -93,7 +93,7 @@ func (s *deviceStore) putLIDs(ctx context.Context, mappings []store.LIDMapping) 
 	}
 	return s.update(ctx, "put LID mapping", soon, func(get func(tableID, string) ([]byte, bool)) []change {
 		var changes []change
-		over := make(map[string]*string) // what this call has set
+		over := make(map[string]*string) // the mappings that this call has set
 		look := func(id string) (string, bool) {
 			if v, ok := over[id]; ok {
 				if v == nil {

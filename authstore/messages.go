@@ -26,9 +26,10 @@ type Delivery interface {
 	// again, it would be taken for a message that was handled long ago.
 	OtherHashes(ctx context.Context, hash [32]byte) [][32]byte
 	// Begin is called before a part of the message is decrypted, when whatsmeow
-	// asks for it under the name hash. known is the part as the buffer has it,
-	// nil for a new one. An error is returned to whatsmeow: one that matches
-	// context.Canceled leaves the message unacknowledged. See ErrPartDone.
+	// asks for it under the name hash. The argument known is the buffer's entry
+	// of the part, nil for a new one. An error is returned to whatsmeow: one that
+	// matches context.Canceled leaves the message unacknowledged. See
+	// ErrPartDone.
 	Begin(ctx context.Context, hash [32]byte, known *store.BufferedEvent) error
 	// Failed is called when a part could not be decrypted, before whatsmeow
 	// acknowledges the message. An error takes the place of err.

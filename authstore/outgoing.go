@@ -72,8 +72,8 @@ var _ OutgoingCounter = (*Container)(nil)
 type outgoingAsked struct{ found, missing, failed atomic.Uint64 }
 
 // OutgoingAsked counts the lookups of outgoing events in this process: those
-// that found one, those of an event that was not kept or is too old, and those
-// that the KV did not answer.
+// that found one, those of one that was not kept or is too old, and those
+// without the KV's answer.
 func (c *Container) OutgoingAsked() (found, missing, failed uint64) {
 	a := &c.cfg.asked
 	return a.found.Load(), a.missing.Load(), a.failed.Load()
@@ -103,7 +103,7 @@ func (s *deviceStore) outgoingEvent(ctx context.Context, chat, altChat types.JID
 	if !altChat.IsEmpty() {
 		ids = append(ids, outgoingID(altChat, id))
 	}
-	// Memory first: what it drops between the two looks is durable by then.
+	// Memory first: a row that it drops between the two looks is durable by then.
 	if format, plaintext, err = s.outgoingIn(ids, func(rowID string) ([]byte, bool, error) {
 		v, ok := s.get(ctx, tOutgoing, rowID)
 		return v, ok, nil
@@ -177,8 +177,8 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 	return nil
 }
 
-// outgoingLookedLocked reports whether an earlier look, perhaps of an earlier term, is young
-// enough. Where nothing may be kept, what is there goes at once.
+// outgoingLookedLocked reports whether an earlier look, perhaps of an earlier term, is
+// young enough. If nothing may be kept, the kept events go at once.
 func (s *deviceStore) outgoingLookedLocked(now time.Time) bool {
 	v, ok := s.im.get(tMisc, outgoingNote)
 	f := fields{b: v}

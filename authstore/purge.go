@@ -21,8 +21,8 @@ func (s *deviceStore) inBackground(f func()) {
 }
 
 // purgeInBackground removes the rows of devices that were replaced, and parts that
-// nothing refers to. The rest is tried again in an hour, or when the device is next
-// loaded.
+// nothing refers to. The rest is tried again in an hour, or when the device is
+// loaded next.
 func (s *deviceStore) purgeInBackground() {
 	s.mu.Lock()
 	h, here := s.head, s.proved

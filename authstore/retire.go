@@ -10,8 +10,9 @@ func (s *deviceStore) retire(cause error) {
 	s.gate.end(cause)
 }
 
-// end is retire for a device on which a connection may still be up. That one
-// would stay up, and deaf: nothing that it receives could be decrypted.
+// end is retire for a device on which a connection may still be up. Such a
+// connection would stay up, and deaf: nothing that it receives could be
+// decrypted.
 func (s *deviceStore) end(cause error) {
 	s.mu.Lock()
 	paired := s.gen != ""
@@ -36,8 +37,8 @@ func (s *deviceStore) retireAfterFlush(cause error) error {
 	return err
 }
 
-// flushLast keeps what was deferred: what comes
-// after the last look is refused, not forgotten.
+// flushLast keeps deferred rows: those that come after the last look are
+// refused, not forgotten.
 func (s *deviceStore) flushLast() error {
 	var err error
 	for range 3 {

@@ -15,8 +15,8 @@ import (
 
 // Message secrets grow without bound, so they are not held in memory, and they
 // are written with every message, so writing reads nothing: the id of the term
-// is part of the row's id, and the oldest row of a message counts. That is how
-// the first write wins without a look at what is there.
+// is part of the row's id, and the oldest row of a message counts. So the
+// first write wins without a look at the rows that are there.
 //
 // A message often comes with its secret twice, so the last ones written are
 // remembered, in two halves: when the younger one is full, it becomes the older
@@ -129,7 +129,7 @@ func (s *deviceStore) GetMessageSecret(ctx context.Context, chat, sender types.J
 	if err := s.ready(op); err != nil {
 		return nil, types.EmptyJID, err
 	}
-	// Memory first: what it drops between the two looks is durable by then.
+	// Memory first: a row that it drops between the two looks is durable by then.
 	rows := make(map[string][]byte)
 	s.each(ctx, tSecret, func(rowID string, v []byte) {
 		if strings.HasPrefix(rowID, secretPrefix(id)) {

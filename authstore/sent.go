@@ -26,11 +26,11 @@ type SentKeeper interface {
 
 var _ SentKeeper = (*deviceStore)(nil)
 
-// Sixteen sent messages share a row of the table of outgoing events, and a row
-// is written when it is full. Before that a message stands beside a session (see
-// beside.go). So a send costs no commit and a sixteenth of a row. Where a message
-// goes out without WithSending, it is kept a moment after the commit of its send:
-// it goes with the next one that has a session, with any other one when it has
+// Sixteen sent messages share a row of the table of outgoing events, and a row is
+// written when it is full. Before that a message stands beside a session (see
+// beside.go). So a send costs no commit and a sixteenth of a row. A message that
+// goes out without WithSending is kept a moment after the commit of its send. It
+// goes with the next commit that has a session, with any other one when it has
 // waited for packedWait, and at the end of the term. A crash before that costs the
 // plaintext, and then such a recipient is answered as if nothing was kept.
 

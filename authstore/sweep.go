@@ -155,7 +155,7 @@ func (s *deviceStore) sweepTable(a aging) error {
 			if err != nil {
 				return err
 			}
-			r := sweptRow{e.Key, "", time.Now().Unix()} // whoever asks for a row that does not open finds out what it is
+			r := sweptRow{e.Key, "", time.Now().Unix()} // a read of a row that does not open finds out what it is
 			rec, err := s.cfg.codec.decode(e.Key, strings.TrimPrefix(e.Key.ID, prefix), e.Value)
 			if err == nil && rec.split == nil {
 				r.id, r.at = rec.id, noted.Unix()

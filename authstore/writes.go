@@ -123,9 +123,8 @@ func (c *Container) settle(ctx context.Context, f Fence) error {
 	return nil
 }
 
-// gateFor is the one way to the KV for what the Container writes under f: that
-// of the device, if it is of the same term, so that whatever ends the one ends
-// the other.
+// gateFor is the one way to the KV for writes of the Container under f. It is
+// that of the device, if that is of the same term, so that both end together.
 func (c *Container) gateFor(f Fence) *gate {
 	c.mu.Lock()
 	defer c.mu.Unlock()

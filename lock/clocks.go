@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// clocks keeps the account of by how much the wall clock has run ahead of the
-// monotonic one: what a suspended machine missed. Steps back are not taken off
+// clocks adds up by how much the wall clock has run ahead of the monotonic
+// one: the time that a suspended machine missed. Steps back are not taken off
 // it, lest they hide a suspend.
 type clocks struct {
 	shift func() time.Duration // moves the wall clock, in tests only

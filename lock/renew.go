@@ -90,9 +90,9 @@ func (t *term) lose(now Record, err error) {
 	t.end(cause)
 }
 
-// contest notes that another process has our holder id. It reports false if the
-// newer epoch may as well be due to a request of our own that arrived late: that
-// is nobody's, and can be taken over.
+// contest notes that another process has our holder id. It reports false if
+// the newer epoch may as well be due to a request of our own that arrived
+// late: that epoch is nobody's, and can be taken over.
 func (l *Lease) contest() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

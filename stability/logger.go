@@ -215,10 +215,10 @@ func (l *slogger) Sub(module string) waLog.Logger {
 	return &slogger{log: l.log, module: module}
 }
 
-// Logger returns a logger for whatsmeow.NewClient. It passes everything on to
-// inner (nil: WithWhatsmeowLogger's) and lets the Manager see why the server ends a connection
-// before whatsmeow says so. whatsmeow fixes its receive logger when a client
-// is made: this one cannot be installed later. Each client needs its own.
+// Logger returns a logger for whatsmeow.NewClient. It passes everything on to inner (nil:
+// WithWhatsmeowLogger's) and lets the Manager see why the server ends a connection before
+// whatsmeow says so. It cannot be installed later, because whatsmeow fixes its receive
+// logger when a client is made. Each client needs its own.
 func (m *Manager) Logger(inner waLog.Logger) waLog.Logger {
 	if inner == nil {
 		inner = m.cfg.whatsmeowLogger

@@ -202,9 +202,9 @@ func (m *Manager) require() (*term, error) {
 
 // TryActivate takes the lock if it is free. true means that this instance is
 // active: it may use AuthState, Attach and Connect. While active it answers
-// true without I/O. A false has one of three meanings: another instance holds
-// the lock; an Activate of this instance waits for it; or this one gave it up
-// because it could not connect, and does not ask again yet
+// true without I/O. A false means that another instance holds the lock, or
+// that an Activate of this instance waits for it. It also means that this one
+// gave it up because it could not connect, and does not ask again yet
 // (Status.AsksAgainAt). While Run is running it only reports.
 func (m *Manager) TryActivate(ctx context.Context) (bool, error) {
 	t, err := m.current()

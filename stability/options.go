@@ -177,10 +177,11 @@ func WithWhatsmeowLogger(l waLog.Logger) Option {
 	}
 }
 
-// WithNewClient makes the clients of Run and NewClient, for hosts with settings
-// of their own that must be there before setup runs. f makes the client with
-// whatsmeow.NewClient, on this device and with this logger as they are given. It
-// must not connect it. Default: whatsmeow.NewClient itself.
+// WithNewClient makes the clients of Run and NewClient, for hosts with
+// settings of their own that must be there before setup runs. The function f
+// makes the client with whatsmeow.NewClient, on this device and with this
+// logger as they are given. It must not connect it. Default:
+// whatsmeow.NewClient itself.
 func WithNewClient(f func(*store.Device, waLog.Logger) *whatsmeow.Client) Option {
 	return func(c *config) {
 		if f == nil {

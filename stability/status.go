@@ -71,7 +71,7 @@ type Status struct {
 
 	LastEventAt   time.Time
 	LastMessageAt time.Time
-	Messages      Messages // what became of them
+	Messages      Messages // their outcomes
 
 	State      reconnect.State // what is persisted, or will be next
 	Settings   Settings

@@ -32,9 +32,9 @@ func cancelAfter(t *testing.T, f func(context.Context), each func(round int, ctx
 	}
 }
 
-// testCancelledMidway: whoever gives up on a commit does not know whether it
-// landed, and neither half of it does alone. Repeated it is there: a lost
-// reply is the same.
+// testCancelledMidway: a caller that gives up on a commit does not know
+// whether it landed, and neither half of it does alone. Repeated it is there:
+// a lost reply is the same.
 func testCancelledMidway(t *testing.T, a Account) {
 	epoch := hold(t, a)
 	batch := func(v string, round int) authstore.Batch {

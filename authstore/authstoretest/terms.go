@@ -152,8 +152,8 @@ func testFutureEpoch(t *testing.T, a Account) {
 	require.Equal(t, epoch+1, hold(t, a), "and no epoch was used up by it")
 }
 
-// testFencedRace hands the lock over in the middle of a stream of commits:
-// what the new term reads first is what the old one wrote last.
+// testFencedRace hands the lock over in the middle of a stream of commits: the
+// new term reads first the value that the old one wrote last.
 func testFencedRace(t *testing.T, a Account) {
 	for range pick(8, 200) {
 		rec := acquire(t, a, "one")

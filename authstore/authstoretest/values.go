@@ -230,7 +230,7 @@ func testOwnership(t *testing.T, a Account) {
 		commit(t, a, epoch, put("k", fmt.Sprint("later ", i), fmt.Sprint("filler", i), string(random(3000))))
 	}
 	require.Equal(t, "first", string(kept))
-	// Values of one scan are apart: what is done to one is not seen in another.
+	// Values of one scan are apart: a change of one is not seen in another.
 	commit(t, a, epoch, put("apart/1", "one", "apart/2", "two", "apart/3", "three"))
 	var values [][]byte
 	for e, err := range a.KV.Scan(t.Context(), "apart", "") {

@@ -55,8 +55,8 @@ func tellAbout(st stability.Status) about {
 	return a
 }
 
-// off explains an account that is to come back: what is next, and what else a
-// person should do.
+// off explains an account that is to come back: the next step, and anything
+// else that a person should do.
 func (a about) off(next, more string) explanation {
 	do := needed(a.text.Do)
 	if lasts(a.Status) || budgetSpent(a.Status) {

@@ -11,8 +11,9 @@ import (
 	"github.com/wastability/wastability/stability"
 )
 
-// situation is one that an account may be in: what is read first, and what is
-// said at length. Without a tell it is explained as the next one that fits.
+// situation is one that an account may be in, with a headline and with
+// sentences at length. Without a tell it is explained as the next one that
+// fits.
 type situation struct {
 	headline
 	is   func(stability.Status) bool

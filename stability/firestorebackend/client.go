@@ -95,9 +95,10 @@ func NewClient(ctx context.Context, project string, opts ...ClientOption) (*fire
 	return client, nil
 }
 
-// DialOptions are for a host that makes its connection to Firestore itself, in
-// grpc.NewClient for option.WithGRPCConn, or each in option.WithGRPCDialOption:
-// what NewClient adds, with the default keepalives.
+// DialOptions are the options that NewClient adds, with the default
+// keepalives. They are for a host that makes its connection to Firestore
+// itself: in grpc.NewClient for option.WithGRPCConn, or each in
+// option.WithGRPCDialOption.
 func DialOptions() []grpc.DialOption {
 	return append(noteOptions(), keepaliveOf(DefaultKeepaliveTime, DefaultKeepaliveTimeout))
 }

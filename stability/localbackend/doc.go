@@ -78,9 +78,9 @@
 // authstore.ErrCorrupt and says where it is. The file stays as it is, byte for byte. A
 // file that a newer library wrote is authstore.ErrNewerFormat, and stays as it is too.
 //
-// Values are checked again whenever they are read. If somebody truncates the file
-// while it is open, the fault is caught, the call fails and the term ends. If
-// somebody copies another file over it (cp backup wa.db), the next commit finds
-// that and is not confirmed, the term ends, and the file that was put there stays
-// as it is.
+// Values are checked again whenever they are read. If somebody truncates the
+// file while it is open, the fault is caught, the call fails and the term
+// ends. If somebody copies another file over it (cp backup wa.db), the next
+// commit finds that and is not confirmed. The term ends, and the file that was
+// put there stays as it is.
 package localbackend

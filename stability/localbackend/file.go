@@ -198,7 +198,7 @@ func openFile(ctx context.Context, path string, log int) (*file, error) {
 	}
 	dir, base := filepath.Split(path)
 	removeLeftOvers(dir, base)
-	if err := syncDir(dir); err != nil { // whoever created it may have been killed before
+	if err := syncDir(dir); err != nil { // its creator may have been killed before
 		_ = letGo(f)
 		return nil, fmt.Errorf("localbackend: open %s: sync the directory: %w", path, err)
 	}

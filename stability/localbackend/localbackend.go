@@ -132,7 +132,7 @@ func (b *backend) leave() {
 
 // end ends the term and gives the file up. sem is held.
 func (b *backend) end(t *term) error {
-	b.cur.Store(nil) // first: who finds the file closed finds no term either
+	b.cur.Store(nil) // first: a call that finds the file closed finds no term either
 	defer t.delist()
 	return t.close()
 }

@@ -82,9 +82,9 @@ func hopeless(err error) error {
 	return err
 }
 
-// begin writes a new term into f and makes it the current one. Where an
-// earlier attempt with this nonce came so far, it is that attempt's term; and
-// where that term was released, there is none. sem is held.
+// begin writes a new term into f and makes it the current one. If an earlier
+// attempt with this nonce came so far, it is that attempt's term; if that term
+// was released, there is none. sem is held.
 func (b *backend) begin(f *file, want lockRecord) (lock.Record, bool, error) {
 	var had lockRecord
 	err := f.view(func(r *reader) error {

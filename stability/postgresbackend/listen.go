@@ -118,7 +118,7 @@ func (l *listener) session(ctx context.Context) (listening bool) {
 		l.quiet(ctx, err)
 		return false
 	}
-	l.wake("") // what was released before this
+	l.wake("") // locks that were released before this
 	for {
 		note, err := conn.WaitForNotification(ctx)
 		if err != nil {

@@ -97,7 +97,7 @@ type Config struct {
 	Refused func(id string)
 	// Undecryptable is told that the message of that id could not be decrypted,
 	// or is for the phone alone, likewise and before whatsmeow acknowledges it.
-	// err is nil in the second case. nil: nobody is told.
+	// In the second case err is nil. Without the function nobody is told.
 	Undecryptable func(id string, err error)
 
 	// Malformed is told that whatsmeow itself panicked while it handled the message

@@ -24,7 +24,7 @@ func (r *rawConn) Read(p []byte) (int, error) {
 	}
 	n, err := r.Conn.Read(p)
 	if r.isDead() {
-		return 0, r.downErr() // what came in after the cut is nobody's
+		return 0, r.downErr() // bytes that came in after the cut are nobody's
 	}
 	if n > 0 {
 		r.c.read.Add(uint64(n))

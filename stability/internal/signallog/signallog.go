@@ -8,9 +8,9 @@ import (
 )
 
 // Silence gives libsignal a logger that says nothing, unless the program has
-// set one. libsignal makes its own at the first use, without a lock, so that
-// two clients that start at once race for it; and that one prints to standard
-// output, also when a message is only tried with several sessions.
+// set one. By itself libsignal makes one at the first use, without a lock, so
+// that two clients that start at once race for it. It prints to standard
+// output, also when a message is only tried with several Signal sessions.
 var Silence = sync.OnceFunc(func() {
 	if logger.Logger == nil {
 		logger.Logger = silent{}

@@ -59,12 +59,12 @@ type Emulator struct {
 	stop func() error
 }
 
-// StartEmulator connects to the emulator that FIRESTORE_EMULATOR_HOST names,
-// or starts one on a free port of 127.0.0.1, which takes some seconds, and
-// waits until it has taken a write, at most a minute. ctx limits the start only, not the life
-// of the process: Close ends that. On Linux the process also ends when this one
-// dies, however it dies. The first one on a machine leaves a file of 45 MB in the
-// user's cache directory, with which the next ones start in half of the time.
+// StartEmulator connects to the emulator that FIRESTORE_EMULATOR_HOST names, or starts
+// one on a free port of 127.0.0.1, which takes some seconds. It waits until the emulator
+// has taken a write, at most a minute. The context limits the start only; Close ends the
+// process. On Linux the process also ends when this one dies, however it dies. The first
+// one on a machine leaves a file of 45 MB in the user's cache directory, with which the
+// next ones start in half of the time.
 //
 // The jar is looked for at $WASTABILITY_FIRESTORE_EMULATOR_JAR, in the SDK of
 // the Debian package, and in the SDK that the gcloud command belongs to. Without

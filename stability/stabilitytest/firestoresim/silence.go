@@ -6,10 +6,10 @@ import (
 )
 
 // Silence makes every connection of clients of this name fall silent, as one
-// does whose other end is gone without a word: what is sent on it goes nowhere,
-// and nothing comes back. It stays open, and calls on it wait. Connections that
-// are made later work: a client comes back once it gives up the silent one, for
-// which it needs gRPC keepalives. It returns how many there were.
+// does whose other end is gone without a word. Frames sent on it go nowhere,
+// and nothing comes back. It stays open, and calls on it wait. Connections
+// that are made later work: a client comes back once it gives up the silent
+// one, for which it needs gRPC keepalives. It returns how many there were.
 func (s *Server) Silence(client string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,11 +2,11 @@ package firestoresim
 
 import "maps"
 
-// Billing counts documents as they are billed: a read for each document that
-// is found or missing, each result of a query (with those skipped by an
-// offset) and at least one for a query, one for each 1,000 documents counted
-// by an aggregation; a write or a delete for each one committed, also if it
-// changes nothing. ListenReads are the documents that listeners were sent.
+// Billing counts documents as they are billed. A read is each document that is
+// found or missing, each result of a query (with those skipped by an offset;
+// at least one for a query), and each 1,000 documents counted by an
+// aggregation. A write or a delete is each one committed, also if it changes
+// nothing. ListenReads are the documents that listeners were sent.
 type Billing struct {
 	Reads       int
 	Writes      int

@@ -45,12 +45,12 @@
 //	acct.Phone().Patch(appstate.BuildPin(chat, true))     // BadPatch, MendPatch
 //	acct.Phone().RotateAppStateKey()                      // devices have to ask for it
 //
-// Phones are off at first. One that is on (Phone.On) answers retry receipts for
-// what it wrote, and what its own devices ask of it: to send again a message
+// Phones are off at first. One that is on (Phone.On) answers retry receipts
+// for its own messages, and requests of its devices. It sends a message again
 // that they could not read, if a contact or a phone of this process wrote it,
-// and to share app state keys. A device can ask once the phone has written to
-// it. Phone.Late answers late, Phone.ByOtherName with the other name of a user.
-// What a phone writes after Phone.AsAppData comes as <appdata>.
+// and it shares app state keys. A device can ask once the phone has written to
+// it. Phone.Late answers late, Phone.ByOtherName with the other name of a
+// user. What a phone writes after Phone.AsAppData comes as <appdata>.
 //
 // # What the service does
 //
@@ -134,7 +134,7 @@
 // # In a bubble
 //
 // Make and close the service inside the bubble. A bubble ends only when all
-// its goroutines have ended: end links from the service's side, never with
-// Client.Disconnect on a live one, which holds a mutex while it waits for the
-// network and so stops the virtual clock. Contacts and Close do it right.
+// its goroutines have ended. End links from the service's side, never with
+// Client.Disconnect on a live one: that holds a mutex while it waits for the
+// network, and so stops the virtual clock. Contacts and Close do it right.
 package wasim

@@ -67,9 +67,9 @@ func (p *Phone) alive() *livePhone {
 	return p.a.live
 }
 
-// On turns the phone on: it answers what the account's devices ask of it (to
-// send a message again that they could not read, to share app state keys), and
-// retry receipts for what it wrote. Phones are off at first.
+// On turns the phone on. It answers requests of the account's devices (to send
+// a message again that they could not read, to share app state keys), and
+// retry receipts for its own messages. Phones are off at first.
 func (p *Phone) On() *Phone { return p.turn(true) }
 
 // Off turns the phone off again: requests are accepted by the service and never
@@ -86,7 +86,7 @@ func (p *Phone) Late() *Phone {
 	return p
 }
 
-// ByOtherName makes the phone answer requests by the other of a user's two names: a
+// ByOtherName makes the phone answer requests by the other of a user's two names. A
 // message from a phone number is sent again as one from the LID, and the other way round.
 // What the phone writes from now on comes from its own other name, too.
 func (p *Phone) ByOtherName() *Phone {

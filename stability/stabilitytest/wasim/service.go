@@ -117,9 +117,9 @@ func WithCompression() Option { return func(o *options) { o.compress = true } }
 func WithLIDFirst() Option { return func(o *options) { o.lidFirst = true } }
 
 // WithFewKeys tells a device that has no prekey at the service that one is
-// left. whatsmeow then makes 50 at its first login, and not 812: a pairing takes
-// a small part of its time. For tests that pair much and are not about keys.
-// Default: the service says what it has.
+// left. Its client then makes 50 at its first login, and not 812: a pairing
+// takes a small part of its time. For tests that pair much and are not about
+// keys. Default: the service says what it has.
 func WithFewKeys() Option { return func(o *options) { o.fewKeys = true } }
 
 // WithHTTP answers HTTPS requests that are not the websocket (media, version
