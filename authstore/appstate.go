@@ -55,7 +55,8 @@ func (m *appStateMemory) unstage(name string, background *tasks) ([]change, bool
 	return st.changes, true
 }
 
-// stop stops the timers. What waits is left where it is, and nobody takes it.
+// stop stops the timers. The rows that wait are left where they are, and
+// nobody takes them.
 func (m *appStateMemory) stop(background *tasks) {
 	for _, st := range m.staged {
 		st.stop(background)

@@ -15,7 +15,7 @@ type damage struct {
 	asides map[Key][]Entry  // where they stand, and as what they are kept
 	stuck  map[Key]struct{} // of these: refused for good, so they ride no more
 
-	// Who commits leaves these behind: they are not kept when they are written over.
+	// A commit leaves these behind: they are not kept when they are written over.
 	leaveStuck bool
 
 	looks   map[*tableLook]struct{} // those that are under way
@@ -26,8 +26,8 @@ func newDamage() damage {
 	return damage{asides: make(map[Key][]Entry), stuck: make(map[Key]struct{}), looks: make(map[*tableLook]struct{})}
 }
 
-// tableLook is a look at rows which takes a while. What it has read of those that
-// are written meanwhile is no longer what stands there.
+// tableLook is a look at rows which takes a while. Rows that are written
+// meanwhile are no longer as it has read them.
 type tableLook struct {
 	written map[Key]struct{} // under deviceStore.mu
 }
@@ -43,8 +43,8 @@ func (d *damage) endLook(l *tableLook) { delete(d.looks, l) }
 // committing notes the batch that is about to be committed, until committed is called.
 func (d *damage) committing(ws []write) { d.landing = ws }
 
-// committed notes the end of that commit. What landed has taken the place of a damaged
-// row, and is not what a look has read.
+// committed notes the end of that commit. A row that landed has taken the place of a
+// damaged one, and a look has not read it.
 func (d *damage) committed(landed bool) {
 	ws := d.landing
 	d.landing = nil

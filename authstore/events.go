@@ -40,7 +40,8 @@ func (m *eventMemory) nextRow(epoch int64) string {
 // forget is for another device, with rows of its own.
 func (m *eventMemory) forget() { m.seenRow = "" }
 
-// begin begins a term: what is in the buffer now, nobody has asked for yet.
+// begin begins a term: nobody has asked yet for the events that are in the
+// buffer now.
 func (m *eventMemory) begin(im *image) {
 	m.unasked = make(map[string]struct{})
 	im.each(tEvent, func(id string, _ []byte) { m.unasked[id] = struct{}{} })
@@ -123,9 +124,9 @@ func (s *deviceStore) buffered(ctx context.Context, id string) (v []byte, open, 
 	return v, false, ok
 }
 
-// renamed looks for an event under the hashes that its message's delivery knows
-// beside that one. An open one is put under hash, where whatsmeow clears it. That rides:
-// lost in a crash, it is found here once more. at is where it stands then.
+// renamed looks for an event under the hashes that its message's delivery knows beside
+// that one. An open one is put under hash, where whatsmeow clears it. The mark rides:
+// lost in a crash, the event is found here once more. at is where it stands then.
 func (s *deviceStore) renamed(ctx context.Context, id string, hash [32]byte) (v []byte, at string, open, ok bool, err error) {
 	d := deliveryOf(ctx)
 	if d == nil {

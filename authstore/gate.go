@@ -65,7 +65,7 @@ func (g *gate) commit(op string, b Batch) error {
 		done := g.cfg.writes.begin(epoch)
 		defer done()
 		if err := g.check(op); err != nil {
-			return err // ended in the meantime: who ended it may be writing already
+			return err // ended in the meantime: its successor may be writing already
 		}
 		unknown.Store(true)
 		err := g.kv.Commit(ctx, epoch, b)
@@ -217,7 +217,7 @@ func (g *gate) attempt(op string, write bool, trouble time.Time, f func(context.
 	select {
 	case err := <-done:
 		return err, true
-	case <-g.over: // nobody waits for it any more; what came of it the next writer settles
+	case <-g.over: // nobody waits for it any more; the next writer settles its outcome
 		cancel()
 	case <-ctx.Done():
 	}

@@ -64,11 +64,11 @@ func deliveryOf(ctx context.Context) Delivery {
 	return d
 }
 
-// MessageBook is a Store that keeps entries about received messages: what
-// stability.Manager must not forget of those that no handler has taken yet. An
-// entry is the caller's own format; it is sealed like every row, and stays when
-// the device is deleted or another is paired. A Manager whose store is none
-// keeps its book in memory. *Container implements it.
+// MessageBook is a Store that keeps entries about received messages that no
+// handler has taken yet. stability.Manager must not forget them. An entry is
+// the caller's own format; it is sealed like every row, and stays when the
+// device is deleted or another is paired. A Manager whose store is none keeps
+// its book in memory. *Container implements it.
 type MessageBook interface {
 	// MessageEntries gives all entries by id. From memory once a device was
 	// loaded; it needs one.

@@ -91,7 +91,7 @@ func (q *writeQueue) takeDirty(most int) (took map[row]struct{}, left bool) {
 		q.dirty = make(map[row]struct{})
 		return took, false
 	}
-	// What is left stays where it is: behind a history sync it is nearly all.
+	// The rest stays where it is: behind a history sync it is nearly all.
 	took = make(map[row]struct{})
 	secrets := 0
 	for r := range q.dirty {
@@ -153,7 +153,8 @@ func (q *writeQueue) disarm() {
 // fired is the first thing that flush does: the next deferral starts a timer again.
 func (q *writeQueue) fired() { q.timer = nil }
 
-// close takes nothing more. What is deferred already may still be flushed.
+// close takes nothing more. Rows that are deferred already may still be
+// flushed.
 func (q *writeQueue) close() { q.closed = true }
 
 // enter counts n more writes of an entry that are on their way. A removal beside one

@@ -143,8 +143,8 @@ func (s *deviceStore) refused(kind Kind, err error) {
 	s.cfg.incident(Incident{Kind: IncidentRefused, Row: kind, Err: err})
 }
 
-// putBackAsidesLocked is for a commit that was refused: what landed before that has
-// taken the place of the damaged row. mu is held.
+// putBackAsidesLocked is for a commit that was refused: the part that landed before
+// has taken the place of the damaged row. mu is held.
 func (s *deviceStore) putBackAsidesLocked(taken map[Key][]Entry, landed map[row]struct{}) {
 	for r := range landed {
 		for _, key := range s.keysOf(r) {

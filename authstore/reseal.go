@@ -26,7 +26,7 @@ const resealChunk = 64
 // ErrNewerFormat, or ErrNotSealed.
 func (c *Container) Reseal(ctx context.Context, f Fence, progress func(done, total int)) error {
 	const op = "reseal"
-	kinds := []Kind{kindPart, kindQuarantine, kindImport} // parts first: what is listed is rewritten last
+	kinds := []Kind{kindPart, kindQuarantine, kindImport} // parts first: the rows that list them are rewritten last
 	for t := range numTables {
 		kinds = append(kinds, specOf(t).kind)
 	}

@@ -9,12 +9,12 @@ import (
 // Rows that grow with traffic go at some age. Ages are looked at in
 // three ways, and none costs a commit:
 //
-//   - What is in memory (tokens, finished events, the LID map) is looked at when
+//   - Rows in memory (tokens, finished events, the LID map) are looked at when
 //     whatsmeow asks that old events be deleted: with the first message of a
 //     client, and then twice a day.
 //   - Message secrets and sender keys are read on demand, so finding old ones is a
 //     look at their whole table: see sweep.go.
-//   - What was sent: see outgoing.go and sent.go.
+//   - Sent messages: see outgoing.go and sent.go.
 //
 // Removals ride with commits that happen anyway, some at a time.
 

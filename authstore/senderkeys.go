@@ -107,7 +107,7 @@ func (s *deviceStore) PutSenderKey(ctx context.Context, group, sender string, se
 	}
 	id := senderKeyID(group, sender)
 	// libsignal has read it before it writes, so this reads nothing. Should it
-	// not have: what stands there might be of a newer format.
+	// not have: the row there might be of a newer format.
 	old, ok, err := s.senderKey(ctx, op, id)
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ const (
 	sweepAgain   = time.Hour // after a look that failed
 )
 
-// aging is a table that is read on demand and whose rows have an age. Where
+// aging is a table that is read on demand and whose rows have an age. If
 // tables differ, they differ here.
 type aging struct {
 	table  tableID

@@ -65,9 +65,10 @@ func hashed(n uint32) func(string) string {
 	}
 }
 
-// specs is never written to. Landing: what a crash must find first stands
-// lowest. A kept message lands before its event is finished. An event lands before its session: found in the buffer, it is dispatched
-// again. Sent messages before the session beside which they stood. The prekey counter before prekeys: no id is used twice. The removal
+// specs is never written to. Landing: rows that a crash must find first stand lowest. A
+// kept message lands before its event is finished. An event lands before its session:
+// found in the buffer, it is dispatched again. Sent messages before the session beside
+// which they stood. The prekey counter before prekeys: no id is used twice. The removal
 // of a prekey after the session that came from it.
 func specOf(t tableID) spec {
 	switch t {

@@ -46,8 +46,8 @@ func (u *upkeep) remove(key Key) { u.removals = append(u.removals, key) }
 // waiting is how many removals no commit has taken along yet.
 func (u *upkeep) waiting() int { return len(u.removals) }
 
-// takeRemovals gives what one commit takes along. What leave says yes to needs no
-// removal, and is forgotten.
+// takeRemovals gives what one commit takes along. A row for which leave says
+// yes needs no removal, and is forgotten.
 func (u *upkeep) takeRemovals(leave func(Key) bool) (keys []Key) {
 	n := min(len(u.removals), removeAtOnce)
 	for _, k := range u.removals[:n] {

@@ -51,7 +51,7 @@ func (n *narrator) paint(c ink, s string) string {
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-// tell writes one line, or more: what follows the first is indented.
+// tell writes one line, or more: those behind the first are indented.
 func (n *narrator) tell(c ink, who, format string, args ...any) {
 	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
 	var b strings.Builder

@@ -49,8 +49,8 @@ func untouched(ctx context.Context, b stability.Backend) (bool, error) {
 	return err == nil && !info.Exists && !info.Deleted, errors.Join(err, container.Close(ctx))
 }
 
-// sourceFirestore holds the account's lock. Where there is no account, it
-// leaves nothing behind.
+// sourceFirestore holds the account's lock. If there is no account, it leaves
+// nothing behind.
 func sourceFirestore(ctx context.Context, where string) (*account, error) {
 	backend, err := openFirestore(ctx, where)
 	if err != nil {

@@ -270,8 +270,9 @@ func openSource(ctx context.Context, arg string, jid types.JID, schema, id strin
 	return authstore.FromKV(name, a.backend.Auth, a.fence, opts...), a.close, nil
 }
 
-// openThere opens what is in a place of ours, and holds its lock. Where nothing
-// is, it leaves nothing behind. The account is nil if kind is no place of ours.
+// openThere opens what is in a place of ours, and holds its lock. If nothing
+// is there, it leaves nothing behind. The account is nil if kind is no place
+// of ours.
 func openThere(ctx context.Context, kind, rest, schema, id string) (name string, a *account, err error) {
 	switch {
 	case rest == "":

@@ -85,7 +85,7 @@ func holdTarget(ctx context.Context, backend stability.Backend, id string, dryRu
 	return hold(ctx, backend, id)
 }
 
-// source holds the account's lock. Where there is no account, it leaves nothing
+// source holds the account's lock. If there is no account, it leaves nothing
 // behind.
 func (p place) source(ctx context.Context, id string) (*account, error) {
 	backend, err := p.account(ctx, id, false)

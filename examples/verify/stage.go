@@ -186,8 +186,8 @@ func (s *stage) incident(ctx context.Context, id string) (document, error) {
 	return nil, nil
 }
 
-// await is await that looks at once when the Manager's status has changed: what
-// it says for a moment only is seen on a busy machine too.
+// await is await that looks at once when the Manager's status has changed: a
+// status of one moment is seen on a busy machine too.
 func (s *stage) await(ctx context.Context, d time.Duration, cond func() bool) bool {
 	deadline := time.Now().Add(d)
 	for {

@@ -51,7 +51,7 @@ func (k *bucket) mayOwn(own string) bool {
 // no commit of the writer overlapped.
 type knowledge struct {
 	buckets  map[string]*bucket
-	whole    map[authstore.Kind]bool // read completely: what is not in buckets does not exist
+	whole    map[authstore.Kind]bool // read completely: a key that is not in buckets does not exist
 	formatOK bool
 	changes  int  // how often a commit began
 	busy     bool // one is under way

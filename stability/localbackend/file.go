@@ -310,7 +310,7 @@ func (f *file) named() bool {
 // whole fails when the file has become shorter: then reading it would be a
 // memory fault. (guarded catches that too, but bbolt may keep a mutex.)
 func (f *file) whole() error {
-	was := f.size.Load() // before the look: what another call finds grown meanwhile was not lost
+	was := f.size.Load() // before the look: growth that another call finds meanwhile was not lost
 	info, err := f.f.Stat()
 	if err != nil {
 		return nil // closed: bbolt says so
