@@ -60,13 +60,13 @@
 // AddEventHandlerWithSuccessStatus does the same; prefer that to
 // AddEventHandler when handling can fail. A message may be handed over twice
 // when the process dies, or the lock or the backend is lost, before it is
-// noted that the handler has returned. So it may when the handler outlives a
-// hand-over, and when its sender sends it once more though it was handled. So
-// may one that is in no event buffer (of a bot, or of a newsletter with
-// SynchronousAck) when the connection ends before it is acknowledged. A
-// handler that stands before the Manager's, since it was added before Attach
-// or again after RemoveEventHandlers, is given twice what the phone sends of a
-// message that could not be decrypted. Use its id to tell.
+// noted that the handler has returned. The same holds when the handler
+// outlives a hand-over, and when the sender sends the message once more though
+// it was handled. So may one that is in no event buffer (of a bot, or of a
+// newsletter with SynchronousAck) when the connection ends before it is
+// acknowledged. A handler that stands before the Manager's, since it was added
+// before Attach or again after RemoveEventHandlers, is given twice what the
+// phone sends of a message that could not be decrypted. Use its id to tell.
 //
 // Every message that the service delivered is in one of three places, and
 // Status.Messages.Received counts them: handled, waiting, or set aside.
