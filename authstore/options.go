@@ -110,14 +110,27 @@ func WithSenderKeyCache(bytes int) Option {
 }
 
 // WithAEAD seals every value with a, bound to its key. Values that are not
-// sealed are refused: see WithPlaintextAllowed.
-func WithAEAD(a AEAD) Option { return func(c *config) { c.codec.aead, c.codec.opener = a, a } }
+// sealed are refused: see WithPlaintextAllowed. A nil a is refused: without a cipher,
+// leave the option out.
+func WithAEAD(a AEAD) Option {
+	return func(c *config) {
+		if a == nil {
+			c.fail("WithAEAD(nil): pass a cipher, for example NewAESGCM(key)")
+		}
+		c.codec.aead, c.codec.opener = a, a
+	}
+}
 
 // WithSealingRemoved turns sealing off: rows that a has sealed are read, and
 // rows that are written are plain. Container.Reseal rewrites everything;
 // afterwards the key is not needed any more.
 func WithSealingRemoved(a AEAD) Option {
-	return func(c *config) { c.codec.aead, c.codec.opener = nil, a }
+	return func(c *config) {
+		if a == nil {
+			c.fail("WithSealingRemoved(nil): pass the cipher that has sealed the rows")
+		}
+		c.codec.aead, c.codec.opener = nil, a
+	}
 }
 
 // WithPlaintextAllowed turns sealing on for existing data: beside sealed

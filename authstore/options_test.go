@@ -20,6 +20,8 @@ var refusedOptions = map[string]Option{
 	"Retention.SentCount":      WithRetention(Retention{SentCount: -1}),
 	"Retention.SetAside":       WithRetention(Retention{SetAside: -1}),
 	"Retention.LIDs":           WithRetention(Retention{LIDs: -1}),
+	"WithAEAD(nil)":            WithAEAD(nil),
+	"WithSealingRemoved(nil)":  WithSealingRemoved(nil),
 	"nil Option":               nil,
 }
 
