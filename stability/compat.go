@@ -106,8 +106,8 @@ func (a *attachment) restored(setting string) {
 		"setting", setting, "instead", instead)
 }
 
-// compatLocked is what Status shows: nil when all is well.
-func (m *Manager) compatLocked() *Compat {
+// compatNow is what Status shows: nil when all is well. With mu held.
+func (m *Manager) compatNow() *Compat {
 	if len(m.compat.gaps) == 0 {
 		return nil
 	}

@@ -576,7 +576,7 @@ func (m *Manager) eventLocked(e Event) {
 	}
 	e.Status = m.waStatus()
 	m.counts.event(&e)
-	m.logTransitionLocked(e)
+	m.logTransition(e)
 	m.notify.post(e)
 	for _, n := range m.heard {
 		n.post(e)
@@ -584,9 +584,10 @@ func (m *Manager) eventLocked(e Event) {
 	m.broadcastLocked()
 }
 
-// logTransitionLocked writes the lines of those transitions that are not
-// written where they happen, with more. docs/LOGS.md has the line of each.
-func (m *Manager) logTransitionLocked(e Event) {
+// logTransition writes the lines of those transitions that are not
+// written where they happen, with more. docs/LOGS.md has the line of each. With mu
+// held.
+func (m *Manager) logTransition(e Event) {
 	switch e.Kind {
 	case EventConnecting:
 		m.logLocked(slog.LevelDebug, "connecting", "attempt", e.Attempt)
@@ -631,7 +632,7 @@ func (m *Manager) noteStore(err error) {
 // the next activation shows that it is mended.
 func (m *Manager) answered() {
 	m.mu.Lock()
-	stands := m.outageStandsLocked()
+	stands := m.outageStands()
 	m.mu.Unlock()
 	if !stands {
 		return
@@ -643,14 +644,14 @@ func (m *Manager) answered() {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.outageStandsLocked() {
+	if m.outageStands() {
 		m.noteStoreLocked(nil)
 	}
 }
 
-// outageStandsLocked reports whether an outage is known of which nobody would
-// see the end.
-func (m *Manager) outageStandsLocked() bool {
+// outageStands reports whether an outage is known of which nobody would
+// see the end. With mu held.
+func (m *Manager) outageStands() bool {
 	return m.outage.err != nil && !refuses(m.outage.err) && len(m.turn) == 0 && m.term == nil && !m.runs.on && m.seat.at != shut
 }
 

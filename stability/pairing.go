@@ -42,10 +42,11 @@ func (m *Manager) QR() (QR, bool) {
 	if m.term == nil {
 		return QR{}, false
 	}
-	return m.term.codeLocked()
+	return m.term.codeToScan()
 }
 
-func (t *term) codeLocked() (QR, bool) {
+// codeToScan is the code that is offered now. With the Manager's mu held.
+func (t *term) codeToScan() (QR, bool) {
 	code, until := t.core.Code()
 	return QR{Code: code, ExpiresAt: until}, code != "" && time.Now().Before(until)
 }
@@ -57,7 +58,7 @@ func (t *term) codeLocked() (QR, bool) {
 func (m *Manager) WaitQR(ctx context.Context) (QR, error) {
 	var q QR
 	_, err := m.offered(ctx, "wait for a code to scan", func(t *term) (ok bool) {
-		q, ok = t.codeLocked()
+		q, ok = t.codeToScan()
 		return ok
 	})
 	if err != nil {

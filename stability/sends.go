@@ -157,8 +157,8 @@ func row(v sends.View) string {
 	return text + " One was accepted last at " + v.LastAcknowledgedAt.UTC().Format("15:04:05 UTC on 2 January 2006") + "."
 }
 
-// sentLocked is what Status says of the sends.
-func (m *Manager) sentLocked(now time.Time) SentMessages {
+// sentNow is what Status says of the sends. With m.mu held.
+func (m *Manager) sentNow(now time.Time) SentMessages {
 	b := m.sends
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -105,8 +105,8 @@ func (m *Manager) Status() Status {
 	defer m.mu.Unlock()
 	st.ModeSince, st.Closed = m.seat.since, m.seat.at == shut
 	st.Running, st.RunEndedAt, st.RunError = m.runs.on, m.runs.ended, m.runs.err
-	st.Compat = m.compatLocked()
-	st.Messages.Sent, st.Messages.Resends = m.sentLocked(now), m.resendsNow()
+	st.Compat = m.compatNow()
+	st.Messages.Sent, st.Messages.Resends = m.sentNow(now), m.resendsNow()
 	if m.outage.err != nil {
 		st.StoreUnavailable, st.StoreUnavailableSince = m.outage.err, m.outage.since
 	}

@@ -80,14 +80,14 @@ func (t *term) tearDown() {
 	m.last = t.core.State()
 	reason := deactivation(cause)
 	if why.Unfit || why.Healing && m.healYields(t.core) {
-		m.gaveUpLocked(m.last)
+		m.gaveUp(m.last)
 	}
 	if why.Unfit {
 		reason = m.last.LastDisconnectReason
 	}
 	if heir != nil {
 		reason = m.last.LastDisconnectReason
-		m.bequeathLocked(heir)
+		m.bequeath(heir)
 	}
 	m.eventLocked(Event{Kind: EventDeactivated, Reason: reason, Detail: cause.Error(), Kept: heir != nil})
 	if deactivation(cause) == reconnect.ReasonStoreUnavailable {

@@ -24,8 +24,8 @@ var errUnfit = errors.New("stability: this instance cannot connect: it gave the 
 // away for longer than until the next attempt is due.
 const yieldPause = 30 * time.Second
 
-// gaveUpLocked begins the pause behind a term that was given up.
-func (m *Manager) gaveUpLocked(st reconnect.State) {
+// gaveUp begins the pause behind a term that was given up. With mu held.
+func (m *Manager) gaveUp(st reconnect.State) {
 	m.seat.rest.own = true
 	pause := yieldPause
 	if at := st.NextRetryAt; !at.IsZero() {
@@ -74,9 +74,10 @@ func (m *Manager) succeed(hold lock.Term) lock.Term {
 	return next
 }
 
-// bequeathLocked leaves a lock that is held already to the next term. If none
-// begins, as where a program by hand does not ask again, others must have it.
-func (m *Manager) bequeathLocked(hold lock.Term) {
+// bequeath leaves a lock that is held already to the next term. If none
+// begins, as where a program by hand does not ask again, others must have it. With mu
+// held.
+func (m *Manager) bequeath(hold lock.Term) {
 	m.heir = hold
 	time.AfterFunc(yieldPause, func() { m.disinherit(hold) })
 }

@@ -43,7 +43,8 @@ type Conn struct {
 	established bool // whatsmeow's connect succeeded
 }
 
-func (l *Link) newConnLocked(owned bool) *Conn {
+// newConn makes the connection of a new attempt. With mu held.
+func (l *Link) newConn(owned bool) *Conn {
 	l.gen++
 	c := &Conn{
 		l: l, gen: l.gen, owned: owned, start: time.Now(),

@@ -147,7 +147,7 @@ func (l *Link) dialing(ctx context.Context) (*Conn, []func(*Conn), error) {
 	}
 	c, ok := ctx.Value(connKey{}).(*Conn)
 	if !ok || c.l != l {
-		c = l.newConnLocked(false)
+		c = l.newConn(false)
 	}
 	if !c.claim() {
 		return nil, nil, errSecondDial

@@ -49,7 +49,7 @@ func (l *Link) lookForForeign() {
 		return
 	}
 	l.mu.Lock()
-	c := l.newConnLocked(false)
+	c := l.newConn(false)
 	l.mu.Unlock()
 	c.settle(true)
 	l.adoptForeign(c)

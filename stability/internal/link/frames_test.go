@@ -62,7 +62,7 @@ func TestNoBytesMakeTheParsersPanic(t *testing.T) {
 		s := scanner{rsv: reservedBits(ext)}
 		for _, p := range rapid.SliceOf(rapid.SliceOf(rapid.Byte())).Draw(t, "stream") {
 			s.scan(p, func(frameHeader) {})
-			b := newBody(l.newConnLocked(true), nil, ext)
+			b := newBody(l.newConn(true), nil, ext)
 			b.in = p
 			_, _ = b.parse()
 		}

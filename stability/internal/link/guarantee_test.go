@@ -184,7 +184,7 @@ func (c slowConn) Write([]byte) (int, error) {
 
 func TestACutReturnsOnlyWhenNoWriteIsInProgress(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		c := New(Config{}).newConnLocked(true)
+		c := New(Config{}).newConn(true)
 		client, _ := newPipe()
 		raw, err := c.adopt(slowConn{client})
 		require.NoError(t, err)

@@ -17,7 +17,7 @@ func TestTCPKeepaliveIsSetAlsoOnAConnectionOfTheHostsDialer(t *testing.T) {
 	off := &net.Dialer{KeepAlive: -1}
 	for _, tr := range []*http.Transport{nil, {DialContext: off.DialContext}} {
 		l := New(Config{Transport: tr})
-		c := l.newConnLocked(true)
+		c := l.newConn(true)
 		nc, err := c.attemptTransport().DialContext(context.Background(), "tcp", ln.Addr().String())
 		require.NoError(t, err)
 		sc, err := innermost(nc.(*rawConn).Conn).(*net.TCPConn).SyscallConn()

@@ -305,7 +305,7 @@ func (l *Link) begin() (*Conn, *whatsmeow.Client, error) {
 	case l.current != nil && !l.current.over():
 		return nil, nil, ErrNotEnded
 	}
-	c := l.newConnLocked(true)
+	c := l.newConn(true)
 	l.pending = c
 	return c, l.client, nil
 }

@@ -19,7 +19,7 @@ func (o overtaken) Close() error                { return nil }
 func TestAHelloThatOvertakesTheReturnOfItsWriteArmsNoTimer(t *testing.T) {
 	l := New(Config{})
 	l.mu.Lock()
-	c := l.newConnLocked(true)
+	c := l.newConn(true)
 	l.mu.Unlock()
 	var b *body
 	b = newBody(c, overtaken{func() { b.stopTimer() }}, "")

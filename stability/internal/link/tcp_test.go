@@ -35,7 +35,7 @@ func tcpPair(t *testing.T, c *Conn) (*rawConn, net.Conn) {
 
 func TestACutFreesABlockedWriteAndDropsWhatTheKernelHolds(t *testing.T) {
 	l := New(Config{})
-	c := l.newConnLocked(true)
+	c := l.newConn(true)
 	raw, peer := tcpPair(t, c)
 
 	// Fill both ends' buffers; the peer reads nothing. They are full when a
@@ -74,7 +74,7 @@ func TestACutFreesABlockedWriteAndDropsWhatTheKernelHolds(t *testing.T) {
 func TestCutsFromEverywhereAtOnceAreOneCut(t *testing.T) {
 	for range 100 {
 		l := New(Config{})
-		c := l.newConnLocked(true)
+		c := l.newConn(true)
 		raw, peer := tcpPair(t, c)
 		var wg sync.WaitGroup
 		for range 4 {
