@@ -60,8 +60,7 @@ type Core struct {
 	yieldAt time.Time       // when to give the lock up; zero: not
 
 	device Device
-	parked bool      // nothing is offered until somebody asks
-	asked  bool      // somebody did, and no login, no pairing and no end of the offers has come of it yet
+	wish   Wish
 	rounds int       // sets of codes offered since somebody asked, and attempts at it that failed
 	offer  time.Time // no attempt for pairing before
 	kept   time.Time // the next attempt for pairing as an earlier term has planned it; the state has it until it is made
@@ -89,11 +88,10 @@ type attachment struct {
 	number int
 	auto   bool // Run looks after it; else the host does, by hand
 	tapped bool
-	can    bool // somebody said how to connect
-	again  bool // somebody asked to come back at once
-	soon   bool // nobody did, and it comes back at once unless the end forbids it
-	silent bool // the plan was made because nobody told the host of the end
-	tries  int  // since the connection was lost
+	can    bool   // somebody said how to connect
+	back   Return // behind the end of the present connection
+	silent bool   // the plan was made because nobody told the host of the end
+	tries  int    // since the connection was lost
 	plan   Plan
 	at     time.Time // of the plan
 }
@@ -151,7 +149,10 @@ func New(cfg Config, st reconnect.State, now time.Time) *Core {
 	c.crashed = cfg.Crashed || st.Status == reconnect.StatusConnected || len(st.Restarts) > 0 && now.Sub(st.Restarts[len(st.Restarts)-1]) < time.Minute
 	c.resumeUnfit(st, now)
 	// After a ban nobody wants to be asked for a scan by every new process.
-	c.parked = c.machine.Resume(now).Action == reconnect.ActionStop
+	c.wish = Open
+	if c.machine.Resume(now).Action == reconnect.ActionStop {
+		c.wish = Parked
+	}
 	return c
 }
 

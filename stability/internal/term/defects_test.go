@@ -58,12 +58,14 @@ var defects = []defect{
 	{"the deletion of a device is not heard", "NeverAtRest", rewrite(onDeviceDeleted, Working, Up, deviceMarked)},
 	{"a client that becomes ready while a loop is broken is forgotten", "NeverAtRest", rewrite(onReady, Breaking, anyConn, nil)},
 	{"whoever asks is not heard", "WhoAsksIsHeard", rewrite(onAsk, Working, anyConn, nil)},
-	{"codes are offered before somebody asks", "NoCodeBeforeAsked", rewrite(onReady, Working, anyConn, func(c *Core, e Evidence) { c.asked = true; ready(c, e) })},
+	{"codes are offered before somebody asks", "NoCodeBeforeAsked", rewrite(onReady, Working, anyConn, func(c *Core, e Evidence) { c.wish = Asked; ready(c, e) })},
 	{"a redelivery is taken for a wish for codes", "NoCodeBeforeAsked", rewrite(onAgain, Working, live|Ended|Drained, func(c *Core, e Evidence) { ask(c, e); againSoon(c, e) })},
 	{"a redelivery brings an account back that waits until somebody asks", "NoCodeBeforeAsked", rewrite(onAgain, Working, between, func(c *Core, e Evidence) { againNow(c, Again{}) })},
 	{"a redelivery comes back behind an end that forbids it", "TerminalBeatsPlan", rewrite(onAgain, Working, live|Ended|Drained, func(c *Core, e Evidence) {
 		againSoon(c, e)
-		c.client.again = c.client.again || c.client.soon
+		if c.client.back == IfAllowed {
+			c.client.back = AtOnce
+		}
 	})},
 	{"an operator's wish breaks a ban", "NoAttemptInABan", rewrite(onAgain, Working, Over, func(c *Core, e Evidence) {
 		c.client.can = true

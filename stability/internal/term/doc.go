@@ -127,6 +127,11 @@
 //	                │          ▲
 //	                └▶ Replaced┘                  a newer one takes its place
 //
+// # Asking
+//
+//	Open ──somebody asks──▶ Asked ──a login, a pairing──▶ Open
+//	Open, Asked ──the attempts have stopped, or the offers are over──▶ Parked ──somebody asks──▶ Asked
+//
 // # Invariants
 //
 // The exploration (explore_test.go) plays the worst that can surround a Core:

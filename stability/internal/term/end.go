@@ -163,7 +163,7 @@ func (c *Core) follow() {
 	c.repair = c.repair || d.Repair
 	c.followDevice()
 	switch {
-	case (a.again || a.soon && d.ShouldReconnect) && !c.machine.State().NotBefore.After(c.now):
+	case (a.back == AtOnce || a.back == IfAllowed && d.ShouldReconnect) && !c.machine.State().NotBefore.After(c.now):
 		c.planAt(c.now)
 	case d.ShouldReconnect && a.auto:
 		c.planAt(d.NextRetryAt)
@@ -219,7 +219,7 @@ func (c *Core) planAt(at time.Time) {
 	c.planTo(Planned)
 	c.client.at, c.client.silent = at, false
 	if c.client.auto {
-		c.parked = false // whoever made the client connect has asked
+		c.unpark() // whoever made the client connect has asked
 	}
 }
 

@@ -192,7 +192,7 @@ var moves = func() (all []move) {
 	add("attach, something hangs", func(w *world) { w.attach(true, true) })
 	add("ready", func(w *world) {
 		if w.client != 0 && w.c.client.auto && w.ready != w.client { // once a client
-			if !w.c.parked { // Run has waited until a code may be offered
+			if !w.c.Parked() { // Run has waited until a code may be offered
 				w.asked = true
 			}
 			w.ready = w.client
@@ -209,7 +209,7 @@ var moves = func() (all []move) {
 	add("ask", func(w *world) {
 		w.asked, w.wanted = true, true
 		w.unfit = time.Time{}
-		if w.bring(Ask{}); w.c.phase&holding != 0 && w.c.parked {
+		if w.bring(Ask{}); w.c.phase&holding != 0 && w.c.Parked() {
 			w.violated("WhoAsksIsHeard", "it is parked all the same")
 		}
 	})

@@ -23,7 +23,7 @@ func deviceRead(c *Core, e Evidence) {
 	status := c.machine.State().Status
 	if e.(DeviceRead).Paired {
 		c.deviceTo(Paired)
-		c.asked = false
+		c.fulfilled()
 		if status == reconnect.StatusNeedsPairing { // restored, or imported
 			c.machine.Paired(c.now)
 			c.changed()
@@ -80,7 +80,8 @@ func (c *Core) followDeletion() {
 
 func deviceRestored(c *Core, e Evidence) {
 	c.dropDevice(Unread)
-	c.parked, c.rounds = false, 0
+	c.unpark()
+	c.rounds = 0
 	c.retireClient() // the device it offered to pair is over
 }
 
@@ -107,7 +108,8 @@ func phoneAcceptedLate(c *Core, e Evidence) {
 	if c.device == Unpaired {
 		c.deviceTo(Paired)
 	}
-	c.rounds, c.asked = 0, false
+	c.rounds = 0
+	c.fulfilled()
 	c.machine.Paired(c.now)
 	if k := &c.conn; k.phase&down != 0 { // the service asked for a new connection before whatsmeow told of the pairing
 		k.decision.Status = c.machine.State().Status
@@ -212,10 +214,10 @@ func attach(c *Core, e Evidence) {
 // meanwhile waits until somebody asks.
 func ready(c *Core, e Evidence) {
 	c.client.can = true
-	if c.cfg.OnRequest && !c.asked && (c.Unpaired() || !c.linked()) {
-		c.parked = true
+	if c.cfg.OnRequest && c.wish != Asked && (c.Unpaired() || !c.linked()) {
+		c.wish = Parked
 	}
-	if c.parked {
+	if c.wish == Parked {
 		return
 	}
 	switch first := c.machine.Resume(c.now); {
@@ -267,7 +269,7 @@ func (c *Core) parkOrOffer(why reconnect.Reason, vain bool) {
 	case c.phase&ending != 0:
 		return
 	case why.Action() != reconnect.ActionStop && (c.device == Gone || why.Action() == reconnect.ActionPair):
-		if c.rounds < c.cfg.PairingRounds && (c.asked || !c.cfg.OnRequest) {
+		if c.rounds < c.cfg.PairingRounds && (c.wish == Asked || !c.cfg.OnRequest) {
 			c.offer = c.now.Add(pause)
 			c.planAt(c.offer) // a new client asks for it when it is ready
 			return
@@ -278,12 +280,29 @@ func (c *Core) parkOrOffer(why reconnect.Reason, vain bool) {
 	default:
 		c.log(slog.LevelWarn, "not connecting until somebody asks: call Reconnect when the cause is dealt with", "reason", why)
 	}
-	c.parked, c.asked = true, false
+	c.wish = Parked
+}
+
+// fulfilled says that what somebody asked for has come.
+func (c *Core) fulfilled() {
+	if c.wish == Asked {
+		c.wish = Open
+	}
+}
+
+// unpark lets the policy decide again.
+func (c *Core) unpark() {
+	if c.wish == Parked {
+		c.wish = Open
+	}
 }
 
 // ask notes that somebody wants the account to go on.
 func ask(c *Core, e Evidence) {
-	c.parked, c.asked, c.rounds, c.offer, c.kept = false, c.conn.phase != Up, 0, time.Time{}, time.Time{}
+	c.wish, c.rounds, c.offer, c.kept = Asked, 0, time.Time{}, time.Time{}
+	if c.conn.phase == Up {
+		c.wish = Open // there is nothing to ask for
+	}
 	switch a := &c.client; {
 	case a.phase&(NoClient|Retired) != 0:
 		c.yieldAt = time.Time{} // the next client tells
@@ -314,14 +333,14 @@ func againNow(c *Core, e Evidence) {
 }
 
 func againSoon(c *Core, e Evidence) {
-	unasked := e.(Again).Unasked
-	if !unasked {
+	back := IfAllowed
+	if !e.(Again).Unasked {
 		ask(c, e)
-		c.asked = true // for another connection
+		c.wish, back = Asked, AtOnce // for another connection
 	}
 	// By hand nobody may have said how to connect.
 	if a := &c.client; a.phase&(NoClient|Retired) == 0 && !c.banned() && a.can {
-		a.again, a.soon = a.again || !unasked, a.soon || unasked
+		a.back = max(a.back, back)
 		c.end(reconnect.Cause{Reason: e.(Again).Reason, Source: reconnect.SourceHost, Detail: e.(Again).Detail})
 	}
 }

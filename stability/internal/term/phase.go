@@ -100,6 +100,28 @@ const (
 	Retired                     // it is of no more use
 )
 
+// Wish is whether an account that has to pair, or whose attempts have stopped, is
+// offered or tried without anybody asking.
+type Wish uint8
+
+// The phases of a wish.
+const (
+	Open   Wish = iota // as the policy says
+	Asked              // somebody asked, and no login, no pairing and no end of the offers has come of it yet
+	Parked             // nothing is begun until somebody asks
+)
+
+// Return is how the client comes back behind the end of a connection that was
+// ended for it.
+type Return uint8
+
+// The ways to come back. A later one counts more.
+const (
+	InItsTime Return = iota // as the policy says
+	IfAllowed               // at once, unless the end forbids it: nobody has asked
+	AtOnce                  // somebody asked
+)
+
 // Call is how far the connect function of an attempt has come.
 type Call uint8
 

@@ -16,7 +16,7 @@ func (c *Core) to(p Conn) { c.conn.phase = p }
 // begin makes a connection the newest.
 func (c *Core) begin(p Conn, call Call) {
 	c.conns++
-	c.client.again, c.client.soon = false, false
+	c.client.back = InItsTime
 	c.conn = connection{phase: p, number: c.conns, call: call, started: c.now}
 	if !c.linked() {
 		c.conn.seen |= forPairing
@@ -222,7 +222,7 @@ func (c *Core) loggedIn() {
 		c.deviceTo(Paired)
 	}
 	c.vital.begin()
-	c.rounds, c.asked, c.parked = 0, false, false
+	c.rounds, c.wish = 0, Open
 	c.changed()
 	k.codes, k.code, k.until = nil, "", time.Time{}
 	a := Announce{What: NewsConnected, Attempt: c.client.tries}

@@ -42,7 +42,7 @@ func (c *Core) View(now time.Time, s Sight) View {
 	k, a := &c.conn, &c.client
 	v := View{
 		Phase: c.phase, Ending: c.Ending(),
-		Device: c.device, Parked: c.parked && !c.Ending(),
+		Device: c.device, Parked: c.Parked() && !c.Ending(),
 		Conn:  k.phase,
 		Ready: c.Ready(s.Up), Calling: k.phase&(live&^Up) != 0,
 		Code: k.code, Until: k.until, Passkey: k.phase == Passkey,
@@ -89,7 +89,7 @@ func (c *Core) Linked() bool { return c.linked() }
 func (c *Core) Device() Device { return c.device }
 
 // Parked reports whether nothing is offered until somebody asks.
-func (c *Core) Parked() bool { return c.parked }
+func (c *Core) Parked() bool { return c.wish == Parked }
 
 // Scanning reports whether the newest connection waits for a phone.
 func (c *Core) Scanning() bool { return c.conn.phase&pairing != 0 }

@@ -297,7 +297,7 @@ func (w *world) rest() {
 	case k.phase&live != 0 || k.phase&(Ended|Drained) != 0:
 		w.violated("NeverAtRest", "the connection is %v, and nothing is due", k.phase)
 	case a.phase != Attached || !a.auto || !a.can && w.ready != a.number: // Run or the host makes a client, or sets it up
-	case !c.parked:
+	case !c.Parked():
 		w.violated("NeverAtRest", "a client of Run's waits for nothing: %v", k.phase)
 	}
 }
