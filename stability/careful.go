@@ -153,7 +153,7 @@ func (r *received) accused(d *delivery) (rec messageRecord, write, alone bool) {
 	if known && e.State == book.LeftAlone {
 		return rec, false, true
 	}
-	if !r.careful && rec.Deaths == 0 && !(r.unclean && d.ours) { // what is kept here is no part of the backlog
+	if !r.careful && rec.Deaths == 0 && !(r.unclean && d.ours()) { // what is kept here is no part of the backlog
 		return rec, false, false
 	}
 	if !stored {

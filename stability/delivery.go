@@ -18,6 +18,7 @@ import (
 
 	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability/internal/book"
+	"github.com/wastability/wastability/stability/internal/course"
 )
 
 // delivery follows one message from the moment before whatsmeow decrypts it to
@@ -29,8 +30,6 @@ type delivery struct {
 	named book.Key       // as its stanza names it: the sender may have another name in key
 	began time.Time      // when it was taken in hand
 	node  *waBinary.Node // its stanza; nil for one that is handed over from the store
-	plain bool           // it is a newsletter's: it is not encrypted, and in no event buffer
-	early bool           // then: whatsmeow acknowledges it before it is handled
 
 	// Changed by the goroutine alone that handles the message.
 	before messageRecord // what was known of it when it was taken in hand
@@ -38,69 +37,18 @@ type delivery struct {
 	term   int           // the one of then, see received.terms
 	same   bool          // a part of what was known has come again: so it is that message
 
-	mu       sync.Mutex        // guards what follows
-	info     types.MessageInfo // the best that is known of it
-	contents [][]byte          // of the parts that a handler panicked at
-	parts    []*waE2E.Message  // that were handed over and are not finished
-	aside    bool              // it was set aside
-	judged   bool              // that was done now, at its first part that was refused: those behind it follow
-	again    bool              // it was found before, and its sender has sent it once more
-	acked    bool              // whatsmeow has acknowledged it, as far as is seen
-	openPart
-	fromBuffer
-	byHandlers
-	unreadable
-	fromStore
+	mu      sync.Mutex        // guards what follows
+	info    types.MessageInfo // the best that is known of it
+	course  course.Course     // what has happened to it; its origin does not change, and is read without mu
+	content content
+	hashes  [][32]byte // of the parts that the event buffer was asked for
 }
 
-// openPart is the part of a delivery that is at work.
-type openPart struct {
-	handed bool            // the Manager's handler was told of the part
-	open   bool            // a part was handed over, and is not finished yet
-	event  *events.Message // that part; nil for a kind whose content cannot be kept
-	sent   *waE2E.Message  // its content as the handlers were given it: they may change the other one
-	threw  bool            // a handler panicked at it
-}
+// ours reports whether the message is handed over from the store.
+func (d *delivery) ours() bool { return d.course.Origin == course.Store }
 
-// fromBuffer is what the event buffer was asked for a delivery, and what it knew.
-type fromBuffer struct {
-	asked     bool       // it was asked for a part
-	hashes    [][32]byte // of the parts that it was asked for
-	plaintext []byte     // of the last of these, with its padding; nil before it is decrypted
-	repeated  bool       // a part had been finished before
-}
-
-// byHandlers is what became of the parts of a delivery at the handlers.
-type byHandlers struct {
-	taken    bool   // a part was handled
-	left     bool   // we kept it from the handlers
-	unheard  bool   // there was no handler of the program's
-	refused  bool   // a handler returned false
-	panicked string // what a handler panicked with
-	untried  bool   // then: whatsmeow itself did, before a handler was given it
-	unsaved  bool   // then: its content could not be kept, and it is not acknowledged
-}
-
-// unreadable is why there was nothing of a delivery to hand over.
-type unreadable struct {
-	failed string // why it could not be decrypted
-	hidden bool   // nobody is to be told that it could not be
-	old    string // an old counter: it was decrypted before
-}
-
-// fromStore is about a delivery that whatsmeow does not make.
-type fromStore struct {
-	ours   bool   // it is handed over from the store
-	why    string // then: why a handler did not take it
-	poison bool   // then: it was not given to them again
-}
-
-// Why a message was not taken.
-const (
-	whyRefused = "a handler of the program returned false"
-	whyUnheard = "the program has no event handler at the moment"
-	whyPoison  = "the program's handlers did not take it, again and again, while they took others"
-)
+// early reports whether whatsmeow acknowledges the message before it is handled.
+func (d *delivery) early() bool { return d.course.Origin == course.Early }
 
 // Begin implements authstore.Delivery.
 func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.BufferedEvent) error {
@@ -120,14 +68,12 @@ func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.Buffer
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.asked, d.handed, d.plaintext = true, false, plaintext
+	d.course.Begin(!aside && known != nil && known.Plaintext == nil)
+	d.content.plaintext = plaintext
 	d.hashes = append(d.hashes, hash)
 	if aside {
-		d.aside = true
+		d.course.SetAside()
 		return authstore.ErrPartDone
-	}
-	if known != nil && known.Plaintext == nil {
-		d.repeated = true
 	}
 	return nil
 }
@@ -137,12 +83,12 @@ func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.Buffer
 func (d *delivery) Failed(ctx context.Context, err error) error {
 	d.mu.Lock()
 	if errors.Is(err, signalerror.ErrOldCounter) {
-		d.old = "an old counter: it was decrypted before, here or by an earlier copy of the session"
+		d.course.OldCounter()
 		d.mu.Unlock()
 		return err
 	}
-	d.failed = "it cannot be decrypted: " + firstLine(err.Error())
-	rec := d.record(book.Undecrypted, d.failed)
+	d.course.Unreadable("it cannot be decrypted: "+firstLine(err.Error()), d.course.Hidden())
+	rec := d.record(book.Undecrypted, d.course.WhyUnread())
 	d.mu.Unlock()
 	if saved := d.a.m.received.keepUndecrypted(ctx, d, rec); saved != nil && errors.Is(saved, context.Canceled) {
 		return saved // it stays at the service
@@ -155,38 +101,34 @@ func (d *delivery) Failed(ctx context.Context, err error) error {
 // acknowledged. Behind the end of its term it is neither kept nor acknowledged.
 func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	d.mu.Lock()
-	open, handed, threw := d.open, d.handed, d.threw
-	d.open, d.handed, d.threw = false, false, false
+	part := d.course.Finish()
 	keep := false
 	var other []byte // a part of another message than was known
-	switch {
-	case handed && !threw:
-		d.taken = d.taken || open
-		if open && len(d.parts) > 0 {
-			d.parts = d.parts[:len(d.parts)-1]
-		}
-	case handed:
-		keep = open && d.content()
-	default:
+	switch part {
+	case course.Open:
+		d.content.finish()
+	case course.Threw:
+		keep = d.content.keepOpen()
+	case course.Untold, course.Spoilt:
 		switch raw, silent, ok := unpadded(plaintext); {
-		case ok && d.judged:
+		case ok && d.course.Judged():
 			d.mu.Unlock()
 			return d.judge(raw)
-		case silent && !threw:
-			d.taken = true
+		case silent && part == course.Untold:
+			d.course.Took()
 		case ok:
 			// A host that removed all handlers has removed the Manager's too, for a moment.
-			d.contents, keep = append(d.contents, raw), true
-			if !threw { // else it was one that comes before the Manager's
-				d.panicked = "there was no event handler for it"
+			d.content.keep(raw)
+			keep, other = true, raw
+			if part == course.Untold { // else it was one that comes before the Manager's
+				d.course.Nobody()
 			}
-			other = raw
 		}
 	}
 	if !keep {
 		var content *waE2E.Message
-		if handed {
-			content = d.sent
+		if part.Told() {
+			content = d.content.sent
 		}
 		d.mu.Unlock()
 		return d.a.m.received.settled(ctx, d.key, content)
@@ -202,7 +144,7 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 		}
 	}
 	d.mu.Lock()
-	rec := d.record(book.Kept, d.panicked)
+	rec := d.record(book.Kept, d.course.WhyKept())
 	d.mu.Unlock()
 	return d.keep(ctx, rec)
 }
@@ -214,7 +156,7 @@ func (d *delivery) keep(ctx context.Context, rec messageRecord) error {
 	if errors.Is(err, context.Canceled) && !d.a.t.loggedOut() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.unsaved = true
+		d.course.Unsaved()
 	}
 	return err
 }
@@ -238,17 +180,17 @@ func (d *delivery) judge(raw []byte) error {
 		return fmt.Errorf("stability: the message was not judged in its term: %w", context.Canceled)
 	}
 	d.mu.Lock()
-	d.contents = append(d.contents, raw)
-	rec := d.record(book.SetAside, whyPoison)
+	d.content.keep(raw)
+	rec := d.record(book.SetAside, course.WhyPoison)
 	d.mu.Unlock()
 	err := d.a.m.received.setAside(rec)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil { // it goes on as if nothing had been judged
-		d.contents = d.contents[:len(d.contents)-1]
+		d.content.drop()
 		return err
 	}
-	d.judged = true
+	d.course.Judge()
 	return nil
 }
 
@@ -270,7 +212,7 @@ func (d *delivery) learn() {
 // that was added before the client was attached.
 func (d *delivery) refusedFirst() {
 	d.mu.Lock()
-	raw, _, ok := unpadded(d.plaintext)
+	raw, _, ok := unpadded(d.content.plaintext)
 	d.mu.Unlock()
 	if !ok {
 		return // it was in no event buffer
@@ -280,7 +222,7 @@ func (d *delivery) refusedFirst() {
 		return
 	}
 	d.mu.Lock()
-	judged := d.judged
+	judged := d.course.Judged()
 	d.mu.Unlock()
 	if judged {
 		if d.judge(raw) == nil { // else the next login brings this part as a message of its own
@@ -292,26 +234,27 @@ func (d *delivery) refusedFirst() {
 	err := d.a.m.received.split(context.Background(), d, raw)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.parts = append(d.parts, &msg)
-	d.left = d.left || err != nil
+	d.content.parts = append(d.content.parts, &msg)
+	if err != nil {
+		d.course.Leave()
+	}
 }
 
 // untold notes a newsletter's message that a handler before the Manager's did not take. It
 // is in no event buffer, and where whatsmeow has acknowledged it, nothing tells that it was
 // refused.
 func (d *delivery) untold() {
-	if !d.plain || d.ours {
+	d.mu.Lock()
+	not, threw := d.course.Unnoticed(d.sight()), d.course.Threw()
+	d.mu.Unlock()
+	if !not {
 		return
 	}
-	d.mu.Lock()
-	not := !d.handed && !d.left && (d.early || d.panicked != "" || d.unanswered() && d.a.admits())
-	threw := d.panicked != ""
-	d.mu.Unlock()
 	n, _ := d.node.GetOptionalChildByTag("plaintext")
 	raw, _ := n.Content.([]byte)
 	var msg waE2E.Message
 	r := &d.a.m.received
-	if !not || len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil || r.past(d) {
+	if len(raw) == 0 || proto.Unmarshal(raw, &msg) != nil || r.past(d) {
 		return
 	}
 	d.learn()
@@ -320,18 +263,19 @@ func (d *delivery) untold() {
 		d.dismiss()
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.aside = true
+		d.course.SetAside()
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case threw:
-		d.contents = [][]byte{raw}
-	case err != nil && !d.early:
-		d.left = true
+		d.content.kept = [][]byte{raw}
+	case err != nil && !d.early():
+		d.course.Leave()
 	default:
-		d.refused, d.parts = true, append(d.parts, &msg)
+		d.course.Refused()
+		d.content.parts = append(d.content.parts, &msg)
 	}
 }
 
@@ -367,29 +311,11 @@ func withoutPadding(b []byte) []byte {
 	return b[:len(b)-int(b[len(b)-1])]
 }
 
-// content adds the open part to what is kept; false where that cannot be. The
-// caller holds mu.
-func (d *delivery) content() bool {
-	if d.event == nil || d.event.RawMessage == nil {
-		return false
-	}
-	sent := d.event.RawMessage
-	if d.sent != nil {
-		sent = d.sent
-	}
-	raw, err := proto.Marshal(sent)
-	if err != nil {
-		return false
-	}
-	d.contents = append(d.contents, raw)
-	return true
-}
-
 func (d *delivery) record(s book.State, why string) messageRecord {
 	now := time.Now()
 	return messageRecord{
-		Entry: book.Entry{Key: d.key, State: s, First: now, Since: now, Last: now, Tries: 1, Why: why, Hidden: d.hidden},
-		Info:  d.info, Contents: d.contents, Of: d.own,
+		Entry: book.Entry{Key: d.key, State: s, First: now, Since: now, Last: now, Tries: 1, Why: why, Hidden: d.course.Hidden()},
+		Info:  d.info, Contents: d.content.kept, Of: d.own,
 	}
 }
 
@@ -400,7 +326,7 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	admits, aside := d.a.admits(), false
 	var raw []byte
 	var sent *waE2E.Message
-	if admits && !d.ours {
+	if admits && !d.ours() {
 		if sent = d.asSent(evt); sent != nil && len(d.before.Contents) > 0 {
 			raw, _ = proto.Marshal(sent)
 		}
@@ -408,12 +334,12 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 			admits = false
 		}
 	}
-	keep := !admits && d.early && !d.ours && evt != nil // it is acknowledged: nobody delivers it again
+	keep := !admits && d.early() && evt != nil // it is acknowledged: nobody delivers it again
 	if keep && sent == nil {
 		sent = d.asSent(evt)
 	}
 	d.mu.Lock()
-	judged, before := d.judged, d.aside // at a part before
+	judged, before := d.course.Judged(), d.course.Aside() // at a part before
 	d.mu.Unlock()
 	poisonous := evt != nil && (judged || !before && r.poisonous(d.key))
 	again := admits && sent != nil && r.resent(d, sent)
@@ -421,33 +347,34 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 		d.dismiss()
 	}
 	d.mu.Lock()
-	d.info, d.event, d.sent, d.handed, d.threw = plainInfo(info), evt, nil, true, false
+	d.info = plainInfo(info)
+	d.content.begin(evt)
+	d.course.Tell()
 	if sent != nil && !aside && !again && (admits || keep) {
-		d.sent = sent
-		d.parts = append(d.parts, d.sent)
+		d.content.give(sent)
 	}
 	switch {
 	case aside:
-		d.aside = true
+		d.course.SetAside()
 		d.mu.Unlock()
 		return false
 	case again:
-		d.again = true
+		d.course.FoundBefore()
 		d.mu.Unlock()
 		return false
 	case !admits && !keep:
-		d.left = true
+		d.course.Leave()
 	case keep, deaf && (evt == nil || !judged):
-		d.unheard = true
+		d.course.Unheard()
 		d.mu.Unlock()
 		return false
 	}
-	if d.left || !poisonous || !d.content() {
-		d.open = !d.left
+	if d.course.Left() || !poisonous || !d.content.keepOpen() {
+		given := d.course.Give()
 		d.mu.Unlock()
-		return !d.left
+		return given
 	}
-	rec := d.record(book.SetAside, whyPoison)
+	rec := d.record(book.SetAside, course.WhyPoison)
 	d.mu.Unlock()
 	err := r.setAside(rec)
 	if err == nil { // else the service's next delivery of it is handed over beside what is done with it here
@@ -455,7 +382,11 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.aside, d.left = err == nil, err != nil
+	if err == nil {
+		d.course.SetAside()
+	} else {
+		d.course.Leave()
+	}
 	return false
 }
 
@@ -466,7 +397,7 @@ func (d *delivery) asSent(evt *events.Message) *waE2E.Message {
 		return nil
 	}
 	d.mu.Lock()
-	raw := withoutPadding(d.plaintext)
+	raw := withoutPadding(d.content.plaintext)
 	d.mu.Unlock()
 	var sent waE2E.Message
 	if len(raw) > 0 && proto.Unmarshal(raw, &sent) == nil {
@@ -492,11 +423,11 @@ func (d *delivery) finished() {
 // buffer, so the others are acknowledged here.
 func (d *delivery) dismiss() {
 	d.mu.Lock()
-	buffered := d.asked
+	buffered := d.course.Buffered()
 	d.mu.Unlock()
 	if buffered {
 		d.finished()
-	} else if in, ok := any(d.a.client.DangerousInternals()).(acknowledger); ok && !d.early && d.node != nil {
+	} else if in, ok := any(d.a.client.DangerousInternals()).(acknowledger); ok && !d.early() && d.node != nil {
 		in.SendAck(context.Background(), d.node, 0)
 	}
 }
@@ -506,12 +437,11 @@ func (d *delivery) undecryptable(evt *events.UndecryptableMessage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.info = plainInfo(evt.Info)
-	d.hidden = evt.DecryptFailMode == events.DecryptFailHide
+	why, hidden := "", evt.DecryptFailMode == events.DecryptFailHide
 	if kind, ok := d.withheld(); ok {
-		d.failed, d.hidden = whyWithheld(kind)
-	} else if d.failed == "" {
-		d.failed = "it cannot be decrypted"
+		why, hidden = whyWithheld(kind)
 	}
+	d.course.Unreadable(why, hidden)
 }
 
 // withheld reports whether WhatsApp has sent the message without its content, and its
@@ -534,34 +464,28 @@ func whyWithheld(kind string) (why string, hidden bool) {
 	return "it is for the phone alone (" + kind + ")", true
 }
 
-// keepParts makes the parts that are not finished what is kept of the message.
-// With d.mu held.
-func (d *delivery) keepParts() {
-	d.contents = nil
-	for _, m := range d.parts {
-		if raw, err := proto.Marshal(m); err == nil && len(raw) > 0 {
-			d.contents = append(d.contents, raw)
-		}
-	}
-}
-
-// declined is the outcome where a handler returned false. With d.mu held.
+// sight is what there is to see when the handlers have returned. With d.mu held.
 //
 // whatsmeow acknowledges messages from the account's own phone whatever the handlers
 // say, so the service does not deliver them again.
-func (d *delivery) declined() book.Outcome {
-	d.keepParts()
+func (d *delivery) sight() course.Sight {
 	ofPhone := d.node != nil && d.node.AttrGetter().OptionalString("category") == "peer"
-	if len(d.contents) > 0 && (d.early || ofPhone && slices.ContainsFunc(d.parts, isProtocol)) {
-		return book.Saved
+	return course.Sight{
+		Admits: d.a.admits(), Hears: d.a.hears.Load(),
+		OfPhone: ofPhone && slices.ContainsFunc(d.content.parts, isProtocol),
+		Content: len(d.content.kept) > 0,
 	}
-	return book.Declined
 }
 
-// unanswered reports whether a newsletter's message was not acknowledged: whatsmeow says
-// in no other way that a handler returned false for it. With d.mu held.
-func (d *delivery) unanswered() bool {
-	return d.plain && !d.early && !d.acked && d.a.hears.Load()
+// originOf says where a message comes from.
+func originOf(message *waBinary.Node, synchronousAck bool) course.Origin {
+	switch {
+	case !isNewsletter(message):
+		return course.Encrypted
+	case synchronousAck:
+		return course.Newsletter
+	}
+	return course.Early
 }
 
 func isNewsletter(message *waBinary.Node) bool {
@@ -572,51 +496,13 @@ func isNewsletter(message *waBinary.Node) bool {
 func (d *delivery) outcome() (o book.Outcome, why string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case d.left:
-		return book.Left, ""
-	case d.ours && d.poison:
-		return book.Poison, whyPoison
-	case d.ours && len(d.contents) > 0:
-		return book.Saved, d.why
-	case d.ours:
-		return book.Handled, ""
-	case d.aside, d.again:
-		return book.Repeat, ""
-	case d.unheard:
-		return d.declined(), whyUnheard
-	case d.refused:
-		return d.declined(), whyRefused
-	case d.panicked != "":
-		if d.open { // there is no event buffer for messages of its kind
-			d.content()
-		}
-		if len(d.contents) == 0 {
-			return book.Odd, d.panicked + "; its content could not be kept"
-		}
-		if d.unsaved {
-			return book.Declined, d.panicked
-		}
-		return book.Saved, d.panicked
-	case d.failed != "":
-		return book.Lost, d.failed
-	case d.unanswered() && !d.a.admits():
-		return book.Left, ""
-	case d.unanswered():
-		return d.declined(), whyRefused
-	case d.open && d.asked: // and nobody finished it
-		d.keepParts()
-		return book.Declined, whyRefused
-	case d.open || d.taken:
-		return book.Handled, ""
-	case !d.a.admits():
-		return book.Left, ""
-	case d.repeated:
-		return book.Repeat, ""
-	case d.old != "":
-		return book.Odd, d.old
+	switch d.course.Keeps(d.sight()) {
+	case course.Parts:
+		d.content.keepParts()
+	case course.OpenPart:
+		d.content.keepOpen()
 	}
-	return book.Odd, "whatsmeow gave it to no handler: its form is not known"
+	return d.course.Outcome(d.sight())
 }
 
 // plainInfo is info without what cannot be written down.

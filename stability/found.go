@@ -187,7 +187,7 @@ func (r *received) had(id types.MessageID, sum string, users userNames, now time
 // another message under its id; nil stands for one that cannot be read, which is
 // taken for the one that the phone has sent.
 func (r *received) resent(d *delivery, content *waE2E.Message) bool {
-	if d.ours || d.before.State != "" || content != nil && isEmpty(content) {
+	if d.ours() || d.before.State != "" || content != nil && isEmpty(content) {
 		return false
 	}
 	now := time.Now()

@@ -50,17 +50,18 @@ func (r *received) survive(d *delivery, why string) bool {
 	d.learn()
 	contents, whole := d.decrypted(ctx)
 	d.mu.Lock()
-	if d.handed || d.left || d.refused || d.aside || d.again || d.panicked != "" {
+	if d.course.Decided() {
 		d.mu.Unlock() // the handlers have had a say
 		return false
 	}
 	if len(contents) == 0 || !whole { // the phone has all of it
-		d.failed = "it cannot be decrypted: " + why
-		rec := d.record(book.Undecrypted, d.failed)
+		d.course.Unreadable("it cannot be decrypted: "+why, d.course.Hidden())
+		rec := d.record(book.Undecrypted, d.course.WhyUnread())
 		d.mu.Unlock()
 		return r.keepUndecrypted(ctx, d, rec) == nil
 	}
-	d.contents, d.panicked, d.untried = contents, why, true
+	d.content.kept = contents
+	d.course.Survived(why)
 	rec := d.record(book.Kept, why)
 	d.mu.Unlock()
 	for _, raw := range contents {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability/internal/book"
+	"github.com/wastability/wastability/stability/internal/course"
 )
 
 // bookOf is the book of messages of a Manager without a store.
@@ -114,7 +115,7 @@ func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
 			r.aside(listed, "nobody has sent it again")
 			e, _ := r.book.Find(rec.Key)
 			require.Equal(t, c.still, e.State, "it is not set aside")
-			require.Equal(t, c.still == book.Kept, r.take(&delivery{key: rec.Key, fromStore: fromStore{ours: true}}), "only what is kept is handed over")
+			require.Equal(t, c.still == book.Kept, r.take(&delivery{key: rec.Key, course: course.Course{Origin: course.Store}}), "only what is kept is handed over")
 			require.Equal(t, c.still != "", len(r.book.Entries()) == 1)
 		})
 	}
@@ -247,10 +248,11 @@ func TestRefusedWordOfThePhoneIsKeptHoweverItIsWrapped(t *testing.T) {
 		"not of the phone": {"", word, book.Declined},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := &delivery{node: &waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{"category": c.category}}, byHandlers: byHandlers{refused: true}, parts: []*waE2E.Message{c.m}}
+			d := &delivery{a: &attachment{}, node: &waBinary.Node{Tag: "message", Attrs: waBinary.Attrs{"category": c.category}}, content: content{parts: []*waE2E.Message{c.m}}}
+			d.course.Refused()
 			o, why := d.outcome()
 			require.Equal(t, c.want, o)
-			require.Equal(t, whyRefused, why)
+			require.Equal(t, course.WhyRefused, why)
 		})
 	}
 }

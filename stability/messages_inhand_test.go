@@ -42,7 +42,7 @@ func TestMessageOfNoUseStaysHidden(t *testing.T) {
 	r.book.Load([]book.Entry{rec.Entry})
 	d := &delivery{a: &attachment{m: r.m}, key: k}
 	require.True(t, r.take(d))
-	d.old = "an old counter"
+	d.course.OldCounter()
 	r.ended(d)
 	e, _ := r.book.Find(k)
 	require.Equal(t, book.Undecrypted, e.State)

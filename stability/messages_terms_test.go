@@ -10,6 +10,7 @@ import (
 	waBinary "go.mau.fi/whatsmeow/binary"
 
 	"github.com/wastability/wastability/stability/internal/book"
+	"github.com/wastability/wastability/stability/internal/course"
 )
 
 // The decryption of a message fails behind the end of its term: the next holder reads it.
@@ -101,29 +102,29 @@ func TestKeptMessageOutlivesATermWithItsContent(t *testing.T) {
 	for name, before := range map[string]bool{"the handler returns in standby": false, "the handler returns in the next term": true} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, r.load(t.Context(), 1, ownNames{}))
-			d := &delivery{a: &attachment{m: r.m}, key: k, fromStore: fromStore{ours: true}}
+			d := &delivery{a: &attachment{m: r.m}, key: k, course: course.Course{Origin: course.Store}}
 			require.True(t, r.take(d))
 			r.leave()
 			if before {
 				require.NoError(t, r.load(t.Context(), 2, ownNames{}))
 			}
-			d.left = true
+			d.course.Leave()
 			r.ended(d)
 			if !before {
 				require.Empty(t, r.book.Entries(), "standby knows none")
 				require.NoError(t, r.load(t.Context(), 2, ownNames{}))
 			}
-			next := &delivery{a: d.a, key: k, fromStore: fromStore{ours: true}}
+			next := &delivery{a: d.a, key: k, course: course.Course{Origin: course.Store}}
 			require.True(t, r.take(next))
 			require.Len(t, next.before.Contents, 2)
-			next.left = true
+			next.course.Leave()
 			r.ended(next)
 			r.leave()
 		})
 	}
 	require.NoError(t, r.load(t.Context(), 3, ownNames{}))
 	delete(r.more, k)
-	require.False(t, r.take(&delivery{key: k, fromStore: fromStore{ours: true}}), "what has no content is not handed over, and does not count as handled")
+	require.False(t, r.take(&delivery{key: k, course: course.Course{Origin: course.Store}}), "what has no content is not handed over, and does not count as handled")
 }
 
 // The process has died of a message twice. The next one loses its connection before a
@@ -144,7 +145,8 @@ func TestDeathsOfAMessageThatNoHandlerWasGivenStayKnown(t *testing.T) {
 				r.arrived(k)
 				d := &delivery{a: &attachment{m: r.m}, key: k}
 				require.True(t, r.admit(t.Context(), d))
-				if d.left = left; left {
+				if left {
+					d.course.Leave()
 					r.ended(d)
 				}
 			}

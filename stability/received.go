@@ -20,6 +20,7 @@ import (
 
 	"github.com/wastability/wastability/guard"
 	"github.com/wastability/wastability/stability/internal/book"
+	"github.com/wastability/wastability/stability/internal/course"
 )
 
 // received is the book of what this instance receives. It stands in memory and in the
@@ -144,9 +145,8 @@ func (r *received) arrived(k book.Key) {
 // it is already.
 func (r *received) begin(ctx context.Context, a *attachment, message *waBinary.Node) (d *delivery, end func(), ok bool) {
 	d = &delivery{a: a, key: keyOf(message), node: message, info: infoOf(message, a.device)}
+	d.course.Origin = originOf(message, a.client.SynchronousAck)
 	d.named, d.key = d.key, r.known(ctx, d)
-	d.plain = isNewsletter(message)
-	d.early = d.plain && !a.client.SynchronousAck
 	if !r.admit(ctx, d) {
 		d.stillDelivered()
 		return nil, nil, false
@@ -195,7 +195,7 @@ func (r *received) admit(ctx context.Context, d *delivery) bool {
 		return false
 	}
 	if write && r.accuse(ctx, rec) != nil {
-		d.left = true
+		d.course.Leave()
 		r.ended(d)
 		return false
 	}
@@ -206,7 +206,7 @@ func (r *received) take(d *delivery) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, busy := r.inHand[d.key]; busy {
-		if !d.ours {
+		if !d.ours() {
 			r.book.Back(d.key)
 		}
 		return false
@@ -214,7 +214,7 @@ func (r *received) take(d *delivery) bool {
 	if _, going := r.going[d.key]; going {
 		return false
 	}
-	if e, ok := r.book.Find(d.key); d.ours && (!ok || e.State != book.Kept || len(r.more[d.key].Contents) == 0) {
+	if e, ok := r.book.Find(d.key); d.ours() && (!ok || e.State != book.Kept || len(r.more[d.key].Contents) == 0) {
 		return false // it was removed meanwhile, or set aside
 	}
 	if r.inHand == nil {
@@ -223,7 +223,7 @@ func (r *received) take(d *delivery) bool {
 	d.began = time.Now()
 	d.before, d.own, d.term = r.more[d.key], r.own, r.terms
 	r.inHand[d.key] = d
-	if d.ours {
+	if d.ours() {
 		r.book.Tried(d.key, d.began)
 	} else {
 		r.book.Begun(d.key, d.began)
@@ -235,13 +235,13 @@ func (r *received) take(d *delivery) bool {
 func (r *received) ended(d *delivery) {
 	d.untold()
 	o, why := d.outcome()
-	if (o == book.Odd || o == book.Lost) && d.asked && !r.past(d) { // else the store is another term's
+	if (o == book.Odd || o == book.Lost) && d.course.Buffered() && !r.past(d) { // else the store is another term's
 		d.finished() // acknowledged, and whatsmeow does not come back for what it could not read
 	}
-	hung := d.ours && time.Since(d.began) >= hangsAfter
+	hung := d.ours() && time.Since(d.began) >= hangsAfter
 	d.mu.Lock()
-	info, contents, hidden, untried := d.info, d.contents, d.hidden, d.untried
-	content := d.sent
+	info, contents, hidden, untried := d.info, d.content.kept, d.course.Hidden(), d.course.Untried()
+	content := d.content.sent
 	d.mu.Unlock()
 	now := time.Now()
 	var surplus []book.Key
@@ -299,7 +299,7 @@ func (r *received) ended(d *delivery) {
 		rec.Hidden = hidden
 		r.book.Hide(d.key, hidden)
 		if len(contents) > 0 {
-			rec.Contents, rec.OfPhone = contents, rec.OfPhone && d.ours
+			rec.Contents, rec.OfPhone = contents, rec.OfPhone && d.ours()
 		}
 		r.note(rec)
 	}
@@ -317,8 +317,8 @@ func (r *received) ended(d *delivery) {
 		// this tells it more. A refused message is at the service.
 		// Nothing else is written when a message is handled that was kept here, so the next one
 		// waits for the note of it: an outage would forget the notes of all of them.
-		err := r.write(context.Background(), is, o == book.Saved || gone && d.ours)
-		if declined := why == whyRefused || why == whyUnheard; err == nil && o == book.Saved && declined && !d.ours {
+		err := r.write(context.Background(), is, o == book.Saved || gone && d.ours())
+		if declined := why == course.WhyRefused || why == course.WhyUnheard; err == nil && o == book.Saved && declined && !d.ours() {
 			d.finished() // whatsmeow has acknowledged it, and does not come back for it
 		}
 	}
@@ -331,7 +331,7 @@ func (r *received) ended(d *delivery) {
 	case book.Lost:
 		r.missTooMany()
 	}
-	if write || hung || o == book.Left && !d.ours { // else nothing that is due has changed: most messages are handled at once
+	if write || hung || o == book.Left && !d.ours() { // else nothing that is due has changed: most messages are handled at once
 		r.wake.ring()
 		r.tell()
 	}
@@ -717,7 +717,7 @@ func (d *delivery) isIn(info types.MessageInfo) bool {
 func (d *delivery) isAbout(evt *events.Message) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.event == evt
+	return d.content.event == evt
 }
 
 // senderOf is the user who has sent a message.
@@ -747,7 +747,7 @@ func (r *received) handling(id string) (all []*delivery) {
 func (r *received) acknowledged(id string) {
 	for _, d := range r.handling(id) {
 		d.mu.Lock()
-		d.acked = true
+		d.course.Acknowledged()
 		d.mu.Unlock()
 	}
 }
@@ -757,8 +757,7 @@ func (r *received) acknowledged(id string) {
 func (r *received) refused(id string) {
 	for _, d := range r.handling(id) {
 		d.mu.Lock()
-		first := !d.handed && !d.ours
-		d.refused = d.refused || d.open || first
+		first := d.course.RefusedNow()
 		d.mu.Unlock()
 		if first {
 			d.refusedFirst()
@@ -775,15 +774,16 @@ func (r *received) undecryptable(id string, err error) {
 	}
 	for _, d := range r.handling(id) {
 		d.mu.Lock()
-		noted := d.failed != "" || d.open || d.ours
+		noted := d.course.Explained()
 		if !noted {
 			kind, _ := d.withheld()
-			d.failed, d.hidden = whyWithheld(kind)
+			why, hidden := whyWithheld(kind)
 			if err != nil {
-				d.failed, d.hidden = "it cannot be decrypted: "+firstLine(err.Error()), false
+				why, hidden = "it cannot be decrypted: "+firstLine(err.Error()), false
 			}
+			d.course.Unreadable(why, hidden)
 		}
-		rec := d.record(book.Undecrypted, d.failed)
+		rec := d.record(book.Undecrypted, d.course.WhyUnread())
 		d.mu.Unlock()
 		if !noted {
 			_ = r.keepUndecrypted(context.Background(), d, rec) // where it fails, the connection ends before the acknowledgement
@@ -803,7 +803,7 @@ func (a *attachment) panicked(evt, value any, stack string) {
 	}
 	if d != nil {
 		d.mu.Lock()
-		d.panicked, d.threw = panickedWith(value), true
+		d.course.Panicked(panickedWith(value))
 		d.mu.Unlock()
 	}
 }

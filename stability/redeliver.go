@@ -16,6 +16,7 @@ import (
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability/internal/book"
+	"github.com/wastability/wastability/stability/internal/course"
 	core "github.com/wastability/wastability/stability/internal/term"
 )
 
@@ -135,8 +136,8 @@ func (r *received) waits(k book.Key, evt *events.Message, users userNames) (wait
 		if d := r.inHand[k]; d != nil {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if d.sent != nil {
-				return sumOf(d.sent) == sum || slices.ContainsFunc(contents, is)
+			if sent := d.content.sent; sent != nil {
+				return sumOf(sent) == sum || slices.ContainsFunc(contents, is)
 			}
 		}
 		return len(contents) == 0 || slices.ContainsFunc(contents, is)
@@ -329,7 +330,7 @@ func (r *received) handlingLocked(now time.Time) bool {
 		if now.Sub(d.began) < hangsAfter {
 			return true
 		}
-		stuck = stuck || !d.ours
+		stuck = stuck || !d.ours()
 	}
 	return !stuck && r.book.Sums().States[book.Queued].Count > 0
 }
@@ -338,7 +339,7 @@ func (r *received) handlingLocked(now time.Time) bool {
 // long, and not when the term ends first: then false, and they go on.
 func (r *received) handOver(t *term, a *attachment, e book.Entry) bool {
 	r.standMark(t.patience)
-	d := &delivery{a: a, key: e.Key, fromStore: fromStore{ours: true}}
+	d := &delivery{a: a, key: e.Key, course: course.Course{Origin: course.Store}}
 	if !r.admit(t.patience, d) {
 		return true // such as one that comes from the service at this moment
 	}
@@ -371,7 +372,7 @@ func (r *received) hanging(now time.Time, kept bool) (n int, since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, d := range r.inHand {
-		if kept && !d.ours || now.Sub(d.began) < hangsAfter {
+		if kept && !d.ours() || now.Sub(d.began) < hangsAfter {
 			continue
 		}
 		n++
@@ -395,29 +396,22 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 		}
 		evt := (&events.Message{Info: rec.Info, RawMessage: &msg}).UnwrapRaw()
 		d.mu.Lock()
-		d.event, d.panicked, d.handed = evt, "", false
+		d.content.event = evt
+		d.course.BeginStored()
 		d.mu.Unlock()
 		failed := in.DispatchEvent(evt)
 		d.mu.Lock()
-		if d.left || failed || d.panicked != "" || !d.handed {
+		if d.course.Untaken(failed) {
 			rest = append(rest, raw)
-			switch {
-			case d.unheard:
-				d.why = whyUnheard
-			case failed && !d.left:
-				d.why = whyRefused
-			case d.panicked != "":
-				d.why = d.panicked
-			case !d.handed:
-				d.why = whyUnheard
-			}
 		}
 		d.mu.Unlock()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.info, d.contents, d.event = rec.Info, rest, nil
-	d.poison = poisonous
+	d.info, d.content.kept, d.content.event = rec.Info, rest, nil
+	if poisonous {
+		d.course.Condemn()
+	}
 }
 
 // synced is told that the service has delivered what waited there.
@@ -533,7 +527,7 @@ func (r *received) idle(ctx context.Context) {
 		r.mu.Lock()
 		busy := false
 		for _, d := range r.inHand {
-			busy = busy || d.ours
+			busy = busy || d.ours()
 		}
 		r.mu.Unlock()
 		if !busy || !sleep(ctx, 10*time.Millisecond) {

@@ -137,7 +137,7 @@ func (r *received) keepUndecrypted(ctx context.Context, d *delivery, rec message
 	}
 	if r.resent(d, nil) {
 		d.mu.Lock()
-		d.again = true
+		d.course.FoundBefore()
 		d.mu.Unlock()
 		return nil
 	}

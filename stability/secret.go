@@ -25,7 +25,7 @@ func (d *delivery) Secret(plaintext []byte) (in store.MessageSecretInsert, ok bo
 		}
 	}
 	d.mu.Lock()
-	d.plaintext = plaintext
+	d.content.plaintext = plaintext
 	d.mu.Unlock()
 	secret := secretOf(plaintext)
 	if len(secret) == 0 {
