@@ -38,7 +38,7 @@ func offerAfter(n int) time.Duration {
 // offerAt is when a message that was left alone is offered by itself. The caller holds mu.
 func (r *received) offerAt(k book.Key) time.Time {
 	e, _ := r.book.Find(k)
-	stable, at := r.begun.Add(stableAfter), e.Since.Add(offerAfter(r.more[k].Offers))
+	stable, at := r.care.begun.Add(stableAfter), e.Since.Add(offerAfter(r.more[k].Offers))
 	if at.Before(stable) {
 		return stable
 	}
@@ -66,19 +66,82 @@ var build = sync.OnceValue(func() string {
 	return name
 })
 
+// care is the present term with its mark, and what the mark that it found tells. The
+// book's mutex guards it.
+type care struct {
+	epoch int64     // of the term
+	begun time.Time // when it began
+	mark  markPhase
+	past  pastEnd
+}
+
+// markPhase is how far the mark of a term has come.
+type markPhase uint8
+
+const (
+	markUnset  markPhase = iota
+	markRides            // it is in the store with the next commit
+	markStands           // it is known to be in the store
+)
+
+// pastEnd is how the term before ended.
+type pastEnd uint8
+
+const (
+	endedWell  pastEnd = iota // in good order, or it was this process's
+	endedBadly                // not so, and the backlog is handled
+	careInNeed                // not so, and the backlog is not handled yet
+)
+
+// begin notes that a term has begun, and what mark it has found; nil for none. It reports
+// false where it is the same term still, with another device.
+func (c *care) begin(epoch int64, found []byte, now time.Time) bool {
+	if c.epoch == epoch {
+		return false
+	}
+	var before termRecord
+	own := c.epoch // of this process's last term: it has lost the lock, and lives
+	died := found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch && before.Epoch != own)
+	*c = care{epoch: epoch, begun: now}
+	if died {
+		c.past = careInNeed
+	}
+	return true
+}
+
+// put notes that the mark of a term was written.
+func (c *care) put(epoch int64, stands bool) {
+	if c.epoch != epoch {
+		return // another one has begun
+	}
+	c.mark = max(c.mark, markRides)
+	if stands {
+		c.mark = markStands
+	}
+}
+
+// marked reports whether the mark is in the store, or on its way.
+func (c *care) marked() bool { return c.mark >= markRides }
+
+// needed reports whether each message is written down before it is handled.
+func (c *care) needed() bool { return c.past == careInNeed }
+
+// calm notes that the backlog is handled.
+func (c *care) calm() { c.past = min(c.past, endedBadly) }
+
+// accuses reports whether a message is written down before it is handled: processes have
+// died in its hands, or may do so. ours says that it is kept here, so it is no part of the
+// backlog.
+func (c *care) accuses(deaths int, ours bool) bool {
+	return c.needed() || deaths > 0 || ours && c.past == endedBadly
+}
+
 // mark begins a term: it looks for the mark of an earlier one, and puts its own.
 // It reports whether there was one.
 func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean bool) {
 	r.mu.Lock()
-	first := r.epoch != epoch
-	if first {
-		own := r.epoch // of this process's last term: it has lost the lock, and lives
-		r.epoch, r.begun, r.marked, r.markStands = epoch, time.Now(), false, false
-		var before termRecord
-		r.unclean = found != nil && (json.Unmarshal(found, &before) != nil || before.Epoch != epoch && before.Epoch != own)
-		r.careful = r.unclean
-	}
-	careful, put := r.careful && first, !r.marked
+	first := r.care.begin(epoch, found, time.Now())
+	careful, put := first && r.care.needed(), !r.care.marked()
 	r.mu.Unlock()
 	if careful {
 		r.m.cfg.logger.Warn("an earlier term did not end in good order: each message is written down before it is handled, until the backlog is done")
@@ -98,7 +161,7 @@ func (r *received) putMark(ctx context.Context, epoch int64) { r.writeMark(ctx, 
 // mark would ride before it; one that is decrypted now takes the mark with it.
 func (r *received) standMark(ctx context.Context) {
 	r.mu.Lock()
-	epoch, stands := r.epoch, r.markStands
+	epoch, stands := r.care.epoch, r.care.mark == markStands
 	r.mu.Unlock()
 	if !stands {
 		r.writeMark(ctx, epoch, true)
@@ -119,9 +182,7 @@ func (r *received) writeMark(ctx context.Context, epoch int64, now bool) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.epoch == epoch {
-		r.marked, r.markStands = true, r.markStands || now
-	}
+	r.care.put(epoch, now)
 }
 
 // unmark ends a term in good order. A handler may still be running: it is slow,
@@ -129,7 +190,7 @@ func (r *received) writeMark(ctx context.Context, epoch int64, now bool) {
 func (r *received) unmark(ctx context.Context) {
 	s := r.m.can.book
 	r.mu.Lock()
-	marked := r.marked
+	marked := r.care.marked()
 	r.mu.Unlock()
 	if s != nil && marked {
 		_ = s.PutMessageEntry(ctx, termMark, nil, false) // else the next term is careful
@@ -140,7 +201,7 @@ func (r *received) unmark(ctx context.Context) {
 func (r *received) calm() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.careful = false
+	r.care.calm()
 }
 
 // accused is what is to be written down before d's message is handled; false
@@ -153,7 +214,7 @@ func (r *received) accused(d *delivery) (rec messageRecord, write, alone bool) {
 	if known && e.State == book.LeftAlone {
 		return rec, false, true
 	}
-	if !r.careful && rec.Deaths == 0 && !(r.unclean && d.ours()) { // what is kept here is no part of the backlog
+	if !r.care.accuses(rec.Deaths, d.ours()) {
 		return rec, false, false
 	}
 	if !stored {

@@ -34,7 +34,7 @@ type delivery struct {
 	// Changed by the goroutine alone that handles the message.
 	before messageRecord // what was known of it when it was taken in hand
 	own    ownNames      // the account that was paired then
-	term   int           // the one of then, see received.terms
+	term   int           // the one of then, see presentTerm.number
 	same   bool          // a part of what was known has come again: so it is that message
 
 	mu      sync.Mutex        // guards what follows

@@ -67,8 +67,8 @@ func Accounts(m *Manager) (begun time.Time, has func(id, chat, sender string) bo
 	r := &m.received
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.read {
-		begun = r.begun
+	if r.term.read {
+		begun = r.care.begun
 	}
 	return begun, func(id, chat, sender string) bool {
 		r.mu.Lock()

@@ -15,6 +15,37 @@ const (
 	settleAgain = 24 * time.Hour
 )
 
+// backlog is what waited at the service for a login. The book's mutex guards it.
+type backlog struct {
+	in       bool      // the service has delivered all of it, on this connection
+	settleAt time.Time // when the event buffer is next looked through; zero before that, in this term
+}
+
+// delivered notes that the service has delivered all of it.
+func (b *backlog) delivered(now time.Time) {
+	b.in = true
+	// One that is due sooner stays: a host that refuses something for ever makes a login
+	// every quarter of an hour.
+	if at := now.Add(settleAfter); b.settleAt.IsZero() || at.Before(b.settleAt) {
+		b.settleAt = at
+	}
+}
+
+// hungUp notes that the connection is over.
+func (b *backlog) hungUp() { b.in = false }
+
+// settles says whether the event buffer is to be looked through now, and when next; zero
+// where a login has to come before.
+func (b *backlog) settles(now time.Time) (due bool, next time.Time) {
+	if !b.in {
+		return false, time.Time{}
+	}
+	if due = !now.Before(b.settleAt); due {
+		b.settleAt = now.Add(settleAgain)
+	}
+	return due, b.settleAt
+}
+
 // stillDelivered tells the store of a message that the service has delivered and
 // that whatsmeow is not given.
 func (d *delivery) stillDelivered() {

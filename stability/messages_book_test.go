@@ -123,7 +123,7 @@ func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
 	rec := messageRecord{Entry: book.Entry{Key: book.Key{ID: "A"}, State: book.Undecrypted}}
 	r.note(rec)
 	r.book.Load([]book.Entry{rec.Entry})
-	r.going = map[book.Key]struct{}{rec.Key: {}}
+	r.removals.begin(rec.Key)
 	require.False(t, r.still(rec.Entry), "it is being removed")
 }
 
@@ -153,7 +153,7 @@ func TestLastRowIsTheTrueOne(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		r := bookOf()
 		s := &keptRows{rows: make(map[string][]byte)}
-		r.m.can.book, r.read = s, true
+		r.m.can.book, r.term.read = s, true
 		left := 6
 		changed := func() change {
 			r.mu.Lock()
@@ -209,7 +209,7 @@ func TestBuildsThatTakeTurnsFindTheMessageThatKills(t *testing.T) {
 		deaths++
 		require.Less(t, deaths, 8, "it dies for ever")
 		build = func() string { return []string{"one", "two"}[deaths%2] }
-		r.more, r.careful = map[book.Key]messageRecord{rec.Key: rec}, true
+		r.more, r.care.past = map[book.Key]messageRecord{rec.Key: rec}, careInNeed
 		begun, write, alone := r.accused(&delivery{key: rec.Key})
 		require.True(t, write && !alone)
 		build = func() string { return []string{"two", "one"}[deaths%2] }
@@ -311,7 +311,7 @@ func TestNoteIsNoEntry(t *testing.T) {
 	}
 	r := bookOf()
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.can.book, r.read = s, true
+	r.m.can.book, r.term.read = s, true
 	r.found(k, notes[0], time.Now())
 	require.NoError(t, r.write(t.Context(), r.changed(k), false))
 	require.Contains(t, string(s.rows[recordID(k)]), `"Note":true`)

@@ -91,14 +91,14 @@ type ReceivedMessages struct {
 func (r *received) isRead() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.read || r.m.can.book == nil
+	return r.term.read || r.m.can.book == nil
 }
 
 func (r *received) status(now time.Time, redelivers bool) (out ReceivedMessages) {
 	r.mu.Lock()
 	sums := r.book.Sums()
 	bytes, missed := r.sizes()
-	removed := r.removed
+	removed := r.removals.done
 	r.mu.Unlock()
 	out = ReceivedMessages{Total: sums.Received, Handled: sums.Handled, Repeated: sums.Repeated, Removed: removed,
 		By: make(map[MessageState]MessageGroup), Missed: make(map[MessageState]MessageGroup)}
@@ -335,7 +335,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	no := ErrNoMessage
 	var rec messageRecord
 	for k, x := range r.more {
-		if _, going := r.going[k]; !going && recordID(k) == entry {
+		if !r.removals.going(k) && recordID(k) == entry {
 			rec = x
 			if found, gone = f(r, k, &rec); !found {
 				no = r.whyNot(k)
@@ -345,10 +345,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	}
 	switch {
 	case found && gone: // no handler is given it meanwhile
-		if r.going == nil {
-			r.going = make(map[book.Key]struct{})
-		}
-		r.going[rec.Key] = struct{}{}
+		r.removals.begin(rec.Key)
 	case found:
 		r.note(rec)
 	}
@@ -356,7 +353,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	if found && !gone {
 		is = r.changed(rec.Key)
 	}
-	if !found && m.can.book != nil && !r.read {
+	if !found && m.can.book != nil && !r.term.read {
 		no = ErrMessagesUnread
 	}
 	r.mu.Unlock()
@@ -369,7 +366,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 	} else { // not before the store knows it
 		err = r.ahead(ctx, rec.Key, nil)
 		r.mu.Lock()
-		delete(r.going, rec.Key)
+		r.removals.end(rec.Key)
 		if err == nil {
 			r.book.Remove(rec.Key)
 			delete(r.more, rec.Key)

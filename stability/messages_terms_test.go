@@ -17,15 +17,15 @@ import (
 func TestMessageThatCannotBeReadBehindItsTermIsNotNotedInAnother(t *testing.T) {
 	r := bookOf()
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.can.book, r.read = s, true
-	d := &delivery{key: book.Key{ID: "A"}, node: &waBinary.Node{Tag: "message"}, term: r.terms}
+	r.m.can.book, r.term.read = s, true
+	d := &delivery{key: book.Key{ID: "A"}, node: &waBinary.Node{Tag: "message"}, term: r.term.number}
 	rec := messageRecord{Entry: book.Entry{Key: d.key, State: book.Undecrypted}}
 	r.leave()
-	r.read = true // another term
+	r.term.read = true // another term
 	require.ErrorIs(t, r.keepUndecrypted(t.Context(), d, rec), context.Canceled, "it stays at the service")
 	require.Empty(t, s.rows)
 	require.Empty(t, r.more)
-	d.term = r.terms
+	d.term = r.term.number
 	require.NoError(t, r.keepUndecrypted(t.Context(), d, rec))
 	require.Len(t, s.rows, 1)
 }
@@ -62,13 +62,13 @@ func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {
 	require.Contains(t, s.rows, recordID(put))
 	require.Len(t, r.book.Entries(), 1)
 	require.Equal(t, put, r.book.Entries()[0].Key)
-	require.Contains(t, r.owed, put, "it is deferred, once more")
+	require.Contains(t, r.owing.rows, put, "it is deferred, once more")
 
 	// What was owed in that term says nothing in the next.
 	r.leave()
 	s.rows = map[string][]byte{recordID(gone): was}
 	require.NoError(t, r.load(t.Context(), 2, ownNames{}))
-	require.Empty(t, r.owed)
+	require.Empty(t, r.owing.rows)
 	require.Equal(t, gone, r.book.Entries()[0].Key)
 }
 
@@ -76,12 +76,12 @@ func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {
 func TestRowOfAFormerTermIsNotRemoved(t *testing.T) {
 	r, k := bookOf(), book.Key{ID: "A"}
 	s := &keptRows{rows: make(map[string][]byte)}
-	r.m.can.book, r.read = s, true
+	r.m.can.book, r.term.read = s, true
 	for _, read := range []bool{false, true} { // by the next term
-		r.read = true
+		r.term.read = true
 		r.note(messageRecord{Entry: book.Entry{Key: k, State: book.Kept}})
 		is := r.changed(k)
-		s.beside = func() { r.leave(); r.read = read }
+		s.beside = func() { r.leave(); r.term.read = read }
 		require.NoError(t, r.write(t.Context(), is, true))
 		require.Len(t, s.rows, 1)
 		s.beside = nil

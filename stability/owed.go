@@ -33,11 +33,12 @@ import (
 // term it believes rows: another holder may have changed them. The exception is a message
 // that a handler of this process took, where nobody has changed its row since (newer).
 
-// owing is what the book knows of rows that are owed.
+// owing is what the book knows of rows that are owed. The book's mutex guards it.
 type owing struct {
-	owed   map[book.Key]debt
+	rows   map[book.Key]debt
 	unpaid int       // how often in a row what is owed could not be written
 	paidAt time.Time // when that was tried last
+	loads  int       // of the store, that are under way
 }
 
 // debt is a row that is perhaps not as memory has it.
@@ -59,42 +60,92 @@ func (r *received) owe(k book.Key) {
 	if r.m.can.book == nil {
 		return // there are no rows
 	}
-	if r.owed == nil {
-		r.owed = make(map[book.Key]debt)
-	}
-	r.owed[k] = debt{at: time.Now(), failed: r.owed[k].failed}
+	r.owing.owe(k, time.Now())
 }
 
-// tookIt notes how the row of a message stands that a handler has taken. The caller holds mu.
-func (r *received) tookIt(was book.Entry) {
-	if d, ok := r.owed[was.Key]; ok {
-		d.took = &was
-		r.owed[was.Key] = d
+func (o *owing) owe(k book.Key, now time.Time) {
+	o.put(k, debt{at: now, failed: o.rows[k].failed})
+}
+
+func (o *owing) put(k book.Key, d debt) {
+	if o.rows == nil {
+		o.rows = make(map[book.Key]debt)
 	}
+	o.rows[k] = d
+}
+
+// took notes how the row of a message stands that a handler has taken.
+func (o *owing) took(was book.Entry) {
+	if d, ok := o.rows[was.Key]; ok {
+		d.took = &was
+		o.rows[was.Key] = d
+	}
+}
+
+// paid notes what came of a write of what memory has. It reports whether that failed, and
+// the write before did not.
+func (o *owing) paid(k book.Key, durable bool, err error, now time.Time) (fails bool) {
+	d, ok := o.rows[k]
+	switch {
+	case err != nil:
+		fails, d.failed = !d.failed, true
+		if d.at.IsZero() {
+			d.at = now
+		}
+		o.put(k, d)
+	case !ok:
+	case durable && o.loads == 0: // else a load may have read the row before
+		delete(o.rows, k)
+	default: // a deferred write proves nothing
+		d.failed, d.at = d.failed && !durable, now
+		o.rows[k] = d
+	}
+	return fails
+}
+
+// landed forgets the deferred writes that are in the store by now.
+func (o *owing) landed(now time.Time) {
+	for k, d := range o.rows {
+		if !d.failed && now.Sub(d.at) >= owedFor && o.loads == 0 {
+			delete(o.rows, k)
+		}
+	}
+}
+
+// nextTry is when to write again what could not be written.
+func (o *owing) nextTry() time.Time {
+	return o.paidAt.Add(min(time.Second<<min(o.unpaid, 10), owedPause))
+}
+
+// tried notes that what is owed was tried.
+func (o *owing) tried(err error, now time.Time) {
+	o.paidAt = now
+	if o.unpaid++; err == nil {
+		o.unpaid = 0
+	}
+}
+
+// newer reports whether memory, which does not have the message, is newer than a row that
+// a load has read. same: the term had read its rows before.
+func (o *owing) newer(row book.Entry, same bool) bool {
+	d, ok := o.rows[row.Key]
+	return ok && (same || d.took != nil && d.took.First.Equal(row.First) && d.took.Last.Equal(row.Last) && d.took.Tries == row.Tries)
+}
+
+// inherit leaves what the next term has to know of what this one owes.
+func (o *owing) inherit() {
+	for k, d := range o.rows {
+		if d.took == nil {
+			delete(o.rows, k)
+		}
+	}
+	o.unpaid, o.paidAt = 0, time.Time{}
 }
 
 // paid notes what came of a write of what memory has. The caller holds mu.
 func (r *received) paid(k book.Key, durable bool, err error) {
-	d, ok := r.owed[k]
-	switch {
-	case err != nil:
-		if !d.failed {
-			r.wake.ring()
-		}
-		d.failed = true
-		if d.at.IsZero() {
-			d.at = time.Now()
-		}
-		if r.owed == nil {
-			r.owed = make(map[book.Key]debt)
-		}
-		r.owed[k] = d
-	case !ok:
-	case durable && r.loads == 0: // else a load may have read the row before
-		delete(r.owed, k)
-	default: // a deferred write proves nothing
-		d.failed, d.at = d.failed && !durable, time.Now()
-		r.owed[k] = d
+	if r.owing.paid(k, durable, err, time.Now()) {
+		r.wake.ring()
 	}
 }
 
@@ -102,18 +153,17 @@ func (r *received) paid(k book.Key, durable bool, err error) {
 // the same, and what memory has is owed.
 func (r *received) ahead(ctx context.Context, k book.Key, rec *messageRecord) error {
 	r.mu.Lock()
-	term, was := r.terms, r.owed[k]
+	term, was := r.term.number, r.owing.rows[k]
 	if rec != nil {
-		delete(r.owed, k) // whatever that was, this row takes its place
+		delete(r.owing.rows, k) // whatever that was, this row takes its place
 	}
 	r.mu.Unlock()
 	err := r.store(ctx, k, rec, true)
 	if err != nil {
 		r.mu.Lock()
-		if term == r.terms {
+		if term == r.term.number {
 			if was.failed { // nobody needs to hear of it once more
-				r.owe(k)
-				r.owed[k] = debt{at: r.owed[k].at, failed: true}
+				r.owing.put(k, debt{at: time.Now(), failed: true})
 			}
 			r.paid(k, true, err)
 		}
@@ -126,11 +176,9 @@ func (r *received) ahead(ctx context.Context, k book.Key, rec *messageRecord) er
 func (r *received) makeGood(ctx context.Context) (again time.Time) {
 	now := time.Now()
 	r.mu.Lock()
-	owed, at := r.overdue(), r.nextTry()
-	for k, d := range r.owed {
-		if r.read && !d.failed && now.Sub(d.at) >= owedFor && r.loads == 0 {
-			delete(r.owed, k)
-		}
+	owed, at := r.overdue(), r.owing.nextTry()
+	if r.term.read {
+		r.owing.landed(now)
 	}
 	r.mu.Unlock()
 	if len(owed) == 0 {
@@ -147,28 +195,21 @@ func (r *received) makeGood(ctx context.Context) (again time.Time) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.paidAt = time.Now()
+	r.owing.tried(err, time.Now())
 	if err == nil {
-		r.unpaid = 0
 		return time.Time{}
 	}
-	r.unpaid++
-	return r.nextTry()
+	return r.owing.nextTry()
 }
 
 // overdue are the rows whose last write failed, once the rows are known. The caller holds mu.
 func (r *received) overdue() (owed []change) {
-	for k, d := range r.owed {
-		if r.read && d.failed {
+	for k, d := range r.owing.rows {
+		if r.term.read && d.failed {
 			owed = append(owed, r.isNow(k))
 		}
 	}
 	return owed
-}
-
-// nextTry is when to write them. The caller holds mu.
-func (r *received) nextTry() time.Time {
-	return r.paidAt.Add(min(time.Second<<min(r.unpaid, 10), owedPause))
 }
 
 // lastPayment tries once more to write what is owed, at the end of a term in good order.
@@ -203,37 +244,20 @@ func (r *received) loading() (done func()) {
 	add := func(n int) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.loads += n
+		r.owing.loads += n
 	}
 	add(1)
 	return func() { add(-1) }
 }
 
-// newer reports whether memory, which does not have the message, is newer than a row that
-// a load has read. same: the term had read its rows before. The caller holds mu.
-func (r *received) newer(row book.Entry, same bool) bool {
-	d, ok := r.owed[row.Key]
-	return ok && (same || d.took != nil && d.took.First.Equal(row.First) && d.took.Last.Equal(row.Last) && d.took.Tries == row.Tries)
-}
-
 // debts are the rows that a load has to write. The caller holds mu.
 func (r *received) debts(same bool) (owed []change) {
-	for k, d := range r.owed {
+	for k, d := range r.owing.rows {
 		if _, known := r.more[k]; same || !known && d.took != nil {
 			owed = append(owed, r.isNow(k))
 		} else {
-			delete(r.owed, k)
+			delete(r.owing.rows, k)
 		}
 	}
 	return owed
-}
-
-// inherit is what the next term has to know of what this one owes. The caller holds mu.
-func (r *received) inherit() {
-	for k, d := range r.owed {
-		if d.took == nil {
-			delete(r.owed, k)
-		}
-	}
-	r.unpaid, r.paidAt = 0, time.Time{}
 }

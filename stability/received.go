@@ -38,34 +38,31 @@ type received struct {
 	more   map[book.Key]messageRecord // of entries that the store has
 	noted  uint64                     // how often one was put there
 	inHand map[book.Key]*delivery
-	going  map[book.Key]struct{} // that are being removed for good
-	lately []foundMessage        // missed, and here since, oldest first
-	own    ownNames              // of the account; empty before it is known
+	lately []foundMessage // missed, and here since, oldest first
+	own    ownNames       // of the account; empty before it is known
 
-	terms    int       // that have ended
-	removed  uint64    // see ReceivedMessages.Removed
-	settleAt time.Time // when the event buffer is next looked through; zero before the service has delivered all in this term
-	loads    int       // of the store, that are under way
-	owing
-	presentTerm
-	markOfTerm
+	term     presentTerm
+	care     care
+	backlog  backlog
+	owing    owing
+	removals removals
 }
 
-// presentTerm is what the book knows of the term that it is about.
+// presentTerm is the term that the book is about, or the time behind one. The book's mutex
+// guards it.
 type presentTerm struct {
-	read  bool      // what the store has was read in it
-	epoch int64     // its
-	begun time.Time // when it began
-
-	backlogIn bool // the service has delivered, on this connection, all that waited there
+	number int  // how many have ended before
+	read   bool // what the store has was read in it
 }
 
-// markOfTerm is the mark that a term sets in the store, and the one that it found.
-type markOfTerm struct {
-	marked     bool // its mark is in the store, or on its way
-	markStands bool // and it is known to be in the store
-	unclean    bool // an earlier term did not end in good order
-	careful    bool // that, and the backlog is not handled yet
+// leave notes that the term is over.
+func (t *presentTerm) leave() { *t = presentTerm{number: t.number + 1} }
+
+// load notes that what the store has was read. It reports whether it was before: another
+// device is read in one term.
+func (t *presentTerm) load() (before bool) {
+	before, t.read = t.read, true
+	return before
 }
 
 // messageRecord is an entry of the book as it stands in the store.
@@ -211,7 +208,7 @@ func (r *received) take(d *delivery) bool {
 		}
 		return false
 	}
-	if _, going := r.going[d.key]; going {
+	if r.removals.going(d.key) {
 		return false
 	}
 	if e, ok := r.book.Find(d.key); d.ours() && (!ok || e.State != book.Kept || len(r.more[d.key].Contents) == 0) {
@@ -221,7 +218,7 @@ func (r *received) take(d *delivery) bool {
 		r.inHand = make(map[book.Key]*delivery)
 	}
 	d.began = time.Now()
-	d.before, d.own, d.term = r.more[d.key], r.own, r.terms
+	d.before, d.own, d.term = r.more[d.key], r.own, r.term.number
 	r.inHand[d.key] = d
 	if d.ours() {
 		r.book.Tried(d.key, d.began)
@@ -251,7 +248,7 @@ func (r *received) ended(d *delivery) {
 	if r.inHand[d.key] == d {
 		delete(r.inHand, d.key)
 	}
-	if o = r.outlived(d, o); o == book.Left && d.term != r.terms {
+	if o = r.outlived(d, o); o == book.Left && d.term != r.term.number {
 		r.mu.Unlock()
 		r.wake.ring()
 		r.tell()
@@ -307,7 +304,7 @@ func (r *received) ended(d *delivery) {
 	if write {
 		is = r.changed(d.key)
 		if o == book.Handled || o == book.Repeat {
-			r.tookIt(took)
+			r.owing.took(took)
 		}
 	}
 	r.mu.Unlock()
@@ -342,12 +339,12 @@ func (r *received) ended(d *delivery) {
 // any more: the store says what is to be done with it, or the service delivers it to the
 // next holder. The caller holds mu.
 func (r *received) outlived(d *delivery, o book.Outcome) book.Outcome {
-	if d.term == r.terms || o == book.Handled || o == book.Repeat {
+	if d.term == r.term.number || o == book.Handled || o == book.Repeat {
 		return o
 	}
 	e, _ := r.book.Find(d.key)
 	rec, known := r.more[d.key]
-	known = known && r.read
+	known = known && r.term.read
 	back := !known && e.Back() // and was left at the service
 	if back && e.Here() {
 		return book.Declined
@@ -368,7 +365,7 @@ func (r *received) outlived(d *delivery, o book.Outcome) book.Outcome {
 func (r *received) past(d *delivery) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return d.term != r.terms
+	return d.term != r.term.number
 }
 
 // maxBare bounds the messages that are set aside without content.
@@ -438,7 +435,7 @@ func (r *received) changed(k book.Key) change {
 
 // isNow is changed, where nothing has changed.
 func (r *received) isNow(k book.Key) change {
-	c := change{key: k, row: r.rowOf(k), term: r.terms}
+	c := change{key: k, row: r.rowOf(k), term: r.term.number}
 	if c.row != nil {
 		c.rev = c.row.rev
 	}
@@ -452,7 +449,7 @@ func (r *received) isNow(k book.Key) change {
 func (r *received) write(ctx context.Context, c change, durable bool) error {
 	for {
 		r.mu.Lock()
-		over := c.term != r.terms
+		over := c.term != r.term.number
 		r.mu.Unlock()
 		if over {
 			return fmt.Errorf("stability: write down a message of a term that is over: %w", context.Canceled)
@@ -460,7 +457,7 @@ func (r *received) write(ctx context.Context, c change, durable bool) error {
 		err := r.store(ctx, c.key, c.row, durable)
 		r.mu.Lock()
 		now := r.isNow(c.key)
-		over = now.term != c.term || !r.read // what is known is about another term
+		over = now.term != c.term || !r.term.read // what is known is about another term
 		if now.term == c.term && (err != nil || now.rev == c.rev) {
 			r.paid(c.key, durable, err)
 		}
@@ -523,7 +520,7 @@ func (r *received) store(ctx context.Context, k book.Key, rec *messageRecord, du
 	now := time.Now()
 	r.mu.Lock()
 	notes, own := r.notes(k, now), r.own
-	_, going := r.going[k]
+	going := r.removals.going(k)
 	r.mu.Unlock()
 	if going && rec != nil {
 		return nil // it is being removed for good
@@ -591,13 +588,12 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 		began[rec.Key] = rec.Begun != was.Begun
 	}
 	r.mu.Lock()
-	same := r.read // so another device was read in one term, and memory is newer than the rows
-	r.read = true
+	same := r.term.load() // so memory is newer than the rows
 	r.remember(records)
 	for _, rec := range records {
 		// A note of an earlier version has nothing else.
 		noteAlone := rec.Note || len(rec.Found) > 0 && rec.State == "" && rec.Build == ""
-		if _, known := r.more[rec.Key]; !known && !noteAlone && !r.newer(rec.Entry, same) { // a handler may still have it
+		if _, known := r.more[rec.Key]; !known && !noteAlone && !r.owing.newer(rec.Entry, same) { // a handler may still have it
 			r.note(rec)
 			r.book.Load([]book.Entry{rec.Entry})
 			if began[rec.Key] && (rec.State == book.LeftAlone || rec.State == book.SetAside) {
@@ -622,10 +618,10 @@ func (r *received) load(ctx context.Context, epoch int64, own ownNames) error {
 func (r *received) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.terms++
+	r.term.leave()
 	r.book.Leave()
-	r.more, r.settleAt, r.read, r.backlogIn = nil, time.Time{}, false, false
-	r.inherit()
+	r.more, r.backlog = nil, backlog{}
+	r.owing.inherit()
 }
 
 // hungUp is told that a connection is over.
@@ -633,14 +629,14 @@ func (r *received) hungUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.book.HungUp()
-	r.backlogIn = false
+	r.backlog.hungUp()
 }
 
 // facts says what the guard is to know of messages that nobody took.
 func (r *received) facts(f *guard.Facts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f.BookUnread = r.m.can.book != nil && !r.read
+	f.BookUnread = r.m.can.book != nil && !r.term.read
 	for _, e := range r.book.Entries() {
 		switch {
 		case (e.State == book.SetAside || e.State == book.LeftAlone) && !e.Hidden:

@@ -46,7 +46,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 	}
 	id, sum := rec.Info.ID, sumOf(evt.RawMessage)
 	r.mu.Lock()
-	term := r.terms
+	term := r.term.number
 	var found, waits, known bool // missed here; it waits here, or may; and so does its content
 	for _, e := range r.book.Entries() {
 		if e.Key.ID != id || !users.sent(e.Key) {
@@ -94,7 +94,7 @@ func (r *received) fromPhone(a *attachment, evt *events.Message) bool {
 		return false // the handlers are given it now, whatever comes of it
 	}
 	r.mu.Lock()
-	if r.terms != term { // the next holder hands it over: the row is there
+	if r.term.number != term { // the next holder hands it over: the row is there
 		r.mu.Unlock()
 		return true
 	}
@@ -222,7 +222,7 @@ func (r *received) due(t *term) (again time.Time) {
 	r.mu.Lock()
 	var kept []book.Entry
 	var at time.Time
-	if until := st.ConnectedAt.Add(hangsAfter); r.careful && now.Before(until) {
+	if until := st.ConnectedAt.Add(hangsAfter); r.care.needed() && now.Before(until) {
 		sooner(until) // else it would be accused of the deaths that a message of the backlog causes
 	} else {
 		kept, at = r.book.Due(now)
@@ -250,14 +250,9 @@ func (r *received) due(t *term) (again time.Time) {
 			alone = append(alone, k)
 		}
 	}
-	marked, epoch := r.marked, r.epoch
-	settle := r.backlogIn && !r.settleAt.IsZero() && !now.Before(r.settleAt)
-	if settle {
-		r.settleAt = now.Add(settleAgain)
-	}
-	if r.backlogIn { // which rings
-		sooner(r.settleAt)
-	}
+	marked, epoch := r.care.marked(), r.care.epoch
+	settle, at := r.backlog.settles(now)
+	sooner(at)
 	r.mu.Unlock()
 	if settle {
 		r.settle()
@@ -418,12 +413,7 @@ func (r *received) dispatch(d *delivery, rec messageRecord) {
 func (r *received) synced() {
 	r.calm()
 	r.mu.Lock()
-	r.backlogIn = true
-	// One that is due sooner stays: a host that refuses something for ever makes a login
-	// every quarter of an hour.
-	if at := time.Now().Add(settleAfter); r.settleAt.IsZero() || at.Before(r.settleAt) {
-		r.settleAt = at
-	}
+	r.backlog.delivered(time.Now())
 	offered := func(k book.Key) bool { return r.more[k].State == book.AtService }
 	var missing []book.Entry
 	for _, k := range r.book.Synced(offered) {
@@ -453,8 +443,7 @@ func (r *received) synced() {
 // ago: it was handled, removed, or handed over again meanwhile. The caller holds mu.
 func (r *received) still(was book.Entry) bool {
 	e, ok := r.book.Find(was.Key)
-	_, going := r.going[was.Key]
-	return ok && !going && e.State == was.State && e.First.Equal(was.First) && e.Since.Equal(was.Since) && e.Last.Equal(was.Last)
+	return ok && !r.removals.going(was.Key) && e.State == was.State && e.First.Equal(was.First) && e.Since.Equal(was.Since) && e.Last.Equal(was.Last)
 }
 
 // aside sets a message aside that is still as it was.

@@ -67,5 +67,28 @@ func (r *received) expire(old []book.Entry) {
 func (r *received) remove(k book.Key) {
 	r.book.Remove(k)
 	delete(r.more, k)
-	r.removed++
+	r.removals.done++
+}
+
+// removals are the messages that are removed for good. The book's mutex guards it.
+type removals struct {
+	under map[book.Key]struct{} // under way
+	done  uint64                // see ReceivedMessages.Removed
+}
+
+// begin notes that a message is about to be removed: nobody is given it meanwhile.
+func (x *removals) begin(k book.Key) {
+	if x.under == nil {
+		x.under = make(map[book.Key]struct{})
+	}
+	x.under[k] = struct{}{}
+}
+
+// end notes that the store has answered, whatever it said.
+func (x *removals) end(k book.Key) { delete(x.under, k) }
+
+// going reports whether a message is being removed.
+func (x *removals) going(k book.Key) bool {
+	_, ok := x.under[k]
+	return ok
 }
