@@ -68,7 +68,7 @@ func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.Buffer
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.course.Begin(!aside && known != nil && known.Plaintext == nil)
+	d.keepThrown(d.course.Begin(!aside && known != nil && known.Plaintext == nil))
 	d.content.plaintext = plaintext
 	d.hashes = append(d.hashes, hash)
 	if aside {
@@ -76,6 +76,14 @@ func (d *delivery) Begin(ctx context.Context, hash [32]byte, known *store.Buffer
 		return authstore.ErrPartDone
 	}
 	return nil
+}
+
+// keepThrown keeps the content of the part before, if a handler panicked at it and nothing
+// has finished it: its kind is in no event buffer. With mu held.
+func (d *delivery) keepThrown(before course.Part) {
+	if before == course.Threw {
+		d.content.keepOpen()
+	}
 }
 
 // Failed implements authstore.Delivery. The entry is written before whatsmeow
@@ -348,8 +356,8 @@ func (d *delivery) handing(info types.MessageInfo, evt *events.Message, deaf boo
 	}
 	d.mu.Lock()
 	d.info = plainInfo(info)
+	d.keepThrown(d.course.Tell())
 	d.content.begin(evt)
-	d.course.Tell()
 	if sent != nil && !aside && !again && (admits || keep) {
 		d.content.give(sent)
 	}
@@ -496,13 +504,15 @@ func isNewsletter(message *waBinary.Node) bool {
 func (d *delivery) outcome() (o book.Outcome, why string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch d.course.Keeps(d.sight()) {
+	s := d.sight()
+	switch d.course.Keeps(s) {
 	case course.Parts:
 		d.content.keepParts()
 	case course.OpenPart:
 		d.content.keepOpen()
 	}
-	return d.course.Outcome(d.sight())
+	s.Content = len(d.content.kept) > 0
+	return d.course.Outcome(s)
 }
 
 // plainInfo is info without what cannot be written down.

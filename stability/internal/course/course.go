@@ -127,13 +127,15 @@ const (
 )
 
 // Begin notes that the event buffer is asked for a part. finished says that the part was
-// finished before.
-func (c *Course) Begin(finished bool) {
-	c.next()
+// finished before. It returns where the part before stood: Threw, if that one was not
+// finished.
+func (c *Course) Begin(finished bool) Part {
+	was := c.next()
 	c.buffered = true
 	if finished {
 		c.reading = max(c.reading, repeated)
 	}
+	return was
 }
 
 // BeginStored notes that a part of a kept message is about to be handed over.
@@ -144,15 +146,23 @@ func (c *Course) BeginStored() {
 
 // next begins a part. whatsmeow goes on to it only behind one that was taken, or that a
 // handler panicked at.
-func (c *Course) next() {
-	if c.part == Open {
+func (c *Course) next() Part {
+	was := c.part
+	if was == Open {
 		c.verdict = max(c.verdict, taken)
 	}
 	c.part = Untold
+	return was
 }
 
 // Tell notes that this library's handler was told of the part. It is withheld until Give.
-func (c *Course) Tell() { c.part = Withheld }
+// Tell returns where the part stood, or the one before, for a kind that is in no event
+// buffer.
+func (c *Course) Tell() Part {
+	was := c.part
+	c.part = Withheld
+	return was
+}
 
 // Give notes that the handlers are given the part. It reports false where the part has to
 // stay withheld, since one before it was left at the service.

@@ -129,11 +129,6 @@ var defects = []defect{
 	})},
 	{"the state is written down while the loop is busy", "OneLoop", rewrite(onProveStore, Working, anyConn, func(c *Core, e Evidence) { saveState(c) })},
 	{"a deleted device ends the term", "NothingEndsByItself", rewrite(onDeviceDeleted, Working, anyConn, func(c *Core, e Evidence) { c.leave(Leaving, Why{}) })},
-	{"an attempt stays planned in a term that ends", "ViewIsTrue", rewrite(onStop, Working, Over, func(c *Core, e Evidence) {
-		plan, at := c.client.plan, c.client.at
-		stop(c, e)
-		c.client.plan, c.client.at = plan, at
-	})},
 	{"a device that a phone accepted counts as deleted", "NoFault", rewrite(onPhoneAccepted, Working, live, func(c *Core, e Evidence) { c.deviceTo(Deleted) })},
 	{"a stable connection is found stable again and again", "NeverAtRest", func(_ []rule, d []duty) {
 		dutyNamed(d, "forget a trouble behind a connection that has proved stable").do = func(*Core) {}

@@ -13,11 +13,13 @@ import (
 
 func stop(c *Core, e Evidence) { c.leave(Leaving, e.(Stop).Why) }
 
-// leave begins the end of the term. Any wait of the loop is cut short, and no
-// attempt is planned any more.
+// leave begins the end of the term. Any wait of the loop is cut short. No attempt is
+// planned any more, but one that is recorded counts.
 func (c *Core) leave(p Phase, why Why) {
 	c.phase, c.why, c.graceful = p, why, p == Leaving
-	c.planTo(NoPlan)
+	if c.client.plan != Recorded {
+		c.planTo(NoPlan)
+	}
 	c.do(TermEnds{})
 	c.do(CancelSave{})
 	c.abort()

@@ -53,7 +53,7 @@ func (c *Core) View(now time.Time, s Sight) View {
 	if k.phase == Offering && k.seen.has(typed) {
 		v.Typed = k.offerEnds()
 	}
-	if a.plan != NoPlan {
+	if a.plan != NoPlan && !v.Ending {
 		v.Planned = c.plannedAt()
 	}
 	return v

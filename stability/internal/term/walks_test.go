@@ -76,6 +76,22 @@ func TestStreamError515BehindAnEndDuringAHandOver(t *testing.T) {
 	require.Equal(t, reconnect.ReasonRestartRequired, v.State.LastDisconnectReason, "the better one of its reasons")
 }
 
+// An attempt is written down already, and a hand-over comes before it begins. Evidence
+// about the connection before is about a trouble that the attempt has closed.
+func TestReasonOfAnEndBehindARecordedAttemptCountsNothing(t *testing.T) {
+	c := New(config(), reconnect.State{}, origin)
+	now := origin
+	bring(t, c, now, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Ready{Client: 1}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},
+		SocketGone{Conn: 1, Cause: cause(reconnect.ReasonConnectionClosed)}, CleanedUp{Conn: 1}, Tick{Held: true}, SaveDone{})
+	now = c.View(now, Sight{}).Planned
+	bring(t, c, now, Tick{Held: true})
+	require.Equal(t, Recorded, c.client.plan)
+	was := c.State()
+	bring(t, c, now, Stop{Why: Why{Yielded: true}}, SawEnd{Client: 1, Cause: cause(reconnect.ReasonLoggedOut)})
+	require.Equal(t, was, c.State())
+	require.Zero(t, c.View(now, Sight{}).Planned)
+}
+
 func TestStreamError515DuringAHandOver(t *testing.T) {
 	c := New(config(), reconnect.State{}, origin)
 	now := origin
