@@ -44,7 +44,7 @@ type row struct {
 	reason Reason
 	class  Class
 	action Action // the first choice; the Machine may turn it into another
-	counts bool   // a failure in the eyes of auto-heal (W5)
+	counts bool   // a failure in the eyes of auto-heal
 	text   Text
 }
 

@@ -21,9 +21,9 @@
 // need no clock: every write to the store carries the term's epoch, and every
 // write to the socket asks whether the term is held.
 //
-//	standby ──granted──▶ active ──▶ connecting ⇄ connected
-//	   ▲                   │            │
-//	   └──── term over ◀───┴────────────┘   (lost, cut, handed over)
+//	passive ─ refused ─▶ standby
+//	passive, standby ─ granted ─▶ active: connecting ⇄ connected
+//	active ─ lost, cut, handed over ─▶ leaving ─ the term is torn down ─▶ passive
 //
 // When trust in the lock ends the socket is cut, before the lease can be taken
 // by another. The same happens when the store has been out of reach for too

@@ -150,52 +150,72 @@ func TestHandlersThatHangDoNotHoldUpARedelivery(t *testing.T) {
 // The backend fails while kept messages are handed over. Without the note of one no other
 // is handed over.
 func TestKeptMessagesAreNotHandedOverThroughAnOutage(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.named("a", stability.WithAutoHeal(noHeal))
-		var ready atomic.Bool
-		var outage sync.Once
-		var mu sync.Mutex
-		took := make(map[string]int)
-		a.refuse = func(e *events.Message) bool {
-			text := e.Message.GetConversation()
-			if text == "" {
-				return false
-			}
-			if !ready.Load() {
-				panic("not ready yet")
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			took[text]++
-			outage.Do(func() { a.wire.hang(anyCall) })
-			return false
-		}
-		a.run().pair()
-		time.Sleep(time.Minute)
-		carol := w.writer()
-		const n = 30
-		for i := range n {
-			_, err := carol.Send(w.account.JID(), fmt.Sprint("kept ", i))
-			require.NoError(t, err)
-		}
-		w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == n })
-		ready.Store(true)
-		time.Sleep(10 * time.Minute)
-		a.wire.heal()
-		time.Sleep(30 * time.Minute)
-		a.ready()
-		require.Empty(t, a.m.Messages())
-		mu.Lock()
-		defer mu.Unlock()
-		require.Len(t, took, n)
-		twice := 0
-		for _, n := range took {
-			twice += n - 1
-		}
-		require.LessOrEqual(t, twice, 2, "%v", took)
-		a.stop()
-	})
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed=%v", killed), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				var ready atomic.Bool
+				var outage sync.Once
+				var mu sync.Mutex
+				took := make(map[string]int)
+				var a *tended
+				refuse := func(e *events.Message) bool {
+					text := e.Message.GetConversation()
+					if text == "" {
+						return false
+					}
+					if !ready.Load() {
+						panic("not ready yet")
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					took[text]++
+					outage.Do(func() { a.wire.hang(anyCall) })
+					return false
+				}
+				begin := func(label string) *tended {
+					n := w.tended(label, stability.WithAutoHeal(noHeal))
+					n.refuse = refuse
+					return n
+				}
+				a = begin("a")
+				a.run().pair()
+				time.Sleep(time.Minute)
+				carol := w.writer()
+				const n = 30
+				for i := range n {
+					_, err := carol.Send(w.account.JID(), fmt.Sprint("kept ", i))
+					require.NoError(t, err)
+				}
+				w.await("all are kept", func() bool { return a.balanced().By[stability.MessageKept].Count == n })
+				ready.Store(true)
+				now := a
+				if killed {
+					w.await("one is handed over", func() bool { mu.Lock(); defer mu.Unlock(); return len(took) > 0 })
+					time.Sleep(10 * time.Second)
+					a.crash()
+					time.AfterFunc(10*time.Minute, a.kill)
+					now = begin("b")
+					now.run()
+				} else {
+					time.Sleep(10 * time.Minute)
+					a.wire.heal()
+				}
+				time.Sleep(30 * time.Minute)
+				now.ready()
+				require.Empty(t, now.m.Messages())
+				mu.Lock()
+				defer mu.Unlock()
+				require.Len(t, took, n)
+				twice := 0
+				for _, n := range took {
+					twice += n - 1
+				}
+				require.LessOrEqual(t, twice, 2, "%v", took)
+				now.stop()
+			})
+		})
+	}
 }
 
 func TestSlowHandlerThroughHandOversIsNoDeath(t *testing.T) {

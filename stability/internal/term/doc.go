@@ -63,20 +63,16 @@
 // of an older one, or of an older attachment, changes nothing. An end that the
 // host tells of without any connection is the end of one that nobody saw begin.
 //
-//	                     (the host connects by itself)
-//	                                 │
-//	NoConn ─▶ Opening ─▶ Dialed ─▶ Waiting ─▶ Up
-//	   ▲         │                 │  ▲       ▲
-//	   │         └──▶ Foreign ─────┼──┘       │
-//	   │                           ▼          │
-//	   │                       Offering ──────┤
-//	   │                       Passkey        │
-//	   │                       Accepted ──────┘
-//	   │   every one of them
-//	   │           │ the first cause ends it; later ones improve the reason
-//	   │           ▼
-//	   │         Ended ──▶ (Drained) ──▶ Over ──▶ Opening, Waiting
-//	   └── a new attachment
+//	NoConn ─▶ Opening ─▶ Dialed ──┐
+//	             └─────▶ Foreign ─┴▶ Waiting ─▶ Up
+//	the host connects by itself ───▶ Waiting ─▶ Offering ─▶ Passkey
+//	                                 Waiting ─▶ Accepted
+//	each of these ─ the first cause ends it ─▶ Ended ─▶ (Drained) ─▶ Over
+//	Over ─▶ Opening, Waiting (the next one); a new attachment ─▶ NoConn
+//
+// Some steps may be left out, for what is seen comes from several goroutines: codes
+// lead to Offering from every live phase but Up, a login to Up from Dialed on, and a
+// phone that accepts to Accepted from Dialed, Waiting, Offering and Passkey.
 //
 // Ended: the loop brings the connection to its very end, so that the client can
 // be used again. Drained: it was replaced, and the lock is asked who holds it.
@@ -115,13 +111,15 @@
 //	every one of them
 //
 // Behind Spoilt, Gone and Shut the store is read again: Unpaired or Paired.
-// Deleted becomes Gone, Spoilt or Shut, when its connection ends.
+// Deleted becomes Gone, Spoilt or Shut when its connection ends, and Spoilt and
+// Shut become Gone if the end says that the service removed the device.
 //
 // # The state and the client
 //
-//	Saved ─▶ Unsaved ─▶ Saving ─▶ Saved         it is written down
-//	            ▲         │  └──▶ Stale         it has changed meanwhile
-//	            └─failed──┴──────── ◀┘
+//	Saved ─▶ Unsaved ─▶ Saving ─┬▶ Saved            it is written down
+//	                            ├▶ Unsaved          that failed
+//	                            └▶ Stale ─▶ Unsaved it has changed meanwhile
+//	Saved ─▶ Saving                                 the record of a restart
 //
 //	NoClient ─▶ Attached ─▶ Retired ─▶ Attached   the next one
 //	                │          ▲
@@ -129,8 +127,9 @@
 //
 // # Asking
 //
-//	Open ──somebody asks──▶ Asked ──a login, a pairing──▶ Open
-//	Open, Asked ──the attempts have stopped, or the offers are over──▶ Parked ──somebody asks──▶ Asked
+//	Open, Parked ─ somebody asks ─▶ Asked ─ a login, a pairing ─▶ Open
+//	Open, Asked ─ the attempts have stopped, the offers are over, or none is made unasked ─▶ Parked
+//	Parked ─ an attempt is planned, or the store has its last device back ─▶ Open
 //
 // # Invariants
 //

@@ -204,7 +204,6 @@ func attach(c *Core, e Evidence) {
 	if c.client.phase&(Attached|Replaced) != 0 {
 		c.retireClient()
 	}
-	c.client.phase = NoClient
 	c.clientTo(Attached)
 	c.client = attachment{phase: Attached, number: a.Client, auto: a.Auto, tapped: a.Tapped, plan: NoPlan}
 	c.conn = connection{phase: NoConn}

@@ -183,9 +183,9 @@ var (
 	}
 	planMoves = map[Plan]Plan{
 		NoPlan:   Planned | Unasked,
-		Planned:  NoPlan | Planned | Recorded,
-		Unasked:  NoPlan | Planned | Recorded,
-		Recorded: NoPlan | Planned,
+		Planned:  NoPlan | Recorded,
+		Unasked:  NoPlan | Recorded,
+		Recorded: NoPlan,
 	}
 	clientMoves = map[Client]Client{
 		NoClient: Attached,

@@ -62,7 +62,7 @@ func TestAPhoneCodePairs(t *testing.T) {
 		code, err := h.cli.PairPhone(t.Context(), "+49 170 0000001", true, whatsmeow.PairClientChrome, "Chrome (Linux)")
 		require.NoError(t, err)
 		require.NoError(t, acct.Phone().EnterCode(code))
-		eventually(t, "restart asked for", func() bool { return len(got[*events.ManualLoginReconnect](h)) == 1 })
+		h.restarts(t)
 		require.NoError(t, acct.PairingError())
 		eventually(t, "closed", func() bool { return !h.up() })
 		h.cli.Disconnect()
@@ -185,13 +185,26 @@ func TestARemovedDeviceIsLoggedOutAndStaysOut(t *testing.T) {
 	})
 }
 
+// In virtual time no client misses it.
+func TestAPairingEndsWithTheWishForANewConnection(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *wasim.Service) {
+		acct := s.NewAccount("491700000001")
+		h := showing(t, s)
+		require.NoError(t, acct.Phone().Scan(got[*events.QR](h)[0].Codes[0]))
+		eventually(t, "restart asked for", func() bool { return len(got[*events.ManualLoginReconnect](h)) == 1 })
+		h.end()
+	})
+}
+
 func TestAClientThatLogsOutIsGone(t *testing.T) {
 	t.Parallel() // on a real socket only: Logout disconnects a live link
 	s := wasim.New(wasim.WithTB(t))
 	require.NoError(t, s.Listen())
 	acct := s.NewAccount("491700000001")
 	h := online(t, s, acct)
-	require.NoError(t, h.cli.Logout(t.Context()))
+	if err := h.cli.Logout(t.Context()); err != nil { // the answer and the end of the connection, found at once
+		require.ErrorIs(t, err, whatsmeow.ErrIQDisconnected)
+	}
 	require.Empty(t, acct.Devices())
 	h.end()
 }
