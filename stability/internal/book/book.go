@@ -61,16 +61,9 @@ type Book struct {
 	lastHandled time.Time
 	lastArrival time.Time
 
-	redeliveries int       // in a row that brought nothing
-	redelivered  time.Time // the last one
-
-	vain  int       // tries of kept messages in a row that failed, and nothing was handled between them
-	tried time.Time // the last of these
-
-	asked []time.Time // when the phone was asked last, oldest first: at most askMost
-
-	unsent   int       // requests to the phone in a row that could not be sent
-	unsentAt time.Time // the last of these
+	redeliveries redeliveries
+	vain         vain
+	asked        asked
 }
 
 // Arrived notes that the service delivered a message.
@@ -198,7 +191,7 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 		return to(Refused)
 	case Saved:
 		if b.failed(at); was == Kept {
-			b.vain, b.tried = b.vain+1, now
+			b.vain.failed(now)
 		}
 		return to(Kept)
 	case Lost:
@@ -230,9 +223,9 @@ func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, writ
 	delete(b.entries, k)
 	b.handled++
 	b.lastHandled = now
-	b.vain = 0
+	b.vain.over()
 	if was == Refused {
-		b.redeliveries = 0
+		b.redeliveries.over()
 	}
 	return *at, was != "", true
 }
@@ -287,7 +280,9 @@ func (b *Book) Leave() {
 			b.received--
 		}
 	}
-	b.redeliveries, b.redelivered, b.vain, b.unsent = 0, time.Time{}, 0, 0
+	b.redeliveries = redeliveries{}
+	b.vain.over()
+	b.asked.over()
 }
 
 // maxMissed is how many logins must not have brought a refused message.

@@ -5,6 +5,20 @@ import (
 	"time"
 )
 
+// vain is a row of tries of kept messages that failed, and nothing was handled between
+// them.
+type vain struct {
+	row  int
+	last time.Time
+}
+
+func (v *vain) failed(now time.Time) { v.row, v.last = v.row+1, now }
+
+func (v *vain) over() { v.row = 0 }
+
+// next is when one message is tried again.
+func (v *vain) next(pause func(tries int) time.Duration) time.Time { return v.last.Add(pause(v.row)) }
+
 // Due returns what is to be handed over again now, oldest first, and when to
 // look again; zero when nothing is kept.
 //
@@ -13,7 +27,7 @@ import (
 // the one whose last try is the longest ago. Once a message is handled, all are due.
 func (b *Book) Due(now time.Time) (due []Entry, again time.Time) {
 	all, again := b.due(now, Kept, func(e *Entry) time.Time { return e.Last.Add(b.pause(e.Tries)) })
-	probe, next := -1, b.tried.Add(b.pause(b.vain))
+	probe, next := -1, b.vain.next(b.pause)
 	for _, e := range all {
 		switch {
 		case e.Tries == 0 || !b.lastHandled.Before(e.Last):

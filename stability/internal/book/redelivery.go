@@ -4,6 +4,22 @@ import (
 	"time"
 )
 
+// redeliveries is a row of connections that were made for refused messages, and after
+// which none of these was handled.
+type redeliveries struct {
+	row  int
+	last time.Time
+}
+
+func (r *redeliveries) begins(now time.Time) { r.row, r.last = r.row+1, now }
+
+func (r *redeliveries) over() { r.row = 0 }
+
+// next is when another one is made at the earliest.
+func (r *redeliveries) next(pause func(tries int) time.Duration) time.Time {
+	return r.last.Add(pause(r.row))
+}
+
 // Redelivery is when a new connection is to be made so that the service delivers again
 // messages that were refused, or left there. It is zero while no such message waits.
 // connected is when the present connection began, busy when a send or a handler was last
@@ -30,7 +46,7 @@ func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 		}
 	}
 	if !waits {
-		b.redeliveries = 0 // the row is over, however they ended
+		b.redeliveries.over() // the row is over, however they ended
 	}
 	put := func(at, must time.Time) time.Time {
 		return latest(at, earliest(busy.Add(time.Second), must.Add(p.Quiet)))
@@ -45,7 +61,7 @@ func (b *Book) Redelivery(connected, busy time.Time) time.Time {
 	from := latest(first, connected) // a login has just offered them again
 	quiet := latest(from, last, b.lastArrival, busy).Add(p.Quiet)
 	must := from.Add(p.AtLatest)
-	at := latest(put(earliest(quiet, must), must), b.redelivered.Add(b.pause(b.redeliveries)))
+	at := latest(put(earliest(quiet, must), must), b.redeliveries.next(b.pause))
 	if left.IsZero() {
 		return at
 	}
@@ -67,6 +83,5 @@ func (b *Book) ForRedelivery() (g Group) {
 
 // Redelivering notes that a new connection is made for what was refused.
 func (b *Book) Redelivering(now time.Time) {
-	b.redeliveries++
-	b.redelivered = now
+	b.redeliveries.begins(now)
 }
