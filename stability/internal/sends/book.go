@@ -55,13 +55,44 @@ type Book struct {
 	wait list // waiting, in the order in which they were sent
 	late list // unanswered, in the order in which they became so
 
+	tally tally
+	begun time.Time           // of the present device; zero: it is the first one in this process
+	known map[uint64]struct{} // recipients that were acknowledged once
+	row   row
+}
+
+// tally counts the sends that ended, whatever the device.
+type tally struct {
 	acked, unanswered            uint64
 	refused                      []Refusal
 	lastAck, lastNone, lastError time.Time
 	lastCode                     int
-	begun                        time.Time           // of the present device; zero: it is the first one in this process
-	known                        map[uint64]struct{} // recipients that were acknowledged once
-	row                          row
+}
+
+func (t *tally) acknowledge(now time.Time) { t.acked, t.lastAck = t.acked+1, now }
+
+func (t *tally) giveUp(now time.Time) { t.unanswered, t.lastNone = t.unanswered+1, now }
+
+// answer takes back a send that was given up.
+func (t *tally) answer() { t.unanswered-- }
+
+func (t *tally) refuse(code int, now time.Time) {
+	t.lastError, t.lastCode = now, code
+	i := t.find(code)
+	if i < 0 && len(t.refused) >= maxCodes {
+		code = 0
+		i = t.find(0)
+	}
+	if i < 0 {
+		i = len(t.refused)
+		t.refused = append(t.refused, Refusal{Code: code})
+	}
+	t.refused[i].Count++
+	t.refused[i].LastAt = now
+}
+
+func (t *tally) find(code int) int {
+	return slices.IndexFunc(t.refused, func(r Refusal) bool { return r.Code == code })
 }
 
 // row is the present run of sends that were refused or not answered.
@@ -137,12 +168,11 @@ func (b *Book) Answered(id string, code int, now time.Time) bool {
 		return false
 	}
 	if s.late {
-		b.unanswered--
+		b.tally.answer()
 	}
 	b.forget(s)
 	if code == 0 {
-		b.acked++
-		b.lastAck = now
+		b.tally.acknowledge(now)
 		b.row = row{}
 		if b.known == nil {
 			b.known = map[uint64]struct{}{}
@@ -152,19 +182,8 @@ func (b *Book) Answered(id string, code int, now time.Time) bool {
 		}
 		return true
 	}
-	b.lastError, b.lastCode = now, code
-	i := slices.IndexFunc(b.refused, func(r Refusal) bool { return r.Code == code })
-	if i < 0 && len(b.refused) >= maxCodes {
-		code = 0
-		i = slices.IndexFunc(b.refused, func(r Refusal) bool { return r.Code == 0 })
-	}
-	if i < 0 {
-		i = len(b.refused)
-		b.refused = append(b.refused, Refusal{Code: code})
-	}
-	b.refused[i].Count++
-	b.refused[i].LastAt = now
-	b.failed(s, b.lastCode)
+	b.tally.refuse(code, now)
+	b.failed(s, code)
 	return true
 }
 
@@ -190,8 +209,7 @@ func (b *Book) giveUp(s *send, now time.Time, counts bool) {
 	b.wait.remove(s)
 	s.late, s.givenUp = true, now
 	b.late.add(s)
-	b.unanswered++
-	b.lastNone = now
+	b.tally.giveUp(now)
 	if counts {
 		b.failed(s, 0)
 	}
@@ -249,9 +267,10 @@ type View struct {
 
 // View does not change the Book.
 func (b *Book) View(now time.Time) View {
+	t := &b.tally
 	v := View{
-		Acknowledged: b.acked, Unanswered: b.unanswered, Refused: slices.Clone(b.refused), Waiting: b.wait.n,
-		LastAcknowledgedAt: b.lastAck, LastUnansweredAt: b.lastNone, LastRefusedAt: b.lastError, LastRefusedCode: b.lastCode,
+		Acknowledged: t.acked, Unanswered: t.unanswered, Refused: slices.Clone(t.refused), Waiting: b.wait.n,
+		LastAcknowledgedAt: t.lastAck, LastUnansweredAt: t.lastNone, LastRefusedAt: t.lastError, LastRefusedCode: t.lastCode,
 		InARow: b.row.n, RowCode: b.row.code, RowMixed: b.row.mixed, RowSince: b.row.since, OnlyNewChats: b.row.n > 0 && b.row.only463,
 	}
 	slices.SortFunc(v.Refused, func(a, c Refusal) int { return a.Code - c.Code })
@@ -262,7 +281,7 @@ func (b *Book) View(now time.Time) View {
 	if b.mute(others) {
 		v.MuteSince = b.row.since
 	}
-	for _, r := range b.refused {
+	for _, r := range t.refused {
 		if r.Code == NewChats && r.LastAt.After(b.begun) && others && v.MuteSince.IsZero() && now.Sub(r.LastAt) < b.p.OthersWithin {
 			v.NewChatsRefusedAt = r.LastAt
 		}
@@ -281,7 +300,7 @@ func (b *Book) Mute(now time.Time) (since time.Time, code int) {
 
 // others reports whether a send was acknowledged lately.
 func (b *Book) others(now time.Time) bool {
-	return b.lastAck.After(b.begun) && now.Sub(b.lastAck) < b.p.OthersWithin
+	return b.tally.lastAck.After(b.begun) && now.Sub(b.tally.lastAck) < b.p.OthersWithin
 }
 
 func (b *Book) mute(others bool) bool {

@@ -231,7 +231,7 @@ func TestHugeTrafficIsBounded(t *testing.T) {
 		d.Answered(fmt.Sprint(i), 1+i%100, d.now)
 	}
 	require.Empty(t, d.byID)
-	require.LessOrEqual(t, len(d.refused), maxCodes+1)
+	require.LessOrEqual(t, len(d.tally.refused), maxCodes+1)
 	d = newDesk(Policy{})
 	for i := range 5000 {
 		d.answer(fmt.Sprint(i), 0)
