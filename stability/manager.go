@@ -39,6 +39,7 @@ type Manager struct {
 	received  received
 	sends     *sendBook
 	counts    counts
+	resends   resends
 
 	version atomic.Pointer[store.WAVersionContainer] // looked up; nil while none was needed
 
@@ -61,7 +62,6 @@ type Manager struct {
 	heard   []*notifier     // of Observe
 	damage  damage
 	compat  compat
-	resends resends
 }
 
 // running is what is known of Run.
