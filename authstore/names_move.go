@@ -37,7 +37,7 @@ func (s *deviceStore) moveInBackground() {
 	}
 	s.inBackground(func() {
 		s.untilDone(func(err error) {
-			s.cfg.log.Warn("rows still stand under plain names, this is tried again in an hour", "error", err)
+			s.cfg.log.Warn("rows still have plain names; the move is tried again in an hour", "error", err)
 		}, func() error { return s.moveNames(context.Background()) })
 	})
 }

@@ -192,7 +192,11 @@ type Incident struct {
 
 func (c *config) incident(i Incident) {
 	i.At = time.Now()
-	c.log.Error("stored data set aside", "kind", i.Kind, "row", i.Row, "error", i.Err)
+	if i.Kind == IncidentRefused {
+		c.log.Error("the backend refused a row; its change is in memory only", "kind", i.Kind, "row", i.Row, "error", i.Err)
+	} else {
+		c.log.Error("a damaged row was set aside", "kind", i.Kind, "row", i.Row, "error", i.Err)
+	}
 	for _, f := range c.onIncident {
 		f(i)
 	}

@@ -168,7 +168,7 @@ func (s *deviceStore) DeleteOldOutgoingEvents(context.Context) error {
 	}
 	s.inBackground(func() {
 		if err := s.deleteOldOutgoing(op); err != nil && s.gate.check("") == nil {
-			s.cfg.log.Warn("old outgoing events were not deleted, this is tried again in an hour", "error", err)
+			s.cfg.log.Warn("old outgoing events were not deleted; the deletion is tried again in an hour", "error", err)
 			s.mu.Lock()
 			s.upkeep.lookAgain(tOutgoing, time.Now().Add(outgoingAgain))
 			s.mu.Unlock()

@@ -34,7 +34,7 @@ func (s *deviceStore) purgeInBackground() {
 	}
 	s.inBackground(func() {
 		warn := func(err error) {
-			s.cfg.log.Warn("rows that nothing needs any more were not removed, this is tried again in an hour", "error", err)
+			s.cfg.log.Warn("rows that nothing needs any more were not removed; the removal is tried again in an hour", "error", err)
 		}
 		work := func() error {
 			if proved {

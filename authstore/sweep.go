@@ -83,7 +83,7 @@ func (s *deviceStore) sweep() {
 		if s.sweepDue(a) {
 			s.inBackground(func() {
 				if err := s.sweepTable(a); err != nil && s.gate.check("") == nil {
-					s.cfg.log.Warn("old rows were not looked for, this is tried again in an hour", "rows", a.name, "error", err)
+					s.cfg.log.Warn("old rows were not looked for; the search is tried again in an hour", "rows", a.name, "error", err)
 					s.mu.Lock()
 					s.upkeep.lookAgain(a.table, time.Now().Add(sweepAgain))
 					s.mu.Unlock()

@@ -33,9 +33,9 @@ type Facts struct {
 	Heal            Heal // what it does then
 	BudgetExhausted bool // auto-heal may not give up again
 
-	// Unfit are the holders that gave the lock up in the present trouble because
-	// they could not connect, each with the last time; UnfitText says why, without
-	// phone numbers.
+	// Unfit has one time for each holder that gave the lock up in the present
+	// trouble because it could not connect: its last time. UnfitText says why,
+	// without phone numbers.
 	Unfit     []time.Time
 	UnfitText string
 

@@ -175,7 +175,7 @@ func (w *Webhook) noteLocked(n Notification) bool {
 		return true
 	}
 	if len(w.queue) == maxParcels {
-		w.logLocked(slog.LevelError, "webhook queue is full, the oldest incident is left out", "host", w.host, "incident", w.queue[0].n.Incident.ID)
+		w.logLocked(slog.LevelError, "the webhook's queue is full; the oldest incident is left out", "host", w.host, "incident", w.queue[0].n.Incident.ID)
 		w.queue = append(w.queue[:0], w.queue[1:]...)
 	}
 	w.queue = append(w.queue, &parcel{n: n, delivery: newDelivery(), known: n.Change == ChangeResolved})
@@ -292,11 +292,11 @@ func (w *Webhook) logOutcomeLocked(p *parcel, r outcome) {
 	w.failing = r.again
 	switch {
 	case r.again && !was:
-		w.logLocked(slog.LevelWarn, "webhook does not take incidents; trying again until it does", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
+		w.logLocked(slog.LevelWarn, "the webhook does not take incidents; they are sent again until it does", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
 	case r.again:
 	case r.err != nil:
-		w.logLocked(slog.LevelError, "webhook refuses an incident; not tried again: check URL and credentials", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
+		w.logLocked(slog.LevelError, "the webhook refuses an incident, which is not sent again: check URL and credentials", "host", w.host, "incident", p.n.Incident.ID, "error", r.err)
 	case was:
-		w.logLocked(slog.LevelInfo, "webhook takes incidents again", "host", w.host)
+		w.logLocked(slog.LevelInfo, "the webhook takes incidents again", "host", w.host)
 	}
 }

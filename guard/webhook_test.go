@@ -86,12 +86,12 @@ func TestAfterAnHourWithoutAReceiverTheOperatorGetsThePresentStateOnce(t *testin
 		require.Greater(t, time.Since(began), time.Hour)
 		time.Sleep(time.Hour)
 		require.Len(t, r.told(), 3)
-		require.Equal(t, 1, strings.Count(log.String(), "trying again until it does"), "one line for all of it")
+		require.Equal(t, 1, strings.Count(log.String(), "they are sent again until it does"), "one line for all of it")
 		require.Equal(t, 1, strings.Count(log.String(), "takes incidents again"))
 	})
 }
 
-func TestAWebhookThatCannotBeReachedKeepsOneSlotPerIncident(t *testing.T) {
+func TestAWebhookThatCannotBeReachedKeepsOneParcelPerIncident(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, r, _ := hook(t)
 		r.set(unreachable)

@@ -78,7 +78,7 @@ func (t *term) giveUp() {
 		err := l.store.Release(ctx, rec)
 		if err == nil {
 			t.release.err = nil
-			l.log.Debug("lock released", "epoch", t.epoch, "took", time.Since(began))
+			l.log.Debug("the lock was released", "epoch", t.epoch, "took", time.Since(began))
 			return
 		}
 		t.release.err = fmt.Errorf("lock: release: %w", err)

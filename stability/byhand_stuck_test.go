@@ -81,7 +81,7 @@ func TestByHandStuckHostCodeHoldsTheEndOfATermUpNoLongerThanAStep(t *testing.T) 
 					if cause == "Close" {
 						require.Zero(t, log.count("a handler of the old connection is still running; going on with a new client"), "nothing goes on")
 						b := w.tended("b", stability.WithLogger(later.logger())).run().ready()
-						require.Zero(t, later.count("an earlier term did not end in good order: each message is written down before it is handled, until the backlog is done"), "a slow handler has not ended the process")
+						require.Zero(t, later.count("an earlier term ended uncleanly; each message is recorded before it is handled, until the backlog is handled"), "a slow handler has not ended the process")
 						b.stop()
 					}
 					w.close()

@@ -144,7 +144,7 @@ func (r *received) mark(ctx context.Context, epoch int64, found []byte) (unclean
 	careful, put := first && r.care.needed(), !r.care.marked()
 	r.mu.Unlock()
 	if careful {
-		r.m.cfg.logger.Warn("an earlier term did not end in good order: each message is written down before it is handled, until the backlog is done")
+		r.m.cfg.logger.Warn("an earlier term ended uncleanly; each message is recorded before it is handled, until the backlog is handled")
 	}
 	if put {
 		r.putMark(ctx, epoch)

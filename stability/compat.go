@@ -71,7 +71,7 @@ func (m *Manager) noteCompatLocked(part link.Reliance, effect string) {
 	if !m.compat.told[part] {
 		m.compat.told[part] = true
 		v := versions()
-		m.logLocked(slog.LevelWarn, "something of whatsmeow's inside is not as this library knows it; going on without",
+		m.logLocked(slog.LevelWarn, "the library does not know a part of this whatsmeow, and works without it",
 			"part", string(part), "effect", effect, "whatsmeow", v.Whatsmeow, "library", v.Library)
 	}
 }

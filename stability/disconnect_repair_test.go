@@ -31,7 +31,7 @@ func TestAfterThreeUnexplainedEndsInARowTheWholeAppStateIsFetchedOnce(t *testing
 			time.Sleep(time.Second)
 		}
 		time.Sleep(5 * time.Minute)
-		require.Zero(t, lines.count("app state not fetched"), "the service answers")
+		require.Zero(t, lines.count("a part of the app state was not fetched"), "the service answers")
 		require.Equal(t, 1, lines.count("repairing what is stored here: fetching the whole app state again"))
 		require.Equal(t, reconnect.StatusConnected, a.status().WA, "the session stays")
 		a.stop()

@@ -41,7 +41,7 @@ func (m *Manager) lastWords() {
 	for _, f := range m.can.flushers {
 		wg.Go(func() {
 			if err := f.Flush(ctx); err != nil {
-				m.cfg.logger.Warn("a sink could not tell everything before the exit", "error", err)
+				m.cfg.logger.Warn("a sink did not deliver everything before the exit", "error", err)
 			}
 		})
 	}
@@ -73,7 +73,7 @@ func (a *attachment) resync(l *link.Conn) {
 			return
 		}
 		if err := a.client.FetchAppState(ctx, name, true, false); err != nil && !isClosed(l.Down()) {
-			a.m.cfg.logger.Warn("app state not fetched", "collection", string(name), "error", err)
+			a.m.cfg.logger.Warn("a part of the app state was not fetched", "collection", string(name), "error", err)
 		}
 	}
 }

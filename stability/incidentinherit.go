@@ -39,7 +39,7 @@ func (l *incidentLoop) adopt(epoch int64) bool {
 	defer cancel()
 	list, err := l.m.cfg.backend.Incidents.List(ctx)
 	if err != nil {
-		l.m.cfg.logger.Debug("incidents not read", "error", err)
+		l.m.cfg.logger.Debug("the incidents were not read", "error", err)
 		return false
 	}
 	if epoch != l.adopted {

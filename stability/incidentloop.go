@@ -149,7 +149,7 @@ func (l *incidentLoop) raise(inc guard.Incident) {
 	defer cancel()
 	stored, opened, err := l.m.cfg.backend.Incidents.Raise(ctx, inc)
 	if err != nil {
-		l.m.cfg.logger.Debug("incident not stored", "incident", inc.ID, "error", err)
+		l.m.cfg.logger.Debug("an incident was not stored", "incident", inc.ID, "error", err)
 		stored = inc
 	} else {
 		l.m.answered()
@@ -186,7 +186,7 @@ func (l *incidentLoop) resolve(id string, now time.Time) {
 		closed, err = l.m.cfg.backend.Incidents.Resolve(ctx, id, now)
 	}
 	if err != nil {
-		l.m.cfg.logger.Debug("incident not resolved in the store", "incident", id, "error", err)
+		l.m.cfg.logger.Debug("an incident was not resolved in the store", "incident", id, "error", err)
 		l.mu.Lock()
 		if t, known := l.told[id]; known {
 			t.closes = now
@@ -295,7 +295,7 @@ func (l *incidentLoop) tell(n guard.Notification) {
 func (l *incidentLoop) notify(s guard.Sink, n guard.Notification) {
 	defer func() {
 		if r := recover(); r != nil {
-			l.m.cfg.logger.Error("a sink panicked; it was not told", "sink", fmt.Sprintf("%T", s), "incident", n.Incident.ID, "change", n.Change, "panic", r)
+			l.m.cfg.logger.Error("a sink panicked; it did not get this change", "sink", fmt.Sprintf("%T", s), "incident", n.Incident.ID, "change", n.Change, "panic", r)
 		}
 	}()
 	s.Notify(n)

@@ -71,7 +71,7 @@ func (r *received) settle() {
 		return // the term is over
 	}
 	if n, _ := s.LeftoverEvents(); n > before {
-		r.m.cfg.logger.Warn("decrypted messages of a process that was killed, or lost the backend, were perhaps handled: WhatsApp does not deliver them again", "messages", n)
+		r.m.cfg.logger.Warn("decrypted messages of an earlier term may have been handled; WhatsApp will not deliver them again", "messages", n)
 	}
 	r.tell()
 }

@@ -80,7 +80,7 @@ func TestAHostsLogMayAskForTheStatus(t *testing.T) {
 
 		for _, line := range []string{
 			"standing by: another instance holds the lock", "active: this instance holds the lock", "connected", "disconnected", "health",
-			"something of whatsmeow's inside is not as this library knows it; going on without",
+			"the library does not know a part of this whatsmeow, and works without it",
 			"a part of the app state could not be read: contacts, archived or muted chats may be out of date; messages are not affected",
 			"the backend does not answer; waiting for it", "the backend answers again",
 			"not active any more",

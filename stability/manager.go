@@ -207,7 +207,7 @@ func (m *Manager) release(t lock.Term) {
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.shutdown)
 	defer cancel()
 	if err := t.Release(ctx); err != nil {
-		m.cfg.logger.Warn("lock not released; it expires by itself", "error", err)
+		m.cfg.logger.Warn("the lock was not released; it expires by itself", "error", err)
 	}
 }
 
@@ -342,9 +342,9 @@ func (m *Manager) logTransition(e Event) {
 	case EventNeedsPairing:
 		m.logLocked(slog.LevelInfo, "the account is not paired", "reason", e.Reason)
 	case EventIncidentOpened:
-		m.logLocked(slog.LevelDebug, "incident begins", "incident", e.Incident)
+		m.logLocked(slog.LevelDebug, "an incident begins", "incident", e.Incident)
 	case EventIncidentResolved:
-		m.logLocked(slog.LevelDebug, "incident is over", "incident", e.Incident)
+		m.logLocked(slog.LevelDebug, "an incident is over", "incident", e.Incident)
 	case EventClosed:
 		m.logLocked(slog.LevelDebug, "closed")
 	}

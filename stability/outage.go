@@ -62,7 +62,7 @@ func (m *Manager) noteStoreLocked(err error) {
 	m.outage.err, m.outage.byLock, m.outage.watched = err, m.outage.byLock && err != nil, m.outage.watched && err != nil
 	switch {
 	case refuses(err) && !refuses(was):
-		m.logLocked(slog.LevelError, "the backend refuses, and somebody must mend that; asking again until it no longer refuses", "backend", m.cfg.backend.Name, "error", err)
+		m.logLocked(slog.LevelError, "the backend refuses requests, and a person must mend this; it is asked again until it accepts them", "backend", m.cfg.backend.Name, "error", err)
 	case was == nil && err != nil:
 		m.logLocked(slog.LevelWarn, "the backend does not answer; waiting for it", "backend", m.cfg.backend.Name, "error", err)
 	case was != nil && err == nil:

@@ -246,7 +246,7 @@ func TestRefusalOfTheLockIsNamedAndEndsWithItsCause(t *testing.T) {
 	for name, first := range map[string]error{"at once": nil, "behind an outage": errNoRoute} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				const refuses = "the backend refuses, and somebody must mend that; asking again until it no longer refuses"
+				const refuses = "the backend refuses requests, and a person must mend this; it is asked again until it accepts them"
 				w := newWorld(t)
 				w.named("a").run().pair().stop()
 				missing := errors.New("there are no tables: run DB.Migrate")

@@ -278,12 +278,16 @@ func (t *term) setAside() {
 	}
 	pause := t.m.retryPause()
 	for told := false; ; told = true {
-		err := t.setAsideNow()
+		aside, err := t.setAsideNow()
 		if err == nil || t.ends.Err() != nil {
 			return
 		}
-		if !told {
-			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet, or the book of messages cannot be read", "error", err)
+		switch {
+		case told:
+		case aside:
+			t.m.cfg.logger.Warn("the book of messages cannot be read after a logout; this is tried again", "error", err)
+		default:
+			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet; this is tried again", "error", err)
 		}
 		if !sleep(t.ends, pause()) {
 			return
@@ -291,34 +295,35 @@ func (t *term) setAside() {
 	}
 }
 
-func (t *term) setAsideNow() error {
+// setAsideNow tells with an error whether the session was set aside nevertheless.
+func (t *term) setAsideNow() (aside bool, err error) {
 	// The load of a large device takes long: only the end of the term cuts it short.
 	ctx := t.ends
 	select {
 	case t.loading <- struct{}{}: // nobody gets a device meanwhile
 		defer func() { <-t.loading }()
 	case <-ctx.Done():
-		return fmt.Errorf("stability: set the logged-out device aside: %w", context.Cause(ctx))
+		return false, fmt.Errorf("stability: set the logged-out device aside: %w", context.Cause(ctx))
 	}
 	t.m.mu.Lock()
 	gone := t.core.Device() == core.Gone && !t.core.Ending()
 	t.m.mu.Unlock()
 	if !gone {
-		return nil
+		return true, nil
 	}
 	// Nobody may ask for another device for days. The book of messages is written
 	// through one, so the store has one that nobody is given.
 	d, err := t.load(ctx)
-	if err == nil && d == nil {
+	if aside = err == nil; aside && d == nil {
 		_, err = t.m.store.Device(ctx, fence{t})
 	}
 	if err == nil {
 		err = t.m.received.load(ctx, t.hold.Epoch(), ownNames{})
 	}
 	if err != nil {
-		return fmt.Errorf("stability: %w", err)
+		return aside, fmt.Errorf("stability: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // loggedOut reports whether the service has ended the device: it delivers nothing again.

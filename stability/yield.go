@@ -68,7 +68,7 @@ func (m *Manager) succeed(hold lock.Term) lock.Term {
 	defer cancel()
 	next, err := s.Succeed(ctx, hold)
 	if err != nil {
-		m.cfg.logger.Warn("the lock could not be kept behind a heal: it is free for all", "error", err)
+		m.cfg.logger.Warn("the lock was not kept for the next term of this process; any instance can take it", "error", err)
 		return nil
 	}
 	return next

@@ -244,7 +244,7 @@ func (l *Link) ensureHandler() {
 	if check.there {
 		return
 	}
-	l.cfg.Logger.Debug("event handler was removed, adding it again")
+	l.cfg.Logger.Debug("the Manager's event handler was removed; it is added again")
 	l.id = l.client.AddEventHandlerWithSuccessStatus(l.handle)
 }
 

@@ -139,7 +139,7 @@ func record(c *Core) {
 func restartRecorded(c *Core, e Evidence) {
 	r := e.(RestartRecorded)
 	if r.Err != nil {
-		c.log(slog.LevelError, "a reconnect loop, but the restart could not be recorded: going on", "error", r.Err)
+		c.log(slog.LevelError, "there is a reconnect loop, but the restart was not recorded; the process goes on", "error", r.Err)
 		c.saveTo(Unsaved)
 		c.phase = Working
 		return
