@@ -52,7 +52,7 @@ var noMessageIsLost = []struct {
 		"stability.TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent",
 	}},
 	// What is not promised has no test.
-	{"Excepted are newsletters without `SynchronousAck`, which whatsmeow acknowledges before it handles them", nil},
+	{"Newsletters without `SynchronousAck` are excepted: whatsmeow acknowledges their messages before it handles them", nil},
 }
 
 // A sentence that is added or changed needs its tests looked at, and a test that
