@@ -232,7 +232,7 @@ func (s *deviceStore) stage(ctx context.Context, op, name string, complete bool,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.queue.closed {
-		return &goneError{op: op, cause: ErrSuperseded}
+		return &overError{op: op, cause: ErrSuperseded}
 	}
 	st := s.appState.stage(name, changes)
 	if complete {

@@ -52,19 +52,19 @@ var (
 	ErrUnavailable = errors.New("authstore: the store cannot be reached")
 )
 
-// goneError is what every method returns once its Device is over. It matches
+// overError is what every method returns once its Device is over. It matches
 // context.Canceled, which makes whatsmeow leave the message unacknowledged so
 // that the server delivers it again, and the cause.
-type goneError struct {
+type overError struct {
 	op    string
 	cause error
 }
 
-func (e *goneError) Error() string {
+func (e *overError) Error() string {
 	return fmt.Sprintf("authstore: %s: this device's term is over: %v", e.op, e.cause)
 }
 
-func (e *goneError) Unwrap() []error { return []error{context.Canceled, e.cause} }
+func (e *overError) Unwrap() []error { return []error{context.Canceled, e.cause} }
 
 // permanent says that repeating the call cannot help.
 func permanent(err error) bool {

@@ -48,7 +48,7 @@ func (g *gate) finish(cause error, first func(error)) {
 // check fails once the device is over.
 func (g *gate) check(op string) error {
 	if c := g.ended.Load(); c != nil {
-		return &goneError{op: op, cause: c.err}
+		return &overError{op: op, cause: c.err}
 	}
 	return nil
 }
@@ -288,6 +288,6 @@ func (c *config) within(ctx context.Context, limit time.Duration, over <-chan st
 	case <-ctx.Done():
 		return fmt.Errorf("authstore: %s: no answer: %w", op, context.Cause(ctx))
 	case <-over:
-		return &goneError{op: op, cause: ErrSuperseded}
+		return &overError{op: op, cause: ErrSuperseded}
 	}
 }

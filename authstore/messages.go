@@ -67,8 +67,8 @@ func deliveryOf(ctx context.Context) Delivery {
 // MessageBook is a Store that keeps entries about received messages that no
 // handler has taken yet. stability.Manager must not forget them. An entry is
 // the caller's own format; it is sealed like every row, and stays when the
-// device is deleted or another is paired. A Manager whose store is none keeps
-// its book in memory. *Container implements it.
+// device is deleted or another is paired. If the store is not a MessageBook,
+// the Manager keeps its book in memory. *Container implements it.
 type MessageBook interface {
 	// MessageEntries gives all entries by id. From memory once a device was
 	// loaded; it needs one.
@@ -84,7 +84,7 @@ func (c *Container) device(op string) (*deviceStore, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {
-		return nil, &goneError{op, fmt.Errorf("no device is loaded: %w", ErrSuperseded)}
+		return nil, &overError{op, fmt.Errorf("no device is loaded: %w", ErrSuperseded)}
 	}
 	return c.current, nil
 }
@@ -169,7 +169,7 @@ func (s *deviceStore) writeUnpaired(op string, c change, durable bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.queue.closed { // nobody would flush it
-		return &goneError{op: op, cause: ErrSuperseded}
+		return &overError{op: op, cause: ErrSuperseded}
 	}
 	s.laterLocked(soon, c)
 	return nil

@@ -75,7 +75,7 @@ func (s *deviceStore) KeepSent(_ context.Context, chat types.JID, id types.Messa
 	s.mu.Lock()
 	if s.queue.closed {
 		s.mu.Unlock()
-		return &goneError{op: op, cause: ErrSuperseded}
+		return &overError{op: op, cause: ErrSuperseded}
 	}
 	now, key := time.Now(), outgoingID(chat, id)
 	p := &s.pack

@@ -165,7 +165,7 @@ func (s *deviceStore) update(ctx context.Context, op string, delay time.Duration
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.queue.closed { // nobody would flush it
-		return &goneError{op: op, cause: ErrSuperseded}
+		return &overError{op: op, cause: ErrSuperseded}
 	}
 	if changes := f(s.im.get); len(changes) > 0 {
 		s.laterLocked(delay, changes...)

@@ -37,7 +37,7 @@ func (m *Machine) decide(e *ending, now time.Time) Decision {
 		}
 		m.s.NotBefore = now.Add(min(expire, m.p.BanMax))
 	}
-	if e.gone {
+	if e.deviceEnded {
 		m.s.Status = StatusNeedsPairing
 		m.s.NotBefore = time.Time{}
 	}

@@ -41,13 +41,13 @@ type Machine struct {
 
 // ending is one end of a connection and the best that is known of it.
 type ending struct {
-	before  State // the state without this end
-	at      time.Time
-	u       float64 // the random draw: one per end, so that a better reason changes nothing else
-	cause   Cause
-	ban     Cause // the temporary_ban among all causes: it holds even if another reason outranks it
-	gone    bool  // some cause said that the session no longer exists: likewise
-	verdict Decision
+	before      State // the state without this end
+	at          time.Time
+	u           float64 // the random draw: one per end, so that a better reason changes nothing else
+	cause       Cause
+	ban         Cause // the temporary_ban among all causes: it holds even if another reason outranks it
+	deviceEnded bool  // some cause said that the session no longer exists: likewise
+	verdict     Decision
 }
 
 // add joins one more cause and reports whether the decision may change.
@@ -57,8 +57,8 @@ func (e *ending) add(c Cause) bool {
 	if c.Reason == ReasonTemporaryBan {
 		e.ban = Better(e.ban, c)
 	}
-	e.gone = e.gone || c.Reason.Class() == ClassPermanent
-	return !before.cause.same(e.cause) || !before.ban.same(e.ban) || before.gone != e.gone
+	e.deviceEnded = e.deviceEnded || c.Reason.Class() == ClassPermanent
+	return !before.cause.same(e.cause) || !before.ban.same(e.ban) || before.deviceEnded != e.deviceEnded
 }
 
 // NewMachine returns a machine that continues from a saved state, or begins

@@ -45,7 +45,7 @@ const (
 
 // found notes that a message is here that was missed. It returns those whose
 // notes are to be removed from the store. The caller holds mu.
-func (r *received) found(k book.Key, n foundNote, now time.Time) (gone []book.Key) {
+func (r *received) found(k book.Key, n foundNote, now time.Time) (removed []book.Key) {
 	if n.Sum == sumOfNothing {
 		return nil // a sender's key, and the message itself is behind it
 	}
@@ -55,22 +55,22 @@ func (r *received) found(k book.Key, n foundNote, now time.Time) (gone []book.Ke
 }
 
 // fewer drops the notes that are too old or too many. The caller holds mu.
-func (r *received) fewer(now time.Time) (gone []book.Key) {
+func (r *received) fewer(now time.Time) (removed []book.Key) {
 	surplus := len(r.lately) - mostFound
 	kept := make([]foundMessage, 0, len(r.lately))
 	for i, f := range r.lately {
 		age := now.Sub(f.At)
 		if i < surplus || age >= resentFor || f.Asked && age >= foundFor {
-			gone = append(gone, f.key)
+			removed = append(removed, f.key)
 		} else {
 			kept = append(kept, f)
 		}
 	}
-	if len(gone) == 0 {
+	if len(removed) == 0 {
 		return nil
 	}
 	r.lately = kept
-	return slices.DeleteFunc(gone, func(k book.Key) bool {
+	return slices.DeleteFunc(removed, func(k book.Key) bool {
 		_, stands := r.more[k] // its row goes with it
 		return stands || len(r.notes(k, now)) > 0
 	})
@@ -107,9 +107,9 @@ func (r *received) forget(keys []book.Key) {
 // sweepFound removes the notes that are too old.
 func (r *received) sweepFound(now time.Time) {
 	r.mu.Lock()
-	gone := r.fewer(now)
+	removed := r.fewer(now)
 	r.mu.Unlock()
-	r.forget(gone)
+	r.forget(removed)
 }
 
 // remember begins a term with the notes that stand in the store. The caller holds mu.

@@ -34,16 +34,16 @@ func (r *received) ended(d *delivery) {
 		r.tell()
 		return
 	}
-	e, write, gone := r.book.Ended(d.key, o, why, now)
+	e, write, removed := r.book.Ended(d.key, o, why, now)
 	rec := r.more[d.key]
 	if rec.Begun { // it did end, and its row says that it did not
 		rec.Begun, rec.Deaths = false, max(0, rec.Deaths-1)
 		if o != book.Left { // a handler was given it
 			rec.Deaths = 0
 		}
-		if !write && !gone {
+		if !write && !removed {
 			if e, write = r.book.Find(d.key); !write || e.State == book.AtService {
-				gone = rec.Deaths == 0
+				removed = rec.Deaths == 0
 				e.Key, e.State = d.key, rec.State
 			}
 			hidden = hidden || e.Hidden // it is what it was
@@ -51,7 +51,7 @@ func (r *received) ended(d *delivery) {
 		write = true
 	}
 	switch {
-	case gone:
+	case removed:
 		if rec.unread() { // its sender has sent it again
 			for _, sum := range rec.sums(content) {
 				surplus = append(surplus, r.found(d.key, foundNote{Sum: sum, At: now}, now)...)
@@ -94,12 +94,12 @@ func (r *received) ended(d *delivery) {
 		// this tells it more. A refused message is at the service.
 		// Nothing else is written when a message is handled that was kept here, so the next one
 		// waits for the note of it: an outage would forget the notes of all of them.
-		err := r.write(context.Background(), is, o == book.Saved || gone && d.ours())
+		err := r.write(context.Background(), is, o == book.Saved || removed && d.ours())
 		if declined := why == course.WhyRefused || why == course.WhyUnheard; err == nil && o == book.Saved && declined && !d.ours() {
 			d.finished() // whatsmeow has acknowledged it, and does not come back for it
 		}
 	}
-	if theirs && write && !gone {
+	if theirs && write && !removed {
 		r.aside(e, whyAnotherAccount)
 	}
 	switch o {

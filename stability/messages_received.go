@@ -325,32 +325,32 @@ func (m *Manager) PurgeMessage(ctx context.Context, entry string) error {
 }
 
 // onMessage changes an entry as f says, and writes it down before it returns.
-func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*received, book.Key, *messageRecord) (ok, gone bool)) error {
+func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*received, book.Key, *messageRecord) (ok, removed bool)) error {
 	if _, err := m.require(); err != nil {
 		return err
 	}
 	r := &m.received
 	r.mu.Lock()
-	var found, gone bool
+	var found, removed bool
 	no := ErrNoMessage
 	var rec messageRecord
 	for k, x := range r.more {
 		if !r.removals.going(k) && recordID(k) == entry {
 			rec = x
-			if found, gone = f(r, k, &rec); !found {
+			if found, removed = f(r, k, &rec); !found {
 				no = r.whyNot(k)
 			}
 			break
 		}
 	}
 	switch {
-	case found && gone: // no handler is given it meanwhile
+	case found && removed: // no handler is given it meanwhile
 		r.removals.begin(rec.Key)
 	case found:
 		r.note(rec)
 	}
 	var is change
-	if found && !gone {
+	if found && !removed {
 		is = r.changed(rec.Key)
 	}
 	if !found && m.can.book != nil && !r.term.read {
@@ -361,7 +361,7 @@ func (m *Manager) onMessage(ctx context.Context, op, entry string, f func(*recei
 		return fmt.Errorf("stability: %s: %w", op, no)
 	}
 	var err error
-	if !gone {
+	if !removed {
 		err = r.write(ctx, is, true)
 	} else { // not before the store knows it
 		err = r.ahead(ctx, rec.Key, nil)

@@ -189,13 +189,13 @@ const maxBare = 1000
 // dropSurplus forgets the oldest of too many messages without content.
 func (r *received) dropSurplus() {
 	r.mu.Lock()
-	var gone []change
+	var removed []change
 	for _, k := range r.book.Surplus(book.SetAside, maxBare, func(k book.Key) bool { return len(r.more[k].Contents) == 0 }) {
 		r.remove(k)
-		gone = append(gone, r.changed(k))
+		removed = append(removed, r.changed(k))
 	}
 	r.mu.Unlock()
-	r.writeAll(gone)
+	r.writeAll(removed)
 }
 
 // missTooMany gives the oldest of too many messages up that nobody could decrypt.

@@ -253,15 +253,15 @@ func (r *received) synced() {
 		e, _ := r.book.Find(k)
 		missing = append(missing, e)
 	}
-	var gone []change // begun by an earlier process, and the service has it no more
+	var removed []change // begun by an earlier process, and the service has it no more
 	for k, rec := range r.more {
 		if _, known := r.book.Find(k); !known && rec.State == "" {
 			delete(r.more, k)
-			gone = append(gone, r.changed(k))
+			removed = append(removed, r.changed(k))
 		}
 	}
 	r.mu.Unlock()
-	r.writeAll(gone)
+	r.writeAll(removed)
 	r.wake.ring()
 	for _, e := range missing {
 		why := "a handler refused it, and WhatsApp does not deliver it again: another program may have acknowledged it"

@@ -53,11 +53,11 @@ func (p place) String() string {
 type turnover uint8
 
 const (
-	granted turnover = iota // the lock, and the state was read
-	refused                 // the lock: another instance holds it
-	ended                   // the term: nobody may use it from now on
-	gone                    // the term: torn down, the lock is released
-	closing                 // Close was called
+	granted  turnover = iota // the lock, and the state was read
+	refused                  // the lock: another instance holds it
+	ended                    // the term: nobody may use it from now on
+	tornDown                 // the term: all of it has ended, the lock is released
+	closing                  // Close was called
 	turnovers
 )
 
@@ -71,7 +71,7 @@ var seatTable = []struct {
 	{granted, passive | standby, active, "a term begins"},
 	{refused, passive, standby, "it stands by, and says so"},
 	{ended, active, leaving, "it is passive for everybody from now on, however long the tear-down takes"},
-	{gone, leaving, passive, "another term may begin"},
+	{tornDown, leaving, passive, "another term may begin"},
 	{closing, passive | standby | active | leaving, shut, "no other term begins; a present one is torn down"},
 }
 

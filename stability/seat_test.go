@@ -15,7 +15,7 @@ func TestSeatDoesWhatItsTableSays(t *testing.T) {
 		passive: {granted: active, refused: standby, closing: shut},
 		standby: {granted: active, closing: shut},
 		active:  {ended: leaving, closing: shut},
-		leaving: {gone: passive, closing: shut},
+		leaving: {tornDown: passive, closing: shut},
 		shut:    {},
 	}
 	for from, moves := range want {
@@ -51,7 +51,7 @@ func TestSeatHoldsOneTermAtATimeAndNoneOnceShut(t *testing.T) {
 				held = true
 			case what == ended && moved:
 				require.True(t, held)
-			case what == gone && moved:
+			case what == tornDown && moved:
 				held = false
 			case what == closing:
 				require.Equal(t, !over, moved, "it closes once")

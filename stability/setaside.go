@@ -42,12 +42,12 @@ func (r *received) old(now time.Time) (old []book.Entry, again time.Time) {
 // expire removes messages for their age that are still as they were. Their rows go with
 // one commit.
 func (r *received) expire(old []book.Entry) {
-	var gone []change
+	var removed []change
 	r.mu.Lock()
 	old = slices.DeleteFunc(old, func(e book.Entry) bool { return !r.still(e) })
 	for _, e := range old {
 		r.remove(e.Key)
-		gone = append(gone, r.changed(e.Key))
+		removed = append(removed, r.changed(e.Key))
 	}
 	r.mu.Unlock()
 	if len(old) == 0 {
@@ -59,7 +59,7 @@ func (r *received) expire(old []book.Entry) {
 				"id", e.Key.ID, "after", time.Since(e.Since))
 		}
 	}
-	r.writeAll(gone)
+	r.writeAll(removed)
 	r.tell()
 }
 

@@ -95,7 +95,7 @@ func (t *term) tearDown() {
 	}
 	t.take(core.TornDown{})
 	m.term = nil
-	m.seat.take(gone, time.Now())
+	m.seat.take(tornDown, time.Now())
 	m.received.leave()
 	if why.Healing && !m.cfg.autoheal.InProcess {
 		m.exiting = make(chan struct{})

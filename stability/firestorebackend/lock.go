@@ -259,11 +259,11 @@ func updates(fields map[string]any) []firestore.Update {
 
 // onHeld writes on condition that the lock document still is as rec says: its
 // update time is rec.RenewedAt. If it is not, a look tells whether the term
-// goes on (a reply was lost, somebody edited the document) or is over: gone is
+// goes on (a reply was lost, somebody edited the document) or is over: lost is
 // true then, and now is the record that was found.
 func (s lockStore) onHeld(ctx context.Context, op string, rec lock.Record,
 	write func(ctx context.Context, version time.Time) error,
-) (now held, gone bool, err error) {
+) (now held, lost bool, err error) {
 	version := rec.RenewedAt.Truncate(time.Microsecond)
 	var looked bool // because Firestore refused the write as invalid
 	pause := pauses()
@@ -316,7 +316,7 @@ func (s lockStore) Renew(ctx context.Context, rec lock.Record) (renewed lock.Rec
 	const op = "renew the lock"
 	defer s.b.judge(op, &err)
 	var at time.Time
-	now, gone, err := s.onHeld(ctx, op, rec, func(ctx context.Context, version time.Time) error {
+	now, lost, err := s.onHeld(ctx, op, rec, func(ctx context.Context, version time.Time) error {
 		fields := s.fields(rec)
 		fields["leaseUntil"] = s.until(rec.Lease, version)
 		res, err := s.b.lockDoc.Update(ctx, updates(fields), firestore.LastUpdateTime(version))
@@ -328,7 +328,7 @@ func (s lockStore) Renew(ctx context.Context, rec lock.Record) (renewed lock.Rec
 	switch {
 	case err != nil:
 		return lock.Record{}, err
-	case gone:
+	case lost:
 		return now.record(), fmt.Errorf("firestorebackend: renew epoch %d, the newest is %d of %q: %w", rec.Epoch, now.epoch, now.holder, lock.ErrLost)
 	}
 	s.b.clock.saw(at)

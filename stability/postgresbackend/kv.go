@@ -170,13 +170,13 @@ func (s keyValues) Commit(ctx context.Context, epoch int64, b authstore.Batch) e
 			values[i] = []byte{} // nil would be NULL
 		}
 	}
-	goneKinds, goneIDs := make([]string, len(b.Delete)), make([][]byte, len(b.Delete))
+	deletedKinds, deletedIDs := make([]string, len(b.Delete)), make([][]byte, len(b.Delete))
 	for i, k := range b.Delete {
-		goneKinds[i], goneIDs[i] = string(k.Kind), []byte(k.ID)
+		deletedKinds[i], deletedIDs[i] = string(k.Kind), []byte(k.ID)
 	}
 	return s.a.underFence(ctx, "commit", epoch, func(ctx context.Context, t term) (bool, error) {
 		var passed int
-		err := s.a.db.pool.QueryRow(ctx, s.a.db.q.commit, s.a.id, t.epoch, t.nonce, t.token, kinds, ids, values, goneKinds, goneIDs).Scan(&passed)
+		err := s.a.db.pool.QueryRow(ctx, s.a.db.q.commit, s.a.id, t.epoch, t.nonce, t.token, kinds, ids, values, deletedKinds, deletedIDs).Scan(&passed)
 		return passed == 1, err
 	})
 }

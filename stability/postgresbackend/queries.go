@@ -146,7 +146,7 @@ const commitSQL = `WITH ` + fenced + `, put AS (
 	INSERT INTO {schema}.auth (account, kind, id, data)
 	SELECT $1, p.kind, p.id, p.data FROM unnest($5::text[], $6::bytea[], $7::bytea[]) AS p (kind, id, data) WHERE EXISTS (SELECT FROM fence)
 	ON CONFLICT (account, kind, id) DO UPDATE SET data = excluded.data
-), gone AS (
+), deleted AS (
 	DELETE FROM {schema}.auth a USING unnest($8::text[], $9::bytea[]) AS d (kind, id)
 	WHERE a.account = $1 AND a.kind = d.kind AND a.id = d.id AND EXISTS (SELECT FROM fence)
 )

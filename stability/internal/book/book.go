@@ -159,8 +159,8 @@ func (b *Book) Tried(k Key, now time.Time) {
 }
 
 // Ended notes what became of a message. It returns its entry where the store
-// has to be told: as it is now, or with gone where it is to be removed.
-func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, write, gone bool) {
+// has to be told: as it is now, or with removed where it is to be removed.
+func (b *Book) Ended(k Key, o Outcome, why string, now time.Time) (e Entry, write, removed bool) {
 	at := b.entries[k]
 	if at == nil { // a handler that outlived the term
 		at = &Entry{Key: k, First: now, Since: now}

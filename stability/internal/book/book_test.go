@@ -157,8 +157,8 @@ func TestMessageByAnotherNameOfItsSenderIsOne(t *testing.T) {
 	b.Begun(k1, start)
 	require.Equal(t, 1, count(&b, book.InHand))
 	require.Equal(t, 1, count(&b, book.Queued), "it stood before the next one")
-	_, _, gone := b.Ended(k1, book.Handled, "", start)
-	require.True(t, gone)
+	_, _, removed := b.Ended(k1, book.Handled, "", start)
+	require.True(t, removed)
 	require.EqualValues(t, 2, b.Sums().Received)
 }
 
@@ -209,9 +209,9 @@ func TestMessageHandledBehindItsOwnSavingIsRemoved(t *testing.T) {
 	b.Ended(k1, book.Lost, "no session", start)
 	b.Arrived(k1, start) // its sender sends it again
 	b.Begun(k1, start)
-	_, write, gone := b.Ended(k1, book.Handled, "", start)
+	_, write, removed := b.Ended(k1, book.Handled, "", start)
 	require.True(t, write)
-	require.True(t, gone)
+	require.True(t, removed)
 	require.Empty(t, b.Entries())
 	b.Begun(k1, start)
 	b.Aside(k1, "poison", start)
@@ -359,8 +359,8 @@ func TestMessageOfNoUseChangesNothingThatWaits(t *testing.T) {
 			before, _ := b.Find(k1)
 			b.Arrived(k1, start.Add(time.Hour))
 			b.Begun(k1, start.Add(time.Hour))
-			_, write, gone := b.Ended(k1, book.Odd, "an old counter", start.Add(time.Hour))
-			require.False(t, write || gone)
+			_, write, removed := b.Ended(k1, book.Odd, "an old counter", start.Add(time.Hour))
+			require.False(t, write || removed)
 			after, _ := b.Find(k1)
 			require.Equal(t, was, after.State)
 			require.Equal(t, before.Why, after.Why)

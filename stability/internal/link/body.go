@@ -398,8 +398,8 @@ func (b *body) stopTimer() {
 	}
 }
 
-// pumpGone waits until the read pump cannot be in the way any more.
-func (b *body) pumpGone(ctx context.Context) error {
+// pumpEnded waits until the read pump cannot be in the way any more.
+func (b *body) pumpEnded(ctx context.Context) error {
 	select {
 	case <-b.readFailed:
 	case <-b.closed:

@@ -75,7 +75,7 @@ func (c *Conn) end(ctx context.Context, alone bool) error {
 
 	// 3.
 	if b != nil {
-		if err := b.pumpGone(ctx); err != nil {
+		if err := b.pumpEnded(ctx); err != nil {
 			return fmt.Errorf("waiting for the read pump: %w", err)
 		}
 	}

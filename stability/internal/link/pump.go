@@ -35,7 +35,7 @@ type pumps struct {
 }
 
 type pump struct {
-	gone    chan struct{} // closed when it has ended
+	ended   chan struct{} // closed when it has ended
 	waiting func() bool   // stops the wait for its socket's end
 }
 
@@ -44,14 +44,14 @@ func (p *pumps) starts(socket any) {
 	if !ok {
 		return
 	}
-	n := &pump{gone: make(chan struct{})}
+	n := &pump{ended: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running == nil {
 		p.running = make(map[any]*pump)
 	}
 	p.running[socket] = n
-	n.waiting = context.AfterFunc(over, func() { takeAll(frames, n.gone) })
+	n.waiting = context.AfterFunc(over, func() { takeAll(frames, n.ended) })
 }
 
 func (p *pumps) ends(socket any) {
@@ -59,19 +59,19 @@ func (p *pumps) ends(socket any) {
 	defer p.mu.Unlock()
 	if n := p.running[socket]; n != nil {
 		n.waiting()
-		close(n.gone)
+		close(n.ended)
 		delete(p.running, socket)
 	}
 }
 
 // takeAll takes frames that nobody else takes any more.
-func takeAll(frames <-chan []byte, gone <-chan struct{}) {
+func takeAll(frames <-chan []byte, ended <-chan struct{}) {
 	grace := time.NewTimer(pumpGrace)
 	defer grace.Stop()
 	for {
 		select {
 		case <-frames:
-		case <-gone:
+		case <-ended:
 			return
 		case <-grace.C:
 			return

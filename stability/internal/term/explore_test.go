@@ -143,7 +143,7 @@ func (w *world) key() string {
 	due := c.Next(w.now)
 	st := c.machine.State()
 	return fmt.Sprint(c.client.silent, c.client.tapped, c.repair, c.crashed, c.verdict.Action, c.vital.pinging, st.NotBefore.After(w.now), min(st.Failures, 3), len(st.Restarts),
-		c.conn.decision.ShouldReconnect, c.kept.IsZero(), c.offer.After(w.now), w.leaving, w.severed, w.live, c.phase, c.device, c.wish, c.yieldAt.IsZero(), c.yieldAt.After(w.now), c.unfitAt.IsZero(), c.cfg.OnRequest, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.back, c.client.plan,
+		c.conn.decision.ShouldReconnect, c.kept.IsZero(), c.offer.After(w.now), w.leaving, w.cut, w.live, c.phase, c.device, c.wish, c.yieldAt.IsZero(), c.yieldAt.After(w.now), c.unfitAt.IsZero(), c.cfg.OnRequest, w.wanted, min(c.rounds, 4), c.save, c.client.phase, c.client.auto, c.client.can, c.client.back, c.client.plan,
 		c.conn.phase, c.conn.call, c.conn.socket, c.conn.seen, c.conn.cause.Reason, len(c.conn.codes), st.Status,
 		w.ready == w.client, w.open == c.conn.number, w.open != 0, w.device != 0, w.on == w.device, w.deleted, w.asked, fmt.Sprintf("%T", w.long),
 		due.IsZero(), due.After(w.now), w.silent, w.ping != 0, min(w.failed, 2))

@@ -255,7 +255,7 @@ var moves = func() (all []move) {
 		w.bring(Stop{Why: Why{Yielded: true, Err: errFails}})
 	})
 	add("cut", func(w *world) {
-		w.leaving, w.severed = true, true
+		w.leaving, w.cut = true, true
 		w.ended(w.c.conn.number)
 		w.bring(CutTerm{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
 	})
@@ -338,7 +338,7 @@ func (w *world) finish(fails bool) {
 		w.bring(CleanedUp{Conn: f.Conn})
 	case AskLock:
 		if fails { // another instance has it
-			w.leaving, w.severed = true, true
+			w.leaving, w.cut = true, true
 			w.bring(CutTerm{Why: Why{Err: errFails}, Cause: cause(reconnect.ReasonLockLost)})
 		}
 		w.bring(LockAsked(f))

@@ -29,7 +29,7 @@ type world struct {
 	live    int // clients that were not retired
 	ready   int // the client that was last said to be ready
 	leaving bool
-	severed bool
+	cut     bool
 	asked   bool // somebody wants the account to go on, since the last end
 	wanted  bool // somebody wants codes, and nothing has come of it yet
 	saved   reconnect.State
@@ -249,8 +249,8 @@ func (w *world) check() {
 		w.violated("ViewIsTrue", "ready %v, status %v", v.Ready, v.Status)
 	case w.leaving && !v.Ending:
 		w.violated("AnEndIsAnEnd", "the term was ended and is %v", c.phase)
-	case w.severed && k.phase&live != 0:
-		w.violated("AnEndIsAnEnd", "the term was severed, and the connection is %v", k.phase)
+	case w.cut && k.phase&live != 0:
+		w.violated("AnEndIsAnEnd", "the term was cut, and the connection is %v", k.phase)
 	case w.known[k.number].ended && k.phase&live != 0:
 		w.violated("AnEndIsAnEnd", "connection %d ended and is %v", k.number, k.phase)
 	case k.phase == Over && c.client.number == w.client && !w.known[k.number].told:

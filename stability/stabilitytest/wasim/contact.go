@@ -135,7 +135,7 @@ func (c *Contact) httpClient() *http.Client {
 		if err != nil {
 			return nil, err
 		}
-		l := &contactLink{Conn: raw, gone: make(chan struct{})}
+		l := &contactLink{Conn: raw, closed: make(chan struct{})}
 		c.mu.Lock()
 		c.link = l
 		c.mu.Unlock()
@@ -148,12 +148,12 @@ func (c *Contact) httpClient() *http.Client {
 // when reading has failed.
 type contactLink struct {
 	net.Conn
-	once sync.Once
-	gone chan struct{}
+	once   sync.Once
+	closed chan struct{}
 }
 
 func (l *contactLink) Close() error {
-	defer l.once.Do(func() { close(l.gone) })
+	defer l.once.Do(func() { close(l.closed) })
 	return l.Conn.Close()
 }
 
@@ -170,10 +170,10 @@ func (c *Contact) run() {
 		c.mu.Unlock()
 		if err == nil && l != nil {
 			select {
-			case <-l.gone:
+			case <-l.closed:
 			case <-c.closing: // the service ends the connection: see Close
 				c.s.hangUp(l.LocalAddr())
-				<-l.gone
+				<-l.closed
 			}
 		}
 		c.setUp(false)

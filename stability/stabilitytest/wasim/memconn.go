@@ -29,7 +29,7 @@ type half struct {
 	cond     sync.Cond
 	buf      []byte
 	fin      bool // the writer is done: the reader gets what is left, then EOF
-	gone     bool // the reader is done: writes fail
+	readDone bool // the reader is done: writes fail
 	rst      bool // both fail at once, what was buffered is lost
 	readBy   deadline
 	writeBy  deadline
@@ -113,7 +113,7 @@ func (h *half) write(p []byte) (n int, err error) {
 			return n, net.ErrClosed
 		case h.rst:
 			return n, os.NewSyscallError("write", syscall.ECONNRESET)
-		case h.fin, h.gone:
+		case h.fin, h.readDone:
 			return n, os.NewSyscallError("write", syscall.EPIPE)
 		case h.writeBy.passed():
 			return n, os.ErrDeadlineExceeded
@@ -184,7 +184,7 @@ func (c *memConn) Close() error {
 		}
 	})
 	c.in.update(func() {
-		c.in.gone, c.in.rclosed, c.in.buf = true, true, nil
+		c.in.readDone, c.in.rclosed, c.in.buf = true, true, nil
 		c.in.readBy.stop()
 		c.in.rst = c.in.rst || rst
 	})
