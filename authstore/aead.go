@@ -105,7 +105,7 @@ func (a aesGCM) Decrypt(ciphertext, ad []byte) ([]byte, error) {
 		}
 	}
 	if known {
-		return nil, fmt.Errorf("%w: sealed with key %x and changed since, or moved", ErrCorrupt, id)
+		return nil, fmt.Errorf("%w: sealed with key %x, and changed or moved since", ErrCorrupt, id)
 	}
 	return nil, fmt.Errorf("sealed with key %x, which was not passed to NewAESGCM", id)
 }

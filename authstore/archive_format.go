@@ -303,7 +303,7 @@ func readRecords(r io.Reader) (*archive, error) {
 			}
 		case string(kind) == recordEnd:
 			if want, w := binary.Uvarint(value); w != len(value) || want != n {
-				return nil, fmt.Errorf("%w: it counts another number of records", ErrArchive)
+				return nil, fmt.Errorf("%w: its end names another number of records than it has", ErrArchive)
 			}
 			if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
 				return nil, fmt.Errorf("%w: something follows its end", ErrArchive)
@@ -330,7 +330,7 @@ func (a *archive) check() error {
 		return fmt.Errorf("%w: %w", ErrArchive, err)
 	}
 	if d.JID != a.meta.JID {
-		return fmt.Errorf("%w: it names another device than it has", ErrArchive)
+		return fmt.Errorf("%w: its first record names another device than its rows", ErrArchive)
 	}
 	return nil
 }

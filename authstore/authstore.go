@@ -37,8 +37,8 @@ type Store interface {
 
 // Maintainer is a Store whose content can be looked after. Quarantine,
 // RestoreDevice, PurgeDevice, PurgeRows and Reseal of stability.Manager call
-// it. With a store that is none they return errors.ErrUnsupported. *Container
-// implements it, and says what each does.
+// it. If the store is not a Maintainer, they return errors.ErrUnsupported.
+// *Container implements it, and says what each method does.
 type Maintainer interface {
 	Quarantined(ctx context.Context) (Quarantine, error)
 	Restore(ctx context.Context, f Fence) error
@@ -85,7 +85,7 @@ var (
 )
 
 // New makes a Container over kv. Nothing is read before Device or Info. With an
-// option that makes no sense the Container reads and writes nothing at all: each call
+// option that is not valid the Container reads and writes nothing at all: each call
 // that needs kv returns the error of Validate, which matches ErrOptions.
 func New(kv KV, opts ...Option) *Container {
 	c := &Container{kv: kv, sem: make(chan struct{}, 1), over: make(chan struct{})}

@@ -188,8 +188,8 @@ func (s *Sending) Kept() bool { return s.kept }
 
 type sendingKey struct{}
 
-// WithSending lets the commit that a send under the context makes take the
-// message along. It costs no commit of its own.
+// WithSending gives a context for a send. With it, the commit of the send stores
+// the message too, which costs no commit of its own.
 func WithSending(ctx context.Context, s *Sending) context.Context {
 	return context.WithValue(ctx, sendingKey{}, s)
 }

@@ -43,9 +43,9 @@ var (
 	// ErrNotSealed reports plain data where sealing is required. Permanent.
 	ErrNotSealed = errors.New("authstore: stored data is not sealed, but sealing is required")
 
-	// ErrOptions reports options of New that make no sense; the text names each.
+	// ErrOptions reports options of New that are not valid; the text names each.
 	// Permanent.
-	ErrOptions = errors.New("authstore: an option makes no sense")
+	ErrOptions = errors.New("authstore: an option is not valid")
 
 	// ErrUnavailable reports a store that did not answer until the term had
 	// to be given up. It is the cause given to Fence.Cut.

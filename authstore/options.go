@@ -13,7 +13,7 @@ import (
 // refused: see Validate.
 type Option func(*config)
 
-// Validate reports each of opts that makes no sense: a duration or a number that is
+// Validate reports each of opts that is not valid: a duration or a number that is
 // negative, or a nil Option. The error matches ErrOptions. stability.New calls it for
 // the options of WithAuthStoreOptions; a Container that New makes with such options
 // refuses to work.

@@ -121,7 +121,7 @@ func (s *deviceStore) openRow(call caller, op string, t tableID, e Entry, id str
 		var raw []byte
 		if raw, err = join(s.gate.kv, s.cfg.codec, call, op, e.Key, m); err == nil {
 			if rec, err = s.cfg.codec.decode(e.Key, id, raw); err == nil && rec.split != nil {
-				err = fmt.Errorf("%w: a split value in a split value", ErrCorrupt)
+				err = fmt.Errorf("%w: the parts of a split value make another split value", ErrCorrupt)
 			}
 		}
 		s.mu.Lock()

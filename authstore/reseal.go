@@ -202,7 +202,7 @@ func (c codec) openForReseal(kv KV, call caller, k Key, raw []byte) (rec opened,
 			return rec, body, err
 		}
 		if inner.split != nil {
-			return rec, body, fmt.Errorf("%w: a split value in a split value", ErrCorrupt)
+			return rec, body, fmt.Errorf("%w: the parts of a split value make another split value", ErrCorrupt)
 		}
 	}
 	body = resealed{whole[1] &^ flagSealed, inner.data}

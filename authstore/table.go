@@ -10,8 +10,8 @@ import (
 )
 
 // A device's state is a handful of tables: logical ids and values, all in
-// memory (a few are read on demand). How they stand in the KV is the table's
-// affair: either one row per id, for what is large or hot, or packed, many ids
+// memory (a few are read on demand). Each table decides how its values are stored
+// in the KV: one row per id, for what is large or hot, or packed, many ids
 // in one of a fixed number of buckets, for what is small and rarely changes.
 // Ten thousand LID mappings are then 256 rows at a cold start.
 

@@ -130,7 +130,7 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("keepalive: Policy.ProbeAfter (%v) must be shorter than Policy.StaleAfter (%v): a silent link is asked before it is given up", p.ProbeAfter, p.StaleAfter)
 	}
 	if p.MuteRecipients > p.MuteAfter {
-		return fmt.Errorf("keepalive: Policy.MuteRecipients (%d) must not be more than Policy.MuteAfter (%d): so few sends cannot go to so many", p.MuteRecipients, p.MuteAfter)
+		return fmt.Errorf("keepalive: Policy.MuteRecipients (%d) must not be more than Policy.MuteAfter (%[2]d): %[2]d sends cannot go to %[1]d recipients", p.MuteRecipients, p.MuteAfter)
 	}
 	return nil
 }

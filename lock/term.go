@@ -72,8 +72,8 @@ func (t *term) start() {
 func (t *term) Epoch() int64          { return t.epoch }
 func (t *term) Lost() <-chan struct{} { return t.lost }
 
-// TrustedUntil is the end of the window as of now; once the term has ended it
-// does not lie in the future.
+// TrustedUntil is the time until which this term is trusted, as known now. After
+// the end of the term that time is not in the future.
 func (t *term) TrustedUntil() time.Time { return t.trust.Load().until }
 
 func (t *term) Record() Record {

@@ -142,7 +142,7 @@ func (d *delivery) Finish(ctx context.Context, plaintext []byte) error {
 	}
 	d.mu.Unlock()
 	if d.a.m.received.past(d) { // the store is another term's: the service delivers the message to that one
-		return fmt.Errorf("stability: the message was not taken in its term: %w", context.Canceled)
+		return fmt.Errorf("stability: the term ended before the message was taken: %w", context.Canceled)
 	}
 	if other != nil {
 		d.learn()
@@ -184,7 +184,7 @@ func (d *delivery) poisoned(raw []byte) bool {
 // judge sets the message aside with a part more.
 func (d *delivery) judge(raw []byte) error {
 	if d.a.m.received.past(d) { // the store is another term's
-		return fmt.Errorf("stability: the message was not judged in its term: %w", context.Canceled)
+		return fmt.Errorf("stability: the term ended before the outcome of the message was decided: %w", context.Canceled)
 	}
 	d.mu.Lock()
 	d.content.keep(raw)

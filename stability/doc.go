@@ -112,8 +112,8 @@
 // [Status].Messages.Sent counts what became of the messages that this process
 // has sent. The logger of [Manager.Logger] shows each <message> that goes out
 // and its <ack>; a client with another logger is not counted, and Seen says
-// so. Left out are peer messages, and copies that one device or participant
-// has asked for. Five refused or unanswered ones in a row, to three recipients
+// so. The counts leave out peer messages, and copies that one device or
+// participant has asked for. Five refused or unanswered ones in a row, to three recipients
 // at least, make the health mute and open the incident wa_sends_refused;
 // keepalive.Policy sets the numbers. Nothing else follows: no send is held up,
 // none is repeated, no connection ends for it. WhatsApp documents none of its

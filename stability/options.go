@@ -20,8 +20,9 @@ import (
 )
 
 // Option configures New. All are optional but WithBackend. A zero duration, number
-// or Policy field means its default. Nil, an empty name, and any other value that
-// makes no sense, are errors of New that name the option.
+// or Policy field means its default. A negative one is an error of New, except
+// reconnect.NoYield and authstore.Retention.Sent below zero. Nil, an empty name,
+// and any other value that is not valid, are errors of New that name the option.
 //
 //   - WithBackend (required): where the account lives.
 //   - WithQR (none): is called with each code to scan.
@@ -206,14 +207,14 @@ func WithPairingRounds(n int) Option {
 }
 
 // WithPairingOnRequest offers no codes before somebody asks for them with
-// WaitQR, PairPhone or Reconnect: the default is to offer them to nobody in
-// particular as soon as the account needs pairing. Not for connections by hand.
+// WaitQR, PairPhone or Reconnect. By default codes are offered as soon as the
+// account needs pairing. Not for connections by hand.
 func WithPairingOnRequest() Option { return func(c *config) { c.pairOnRequest = true } }
 
-// WithPairingClient sets the type of device that PairPhone names, and the name
-// that the phone shows. It must be a common browser and system in the form
-// "Browser (OS)"; WhatsApp refuses others. Default whatsmeow.PairClientChrome,
-// "Chrome (Linux)".
+// WithPairingClient sets how this device calls itself when PairPhone asks for a
+// code: its type, and the name that the phone then shows to whoever types the
+// code. The name must be a common browser and system in the form "Browser (OS)";
+// WhatsApp refuses others. Default whatsmeow.PairClientChrome, "Chrome (Linux)".
 func WithPairingClient(t whatsmeow.PairClientType, name string) Option {
 	return func(c *config) {
 		if !pairingName.MatchString(name) {

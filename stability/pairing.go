@@ -81,8 +81,8 @@ const phoneCodeLife = 2 * time.Minute
 // alternative to scanning: Linked devices, Link with phone number. The number
 // is international, in any notation. A code lasts as long as the connection
 // that it was asked for on: if that would be less than two minutes, PairPhone
-// makes a new connection first, once. Only the last code that was asked for is
-// good.
+// makes a new connection first, once. Only the newest code
+// works.
 //
 // It asks for codes, if Run offers none, and waits for Run's lock.
 // ErrAlreadyPaired when the account is paired; when ctx ends while this instance

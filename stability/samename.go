@@ -133,7 +133,7 @@ func (r *received) split(ctx context.Context, d *delivery, raw []byte) error {
 // keepUndecrypted writes a message down that is acknowledged without content.
 func (r *received) keepUndecrypted(ctx context.Context, d *delivery, rec messageRecord) error {
 	if r.past(d) { // the store is another term's, and the service delivers the message to that one
-		return fmt.Errorf("stability: the message was not read in its term: %w", context.Canceled)
+		return fmt.Errorf("stability: the term ended before the message was written down: %w", context.Canceled)
 	}
 	if r.resent(d, nil) {
 		d.mu.Lock()

@@ -81,8 +81,8 @@ func (s *Store) SetFaults(f Faults) {
 	s.faults = f
 }
 
-// Next makes the next calls of op on this connection fail so, one fault each,
-// before SetFaults is asked again.
+// Next makes the next calls of op on this connection fail, one call for each of
+// faults. The function of SetFaults decides about the calls after them.
 func (s *Store) Next(op Op, faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -105,8 +105,8 @@ func (s lockStore) until(lease time.Duration, last time.Time) int64 {
 }
 
 // Acquire reads the lock and, where it may, takes it: the lock and the fence in
-// one commit, on condition that the lock is as it was read. Whether a lease has
-// run out is said by the server alone, its time of the read against its time of
+// one commit, on condition that the lock is as it was read. The server alone decides
+// whether a lease has run out: its time of the read is compared with its time of
 // the last renewal.
 func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time.Duration) (rec lock.Record, granted bool, err error) {
 	const op = "acquire the lock"

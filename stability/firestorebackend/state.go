@@ -68,7 +68,7 @@ func (s stateStore) Save(ctx context.Context, epoch int64, state reconnect.State
 				return nil, err
 			}
 			if _, err := stateOf(snaps[0]); err != nil {
-				return nil, fmt.Errorf("firestorebackend: %s: over the old one: %w", op, err)
+				return nil, fmt.Errorf("firestorebackend: %s: write over the old state: %w", op, err)
 			}
 			b.mu.Lock()
 			w.stateOK = true

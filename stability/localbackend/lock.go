@@ -181,8 +181,8 @@ func (s lockStore) Release(ctx context.Context, held lock.Record) error {
 }
 
 // Load tells this instance's own term in full. It reads the last epoch of a
-// file that nobody has open. Of one that another process has open it knows
-// only that, and of one that another backend of this process has, whose it is.
+// file that nobody has open. If another process has the file open, Load knows only
+// that. If another backend of this process has it, Load also says which.
 func (s lockStore) Load(ctx context.Context) (lock.Record, error) {
 	b := s.b
 	if err := ctx.Err(); err != nil {

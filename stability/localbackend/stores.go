@@ -177,7 +177,7 @@ func (s stateStore) Save(ctx context.Context, epoch int64, st reconnect.State) e
 			_, err = reconnect.DecodeState(old)
 		}
 		if err != nil {
-			return fmt.Errorf("over the old one: %w", err)
+			return fmt.Errorf("write over the old state: %w", err)
 		}
 		w.put(bucketState, keyState, data)
 		return nil

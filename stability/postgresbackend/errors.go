@@ -71,7 +71,7 @@ func (db *DB) explain(err error) error {
 	case code == "53300": // too many connections
 		return fmt.Errorf("the server has no free connection: lower pool_max_conns, or raise its max_connections: %w", err)
 	case code == "26000", code == "08P01", code == "42P05": // prepared statement unknown, protocol violation, exists already
-		return fmt.Errorf("a prepared statement got lost, as behind a PgBouncer: add default_query_exec_mode=exec to the connection string: %w", err)
+		return fmt.Errorf("this connection does not have its prepared statements, as behind a PgBouncer: add default_query_exec_mode=exec to the connection string: %w", err)
 	case code == "XX001", code == "XX002": // data corrupted, index corrupted
 		return fmt.Errorf("%w: the database is damaged: %w", authstore.ErrCorrupt, err)
 	}

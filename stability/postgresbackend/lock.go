@@ -45,8 +45,8 @@ func (h held) record() lock.Record {
 
 func micros(d time.Duration) int64 { return int64((d + time.Microsecond - 1) / time.Microsecond) }
 
-// Acquire is one statement. Whether a lease has run out is said by the server's
-// clock alone.
+// Acquire is one statement. The server's clock alone decides whether a lease has
+// run out.
 func (s lockStore) Acquire(ctx context.Context, holder, nonce string, lease time.Duration) (lock.Record, bool, error) {
 	const op = "acquire the lock"
 	if holder == "" || nonce == "" || lease <= 0 {

@@ -61,7 +61,7 @@ func (s stateStore) Save(ctx context.Context, epoch int64, st reconnect.State) e
 		return passed == 1, err
 	})
 	if err == nil && newer {
-		return fmt.Errorf("postgresbackend: %s over the old one: %w", op, reconnect.ErrNewerFormat)
+		return fmt.Errorf("postgresbackend: %s: write over the old state: %w", op, reconnect.ErrNewerFormat)
 	}
 	return err
 }

@@ -293,7 +293,7 @@ func (b *body) gather(h frameHeader, payload []byte) (whole bool, err error) {
 	case b.form == formUnknown:
 		b.form = form
 	case b.form != form:
-		return false, fmt.Errorf("%w: a hello in two forms", ErrProtocol)
+		return false, fmt.Errorf("%w: the hello came in two forms", ErrProtocol)
 	}
 	if b.form == formDeflated {
 		b.deflt = append(b.deflt, payload...)

@@ -31,7 +31,7 @@ type Config struct {
 
 var (
 	// ErrEndedBefore is the cause of a cut of an attempt that is over already.
-	ErrEndedBefore = errors.New("stability: this attempt was ended before it came to anything")
+	ErrEndedBefore = errors.New("stability: this attempt was ended before it connected")
 	// ErrSuperseded is the cause of a cut when the client connected anew.
 	ErrSuperseded = errors.New("stability: a newer attempt took its place")
 )

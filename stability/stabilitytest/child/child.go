@@ -123,15 +123,15 @@ func (p *Process) Hears(words ...string) string {
 	}
 }
 
-// SaidSince tells whether the process has said word since what was last waited
-// for.
+// SaidSince tells whether the process has said word after the last word that was
+// waited for.
 func (p *Process) SaidSince(word string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return says(p.said[p.heard:], word)
 }
 
-// Silent requires that the process has said none of words, ever.
+// Silent requires that the process has never said any of words.
 func (p *Process) Silent(words ...string) {
 	p.t.Helper()
 	p.mu.Lock()

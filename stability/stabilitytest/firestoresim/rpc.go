@@ -41,7 +41,7 @@ type RPC struct {
 	Duration time.Duration // with delays and latency
 	Applied  bool          // false if a fault kept the request from being served
 	Err      error         // what the client is told, a status error
-	// Billed are the documents of this call.
+	// Billed counts the documents of this call.
 	Billed Billing
 }
 

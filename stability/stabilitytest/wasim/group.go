@@ -54,7 +54,7 @@ func (s *Service) newGroup(subject string, lid bool, members []*Account) *Group 
 func (g *Group) JID() types.JID { return types.NewJID(g.user, types.GroupServer) }
 
 // WithoutKeys delivers the next n messages of the group without the sender's key, as
-// a sender writes that believes its key to be known.
+// a sender does that believes the others to have it.
 func (g *Group) WithoutKeys(n int) {
 	g.s.mu.Lock()
 	defer g.s.mu.Unlock()

@@ -123,7 +123,7 @@ func (d *Device) AckedMessages() []string {
 	return ids
 }
 
-// Pending are the ids of the messages that the device has not acknowledged,
+// Pending returns the ids of the messages that the device has not acknowledged,
 // in the order in which it will get them.
 func (d *Device) Pending() []string {
 	d.s.mu.Lock()

@@ -155,7 +155,7 @@ func (p *Phone) Send(to types.JID, texts ...string) (ids []string, err error) {
 	return ids, nil
 }
 
-// SendMessage is Send for any message.
+// SendMessage writes one message of any kind, as Send writes texts.
 func (p *Phone) SendMessage(to types.JID, m *waE2E.Message) (id string, err error) {
 	return p.write(to, "", m, false)
 }
