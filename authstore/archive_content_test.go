@@ -121,7 +121,7 @@ func TestReaderThatFailsIsNoDamagedArchive(t *testing.T) {
 	require.ErrorContains(t, err, "the disk is gone")
 }
 
-// What a restore says to the operator is what it did; and nothing that an account
+// A restore tells the operator truly what it did; and nothing that an account
 // used since its backup comes again, however long the name of a group, and however
 // far its prekeys had come.
 func TestRestoreCountsWhatItDropsAndGoesOnBeyondTheBackup(t *testing.T) {

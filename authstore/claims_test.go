@@ -184,7 +184,7 @@ func TestWaitForASessionEndsWithTheTermAtOnce(t *testing.T) {
 	})
 }
 
-// What is removed under one name of a contact is removed under both.
+// A session that is removed under one name of a contact is removed under both.
 func TestSessionsOfAContactGoUnderBothNames(t *testing.T) {
 	pn, lid := types.NewJID("1", types.DefaultUserServer), types.NewJID("900", types.HiddenUserServer)
 	for _, user := range []string{"1", "900"} {
@@ -230,7 +230,7 @@ func TestSessionThatDoesNotParseIsSetAsideAfterItsMove(t *testing.T) {
 	require.Zero(t, kv.count("session"))
 }
 
-// Who holds a session and wants another waits for it as long as an outage may
+// A holder of a session that wants another waits for it as long as an outage may
 // take, and not behind those who hold nothing yet.
 func TestReceiveThatHoldsASessionIsNotGivenUpNorQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

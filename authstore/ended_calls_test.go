@@ -87,8 +87,8 @@ func TestEveryMethodOfAnEndedDeviceSaysSo(t *testing.T) {
 	require.Equal(t, commits, kv.commits.Load())
 }
 
-// What is written before a device was saved has no place, and what is read is
-// of nobody.
+// A write before a device was saved has no place, and a read finds
+// nothing.
 func TestEveryMethodOfADeviceThatWasNeverSavedSaysSo(t *testing.T) {
 	kv := newMapKV()
 	c := New(kv)

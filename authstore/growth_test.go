@@ -11,7 +11,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// Whatever strangers, traffic or time add to, in memory or in one row, has an end.
+// Each place in memory or in one row that strangers, traffic or time add to has a bound.
 func TestNothingGrowsWithoutBound(t *testing.T) {
 	locked := func(s *deviceStore, f func() int) int {
 		s.mu.Lock()

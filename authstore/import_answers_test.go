@@ -111,7 +111,7 @@ func TestDeviceFromSQLStoreGivesItsAnswersHere(t *testing.T) {
 	require.Zero(t, source.db.Stats().InUse, "nor does a backup leave one behind")
 }
 
-// What is said beforehand of a move is what the move then does.
+// A dry run says truly what the move then does.
 func TestDryRunSaysWhatTheImportWillDo(t *testing.T) {
 	kv, f := source(t)
 	for k, raw := range kv.data {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What no handler has taken yet stands nowhere else: WhatsApp has it no more.
+// A message that no handler has taken yet is nowhere else: WhatsApp has it no more.
 func TestImportLosesNoMessageThatWaits(t *testing.T) {
 	entries := func(kv *mapKV) map[string]string {
 		c := New(kv)

@@ -299,7 +299,7 @@ func TestImportReplacesADeviceOfALostTerm(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// What Info says is of the device that was given out, and of no earlier one.
+// Info tells of the device that was given out, and of no earlier one.
 func TestInfoIsNotOfADeviceThatIsOver(t *testing.T) {
 	kv := newMapKV()
 	c, _, f := open(t, kv)

@@ -195,7 +195,7 @@ func (d *schemaDB) source(t *testing.T, device string) sqlSource {
 	return sqlSource{db, jid}
 }
 
-// Whatever version the old store has, everything that it has moves, and nothing
+// From an old store of any version everything that it has moves, and nothing
 // is asked for that it has not.
 func TestEverySchemaOfSQLStoreMovesWithAllThatItHas(t *testing.T) {
 	for version := sqlOldest; version <= sqlSchema; version++ {
@@ -246,7 +246,7 @@ func TestEverySchemaOfSQLStoreMovesWithAllThatItHas(t *testing.T) {
 	}
 }
 
-// What cannot be moved is refused with the way out, before anything is written.
+// A database that cannot be moved is refused with the way out, before anything is written.
 func TestDatabaseThatCannotMoveIsRefusedByName(t *testing.T) {
 	refused := func(db *schemaDB, device string, is error, says ...string) {
 		t.Helper()

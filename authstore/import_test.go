@@ -222,7 +222,7 @@ func TestImportDoesNotWriteOverAMapItCannotRead(t *testing.T) {
 	}
 }
 
-// Whatever device an import takes the place of, none of its rows stays: they
+// No row stays of a device whose place an import takes: they
 // have its keys, and nothing else would ever find them.
 func TestImportLeavesNothingOfTheDevicesBeforeIt(t *testing.T) {
 	ways := map[string]func(from *mapKV, f *testFence, c *Container, tf *testFence) error{

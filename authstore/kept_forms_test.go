@@ -14,7 +14,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// What is sealed, restored, resealed or replaced is what it was before, or an error.
+// A value that is sealed, restored, resealed or replaced is the same as before, or an error.
 
 // One who can write to the store turns the flags of a sealed row, and makes its sum
 // right. What was sealed as one form is read as no other.

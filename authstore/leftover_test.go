@@ -63,7 +63,7 @@ func TestLeftoversAreThoseOfAnEarlierTermThatNobodyAsksFor(t *testing.T) {
 	})
 }
 
-// What no handler was given is not said to be handled, and goes like the others.
+// A message that no handler was given does not count as handled, and goes like the others.
 func TestUselessLeftoverIsNotCountedAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()

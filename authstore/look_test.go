@@ -56,7 +56,7 @@ func openLarge(t *testing.T, opts ...Option) (*largeKV, *Container, *store.Devic
 	return kv, c, d, f
 }
 
-// What reads a whole table takes as long as the table is large, and the connection
+// A read of a whole table takes as long as the table is large, and the connection
 // stays up meanwhile.
 func TestLookAtALargeTableSucceedsAndEndsNothing(t *testing.T) {
 	secret := func(t *testing.T, d *store.Device, id string) {

@@ -46,7 +46,7 @@ func rowsUnder(kv *mapKV, gen string) (n int) {
 	return n
 }
 
-// Whatever goes through many rows goes through all of them.
+// A call that goes through many rows goes through all of them.
 func TestManyRowsAreAllDealtWith(t *testing.T) {
 	t.Run("damaged rows are set aside, listed and purged", func(t *testing.T) {
 		kv := crowded(t)

@@ -10,7 +10,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// What stands under a number moves to its LID: sessions, identities and sender
+// Rows under a number move to its LID: sessions, identities and sender
 // keys of every device, and nothing of anybody else.
 func TestMigrationTakesEverythingOfEveryDevice(t *testing.T) {
 	kv := newMapKV()

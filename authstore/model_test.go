@@ -70,7 +70,7 @@ func (f *faults) one() bool {
 	}
 }
 
-// Whatever an account goes through, it answers as plain maps would: each method
+// An account always answers as plain maps would: each method
 // of whatsmeow's stores, in transactions that end well or not, while the KV fails,
 // loses answers and splits values, across terms, crashes, moves, backups, deletions
 // and changes of the key. And nothing is left in the KV that belongs to nothing.

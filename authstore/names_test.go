@@ -159,7 +159,7 @@ func TestDamagedRowUnderPlainNameIsSetAside(t *testing.T) {
 	require.NoError(t, c.Close(bg))
 }
 
-// What cannot be opened is not lost: the account stays half moved.
+// A row that cannot be opened is not lost: the account stays half moved.
 func TestRowOfANewerFormatKeepsItsPlainName(t *testing.T) {
 	kv := plainNames(t)
 	future := Key{"senderkey", "d0/15550102:0/120363@g.us"}

@@ -46,7 +46,7 @@ func onDemand(d *store.Device) map[string]func() (found bool, err error) {
 	}
 }
 
-// What is read on demand while the KV is down is waited for, and where that lasts
+// A read on demand waits while the KV is down, and where that lasts
 // the read fails so that the message stays with the service. "It is not there"
 // would be an answer for good.
 func TestReadOnDemandDuringAnOutageIsNoMissingRow(t *testing.T) {
@@ -106,7 +106,7 @@ func TestLookAtOldTokensLeavesYoungOnes(t *testing.T) {
 	})
 }
 
-// What stands beside a session stays as long as one message of it may be asked for.
+// The rows beside a session stay as long as one message of it may be asked for.
 func TestSentMessagesBesideASessionGoWithTheYoungest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()

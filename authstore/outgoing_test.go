@@ -40,7 +40,7 @@ func TestOldestOutgoingEventsGoFirst(t *testing.T) {
 	})
 }
 
-// What was sent is kept for a week, but not in memory; and what has left memory
+// A sent message is kept for a week, but not in memory; and one that has left memory
 // is still found.
 func TestSentEventsLeaveMemoryWhenTheyAreSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 )
 
-// Whatever is logged above debug names no number, no group and no message, and
+// Each line above debug names no number, no group and no message, and
 // nothing at all is logged of keys and contents.
 func TestLogLinesAboveDebugNameNobody(t *testing.T) {
 	const number, group, content = "4915550001234", "120363041234567890", "the secret words"

@@ -329,7 +329,7 @@ func TestOrphanedPartsOfEveryTableAreRemoved(t *testing.T) {
 	require.Equal(t, large, v)
 }
 
-// What is deferred while Close runs is written, or refused; never forgotten.
+// A write that is deferred while Close runs is done, or refused; never forgotten.
 func TestNothingDeferredIsForgottenByClose(t *testing.T) {
 	for range 50 {
 		kv := newMapKV()

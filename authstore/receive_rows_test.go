@@ -79,7 +79,7 @@ func TestReceiveMayRemoveAndMoveWhatItHasRead(t *testing.T) {
 	})
 }
 
-// What a receive reads, and what it removes, is its own until it ends: a send to
+// The rows that a receive reads or removes are its own until it ends: a send to
 // that contact waits, or starts from what the receive leaves.
 func TestReceiveHoldsWhatItReadsAndRemoves(t *testing.T) {
 	for name, step := range map[string]func(ctx context.Context, d *store.Device) error{

@@ -58,7 +58,7 @@ func TestRowThatReplacedADamagedOneIsNotRemoved(t *testing.T) {
 	}
 }
 
-// What rides and is refused for good is given up. Else each commit of the term would
+// A rider that is refused for good is given up. Else each commit of the term would
 // be several.
 func TestRiderThatIsRefusedIsTriedOnce(t *testing.T) {
 	const bad = "bad"

@@ -77,7 +77,7 @@ func TestOldSecretsGoWithOtherCommits(t *testing.T) {
 	}
 }
 
-// What the host wants to keep for ever stays, and is not looked at.
+// Secrets that the host wants to keep for ever stay, and are not looked at.
 func TestSecretsAreKeptForeverOnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
@@ -113,7 +113,7 @@ func TestRemovalsOfARefusedCommitAreTriedAgain(t *testing.T) {
 	})
 }
 
-// What no handler has finished is not removed by its age; what is finished goes,
+// A message that no handler has finished is not removed by its age; a finished one goes,
 // and so do tokens that nobody has renewed.
 func TestUnfinishedEventStaysHoweverOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -103,7 +103,7 @@ func TestDamagedRecordOfTheAccountIsNoFreshDevice(t *testing.T) {
 		require.Len(t, kv.data, before)
 	}
 
-	// What a newer library notes beside it outlives whatever this one does.
+	// A note of a newer library beside it outlives whatever this one does.
 	value, err := c.cfg.codec.wrap(headKey(), 0, []byte(with("newer", "kept")))
 	require.NoError(t, err)
 	whole.data[headKey()] = string(value)

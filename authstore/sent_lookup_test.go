@@ -39,7 +39,7 @@ func TestLookupThatFailsIsNoMissingMessage(t *testing.T) {
 	}
 }
 
-// What was in memory at a lookup is found when it has left memory since.
+// A message that was in memory at a lookup is found when it has left memory since.
 func TestLookupFindsWhatLeavesMemoryAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kv := newMapKV()
@@ -77,8 +77,8 @@ func TestNewerOfTwoSentMessagesIsGiven(t *testing.T) {
 	}
 }
 
-// What an earlier term has left beside a session is taken over once, and goes when
-// all of it is too old, not before.
+// Rows that an earlier term has left beside a session are taken over once, and go when
+// all of them are too old, not before.
 func TestMessageBesideASessionIsTakenOverOnce(t *testing.T) {
 	kv := newMapKV()
 	_, d, _ := open(t, kv)
@@ -97,7 +97,7 @@ func TestMessageBesideASessionIsTakenOverOnce(t *testing.T) {
 	requireSent(t, d, 1)
 }
 
-// What waits for a commit waits for packedWait before it makes a row of its own in
+// A message that waits for a commit waits for packedWait before it makes a row of its own in
 // one that happens anyway.
 func TestMessageThatWaitsMakesNoRowAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

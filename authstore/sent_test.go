@@ -63,7 +63,7 @@ func TestSentMessageIsFoundAfterHandOvers(t *testing.T) {
 				c, d, _ = reopen(t, kv, c, opts...)
 				require.NoError(t, storeOf(d).KeepSent(bg, testJID(1), "between", []byte("x")))
 			}
-			// What is sent after the rows were read is found too.
+			// A message that is sent after the rows were read is found too.
 			requireSent(t, d, 0)
 			sendKept(t, d, 1000)
 			requireSent(t, d, 1000)

@@ -75,7 +75,7 @@ func TestSessionsOfLibsignalHaveTheKnownForm(t *testing.T) {
 	}
 }
 
-// What has the known form is a session for libsignal too, whatever changed.
+// Each value of the known form is a session for libsignal too, whatever changed.
 func TestKnownFormAlwaysParses(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	pieces := []string{`null`, `""`, `"AA=="`, `[]`, `{}`, `0`, `-1`, `4294967296`, `1e3`, `,`, `"`, ` `, "\x00", `"BQ=="`, `true`, `"A==="`}

@@ -122,7 +122,7 @@ func TestEveryWriteWithoutAnAnswerIsSettled(t *testing.T) {
 	}
 }
 
-// What is settled is settled once: applied again it would undo what was written since.
+// A write is settled once: applied again it would undo what was written since.
 func TestSettledWriteIsNotAppliedAgain(t *testing.T) {
 	kv := newMapKV()
 	c, _, f := open(t, kv)

@@ -329,7 +329,7 @@ func TestLateErrorOfAWriteIsRetried(t *testing.T) {
 	})
 }
 
-// What is deferred while a commit is under way, also of a row that it writes, is
+// A write that is deferred while a commit is under way, also of a row of that commit, is
 // written with the next one.
 func TestWhatIsDeferredDuringACommitIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

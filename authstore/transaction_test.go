@@ -51,7 +51,7 @@ func TestNestedTransactionIsPartOfTheOuterOne(t *testing.T) {
 	}
 }
 
-// Whatever still has the context of a transaction that is over writes by itself.
+// A call that still has the context of a transaction that is over writes by itself.
 func TestWriteAfterItsTransactionIsSaved(t *testing.T) {
 	kv := newMapKV()
 	c, d, _ := open(t, kv)

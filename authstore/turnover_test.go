@@ -272,7 +272,7 @@ func TestDeviceOfAnotherNumberStartsAfresh(t *testing.T) {
 	})
 }
 
-// What is on its way to the store when a term ends has landed before the lock is
+// A write that is on its way to the store when a term ends has landed before the lock is
 // released: afterwards it would be refused.
 func TestEndOfTermWaitsForWhatIsOnItsWay(t *testing.T) {
 	for name, end := range map[string]func(c *Container, f *testFence) error{

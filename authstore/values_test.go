@@ -39,7 +39,7 @@ func (l *lent) spoil() {
 	l.all = nil
 }
 
-// What a caller does with bytes that it has given or was given changes nothing
+// A change that a caller makes to bytes that it has given or was given changes nothing
 // in the store: neither in memory nor what is saved later.
 func TestCallersBytesAreNotTheStores(t *testing.T) {
 	user, id := testJID(1), types.MessageID("ID")

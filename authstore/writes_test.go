@@ -364,7 +364,7 @@ func (f *endingFence) Held() bool {
 	return f.testFence.Held()
 }
 
-// Who ended a device may be writing already: a commit that has not begun by then
+// The one that ended a device may be writing already: a commit that has not begun by then
 // never begins.
 func TestEndedDeviceBeginsNoCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -66,7 +66,7 @@ func TestBudgetIsFreeAgainWhenEnoughRestartsAreOld(t *testing.T) {
 	require.Equal(t, autoheal.Heal, h.Check(in, v.BudgetAt).Action)
 }
 
-// Whatever the history: a program that does what it is told restarts at most
+// A program that follows each decision, with any history, restarts at most
 // Budget times in any BudgetWindow, and is told when the next is due.
 func TestRestartsNeverExceedTheBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

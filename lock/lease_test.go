@@ -145,7 +145,7 @@ func TestLostReplyOfAcquireIsSettled(t *testing.T) {
 	}
 }
 
-// What one attempt was granted unheard, the next one takes up.
+// A grant whose reply one attempt did not get is taken up by the next attempt.
 func TestUnheardTermIsTakenUpByTheNextAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := locktest.NewStore()

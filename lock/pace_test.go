@@ -45,7 +45,7 @@ func (s watchedStore) Changes(ctx context.Context) iter.Seq2[lock.Record, error]
 	return s.changes(ctx)
 }
 
-// What the store keeps counts, not what was asked for.
+// The lease that the store keeps counts, not the one that was asked for.
 func TestShorterLeaseOfTheStoreShortensTrust(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := oddStore{Store: locktest.NewStore(), record: func(rec lock.Record) lock.Record {

@@ -284,7 +284,7 @@ func TestTheBeginningOfATroubleIsTheBestReasonOfItsFirstEnd(t *testing.T) {
 	require.Equal(t, reconnect.ReasonBadSession, m.State().FirstDisconnectReason)
 	require.Equal(t, now, m.State().FirstDisconnectAt)
 
-	// What the host wished for is no trouble; a new device has none.
+	// An end that the host wished for is no trouble; a new device has none.
 	m = machine()
 	_, now = drop(m, start, time.Hour, cause(reconnect.ReasonIntentional))
 	require.Zero(t, m.State().FirstDisconnectReason)

@@ -42,7 +42,7 @@ func sound(t require.TestingT, d reconnect.Decision, s reconnect.State, now time
 	require.LessOrEqual(t, len(s.Attempts), 256)
 }
 
-// Whatever happens in whatever order: every decision is sound, an attempt the
+// In any order of events every decision is sound, an attempt the
 // machine allows is never inside a ban, and a restart changes no promise.
 func TestEveryDecisionIsSoundInAnyHistory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

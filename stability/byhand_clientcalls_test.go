@@ -233,7 +233,7 @@ func TestNoCallOfAHostMakesItsClientDeaf(t *testing.T) {
 	})
 }
 
-// What ends the session on purpose is followed by a new code, never by a
+// A call that ends the session on purpose is followed by a new code, never by a
 // connection that looks well and hears nothing.
 func TestSessionThatTheHostEndsIsOverEverywhere(t *testing.T) {
 	t.Parallel()

@@ -72,7 +72,7 @@ func TestBlindTapStillConnects(t *testing.T) {
 	}
 }
 
-// Whatever is missing, the client pairs, connects, is cut, comes back and hands
+// With any part missing, the client pairs, connects, is cut, comes back and hands
 // over, and status names what is missing.
 func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 	t.Parallel()
@@ -126,7 +126,7 @@ func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 	}
 }
 
-// What no version of whatsmeow knows is passed on, and whatsmeow lets it pass.
+// A frame that no version of whatsmeow knows is passed on, and whatsmeow lets it pass.
 func TestStrangeFramesChangeNothing(t *testing.T) {
 	for name, opts := range map[string][]wasim.Option{"plain": nil, "compressed": {wasim.WithCompression()}} {
 		t.Run(name, func(t *testing.T) {

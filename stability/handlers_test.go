@@ -154,7 +154,7 @@ func TestASendInFlightWhenTheLinkDropsReturns(t *testing.T) {
 	})
 }
 
-// Whatever a handler does, the message is handled in the end, or waits where
+// A message is handled in the end, whatever its handler does, or waits where
 // status says.
 func TestNoHandlerBehaviourLosesAMessage(t *testing.T) {
 	t.Parallel()

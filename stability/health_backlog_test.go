@@ -109,7 +109,7 @@ func TestStuckHandlerInABacklogIsToldAsSuch(t *testing.T) {
 	})
 }
 
-// Who cannot see the handlers sees that events come.
+// A Manager that cannot see the handlers sees that events come.
 func TestUnseenBacklogIsNoStuckHandler(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

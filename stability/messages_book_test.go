@@ -86,7 +86,7 @@ func TestMessagesThatNobodyCanDecryptHaveABound(t *testing.T) {
 	(&delivery{}).finished() // one that is handed over from here has no stanza
 }
 
-// What was listed may be something else by the time that something is done about it.
+// A listed message may have changed by the time that something is done about it.
 func TestMessageThatChangedMeanwhileIsLeftAsItIs(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(r *received, k book.Key)
@@ -233,7 +233,7 @@ func TestMessageThatIsSplitOffKeepsTheBuildsThatBeganIt(t *testing.T) {
 	require.Equal(t, []string{"one"}, r.more[k].Builds)
 }
 
-// What the phone says to the account's own devices may be wrapped as a message that another
+// A message of the phone to the account's own devices may be wrapped as one that another
 // of its devices has sent.
 func TestRefusedWordOfThePhoneIsKeptHoweverItIsWrapped(t *testing.T) {
 	word := &waE2E.Message{ProtocolMessage: &waE2E.ProtocolMessage{}}

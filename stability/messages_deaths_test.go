@@ -268,7 +268,7 @@ func TestCrashBehindAnAcknowledgementLeavesNoEntry(t *testing.T) {
 	})
 }
 
-// What is kept and what dies come at the same moment, the login.
+// The kept message and the one that kills come at the same moment, the login.
 func TestKeptMessageIsNotAccusedOfTheDeathsOfAnother(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -144,7 +144,7 @@ func TestPoisonousMessageThatAHandlerBeforeAttachRefusesIsSetAside(t *testing.T)
 	}
 }
 
-// What the handler before the Manager's does with a message is told as what a later one does.
+// The outcome of a handler before the Manager's is told as that of a later one.
 func TestHandlerBeforeAttachLosesNoMessage(t *testing.T) {
 	revoke := &waE2E.Message{ProtocolMessage: &waE2E.ProtocolMessage{Type: waE2E.ProtocolMessage_REVOKE.Enum(), Key: &waCommon.MessageKey{ID: proto.String("ABC")}}}
 	panics := func() bool { panic("not ready") }

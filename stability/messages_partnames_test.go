@@ -82,7 +82,7 @@ func TestAllNamesOfAPartAreKnown(t *testing.T) {
 			require.Empty(t, d.OtherHashes(t.Context(), unknown))
 			d.node.Content = []waBinary.Node{part(f.kind, []byte(c))}
 			require.Contains(t, d.OtherHashes(t.Context(), unknown), older)
-			// What it asked for is known in any version.
+			// The request is known in any version.
 			require.NoError(t, d.Begin(t.Context(), unknown, nil))
 			known := d.known(t.Context(), d.encrypted()...)
 			require.Contains(t, known, unknown)

@@ -64,7 +64,7 @@ func TestRowThatIsLostWithItsDeviceIsWrittenAgain(t *testing.T) {
 	require.Equal(t, put, r.book.Entries()[0].Key)
 	require.Contains(t, r.owing.rows, put, "it is deferred, once more")
 
-	// What was owed in that term says nothing in the next.
+	// A debt of that term says nothing in the next.
 	r.leave()
 	s.rows = map[string][]byte{recordID(gone): was}
 	require.NoError(t, r.load(t.Context(), 2, ownNames{}))

@@ -180,7 +180,7 @@ func TestMuteSurvivesAReconnectAndAHandOver(t *testing.T) {
 	})
 }
 
-// What an instance sent in an earlier term of its own says nothing of now.
+// An instance's sends in an earlier term of its own say nothing of now.
 func TestMuteOfAnotherHolderDoesNotEndByWhatWasSentBefore(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -208,7 +208,7 @@ func TestMuteOfAnotherHolderDoesNotEndByWhatWasSentBefore(t *testing.T) {
 	})
 }
 
-// What became of a device's sends says nothing of the one that is paired after it.
+// The outcomes of a device's sends say nothing of the one that is paired after it.
 func TestMuteEndsWithTheDevice(t *testing.T) {
 	sends(t, 3, func(t *testing.T, w *world, a *tended, to []types.JID) {
 		old := w.peer().JID()

@@ -161,7 +161,7 @@ func TestASaveThatIsFencedEndsTheTermAtOnce(t *testing.T) {
 	})
 }
 
-// Who stops waits for no save that hangs, and that it was broken off is no
+// A Manager that stops waits for no save that hangs, and the end of that save is no
 // outage of the backend.
 func TestAStopBreaksOffASaveThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -240,7 +240,7 @@ func (n *named) ending() error {
 	}
 }
 
-// What waiting cannot cure is told to who called Run.
+// Run returns errors that waiting cannot fix.
 func TestAStateOfANewerFormatEndsRunWithItsError(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

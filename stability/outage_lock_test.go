@@ -75,7 +75,7 @@ func TestTheSecondRenewalThatFailsIsAnOutageAndTheNextThatWorksItsEnd(t *testing
 	})
 }
 
-// Who stands by asks for the lock only, and learns of an outage by that.
+// An instance in standby asks for the lock only, and learns of an outage by that.
 func TestAStandbyTellsThatTheLockDoesNotAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

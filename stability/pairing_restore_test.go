@@ -114,7 +114,7 @@ func refuseFirst(n int) func(string) error {
 	}
 }
 
-// What a pairing that failed has left in its device is of no use: the next code
+// The remains of a failed pairing in its device are of no use: the next code
 // shows keys of another.
 func TestAfterAFailedPairingEverythingIsNew(t *testing.T) {
 	for name, fail := range map[string]func(*testing.T, *world, *named, stability.QR){

@@ -17,7 +17,7 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/child"
 )
 
-// Whatever the service takes for delivered was handled, or is in the account of
+// Each message that the service takes for delivered was handled, or is in the account of
 // the next process; and whatever is refused there, the service has.
 func TestKilledAtAnyMomentItLogsInWithoutACodeAndLosesNoMessage(t *testing.T) {
 	if stabilitytest.Race {

@@ -51,7 +51,7 @@ var noMessageIsLost = []struct {
 	{"After that an entry says who sent it, where and when", []string{
 		"stability.TestMessageThatNobodySendsAgainEndsAsAnEntryWithoutContent",
 	}},
-	// What is not promised has no test.
+	// A sentence about an exception has no test.
 	{"Newsletters without `SynchronousAck` are excepted: whatsmeow acknowledges their messages before it handles them", nil},
 }
 

@@ -49,7 +49,7 @@ func TestSizeOfStoredContentIsInStatus(t *testing.T) {
 	require.EqualValues(t, 7, again.By[MessageRefused].Bytes, "and its content is here still")
 }
 
-// What was listed as too old may be with a handler by the time that it would be removed.
+// A message listed as too old may be with a handler by the time that it would be removed.
 func TestOldMessageThatIsHandedOverAgainIsNotRemoved(t *testing.T) {
 	r := bookOf()
 	r.m.cfg.logger = slog.New(slog.DiscardHandler)

@@ -184,7 +184,7 @@ func TestResealSealsADeletedDeviceThatCanBeRestored(t *testing.T) {
 	require.True(t, s.info("one.db", authstore.WithAEAD(aead)).Deleted)
 }
 
-// What is written is sealed, whatever the source is; and the program of the
+// Each row that is written is sealed, whatever the source is; and the program of the
 // source, with its own options, finds that the device has moved.
 func TestASourceMovesIntoASealedPlacePlainOrSealed(t *testing.T) {
 	s := newShelf(t)

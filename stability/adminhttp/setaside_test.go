@@ -169,7 +169,7 @@ func TestWhatWasSetAsideIsListedRestoredAndRemoved(t *testing.T) {
 	})
 }
 
-// What a store cannot do is said at once, and in words.
+// A call that the store cannot serve says so at once, and in words.
 func TestWhatIsSetAsideNeedsTheLockAndAnOpenManager(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newLocalPlace(t)

@@ -127,7 +127,7 @@ func TestWrongTokensAtTheFormAreSlowedAndTheRightOneIsNot(t *testing.T) {
 	})
 }
 
-// Whatever another site makes a browser send is refused, each guard by itself.
+// A request that another site makes a browser send is refused, by each guard alone.
 func TestFormOfAnotherSiteDoesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlace(t).run().pair()

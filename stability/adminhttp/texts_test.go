@@ -112,7 +112,7 @@ func TestAskingForTheLockIsNotCalledWaitingForTheProgram(t *testing.T) {
 	require.NotContains(t, next, "as soon as the program asks")
 }
 
-// What brought an attempt about says nothing of what follows if it fails.
+// The cause of an attempt says nothing of what follows if it fails.
 func TestAttemptThatFailsIsNotSaidToComeBackAtOnce(t *testing.T) {
 	for _, r := range append(reconnect.Reasons(), reconnect.ReasonNone) {
 		st := stability.Status{At: time.Now(), Mode: stability.ModeActive, WA: reconnect.StatusDisconnected, Connecting: true, LastDisconnectReason: r}

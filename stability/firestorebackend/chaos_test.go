@@ -77,7 +77,7 @@ func (l *ledger) hold(t *testing.T, r *mrand.Rand, b stability.Backend, term loc
 	for term.Held() && time.Now().Before(end) {
 		n++
 		for term.Held() {
-			// What is large moves to documents of its own, and back.
+			// A large value moves to documents of its own, and back.
 			v := fmt.Sprint(n)
 			batch := put("a", v, "b", v)
 			if n%5 == 0 {

@@ -107,7 +107,7 @@ func TestAPrefixIsOneBucketWhereItsIdsAre(t *testing.T) {
 	})
 }
 
-// What a device reads on demand is read from the bucket it stands in, however
+// A read on demand looks into the bucket of the row only, however
 // much else there is of its kind.
 func TestAMessageSecretIsOneRead(t *testing.T) {
 	t.Parallel()

@@ -257,7 +257,7 @@ func TestAQuotaThatComesBackInTimeCutsNoConnection(t *testing.T) {
 	}
 }
 
-// Who keeps losing to others waits longer and longer, but not for minutes.
+// A writer that keeps losing to others waits longer and longer, but not for minutes.
 func TestTheWaitOfALoserIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
-// What a read has found of a bucket goes to the writer, and a commit changes it
+// A bucket that a read has found goes to the writer, and a commit changes it
 // there while the read goes on. It is the race detector that looks on here.
 func TestAReadSharesNothingWithTheCommitBesideIt(t *testing.T) {
 	t.Parallel()

@@ -160,8 +160,8 @@ func TestDocumentsThatWereImportedAreOlderThanTheHolderKnows(t *testing.T) {
 	})
 }
 
-// What somebody makes of the lock document under a holder, its next renewal
-// repairs, and the term goes on.
+// If somebody edits the lock document under a holder, its next renewal
+// repairs it, and the term goes on.
 func TestRenewalRepairsTheLockDocument(t *testing.T) {
 	t.Parallel()
 	for name, edit := range map[string]func(m map[string]any){

@@ -242,7 +242,7 @@ func TestEveryOperationSettlesEveryLostRequestAndReply(t *testing.T) {
 	}
 }
 
-// What is still on its way when the caller has gone on comes too late: it never
+// A write that is still on its way when the caller has gone on comes too late: it never
 // undoes what was written since.
 func TestACommitThatArrivesLateWritesNothing(t *testing.T) {
 	t.Parallel()

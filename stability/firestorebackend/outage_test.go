@@ -205,7 +205,7 @@ func TestAShortOutageIsWaitedOutWithinACall(t *testing.T) {
 	}
 }
 
-// What the host asks on the same client is repeated as Firestore's client does.
+// A host's request on the same client is repeated as Firestore's client does.
 func TestAHostsOwnRequestsAreRepeatedAsEver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
-// Whatever an account sends is kept for recipients who ask again. At 5,000 sends
+// Each message that an account sends is kept for recipients who ask again. At 5,000 sends
 // a day the row that takes sixteen of them is never full within seconds.
 func TestKeepingWhatIsSentCostsASixteenthOfADocument(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,7 @@ func TestBackendConforms(t *testing.T) {
 	})
 }
 
-// What is damaged can be got rid of, and so can what a killed process left.
+// A damaged file can be removed, and so can the files that a killed process left.
 func TestDestroyNeedsNoSoundFile(t *testing.T) {
 	path := newPath(t)
 	b := openAt(t, path)

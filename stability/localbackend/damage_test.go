@@ -209,7 +209,7 @@ func TestEveryByteThatMattersIsChecked(t *testing.T) {
 	}
 	t.Logf("%d of %d bytes matter", len(good)-len(sound)*stride, len(good))
 	require.NotEmpty(t, sound)
-	// What the check lets pass, bbolt reads right.
+	// bbolt reads right each file that the check lets pass.
 	for range stabilitytest.Pick(12, 2000) {
 		at := sound[r.IntN(len(sound))]
 		bad[at] ^= byte(1 + r.IntN(255))
@@ -246,7 +246,7 @@ func contents(t *testing.T, file []byte) uint64 {
 	return out.Sum64()
 }
 
-// What no checksum of a value finds, one by one.
+// Damage that no checksum of a value finds, one by one.
 func TestDamageBesideTheValuesIsFound(t *testing.T) {
 	path := newPath(t)
 	fill(t, path, 400, rand.New(rand.NewPCG(5, 6)))

@@ -52,7 +52,7 @@ func FuzzLog(f *testing.F) {
 		require.LessOrEqual(t, size, len(region))
 		if len(changes) > 0 {
 			require.True(t, dirty)
-			// What was read is what a writer would have written.
+			// A list that was read is one that a writer would have written.
 			again, err := decodeChanges(encodeChanges(changes))
 			require.NoError(t, err)
 			require.Equal(t, changes, again)

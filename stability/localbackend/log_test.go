@@ -162,7 +162,7 @@ func TestAfterAFailedAppendEverythingIsFolded(t *testing.T) {
 	require.Equal(t, "second", model[key])
 }
 
-// What is deleted in the log is gone at once, though the tables still have it.
+// A row that is deleted in the log is gone at once, though the tables still have it.
 func TestDeletedInTheLogIsGone(t *testing.T) {
 	b := openAt(t, newPath(t))
 	rec := hold(t, b)

@@ -238,7 +238,7 @@ func TestACommitThatMayNotBeOnDiskIsSettledFirst(t *testing.T) {
 	require.NoError(t, b.Auth.Commit(t.Context(), rec.Epoch, one("w")))
 	require.False(t, f.unsettled)
 
-	// What cannot be written again, because it is not there any more, is not
+	// A batch that cannot be written again, because it is not there any more, is not
 	// built upon.
 	f.unsettled, f.unsettledTx = true, newestTx(t, path)+1
 	require.ErrorContains(t, b.Auth.Commit(t.Context(), rec.Epoch, one("x")), "gone from memory")

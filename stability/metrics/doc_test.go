@@ -32,7 +32,7 @@ func TestEveryAttributeValueIsOfAClosedSet(t *testing.T) {
 			require.Len(t, v, len(in.attributes), in.name)
 		}
 		series += len(in.sets)
-		// What is unknown must not be counted as something that is known.
+		// An unknown value must not be counted as one that is known.
 		if n := len(in.variants); n > 0 && in.variants[n-1][len(in.attributes)-1] == Other {
 			require.Equal(t, n-1, in.index([]string{"\x00+4915200000001@s.whatsapp.net"}), in.name)
 		}

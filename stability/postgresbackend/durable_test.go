@@ -40,7 +40,7 @@ func TestCommitsAreDurableWhateverTheServersSetting(t *testing.T) {
 }
 
 // Writers of many accounts commit while the server is killed, again and again.
-// Whatever was acknowledged is there.
+// Each acknowledged write is there.
 func TestAKilledServerLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	s := postgrestest.NeedOwn(t)

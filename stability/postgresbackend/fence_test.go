@@ -199,7 +199,7 @@ func TestForgottenTermOfTheSameIDIsAnotherTerm(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Whatever a server has forgotten, an instance takes no epoch that it has seen:
+// An instance takes no epoch that it has seen, whatever the server has forgotten:
 // granted, read, or refused.
 func TestEpochThatWasSeenIsNeverTakenAgain(t *testing.T) {
 	db := opened(t)

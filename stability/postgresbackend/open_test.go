@@ -249,7 +249,7 @@ func TestAHandOverWakesWhoWaits(t *testing.T) {
 	second, err := lock.New(b.Lock, "b", quiet, lock.WithLease(90*time.Second), lock.WithRefresh(30*time.Second))
 	require.NoError(t, err)
 	defer second.Close(context.WithoutCancel(t.Context()))
-	// What the listening itself wakes when it begins proves nothing.
+	// A wake-up by the listening itself when it begins proves nothing.
 	elsewhere, stop := db.listen.subscribe("another account")
 	defer stop()
 	<-elsewhere

@@ -59,7 +59,7 @@ func TestFleetIsShownToEverybodyWorstFirst(t *testing.T) {
 	b.calm()
 }
 
-// Who follows the link of an alert signs in, and sees the incident at once, with
+// A person who follows the link of an alert signs in, and sees the incident at once, with
 // what to do about it; later also that it is over.
 func TestSharedIncidentLinkLeadsToRunbook(t *testing.T) {
 	t.Parallel()
@@ -108,7 +108,7 @@ func TestSharedIncidentLinkLeadsToRunbook(t *testing.T) {
 	b.calm()
 }
 
-// What the store has set aside is listed for everybody, and can be removed or
+// Rows that the store has set aside are listed for everybody, and can be removed or
 // restored by buttons that ask first.
 func TestSetAsideIsShownAndRestored(t *testing.T) {
 	t.Parallel()

@@ -61,7 +61,7 @@ func TestChangesAreShownWithoutReload(t *testing.T) {
 	b.calm()
 }
 
-// What changes after the page was written and before its stream begins is shown.
+// A change after the page was written and before its stream begins is shown.
 func TestChangeBeforeStreamIsShown(t *testing.T) {
 	t.Parallel()
 	chromium(t)
@@ -138,7 +138,7 @@ func TestKeyboardAloneSignsInAndReconnects(t *testing.T) {
 	b.calm()
 }
 
-// Whatever can be used is reached with the tab key, in the order in which it is
+// Each control is reached with the tab key, in the order in which it is
 // read, and shows that it has the focus.
 func TestTabKeyReachesEverything(t *testing.T) {
 	t.Parallel()
@@ -190,7 +190,7 @@ func (b *tab) typeInto(css, text string) {
 	run(b, chromedp.SendKeys(chromedp.CSS(css), text, chromedp.NodeVisible))
 }
 
-// What has the focus keeps it when the page is brought up to date: nobody who
+// An element with the focus keeps it when the page is brought up to date: nobody who
 // uses the keyboard begins anew.
 func TestFocusStaysWhenPageChanges(t *testing.T) {
 	t.Parallel()

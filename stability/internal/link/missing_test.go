@@ -48,7 +48,7 @@ func TestQuiesceNeedsNoWayIntoTheQueue(t *testing.T) {
 	withBotWithout(t, quiesce, QueueLoop, blindTap)
 }
 
-// Whatever is missing, the client pairs, connects, is cut and comes back.
+// With any part missing, the client pairs, connects, is cut and comes back.
 func TestNothingOfWhatsmeowsInsideIsRequired(t *testing.T) {
 	for _, without := range [][]Reliance{
 		{}, {QueueLoop}, {LoopWords}, {HandlerTable}, {SendInside}, {DispatchInside}, {Frames},

@@ -38,7 +38,7 @@ var moves = func() (all []move) {
 		add(fmt.Sprintf("wait %v", d), func(w *world) { w.now = w.now.Add(d); w.idle() })
 	}
 	add("loop", (*world).idle)
-	// What the loop is carrying out comes to an end.
+	// The call that the loop is carrying out comes to an end.
 	add("finish", func(w *world) { w.finish(false) })
 	add("fail", func(w *world) { w.finish(true) })
 	for _, r := range reasons {

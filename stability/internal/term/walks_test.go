@@ -153,7 +153,7 @@ func TestReasonThatIsReadBehindTheEndOfItsSocketIsHeard(t *testing.T) {
 	}
 }
 
-// What is left over of one connection says nothing of the next.
+// The remains of one connection say nothing of the next.
 func TestReasonOfAnEarlierConnectionEndsNone(t *testing.T) {
 	c := New(config(), reconnect.State{}, origin)
 	bring(t, c, origin, DeviceRead{Paired: true}, Attach{Client: 1, Auto: true}, Socket{Client: 1}, ToldLogin{Client: 1, Up: true},

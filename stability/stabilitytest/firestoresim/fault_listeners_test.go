@@ -58,7 +58,7 @@ func TestListenersFallSilentAndAreCut(t *testing.T) {
 		require.EqualValues(t, 4, <-heard, "the client comes back by itself")
 		require.Equal(t, listens+1, s.Stats().RPCs[Listen])
 
-		// What was deleted while the listener was away is gone when it is back.
+		// A document that was deleted while the listener was away is gone when it is back.
 		gone := s.Fault(Unavailable()).On(Listen).Always().Now()
 		s.Fault(CutListener()).Now()
 		_, err := c.Doc("l/a").Delete(t.Context())

@@ -53,7 +53,7 @@ func TestDroppedRequestsAreNotApplied(t *testing.T) {
 	})
 }
 
-// What the client makes of a lost reply is why acquiring a lease needs a nonce.
+// The client's repetition after a lost reply is why acquiring a lease needs a nonce.
 func TestDroppedRepliesAreApplied(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, s *Server, c *firestore.Client) {
@@ -331,7 +331,7 @@ func TestATransactionForgottenLosesItsLocks(t *testing.T) {
 	})
 }
 
-// What the server does not know it refuses, by name.
+// The server refuses, by name, each thing that it does not know.
 func TestUnknownIsRefused(t *testing.T) {
 	t.Parallel()
 	s := New()

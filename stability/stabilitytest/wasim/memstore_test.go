@@ -11,7 +11,7 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
 
-// What a contact loses for reasons of its own would be blamed on the host
+// A message that a contact loses for reasons of its own would be blamed on the host
 // under test.
 func TestContactsThatWriteToEachOtherAtOnceLoseNothing(t *testing.T) {
 	t.Parallel()

@@ -60,7 +60,7 @@ func drop(t *testing.T, h *host) {
 	h.cancel()
 }
 
-// Whatever keeps a message from being sent, it waits for the next login, and
+// A message that could not be sent, for any cause, waits for the next login, and
 // is not counted as sent before.
 func TestWhatCouldNotBeSentComesWithTheNextLoginMarkedOffline(t *testing.T) {
 	for _, c := range []struct {
@@ -229,7 +229,7 @@ func TestAReceiptThatWaitedIsMarkedOfflineAndALiveOneIsNot(t *testing.T) {
 	})
 }
 
-// What a client acknowledges into a silent connection nobody hears: it comes
+// An acknowledgement into a silent connection is not heard: the message comes
 // again.
 func TestAnAcknowledgementIntoSilenceIsNotHeard(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *wasim.Service) {
