@@ -68,7 +68,7 @@ func (r *received) due(t *term) (again time.Time) {
 	old, at := r.old(now)
 	sooner(at)
 	var busy time.Time
-	if sending || r.handlingLocked(now) {
+	if sending || r.handlingNow(now) {
 		busy = now
 	}
 	var redelivery time.Time
@@ -149,10 +149,10 @@ const (
 	maxHanging = 8
 )
 
-// handlingLocked reports whether a handler has a message, or the next one in whatsmeow's
+// handlingNow reports whether a handler has a message, or the next one in whatsmeow's
 // queue soon. One that hangs does not count, nor do those behind it. The caller
 // holds mu.
-func (r *received) handlingLocked(now time.Time) bool {
+func (r *received) handlingNow(now time.Time) bool {
 	stuck := false
 	for _, d := range r.inHand {
 		if now.Sub(d.began) < hangsAfter {
