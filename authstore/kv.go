@@ -106,7 +106,7 @@ type Fence interface {
 	Cut(cause error)
 }
 
-// refusingKV stands in front of the KV of a Container whose options make no sense.
+// refusingKV stands in front of the KV of a Container whose options are not valid.
 type refusingKV struct {
 	KV
 	err error

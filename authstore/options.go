@@ -64,7 +64,7 @@ type config struct {
 	sealNames      bool
 	onIncident     []func(Incident)
 	log            *slog.Logger
-	errs           []error // options that make no sense
+	errs           []error // of options that are not valid
 
 	background  tasks
 	writes      unsettledWrites

@@ -81,7 +81,7 @@ const (
 	defaultTokenAge     = 180 * 24 * time.Hour
 )
 
-// Validate reports the first field that makes no sense, by name. The error matches
+// Validate reports the first field that is not valid, by name. The error matches
 // ErrOptions.
 func (r Retention) Validate() error {
 	for _, f := range []struct {

@@ -141,7 +141,7 @@ func (p Policy) Defaults() Policy {
 	return p
 }
 
-// Validate reports the first field that makes no sense, by name.
+// Validate reports the first field that is not valid, by name.
 func (p Policy) Validate() error {
 	for _, f := range []struct {
 		name  string

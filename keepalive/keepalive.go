@@ -110,7 +110,7 @@ func (p Policy) Defaults() Policy {
 	return p
 }
 
-// Validate reports the first field that makes no sense, by name.
+// Validate reports the first field that is not valid, by name.
 func (p Policy) Validate() error {
 	p = p.Defaults()
 	for _, f := range []struct {

@@ -102,7 +102,7 @@ func def[T comparable](field *T, value T) {
 // maxPolicy bounds every duration, so that sums cannot overflow.
 const maxPolicy = 366 * 24 * time.Hour
 
-// Validate reports the first field that makes no sense, by name. Zero fields
+// Validate reports the first field that is not valid, by name. Zero fields
 // count as their defaults.
 func (p Policy) Validate() error {
 	p = p.Defaults()

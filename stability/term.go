@@ -266,8 +266,9 @@ func (t *term) load(ctx context.Context) (*store.Device, error) {
 }
 
 // setAside makes sure that a device which the service has ended is set aside, and
-// that the book of messages can be written, though nobody may ask for another device. It waits for the very end of the device's
-// connection: until then whatsmeow may be at it.
+// that the book of messages can be written, though nobody may ask for another device.
+// It waits for the very end of the device's connection: until then whatsmeow may be at
+// it.
 func (t *term) setAside() {
 	err := t.m.waitFor(t.patience, func() (bool, error) {
 		number, _, _ := t.core.Conn()
@@ -277,25 +278,26 @@ func (t *term) setAside() {
 		return
 	}
 	pause := t.m.retryPause()
-	for told := false; ; told = true {
+	for session, book := false, false; ; { // whether it was told of them
 		aside, err := t.setAsideNow()
 		if err == nil || t.ends.Err() != nil {
 			return
 		}
 		switch {
-		case told:
-		case aside:
+		case aside && !book:
 			t.m.cfg.logger.Warn("the book of messages cannot be read after a logout; this is tried again", "error", err)
-		default:
+		case !aside && !session:
 			t.m.cfg.logger.Warn("the session that the service ended is not set aside yet; this is tried again", "error", err)
 		}
+		session, book = session || !aside, book || aside
 		if !sleep(t.ends, pause()) {
 			return
 		}
 	}
 }
 
-// setAsideNow tells with an error whether the session was set aside nevertheless.
+// setAsideNow sets the session aside and reads the book. With an error, aside says
+// whether the session was set aside all the same.
 func (t *term) setAsideNow() (aside bool, err error) {
 	// The load of a large device takes long: only the end of the term cuts it short.
 	ctx := t.ends

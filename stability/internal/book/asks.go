@@ -8,7 +8,7 @@ import (
 
 // asked is a record of the requests to the phone, whichever message they were for.
 type asked struct {
-	at []time.Time // when it was last, oldest first: at most askMost
+	at []time.Time // when the last of them were made, oldest first: at most askMost
 
 	unsent   int       // requests in a row that could not be sent
 	unsentAt time.Time // the last one, sent or not
@@ -21,7 +21,8 @@ func (a *asked) once(sent bool, now time.Time) {
 	}
 }
 
-// over ends the row of what could not be sent. The phone was asked nevertheless.
+// over ends the row of requests that could not be sent. The times stay: the phone was
+// asked.
 func (a *asked) over() { a.unsent = 0 }
 
 // room is how many requests a phone that is not flooded may get now, and when there is

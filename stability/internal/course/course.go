@@ -127,8 +127,8 @@ const (
 )
 
 // Begin notes that the event buffer is asked for a part. finished says that the part was
-// finished before. It returns where the part before stood: Threw, if that one was not
-// finished.
+// finished before. It returns where the part before stood; Threw means that a handler
+// panicked at it, and nothing has finished it.
 func (c *Course) Begin(finished bool) Part {
 	was := c.next()
 	c.buffered = true

@@ -5,23 +5,6 @@ import (
 	"time"
 )
 
-// awaitConnected holds back what comes after the hello until whatsmeow's
-// connect has returned, or has failed and closed us.
-func (b *body) awaitConnected() error {
-	select {
-	case <-b.c.outcome:
-		b.phase = phaseOpen
-		return nil
-	case <-b.local: // Disconnect runs, so connect has returned
-	case <-b.closed:
-	}
-	if len(b.held) > 0 && time.Since(b.handed) >= b.c.l.cfg.HelloTimeout && !isClosed(b.finishSent) {
-		b.c.l.suspectFrames() // whatsmeow still waited, for what is behind what we took for the hello
-	}
-	b.c.shut(ErrClosed) // unless there is a cause already
-	return b.c.isDown()
-}
-
 func (b *body) Write(p []byte) (int, error) {
 	closeCode, lost := -1, b.sent.bad
 	b.sent.scan(p, func(h frameHeader) {

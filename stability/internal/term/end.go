@@ -86,7 +86,7 @@ func hostEndUnseen(c *Core, e Evidence) {
 func hostEnd(c *Core, e Evidence) {
 	c.end(e.(HostEnd).Cause)
 	c.conn.seen |= hostKnows
-	if c.client.silent && c.client.plan != NoPlan { // from here on it is the host's move
+	if c.client.silent && c.client.plan != NoPlan && !c.Ending() { // from here on it is the host's move
 		c.planTo(NoPlan)
 	}
 }
@@ -227,7 +227,9 @@ func (c *Core) planAt(at time.Time) {
 func (c *Core) retireClient() {
 	if a := &c.client; a.phase&(Attached|Replaced) != 0 {
 		c.clientTo(Retired)
-		c.planTo(NoPlan)
+		if !c.Ending() || c.client.plan != Recorded { // else it counts, see leave
+			c.planTo(NoPlan)
+		}
 		c.do(RetireClient{a.number})
 		if c.conn.phase&live != 0 { // nobody must log in or scan a code on it
 			c.stepDown(reconnect.Cause{Reason: reconnect.ReasonIntentional, Source: reconnect.SourceHost, Detail: "this client is of no more use"})

@@ -90,6 +90,8 @@ func TestReasonOfAnEndBehindARecordedAttemptCountsNothing(t *testing.T) {
 	bring(t, c, now, Stop{Why: Why{Yielded: true}}, SawEnd{Client: 1, Cause: cause(reconnect.ReasonLoggedOut)})
 	require.Equal(t, was, c.State())
 	require.Zero(t, c.View(now, Sight{}).Planned)
+	bring(t, c, now, StepDown{Why: Why{Yielded: true}}, Retire{Client: 1}, SawEnd{Client: 1, Cause: cause(reconnect.ReasonAccountBanned)})
+	require.Equal(t, was, c.State())
 }
 
 func TestStreamError515DuringAHandOver(t *testing.T) {

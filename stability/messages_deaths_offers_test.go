@@ -12,7 +12,8 @@ import (
 	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
-// It is offered more and more rarely, and the process dies of it each time.
+// A message that kills is offered more and more rarely, and the process dies of it each
+// time.
 func TestMessageThatKillsEndsTheProcessMoreAndMoreRarely(t *testing.T) {
 	t.Parallel()
 	if stabilitytest.Race || os.Getenv("WASTABILITY_BACKEND") != "" {
