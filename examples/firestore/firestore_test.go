@@ -107,7 +107,7 @@ func TestPercentilesAreOfTheSortedDurations(t *testing.T) {
 func TestReplicasOnFirestoreAreDeployedAndKilledAndLoseNothing(t *testing.T) {
 	t.Parallel()
 	needEmulator(t)
-	res, err := play(t.Context(), stabilitytest.Pick(2, 20), scale{pace: 100 * time.Millisecond, lease: 6 * time.Second}, io.Discard)
+	res, err := play(t.Context(), stabilitytest.Pick(2, 20), scale{pace: 50 * time.Millisecond, lease: 4 * time.Second}, io.Discard)
 	require.NoError(t, err)
 	require.Positive(t, res.Sent)
 	require.Equal(t, res.Sent, res.Answered)
@@ -117,5 +117,5 @@ func TestReplicasOnFirestoreAreDeployedAndKilledAndLoseNothing(t *testing.T) {
 	for _, off := range res.Deploys {
 		require.Less(t, off, 2*time.Second)
 	}
-	require.Less(t, res.Crash, 30*time.Second, "the lease of 6 s, and patience for a busy machine")
+	require.Less(t, res.Crash, 30*time.Second, "the lease of 4 s, and patience for a busy machine")
 }

@@ -18,6 +18,6 @@ func TestAHostThatConnectsByHandComesBackFromEverythingItIsShown(t *testing.T) {
 	defer cancel()
 	quick := demo.Quick
 	quick.InitialDelay = 100 * time.Millisecond
-	require.NoError(t, simulate(ctx, 100*time.Millisecond, stability.WithReconnect(quick)))
+	require.NoError(t, simulate(ctx, 50*time.Millisecond, stability.WithReconnect(quick)))
 	require.NoError(t, ctx.Err(), "it ended by itself")
 }

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestARollingDeployOfRealProcessesLosesNothingAndNeverOverlaps(t *testing.T) {
-	gaps, res, err := play(t.Context(), stabilitytest.Pick(3, 20), 100*time.Millisecond, io.Discard)
+	gaps, res, err := play(t.Context(), stabilitytest.Pick(3, 20), 50*time.Millisecond, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, res.Sent, res.Answered)
 	require.Zero(t, res.Twice, "no message was answered twice")

@@ -44,7 +44,6 @@ const (
 	// installs.
 	debianSDK    = "/usr/lib/google-cloud-sdk"
 	startTimeout = 60 * time.Second
-	stopTimeout  = 5 * time.Second
 
 	archiveTimeout = time.Minute // writing it takes seconds on an idle machine
 )
@@ -230,21 +229,19 @@ func (e *Emulator) Reset(ctx context.Context, project string) error {
 func (e *Emulator) Close() error { return e.stop() }
 
 func (e *Emulator) shutdown() error {
-	limit := stopTimeout
-	if e.arch.made != "" {
-		limit = archiveTimeout
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	if err := e.do(ctx, http.MethodPost, "/shutdown"); err == nil {
-		select {
-		case <-e.proc.exited:
-			e.arch.keep(true)
-			return nil
-		case <-ctx.Done():
+	if e.arch.made != "" { // an end without a kill writes it
+		ctx, cancel := context.WithTimeout(context.Background(), archiveTimeout)
+		defer cancel()
+		if err := e.do(ctx, http.MethodPost, "/shutdown"); err == nil {
+			select {
+			case <-e.proc.exited:
+				e.arch.keep(true)
+				return nil
+			case <-ctx.Done():
+			}
 		}
 	}
-	e.proc.kill()
+	e.proc.kill() // it keeps nothing on the disk
 	e.arch.keep(false)
 	return nil
 }

@@ -1,7 +1,9 @@
 // Package postgrestest starts real Postgres servers for tests: the programs
 // that the machine has installed, each server with a folder and a port of its
 // own, on this machine only. It can be killed, stopped for a while and started
-// again, as servers are.
+// again, as servers are. On Linux the folder is in memory (/dev/shm) where that
+// has room, unless TMPDIR names another place: a server's thousand files are made
+// there in a third of the time.
 //
 // A test asks for the binary's shared server with Need, or starts one of its
 // own with Start if it is going to break it.
@@ -11,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -35,9 +38,14 @@ func WithSetting(name, value string) Option {
 	return func(s *Server) { s.settings = append(s.settings, name+"="+value) }
 }
 
+// atOnce tells a server to end without writing down what it has in memory, and to
+// free its shared memory.
+const atOnce = syscall.SIGQUIT
+
 // Server is a Postgres server. Safe for concurrent use.
 type Server struct {
 	bin, dir string
+	held     io.Closer // says, until it is closed, that dir is in use
 	port     int
 	settings []string
 	from     string // a data folder to begin with; without one, initdb makes it
@@ -139,11 +147,11 @@ func prepare(opts []Option) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "pg") // short: it holds a socket
+	dir, held, err := newFolder()
 	if err != nil {
 		return nil, fmt.Errorf("postgrestest: %w", err)
 	}
-	s := &Server{bin: bin, dir: dir, log: filepath.Join(dir, "log")}
+	s := &Server{bin: bin, dir: dir, held: held, log: filepath.Join(dir, "log")}
 	for _, o := range opts {
 		o(s)
 	}
@@ -165,7 +173,9 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+const dataFolder = "data" // in a server's folder
+
+func (s *Server) data() string { return filepath.Join(s.dir, dataFolder) }
 
 // Addr is where it listens.
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
@@ -187,7 +197,8 @@ func (s *Server) Resume(ctx context.Context) error {
 		return fmt.Errorf("postgrestest: %w", err)
 	}
 	defer log.Close()
-	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-p", strconv.Itoa(s.port), "-c", "shared_buffers=16MB"}
+	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-p", strconv.Itoa(s.port), "-c", "shared_buffers=16MB",
+		"-c", "dynamic_shared_memory_type=mmap"} // files among its data: others outlast a server that is killed
 	for _, set := range s.settings {
 		args = append(args, "-c", set)
 	}
@@ -267,10 +278,11 @@ func (s *Server) end(how func(*exec.Cmd) error) error {
 	return nil
 }
 
-// Close kills the server and removes its data.
+// Close ends the server at once and removes its data and its shared memory.
 func (s *Server) Close() error {
-	err := s.Kill()
-	if e := os.RemoveAll(s.dir); e != nil {
+	err := s.end(func(cmd *exec.Cmd) error { return cmd.Process.Signal(atOnce) })
+	s.freeMemory()
+	if e := errors.Join(os.RemoveAll(s.dir), s.held.Close()); e != nil && !errors.Is(e, os.ErrClosed) {
 		err = errors.Join(err, fmt.Errorf("postgrestest: %w", e))
 	}
 	return err

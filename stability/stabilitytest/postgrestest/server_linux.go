@@ -6,11 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // unprivileged is the user whom the server runs as: initdb refuses root.
@@ -40,10 +43,10 @@ func (s *Server) own() error {
 }
 
 // as makes the command run as that user, in a process group of its own, and
-// lets the kernel kill it when we die.
+// lets the kernel end it when we die.
 func (s *Server) as(c *exec.Cmd) {
 	cred, _ := unprivileged()
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true, Pdeathsig: atOnce}
 }
 
 // killAll kills the postmaster and its processes, which are in sessions of their
@@ -76,4 +79,25 @@ func ended(pid int) bool {
 	}
 	_, rest, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ") // a name may hold anything
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
+}
+
+// freeMemory removes the shared memory that a killed server left. The machine has
+// room for 4,096 pieces.
+func (s *Server) freeMemory() { freeMemory(s.data()) }
+
+func freeMemory(data string) {
+	const which = 6 // the line that names it
+	text, _ := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	lines := strings.Split(string(text), "\n")
+	if len(lines) <= which {
+		return
+	}
+	var key, id int
+	if n, _ := fmt.Sscan(lines[which], &key, &id); n != 2 {
+		return
+	}
+	var is unix.SysvShmDesc
+	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &is); err == nil && is.Perm.Key == int32(key) && is.Nattch == 0 {
+		_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+	}
 }

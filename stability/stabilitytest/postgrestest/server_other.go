@@ -2,9 +2,21 @@
 
 package postgrestest
 
-import "os/exec"
+import (
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+func newFolder() (dir string, held io.Closer, err error) {
+	dir, err = os.MkdirTemp("", "pg") // short: it holds a socket
+	return dir, io.NopCloser(strings.NewReader("")), err
+}
 
 func (s *Server) own() error { return nil }
+
+func (s *Server) freeMemory() {}
 
 func (s *Server) as(*exec.Cmd) {}
 

@@ -1,0 +1,100 @@
+package postgrestest
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) { os.Exit(Main(m).Run()) }
+
+// segments counts the machine's shared memory segments with this key.
+func segments(t *testing.T, key string) (n int) {
+	text, err := os.ReadFile("/proc/sysvipc/shm")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); f[0] == key {
+			n++
+		}
+	}
+	return n
+}
+
+// key is that of a server's segment.
+func key(t *testing.T, s *Server) string {
+	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	require.NoError(t, err)
+	key := strings.Fields(strings.Split(string(text), "\n")[6])[0]
+	require.Equal(t, 1, segments(t, key))
+	return key
+}
+
+func TestNoServerLeavesSharedMemory(t *testing.T) {
+	for name, end := range map[string]func(*Server) error{
+		"closed while it runs": func(*Server) error { return nil },
+		"stopped":              (*Server).Stop,
+		"killed":               (*Server).Kill,
+		"killed twice": func(s *Server) error {
+			if err := s.Kill(); err != nil {
+				return err
+			}
+			if err := s.Resume(t.Context()); err != nil {
+				return err
+			}
+			return s.Kill()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := needOpen(t)
+			maps, err := os.ReadFile("/proc/" + strconv.Itoa(s.cmd.Process.Pid) + "/maps")
+			require.NoError(t, err)
+			require.NotContains(t, string(maps), "/dev/shm/PostgreSQL", "it would outlast a kill")
+			k := key(t, s)
+			require.NoError(t, end(s))
+			require.NoError(t, s.Close())
+			require.NoError(t, s.Close(), "it may be closed again")
+			require.Zero(t, segments(t, k))
+			require.NoDirExists(t, s.dir)
+		})
+	}
+}
+
+// A process that was killed closes none of its servers. The next one that starts
+// a server does.
+func TestSweepFreesTheSharedMemoryOfAKilledServer(t *testing.T) {
+	s := needOpen(t)
+	root := t.TempDir()
+	left := filepath.Join(root, prefix+"left")
+	k := key(t, s)
+	require.NoError(t, os.Mkdir(left, 0o700))
+	require.NoError(t, os.Mkdir(filepath.Join(left, dataFolder), 0o700))
+	note, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(left, dataFolder, "postmaster.pid"), note, 0o600))
+
+	freeMemory(filepath.Join(left, dataFolder))
+	require.Equal(t, 1, segments(t, k), "it is in use")
+	require.NoError(t, s.Kill())
+	require.Equal(t, 1, segments(t, k))
+	old := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(left, old, old))
+	sweep(root)
+	require.Zero(t, segments(t, k))
+	require.NoError(t, s.Close())
+}
+
+// needOpen is a server that the test closes.
+func needOpen(t *testing.T) *Server {
+	data, err := fresh(t.Context())
+	var s *Server
+	if err == nil {
+		s, err = Start(t.Context(), WithSetting("fsync", "off"), func(s *Server) { s.from = data })
+	}
+	return need(t, s, err)
+}
