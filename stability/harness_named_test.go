@@ -349,7 +349,7 @@ func (w *world) named(label string, opts ...stability.Option) *named {
 	w.t.Helper()
 	n := &named{instance: &instance{w: w, codes: make(chan stability.QR, 256), result: make(chan error, 1)}, lines: &lines{}}
 	n.backend, n.wire = through(w.memory.Backend())
-	log := &curious{Handler: logger().Handler()}
+	log := &curious{Handler: logger().Handler(), tire: true}
 	m, err := stability.New(append([]stability.Option{
 		stability.WithBackend(n.backend), stability.WithLogger(slog.New(log)),
 		stability.WithExit(func(int) { w.t.Errorf("the process would have ended to break a loop: %s", n.m.Status().Summary) }),

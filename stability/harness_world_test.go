@@ -167,7 +167,7 @@ var keepsTheLock = stability.WithReconnect(reconnect.Policy{YieldAfter: reconnec
 func (w *world) instance(opts ...stability.Option) *instance {
 	w.t.Helper()
 	i := &instance{w: w, backend: w.memory.Backend(), codes: make(chan stability.QR, 64), result: make(chan error, 1), exits: make(chan int, 16)}
-	log := &curious{Handler: logger().Handler()}
+	log := &curious{Handler: logger().Handler(), tire: true}
 	base := []stability.Option{
 		stability.WithBackend(i.backend), stability.WithTransport(w.sim.Transport()), stability.WithLogger(slog.New(log)),
 		stability.WithExit(func(code int) { i.exits <- code }),

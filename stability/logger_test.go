@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,17 +15,31 @@ import (
 
 	"github.com/wastability/wastability/keepalive"
 	"github.com/wastability/wastability/stability"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // curious is a host's log that asks the Manager how it is at every line. Every
-// instance of the harness has one.
+// instance of the harness has one. By default those ask where one place in the
+// code has written a line for the first times.
 type curious struct {
 	slog.Handler
-	m atomic.Pointer[stability.Manager]
+	m    atomic.Pointer[stability.Manager]
+	tire bool
+}
+
+var placesAsked sync.Map // program counters and how often
+
+// tired reports whether enough was asked at a place.
+func (c *curious) tired(place uintptr) bool {
+	if !c.tire || stabilitytest.Full() {
+		return false
+	}
+	n, _ := placesAsked.LoadOrStore(place, new(atomic.Int64))
+	return n.(*atomic.Int64).Add(1) > 100
 }
 
 func (c *curious) Handle(ctx context.Context, r slog.Record) error {
-	if m := c.m.Load(); m != nil {
+	if m := c.m.Load(); m != nil && !c.tired(r.PC) {
 		m.Status()
 		m.Client()
 		m.QR()

@@ -284,6 +284,18 @@ func TestDeletionIsNotTakenForThePhonesAnswer(t *testing.T) {
 	}
 }
 
+// NoteCopied is the row of a note like another one, about another message.
+func NoteCopied(t *testing.T, row []byte, id string, at time.Time) (rowID string, copied []byte) {
+	var n noteRecord
+	require.NoError(t, json.Unmarshal(row, &n))
+	require.True(t, n.Note)
+	require.Len(t, n.Found, 1)
+	n.Key.ID, n.Found[0].At = id, at
+	copied, err := json.Marshal(n)
+	require.NoError(t, err)
+	return recordID(n.Key), copied
+}
+
 // A note is told from an entry by its kind, whatever else an entry may lack.
 func TestNoteIsNoEntry(t *testing.T) {
 	k, notes := book.Key{ID: "A"}, []foundNote{{Sum: "s", At: time.Now()}}

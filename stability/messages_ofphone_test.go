@@ -2,6 +2,7 @@ package stability_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"go.mau.fi/whatsmeow/types"
 	"go.mau.fi/whatsmeow/types/events"
 
+	"github.com/wastability/wastability/authstore"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
 )
@@ -377,22 +379,49 @@ func TestNotesOfWhatWasFoundAreBounded(t *testing.T) {
 	})
 	t.Run("by count", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			const most = 1000
+			const most, came = 1000, 4
 			w := newWorld(t)
-			a := w.instance(stability.WithAutoHeal(noHeal)).run().pair()
 			carol := w.writer()
-			for i := range most + 3 {
+			twice := func() { // unreadable, and again
 				id, err := carol.SendUnreadable(w.account.JID(), text("lost?"))
 				require.NoError(t, err)
 				require.NoError(t, carol.SendAs(id, w.account.JID(), text("lost?")))
-				if i%50 == 0 {
-					time.Sleep(5 * time.Second)
+			}
+			store := authstore.New(w.memory.Backend().Auth)
+			a := w.instance(stability.WithAutoHeal(noHeal), stability.WithAuthStore(store)).run().pair()
+			twice()
+			w.await("it is noted", func() bool { return w.noted() == 1 })
+			time.Sleep(time.Minute) // the note takes the place of the entry
+			rows, err := store.MessageEntries(t.Context())
+			require.NoError(t, err)
+			var earlier []string // the oldest first
+			for id, row := range rows {
+				if !bytes.Contains(row, []byte(`"Found"`)) {
+					continue
+				}
+				for i := range most - 1 {
+					id, row = stability.NoteCopied(t, row, fmt.Sprint("earlier ", i), time.Now().Add(time.Duration(i-most)*time.Second))
+					require.NoError(t, store.PutMessageEntry(t.Context(), id, row, false))
+					earlier = append(earlier, id)
 				}
 			}
+			a.stop()
+			require.Equal(t, most, w.noted())
+
+			store = authstore.New(w.memory.Backend().Auth)
+			a = w.instance(stability.WithAutoHeal(noHeal), stability.WithAuthStore(store)).run().ready()
+			for range came {
+				twice()
+			}
+			w.await("the handler has all", func() bool { return len(a.written()) == came })
 			time.Sleep(time.Minute)
-			require.Len(t, a.written(), most+3)
 			require.Empty(t, a.m.Messages())
 			require.Equal(t, most, w.noted())
+			rows, err = store.MessageEntries(t.Context())
+			require.NoError(t, err)
+			for i, id := range earlier {
+				require.Equal(t, i >= came, rows[id] != nil, "the oldest have gone: %d", i)
+			}
 			a.balanced()
 			a.stop()
 		})

@@ -86,7 +86,7 @@ type schedule struct {
 
 func randomSchedule(seed, n uint64) schedule {
 	r := rand.New(rand.NewPCG(seed, n))
-	return schedule{time.Duration(r.Int64N(int64(5 * time.Minute))), []wasim.Fault{wasim.Reset(), wasim.FIN()}[r.IntN(2)]}
+	return schedule{time.Duration(r.Int64N(int64(stabilitytest.Pick(2*time.Minute, 5*time.Minute)))), []wasim.Fault{wasim.Reset(), wasim.FIN()}[r.IntN(2)]}
 }
 
 // takeOver is how long it takes until a healthy standby is connected in place of
