@@ -18,7 +18,7 @@ func TestADayOnFirestoreWithADeployEveryHour(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const every = 5 * time.Minute
-		hours := stabilitytest.Pick(8, 24) // each is like the others
+		hours := stabilitytest.Pick(5, 24) // each is like the others
 		sim := firestoresim.New(firestoresim.WithLatency(20 * time.Millisecond))
 		t.Cleanup(sim.Close)
 		w := newWorld(t)

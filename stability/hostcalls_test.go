@@ -278,7 +278,7 @@ func TestNoProgramOfHostCallsKeepsTheAccountAway(t *testing.T) {
 	if stabilitytest.Full() { // others each day
 		seed = uint64(time.Now().Year()*1000 + time.Now().YearDay())
 	}
-	for n := range stabilitytest.Pick(uint64(60), 1000) {
+	for n := range stabilitytest.Pick(uint64(40), 1000) {
 		t.Run(fmt.Sprintf("%d-%d", seed, n), func(t *testing.T) {
 			p := randomProgram(rand.New(rand.NewPCG(seed, n)))
 			if problem := p.play(t); problem != "" {

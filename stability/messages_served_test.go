@@ -65,7 +65,7 @@ func (t *taken) has(id string) bool {
 // wait behind it.
 func TestBookAgreesWithTheServiceBehindSlowHandlersAndLongOutages(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(stabilitytest.Pick(12, 2000)) {
+	for seed := range uint64(stabilitytest.Pick(8, 2000)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			bubble(t, func(t *testing.T) { slowWalk(t, seed) })
 		})

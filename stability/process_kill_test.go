@@ -31,7 +31,7 @@ func TestKilledAtAnyMomentItLogsInWithoutACodeAndLosesNoMessage(t *testing.T) {
 	require.NoError(t, w.account.Phone().Scan(c.Hears("qr")))
 	c.Hears("paired")
 	c.Hears("connected")
-	stop := w.stream(8*time.Millisecond, 20)
+	stop := w.stream(stabilitytest.Pick(12*time.Millisecond, 8*time.Millisecond), 20)
 
 	kills, connected := stabilitytest.Pick(20, 200), true
 	var kept, refused int

@@ -242,7 +242,7 @@ func TestNoEditByHandWhileHeldHarmsTheAccount(t *testing.T) {
 		all = edits(docs)
 	})
 	tried, stopped := 0, 0
-	for _, e := range sample(all, 12) {
+	for _, e := range sample(all, 8) {
 		synctest.Test(t, func(t *testing.T) {
 			worked, faults := meets(t, e)
 			for _, f := range faults {

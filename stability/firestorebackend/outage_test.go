@@ -100,7 +100,7 @@ func TestLongOutagesCostSixRequestsAMinuteACallSite(t *testing.T) {
 				refusals := s.Fault(c.fault).On(c.on...).Always().Now()
 				time.Sleep(2 * time.Minute)
 				s.ResetStats()
-				minutes := stabilitytest.Pick(4, 58)
+				minutes := stabilitytest.Pick(2, 58)
 				before := refusals.Fired()
 				time.Sleep(time.Duration(minutes) * time.Minute)
 				refused := refusals.Fired() - before

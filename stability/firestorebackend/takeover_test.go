@@ -27,7 +27,7 @@ func TestNothingOfTheOldHolderLandsAfterATakeover(t *testing.T) {
 	t.Parallel()
 	c := onEmulator(t)
 	landed, refused := 0, 0
-	for round := range stabilitytest.Pick(12, 500) {
+	for round := range stabilitytest.Pick(6, 500) {
 		root := "accounts/" + rand.Text()
 		a, b := opened(t, c, WithRoot(root), patient), opened(t, c, WithRoot(root), patient)
 		old, granted, err := a.Lock.Acquire(t.Context(), "a", rand.Text(), time.Millisecond)
