@@ -201,20 +201,6 @@ func (r *received) ask(t *term, a *attachment, e book.Entry) (sent bool) {
 	}
 	is := func(target error) bool { return errors.Is(err, target) }
 	sent = err == nil || is(whatsmeow.ErrMessageTimedOut) || is(context.DeadlineExceeded) || is(context.Canceled) // or may be
-	r.mu.Lock()
-	at, ok := r.book.Asked(e.Key, sent, time.Now())
-	if ok {
-		rec := r.more[e.Key]
-		rec.Entry = at
-		r.note(rec)
-	}
-	var row change
-	if ok {
-		row = r.changed(e.Key)
-	}
-	r.mu.Unlock()
-	if ok {
-		_ = r.write(context.Background(), row, false)
-	}
+	r.becomes(func() (book.Entry, bool) { return r.book.Asked(e.Key, sent, time.Now()) })
 	return sent
 }

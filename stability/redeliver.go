@@ -281,25 +281,33 @@ func (r *received) still(was book.Entry) bool {
 
 // aside sets a message aside that is still as it was.
 func (r *received) aside(was book.Entry, why string) {
-	now := time.Now()
-	r.mu.Lock()
-	ok := r.still(was)
-	if ok {
-		e, _ := r.book.Aside(was.Key, why, now)
-		rec := r.more[was.Key]
-		rec.Entry = e
-		r.note(rec)
-	}
-	var is change
-	if ok {
-		is = r.changed(was.Key)
-	}
-	r.mu.Unlock()
-	if ok {
-		_ = r.write(context.Background(), is, false)
+	if r.becomes(func() (book.Entry, bool) {
+		if !r.still(was) {
+			return book.Entry{}, false
+		}
+		return r.book.Aside(was.Key, why, time.Now())
+	}) {
 		r.dropSurplus()
 		r.tell()
 	}
+}
+
+// becomes writes down what an entry of the book has become. change says that, while
+// mu is held, or that nothing has changed.
+func (r *received) becomes(change func() (book.Entry, bool)) bool {
+	r.mu.Lock()
+	e, ok := change()
+	if !ok {
+		r.mu.Unlock()
+		return false
+	}
+	rec := r.more[e.Key]
+	rec.Entry = e
+	r.note(rec)
+	is := r.changed(e.Key)
+	r.mu.Unlock()
+	_ = r.write(context.Background(), is, false)
+	return true
 }
 
 // idle waits until no message is in hand that was handed over from here.
