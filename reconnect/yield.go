@@ -26,6 +26,11 @@ type Yield struct {
 // maxYields bounds the list: one entry for each holder id.
 const maxYields = 16
 
+// yieldLead is how far away the next attempt is at least when the lock is given up.
+// Whoever gave it up takes it back for that, and a store that cannot watch is looked
+// at every half a second.
+const yieldLead = 2 * time.Second
+
 // maxFirst is how many holders have an attempt at once in one trouble.
 const maxFirst = 8
 
@@ -83,7 +88,9 @@ func (m *Machine) Began(holder string, again bool, now time.Time) (changed bool)
 }
 
 // Yielded records that the holder gives the lock up for c. stopped: no attempt
-// is planned any more. Save the State before the lock is released.
+// is planned any more. An attempt that is planned is made in two seconds at the
+// earliest, so that others hear of the lock before. Save the State before the lock
+// is released.
 func (m *Machine) Yielded(holder string, c Cause, stopped bool, now time.Time) {
 	m.begin(now)
 	count := m.s.YieldsOf(holder) + 1
@@ -92,6 +99,9 @@ func (m *Machine) Yielded(holder string, c Cause, stopped bool, now time.Time) {
 		By: holder, At: now, Reason: c.Reason, Code: c.Code, Detail: c.Detail, Count: min(count, maxCount), Stopped: stopped,
 	})
 	m.s.Yields = list[max(0, len(list)-maxYields):]
+	if at := now.Add(yieldLead); !m.s.NextRetryAt.IsZero() && m.s.NextRetryAt.Before(at) {
+		m.s.NextRetryAt = at
+	}
 	if m.end != nil {
 		m.end.before.Yields = slices.Clone(m.s.Yields)
 	}

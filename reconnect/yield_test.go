@@ -67,6 +67,24 @@ func TestNewHolderMakesOneAttemptAtOnce(t *testing.T) {
 	}
 }
 
+func TestAttemptWaitsUntilOthersHaveHeardOfTheLock(t *testing.T) {
+	for _, c := range []struct{ left, want time.Duration }{
+		{-time.Second, 2 * time.Second}, {0, 2 * time.Second}, {20 * time.Millisecond, 2 * time.Second}, {3 * time.Second, 3 * time.Second},
+	} {
+		m := machine()
+		m.Attempt(start)
+		at := m.Disconnected(cause(reconnect.ReasonNetworkUnreachable), start).NextRetryAt
+		now := at.Add(-c.left)
+		m.Yielded("a", cause(reconnect.ReasonNetworkUnreachable), false, now)
+		require.Equal(t, c.want, m.State().NextRetryAt.Sub(now), "%v before it is due", c.left)
+	}
+	m := machine()
+	m.Attempt(start)
+	m.Disconnected(cause(reconnect.ReasonUntrustedServer), start)
+	m.Yielded("a", cause(reconnect.ReasonUntrustedServer), true, start)
+	require.Zero(t, m.State().NextRetryAt, "none is planned")
+}
+
 func TestHolderThatTakesTheLockBackKeepsToThePlan(t *testing.T) {
 	for _, r := range []reconnect.Reason{reconnect.ReasonNetworkUnreachable, reconnect.ReasonClientOutdated, reconnect.ReasonConnectRejected} {
 		s, before, now := given(t, r, 2)

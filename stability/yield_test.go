@@ -153,6 +153,15 @@ func TestHealthyInstanceTakesOverFromASickOne(t *testing.T) {
 	}
 }
 
+// The next attempt is due before a standby by a file has heard that the lock is free.
+func TestWhoGivesTheLockUpLeavesOthersTheTimeToHearOfIt(t *testing.T) {
+	often := reconnect.Policy{InitialDelay: 100 * time.Millisecond, MaxDelay: 100 * time.Millisecond, YieldAfter: 5 * time.Second}
+	for i := range uint64(5) {
+		took := takeOver(t, newLocal, illnesses[0], randomSchedule(1, i), stability.WithReconnect(often), stability.WithAutoHeal(noHeal))
+		require.Less(t, took, often.YieldAfter+2*time.Second)
+	}
+}
+
 func TestHealInProcessGivesTheLockAway(t *testing.T) {
 	// By attempts alone, so that the heal comes before the yield would.
 	heals := stability.WithAutoHeal(autoheal.Policy{InProcess: true, Attempts: 3, Failures: 3})
