@@ -379,7 +379,7 @@ func TestNotesOfWhatWasFoundAreBounded(t *testing.T) {
 	})
 	t.Run("by count", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			const most, came = 1000, 4
+			const most, came = 1000, 5
 			w := newWorld(t)
 			carol := w.writer()
 			twice := func() { // unreadable, and again
@@ -410,9 +410,12 @@ func TestNotesOfWhatWasFoundAreBounded(t *testing.T) {
 
 			store = authstore.New(w.memory.Backend().Auth)
 			a = w.instance(stability.WithAutoHeal(noHeal), stability.WithAuthStore(store)).run().ready()
-			for range came {
+			for range came - 1 {
 				twice()
 			}
+			require.NoError(t, w.account.Phone().On().ShareAppStateKeys())
+			_, err = carol.SendUnreadable(w.account.JID(), text("lost, and the phone has it"))
+			require.NoError(t, err)
 			w.await("the handler has all", func() bool { return len(a.written()) == came })
 			time.Sleep(time.Minute)
 			require.Empty(t, a.m.Messages())

@@ -33,7 +33,7 @@ type Memory struct {
 	changed   chan struct{} // closed and replaced when the record changes
 	entries   map[authstore.Key][]byte
 	state     []byte // JSON, as a real backend would have it; nil when never saved
-	sound     []byte // a state that was understood; mostly the same
+	saved     []byte // what Save wrote last, which it can read: state is another one where somebody else has changed it
 	incidents map[string]stored[guard.Incident]
 }
 

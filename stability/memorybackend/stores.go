@@ -119,12 +119,12 @@ func (s stateStore) Save(ctx context.Context, epoch int64, st reconnect.State) e
 	if err := m.fenced("save the state", epoch); err != nil {
 		return err
 	}
-	if !bytes.Equal(m.state, m.sound) {
+	if !bytes.Equal(m.state, m.saved) {
 		if _, err := reconnect.DecodeState(m.state); err != nil {
 			return fmt.Errorf("memorybackend: save over the old state: %w", err)
 		}
 	}
-	m.state, m.sound = data, data
+	m.state, m.saved = data, data
 	return nil
 }
 

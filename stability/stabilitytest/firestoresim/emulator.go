@@ -241,7 +241,7 @@ func (e *Emulator) shutdown() error {
 			}
 		}
 	}
-	e.proc.kill() // it keeps nothing on the disk
+	e.proc.kill() // it has nothing to write
 	e.arch.keep(false)
 	return nil
 }

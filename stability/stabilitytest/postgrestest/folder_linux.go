@@ -11,7 +11,7 @@ import (
 
 const (
 	inMemory = "/dev/shm"
-	prefix   = "wastability-pg" // short: a folder holds a socket
+	prefix   = "wapg" // short: a folder holds a socket
 
 	// room is what must be free: several servers run at once, of 50 MB each.
 	room = 1 << 30
@@ -20,7 +20,12 @@ const (
 // newFolder makes a folder for a server, in memory where that has room. held is
 // open for as long as this process needs it.
 func newFolder() (dir string, held io.Closer, err error) {
-	return folderIn(root(inMemory))
+	if memory := root(inMemory); memory != "" {
+		if dir, held, err = folderIn(memory); err == nil {
+			return dir, held, nil
+		}
+	}
+	return folderIn("")
 }
 
 // root is memory, if a server may be there, else "", the usual place.
@@ -39,9 +44,8 @@ func folderIn(root string) (dir string, held io.Closer, err error) {
 	}
 	f, err := os.Open(dir)
 	if err == nil {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			_ = f.Close()
-		}
+		// Where a file system knows no locks, nothing is swept either.
+		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	}
 	if err != nil {
 		_ = os.Remove(dir)
@@ -65,8 +69,7 @@ func sweep(root string) {
 		if err != nil {
 			continue
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			freeMemory(filepath.Join(dir, dataFolder))
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil && freeMemory(filepath.Join(dir, dataFolder)) {
 			_ = os.RemoveAll(dir)
 		}
 		_ = f.Close()

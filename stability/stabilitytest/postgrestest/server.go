@@ -38,10 +38,6 @@ func WithSetting(name, value string) Option {
 	return func(s *Server) { s.settings = append(s.settings, name+"="+value) }
 }
 
-// atOnce tells a server to end without writing down what it has in memory, and to
-// free its shared memory.
-const atOnce = syscall.SIGQUIT
-
 // Server is a Postgres server. Safe for concurrent use.
 type Server struct {
 	bin, dir string
@@ -197,8 +193,8 @@ func (s *Server) Resume(ctx context.Context) error {
 		return fmt.Errorf("postgrestest: %w", err)
 	}
 	defer log.Close()
-	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-p", strconv.Itoa(s.port), "-c", "shared_buffers=16MB",
-		"-c", "dynamic_shared_memory_type=mmap"} // files among its data: others outlast a server that is killed
+	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-p", strconv.Itoa(s.port), "-c", "shared_buffers=16MB"}
+	args = append(args, ownMemory...)
 	for _, set := range s.settings {
 		args = append(args, "-c", set)
 	}
@@ -265,7 +261,7 @@ func (s *Server) end(how func(*exec.Cmd) error) error {
 	if s.cmd == nil {
 		return nil
 	}
-	if err := how(s.cmd); err != nil {
+	if err := how(s.cmd); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("postgrestest: %w", err)
 	}
 	select {
@@ -278,9 +274,12 @@ func (s *Server) end(how func(*exec.Cmd) error) error {
 	return nil
 }
 
-// Close ends the server at once and removes its data and its shared memory.
+// Close ends the server at once and removes its data, and on Linux its shared memory.
 func (s *Server) Close() error {
-	err := s.end(func(cmd *exec.Cmd) error { return cmd.Process.Signal(atOnce) })
+	err := s.end(func(cmd *exec.Cmd) error {
+		endNow(cmd)
+		return nil
+	})
 	s.freeMemory()
 	if e := errors.Join(os.RemoveAll(s.dir), s.held.Close()); e != nil && !errors.Is(e, os.ErrClosed) {
 		err = errors.Join(err, fmt.Errorf("postgrestest: %w", e))

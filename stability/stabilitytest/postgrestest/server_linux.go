@@ -81,23 +81,68 @@ func ended(pid int) bool {
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
-// freeMemory removes the shared memory that a killed server left. The machine has
-// room for 4,096 pieces.
+// ownMemory puts the memory that processes share into files among the data: other
+// pieces outlast a server that is killed.
+var ownMemory = []string{"-c", "dynamic_shared_memory_type=mmap"}
+
+// atOnce tells a server to end without writing down what it has in memory, and to
+// free the one piece of shared memory that is no file.
+const atOnce = syscall.SIGQUIT
+
+func endNow(c *exec.Cmd) {
+	if c.Process.Signal(atOnce) != nil {
+		killAll(c)
+	}
+}
+
 func (s *Server) freeMemory() { freeMemory(s.data()) }
 
-func freeMemory(data string) {
+// freeMemory removes the piece of shared memory that a killed server left. The
+// machine has room for 4,096. It reports whether there is none any more.
+func freeMemory(data string) bool {
 	const which = 6 // the line that names it
 	text, _ := os.ReadFile(filepath.Join(data, "postmaster.pid"))
 	lines := strings.Split(string(text), "\n")
 	if len(lines) <= which {
-		return
+		return true
 	}
-	var key, id int
+	var key, id uint64 // a key is printed as a long one, sign and all
 	if n, _ := fmt.Sscan(lines[which], &key, &id); n != 2 {
-		return
+		return true
 	}
-	var is unix.SysvShmDesc
-	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &is); err == nil && is.Perm.Key == int32(key) && is.Nattch == 0 {
-		_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+	is, ok := segmentOf(int32(key))
+	switch {
+	case !ok || is.id != id:
+		return true
+	case is.attached > 0:
+		return false
 	}
+	if _, err := unix.SysvShmCtl(int(id), unix.IPC_RMID, nil); err == nil {
+		return true
+	}
+	// Root may remove it only as its owner where it lacks the capability.
+	remove := exec.Command("ipcrm", "-m", strconv.FormatUint(id, 10))
+	remove.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: is.owner, Gid: is.group}}
+	return remove.Run() == nil
+}
+
+type segment struct {
+	id           uint64
+	attached     int // processes
+	owner, group uint32
+}
+
+// segmentOf finds a piece of shared memory in the kernel's list, which everybody may
+// read.
+func segmentOf(key int32) (segment, bool) {
+	text, _ := os.ReadFile("/proc/sysvipc/shm")
+	for line := range strings.Lines(string(text)) {
+		var k int32
+		var mode, size, creator, last string
+		var is segment
+		if n, _ := fmt.Sscan(line, &k, &is.id, &mode, &size, &creator, &last, &is.attached, &is.owner, &is.group); n == 9 && k == key {
+			return is, true
+		}
+	}
+	return segment{}, false
 }

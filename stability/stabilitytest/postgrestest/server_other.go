@@ -16,6 +16,10 @@ func newFolder() (dir string, held io.Closer, err error) {
 
 func (s *Server) own() error { return nil }
 
+var ownMemory []string
+
+func endNow(c *exec.Cmd) { killAll(c) }
+
 func (s *Server) freeMemory() {}
 
 func (s *Server) as(*exec.Cmd) {}
