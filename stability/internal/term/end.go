@@ -165,6 +165,8 @@ func (c *Core) follow() {
 	switch {
 	case (a.back == AtOnce || a.back == IfAllowed && d.ShouldReconnect) && !c.machine.State().NotBefore.After(c.now):
 		c.planAt(c.now)
+	case d.ShouldReconnect && a.auto && c.wish == Parked && c.cfg.OnRequest && !c.linked():
+		c.planTo(NoPlan) // nobody has asked for a code yet
 	case d.ShouldReconnect && a.auto:
 		c.planAt(d.NextRetryAt)
 	case d.ShouldReconnect && a.can && (k.call != Returned || !k.seen.has(hostKnows)) && a.plan == NoPlan:

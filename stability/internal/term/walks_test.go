@@ -54,6 +54,10 @@ func TestWalksThatOnceBrokeAnInvariant(t *testing.T) {
 			"again by itself", "wait 100ms", "finish", "wait 1s", "finish", "loop", "finish", "wait 1s", "finish", "wait 1m0s", "fail",
 			"device paired=false", "attach auto=true", "ready", "loop", "finish", "wait 1m0s", "finish", "loop",
 		},
+		"codes behind an end that the host has told of before it asked": {
+			"codes on request", "device paired=false", "attach auto=true", "host says restart_required", "ready", "wait 1s",
+			"finish", "wait 20s", "finish", "wait 100ms", "finish", "loop",
+		},
 	} {
 		t.Run(name, func(t *testing.T) { require.Empty(t, playNamed(walk...)) })
 	}
