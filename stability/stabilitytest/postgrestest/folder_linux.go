@@ -43,14 +43,12 @@ func folderIn(root string) (dir string, held io.Closer, err error) {
 		return "", nil, err
 	}
 	f, err := os.Open(dir)
-	if err == nil {
-		// Where a file system knows no locks, nothing is swept either.
-		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	}
 	if err != nil {
 		_ = os.Remove(dir)
 		return "", nil, err
 	}
+	// Where a file system knows no locks, nothing is swept either.
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	sweep(filepath.Dir(dir))
 	return dir, f, nil
 }

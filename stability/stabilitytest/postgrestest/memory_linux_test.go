@@ -15,9 +15,7 @@ func TestMain(m *testing.M) { os.Exit(Main(m).Run()) }
 
 // key is that of the shared memory of a server that runs.
 func key(t *testing.T, s *Server) int32 {
-	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
-	require.NoError(t, err)
-	long, err := strconv.ParseUint(strings.Fields(strings.Split(string(text), "\n")[6])[0], 10, 64)
+	long, err := strconv.ParseUint(strings.Fields(noteOf(s.data())[6])[0], 10, 64)
 	require.NoError(t, err)
 	require.True(t, stands(int32(long)))
 	return int32(long)
@@ -45,7 +43,7 @@ func TestNoServerLeavesSharedMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := needOpen(t)
+			s := NeedOwn(t)
 			maps, err := os.ReadFile("/proc/" + strconv.Itoa(s.cmd.Process.Pid) + "/maps")
 			require.NoError(t, err)
 			require.NotContains(t, string(maps), "/dev/shm/PostgreSQL", "it would outlast a kill")
@@ -62,12 +60,11 @@ func TestNoServerLeavesSharedMemory(t *testing.T) {
 // A process that was killed closes none of its servers. The next one that starts
 // a server does.
 func TestSweepFreesTheSharedMemoryOfAKilledServer(t *testing.T) {
-	s := needOpen(t)
+	s := NeedOwn(t)
 	root := t.TempDir()
 	left := filepath.Join(root, prefix+"left")
 	k := key(t, s)
-	require.NoError(t, os.Mkdir(left, 0o700))
-	require.NoError(t, os.Mkdir(filepath.Join(left, dataFolder), 0o700))
+	require.NoError(t, os.MkdirAll(filepath.Join(left, dataFolder), 0o700))
 	note, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(left, dataFolder, "postmaster.pid"), note, 0o600))
@@ -83,14 +80,4 @@ func TestSweepFreesTheSharedMemoryOfAKilledServer(t *testing.T) {
 	require.NoDirExists(t, left)
 	require.False(t, stands(k))
 	require.NoError(t, s.Close())
-}
-
-// needOpen is a server that the test closes.
-func needOpen(t *testing.T) *Server {
-	data, err := fresh(t.Context())
-	var s *Server
-	if err == nil {
-		s, err = Start(t.Context(), WithSetting("fsync", "off"), func(s *Server) { s.from = data })
-	}
-	return need(t, s, err)
 }

@@ -230,9 +230,14 @@ func (s *Server) Resume(ctx context.Context) error {
 // network takes a process each time.
 func (s *Server) saysReady(pid int) bool {
 	const state = 7 // the line of it
-	text, _ := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
-	lines := strings.Split(string(text), "\n")
+	lines := noteOf(s.data())
 	return len(lines) > state && lines[0] == strconv.Itoa(pid) && strings.TrimSpace(lines[state]) == "ready"
+}
+
+// noteOf is what a server notes of itself among its data, by lines.
+func noteOf(data string) []string {
+	text, _ := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	return strings.Split(string(text), "\n")
 }
 
 func (s *Server) tail() string {
@@ -280,7 +285,7 @@ func (s *Server) Close() error {
 		endNow(cmd)
 		return nil
 	})
-	s.freeMemory()
+	freeMemory(s.data())
 	if e := errors.Join(os.RemoveAll(s.dir), s.held.Close()); e != nil && !errors.Is(e, os.ErrClosed) {
 		err = errors.Join(err, fmt.Errorf("postgrestest: %w", e))
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,14 +94,11 @@ func endNow(c *exec.Cmd) {
 	}
 }
 
-func (s *Server) freeMemory() { freeMemory(s.data()) }
-
 // freeMemory removes the piece of shared memory that a killed server left. The
 // machine has room for 4,096. It reports whether there is none any more.
 func freeMemory(data string) bool {
 	const which = 6 // the line that names it
-	text, _ := os.ReadFile(filepath.Join(data, "postmaster.pid"))
-	lines := strings.Split(string(text), "\n")
+	lines := noteOf(data)
 	if len(lines) <= which {
 		return true
 	}

@@ -20,7 +20,7 @@ var ownMemory []string
 
 func endNow(c *exec.Cmd) { killAll(c) }
 
-func (s *Server) freeMemory() {}
+func freeMemory(string) bool { return true }
 
 func (s *Server) as(*exec.Cmd) {}
 
