@@ -6,7 +6,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/wastability/wastability/autoheal"
 	"github.com/wastability/wastability/reconnect"
 	"github.com/wastability/wastability/stability"
 	"github.com/wastability/wastability/stability/stabilitytest/wasim"
@@ -27,7 +26,8 @@ func series(t *testing.T, ends []stability.Event) {
 func TestDelaysDoubleUpToAMinuteAndNextRetryAtSaysSo(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
-		a := w.instance(stability.WithAutoHeal(autoheal.Policy{Disabled: true})).run().pair()
+		// One that gave the lock up would leave others two seconds before an attempt.
+		a := w.instance(stability.WithAutoHeal(noHeal), keepsTheLock).run().pair()
 		time.Sleep(5 * time.Minute)
 		a.forget()
 		refused := w.sim.Fault(wasim.Refused()).Always().OnNextLogin()
