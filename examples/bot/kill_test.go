@@ -77,7 +77,7 @@ func (r role) run(ctx context.Context) error {
 	}
 	return serve(ctx, filepath.Join(r.Dir, "bot.db"), stability.WithTransport(transport),
 		stability.WithReconnect(reconnect.Policy{InitialDelay: 50 * time.Millisecond}),
-		stability.WithLogger(slog.New(slog.DiscardHandler)),
+		stability.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))),
 		stability.WithQR(func(q stability.QR) { fmt.Println("code", q.Code) }),
 		stability.WithObserver(func(e stability.Event) { fmt.Println("event", e) }))
 }
@@ -137,6 +137,19 @@ func (p *process) await(texts ...string) string {
 	}
 }
 
+// reaches waits until count is want, for as long as it grows.
+func (p *process) reaches(want int, count func() int) {
+	p.t.Helper()
+	last, since := count(), time.Now()
+	for last < want {
+		require.Less(p.t, time.Since(since), time.Minute, "it stays at %d of %d:\n%s", last, want, &p.out)
+		time.Sleep(10 * time.Millisecond)
+		if now := count(); now > last {
+			last, since = now, time.Now()
+		}
+	}
+}
+
 // end sends a signal and returns all that was printed.
 func (p *process) end(s syscall.Signal) string {
 	p.t.Helper()
@@ -180,7 +193,19 @@ func TestKilledAtAnyMomentTheBotNeedsNoNewCodeAndLosesNoMessage(t *testing.T) {
 			sent = append(sent, text)
 		}
 	})
-	for range kills {
+	answered := func() map[string]int {
+		answers := map[string]int{}
+		for _, text := range ada.Texts() {
+			answers[strings.TrimPrefix(text, "You said: ")]++
+		}
+		return answers
+	}
+	for n := range kills {
+		// A message that three kills in a row meet is left alone for an hour. So the
+		// one that was under way is answered, and another one, before each second kill.
+		if n%2 == 1 {
+			p.reaches(len(answered())+2, func() int { return len(answered()) })
+		}
 		time.Sleep(rand.N(400 * time.Millisecond)) // the moment of the kill
 		p.end(syscall.SIGKILL)
 		p = r.start(t)
@@ -189,17 +214,10 @@ func TestKilledAtAnyMomentTheBotNeedsNoNewCodeAndLosesNoMessage(t *testing.T) {
 	hush()
 	talking.Wait()
 
-	answers := map[string]int{}
-	require.Eventually(t, func() bool {
-		clear(answers)
-		for _, text := range ada.Texts() {
-			answers[strings.TrimPrefix(text, "You said: ")]++
-		}
-		return len(answers) >= len(sent)
-	}, time.Minute, 10*time.Millisecond, "%d sent, %d answered", len(sent), len(answers))
+	p.reaches(len(sent), func() int { return len(answered()) })
 	require.NotContains(t, p.end(syscall.SIGTERM), "code ")
 
-	twice := 0
+	answers, twice := answered(), 0
 	for _, text := range sent {
 		require.Positive(t, answers[text], "%q was lost", text)
 		twice += answers[text] - 1
