@@ -53,17 +53,22 @@ func TestEachMessageIsOneRoundTrip(t *testing.T) {
 	quiet(t, way)
 
 	n := stabilitytest.Pick(20, 200)
+	// Beside the messages, what is deferred is written once a second: names, for
+	// example. Every half minute the lock is renewed and the incidents are looked at,
+	// four round trips at once. So a count that is too high is taken again: what each
+	// message cost would be there each time.
 	count := func(what string, most int, f func()) {
 		t.Helper()
-		before, began := way.Trips(), time.Now()
-		f()
-		trips, took := way.Trips()-before, time.Since(began)
-		quiet(t, way)
-		t.Logf("%s: %d round trips", what, trips)
-		// Beside the messages, now and then, the state is written and what is
-		// deferred: names, for example.
-		require.LessOrEqual(t, trips, most+2+int(took/(500*time.Millisecond)), what)
-		require.Positive(t, trips, "nothing was counted")
+		var trips, limit int
+		for try := 0; try == 0 || trips > limit && try < 3; try++ {
+			before, began := way.Trips(), time.Now()
+			f()
+			trips, limit = way.Trips()-before, most+2+int(time.Since(began)/(500*time.Millisecond))
+			quiet(t, way)
+			t.Logf("%s: %d round trips", what, trips)
+			require.Positive(t, trips, "nothing was counted")
+		}
+		require.LessOrEqual(t, trips, limit, what)
 	}
 	count(fmt.Sprint(n, " messages received"), n, func() { receive(n) })
 	count(fmt.Sprint(n, " messages sent"), n, func() {
@@ -76,9 +81,10 @@ func TestEachMessageIsOneRoundTrip(t *testing.T) {
 			send(group)
 		}
 	})
-	// Everybody is new here: 254 sessions and a sender key.
-	another := s.sim.NewGroup("new crowd", append(s.sim.Ghosts(254), account, s.peer.Account())...).JID()
-	count("the first message to a group of 256", 2, func() { send(another) })
+	// Everybody is new there: 254 sessions and a sender key.
+	count("the first message to a group of 256", 2, func() {
+		send(s.sim.NewGroup("new crowd", append(s.sim.Ghosts(254), account, s.peer.Account())...).JID())
+	})
 	h.leave()
 
 	// A cold start, over a connection on which nothing was prepared.
