@@ -144,11 +144,15 @@ func (b *tab) calm() {
 // run is one action, with an end to its patience.
 func run[T any](b *tab, a chromedp.Action[T]) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	v, err := chromedp.Run(ctx, a)
+	v, err := try(b, a)
 	require.NoError(b.t, err)
 	return v
+}
+
+func try[T any](b *tab, a chromedp.Action[T]) (T, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, a)
 }
 
 // call is one command of the browser's protocol.
@@ -197,10 +201,21 @@ func (b *tab) onlyStream() {
 	})
 }
 
-// eval runs JavaScript of the test in the page; also where the page's own is off.
+// leaving is how the browser answers while the next page takes the place of the one
+// that was asked.
+const leaving = "Inspected target navigated or closed"
+
+// eval runs JavaScript of the test in the page; also where the page's own is off. It
+// asks again on the next page if this one is being left, so js looks and does not act.
 func eval[T any](b *tab, js string) T {
 	b.t.Helper()
-	return run(b, chromedp.Evaluate[T](js))
+	v, err := try(b, chromedp.Evaluate[T](js))
+	for end := time.Now().Add(patience); err != nil && strings.Contains(err.Error(), leaving) && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+		v, err = try(b, chromedp.Evaluate[T](js))
+	}
+	require.NoError(b.t, err)
+	return v
 }
 
 func (b *tab) text() string { return spaces(eval[string](b, `document.body?.innerText || ""`)) }
