@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/wastability/wastability/examples/internal/demo"
@@ -77,10 +75,10 @@ func play(ctx context.Context, n int, s scale, out io.Writer) (res result, err e
 	start := func() error {
 		started++
 		one := &instance{token: token}
-		if one.port, err = freePort(); err != nil {
+		if one.port, err = demo.FreePort(); err != nil {
 			return err
 		}
-		if one.Replica, err = replicas.Start(fmt.Sprintf("replica %d", started), "PORT="+strconv.Itoa(one.port)); err == nil {
+		if one.Replica, err = replicas.Start(fmt.Sprintf("replica %d", started), "PORT="+one.port); err == nil {
 			running = append(running, one)
 		}
 		return err
@@ -164,7 +162,7 @@ func play(ctx context.Context, n int, s scale, out io.Writer) (res result, err e
 // instance is a replica with its admin API.
 type instance struct {
 	*demo.Replica
-	port  int
+	port  string
 	token string
 }
 
@@ -172,7 +170,7 @@ type instance struct {
 var patient = http.Client{Timeout: 5 * time.Second}
 
 func (i *instance) get(ctx context.Context, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", i.port, path), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%s%s", i.port, path), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -214,13 +212,4 @@ func (i *instance) tell(ctx context.Context) error {
 	}
 	demo.Say("operator", "asks %s: %s, term %d, store %s. %s", i.Name, status.WA.Status, status.WA.LeaseEpoch, status.WA.AuthStore, status.WA.Summary)
 	return nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

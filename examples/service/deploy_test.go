@@ -6,12 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,16 +49,10 @@ type process struct {
 	port string
 }
 
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 // start starts a replica; env is its own, beside what all have.
 func (r *rollout) start(env ...string) *process {
-	port := freePort(r.t)
+	port, err := demo.FreePort()
+	require.NoError(r.t, err)
 	r.started++
 	p, err := r.replicas.Start(fmt.Sprintf("%s %d", r.name, r.started), append(env, "PORT="+port)...)
 	require.NoError(r.t, err)
