@@ -209,13 +209,13 @@ const leaving = "Inspected target navigated or closed"
 // asks again on the next page if this one is being left, so js looks and does not act.
 func eval[T any](b *tab, js string) T {
 	b.t.Helper()
-	v, err := try(b, chromedp.Evaluate[T](js))
-	for end := time.Now().Add(patience); err != nil && strings.Contains(err.Error(), leaving) && time.Now().Before(end); {
-		time.Sleep(20 * time.Millisecond)
-		v, err = try(b, chromedp.Evaluate[T](js))
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		v, err := try(b, chromedp.Evaluate[T](js))
+		if err == nil || !strings.Contains(err.Error(), leaving) || time.Now().After(end) {
+			require.NoError(b.t, err)
+			return v
+		}
 	}
-	require.NoError(b.t, err)
-	return v
 }
 
 func (b *tab) text() string { return spaces(eval[string](b, `document.body?.innerText || ""`)) }
