@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/guard"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.json anew")
@@ -302,10 +302,9 @@ func TestRealAlertmanagerOpensAndResolves(t *testing.T) {
 		t.Skip("needs prometheus-alertmanager")
 	}
 	require.NoError(t, err)
-	listen, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := stabilitytest.FreePort()
 	require.NoError(t, err)
-	address := listen.Addr().String()
-	require.NoError(t, listen.Close())
+	address := "127.0.0.1:" + port
 	config := filepath.Join(t.TempDir(), "alertmanager.yml")
 	require.NoError(t, os.WriteFile(config, []byte("route: {receiver: none}\nreceivers: [{name: none}]\n"), 0o600))
 	cmd := exec.Command(program, "--config.file="+config, "--storage.path="+t.TempDir(), "--web.listen-address="+address, "--cluster.listen-address=")

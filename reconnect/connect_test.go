@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // connect lets the real client connect through dial, in place of the network,
@@ -67,10 +68,9 @@ func TestDialErrorsOfTheRealClient(t *testing.T) {
 		return &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, err }}
 	}
 	op := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := stabilitytest.FreePort()
 	require.NoError(t, err)
-	closed := listener.Addr().String()
-	require.NoError(t, listener.Close())
+	closed := "127.0.0.1:" + port
 
 	for name, want := range map[string]struct {
 		transport *http.Transport

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wastability/wastability/examples/internal/demo"
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 )
 
@@ -75,7 +76,7 @@ func play(ctx context.Context, n int, s scale, out io.Writer) (res result, err e
 	start := func() error {
 		started++
 		one := &instance{token: token}
-		if one.port, err = demo.FreePort(); err != nil {
+		if one.port, err = stabilitytest.FreePort(); err != nil {
 			return err
 		}
 		if one.Replica, err = replicas.Start(fmt.Sprintf("replica %d", started), "PORT="+one.port); err == nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -238,10 +237,9 @@ func TestTheProgramBeginsAndEnds(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), "127.0.0.1:0", t.TempDir(), ""), "WASTABILITY_ADMIN_TOKEN")
 	t.Setenv("WASTABILITY_ADMIN_TOKEN", token)
 	for _, dsn := range []string{"", postgrestest.Need(t).DSN()} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := stabilitytest.FreePort()
 		require.NoError(t, err)
-		addr := l.Addr().String()
-		require.NoError(t, l.Close())
+		addr := "127.0.0.1:" + port
 		ctx, cancel := context.WithCancel(t.Context())
 		ran := make(chan error, 1)
 		go func() { ran <- run(ctx, addr, t.TempDir(), dsn) }()

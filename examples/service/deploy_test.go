@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/examples/internal/demo"
+	"github.com/wastability/wastability/stability/stabilitytest"
 	"github.com/wastability/wastability/stability/stabilitytest/firestoresim"
 	"github.com/wastability/wastability/stability/stabilitytest/postgrestest"
 )
@@ -51,7 +52,7 @@ type process struct {
 
 // start starts a replica; env is its own, beside what all have.
 func (r *rollout) start(env ...string) *process {
-	port, err := demo.FreePort()
+	port, err := stabilitytest.FreePort()
 	require.NoError(r.t, err)
 	r.started++
 	p, err := r.replicas.Start(fmt.Sprintf("%s %d", r.name, r.started), append(env, "PORT="+port)...)

@@ -143,7 +143,7 @@ func TestImageNeedsNothingAround(t *testing.T) {
 	defer world.Close()
 	replicas, err := demo.NewReplicas(world, io.Discard)
 	require.NoError(t, err)
-	port, err := demo.FreePort()
+	port, err := stabilitytest.FreePort()
 	require.NoError(t, err)
 	p, err := replicas.Launch("image", i.command("/wa-bot", "-simulate"),
 		append(i.env[:len(i.env):len(i.env)], "STORE=postgres:"+rand.Text(), "DATABASE_URL="+server.DSN(), "ADMIN_TOKEN="+rand.Text(), "PORT="+port)...)

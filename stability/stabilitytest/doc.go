@@ -5,6 +5,6 @@
 // firestoresim is Firestore in process, and starts the official emulator.
 // Package postgrestest starts real Postgres servers, and child runs a test's
 // binary as a process that can be killed. This package itself only holds what
-// all tests share: the size of a test run, and whether the race detector
-// watches it.
+// all tests share: the size of a test run, whether the race detector watches
+// it, and a free port.
 package stabilitytest

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wastability/wastability/reconnect"
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // through makes an attempt through a proxy and returns what its end means.
@@ -53,9 +54,8 @@ func TestProxyThatRefusesIsNamedWithItsAnswer(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer silent.Close()
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	gone, err := stabilitytest.FreePort()
 	require.NoError(t, err)
-	require.NoError(t, gone.Close())
 	socks, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer socks.Close()
@@ -81,7 +81,7 @@ func TestProxyThatRefusesIsNamedWithItsAnswer(t *testing.T) {
 		"forbids":          {answers(403, ""), reconnect.ReasonNetworkUnreachable, 403, "answered 403 Forbidden"},
 		"odd answer":       {answers(0, "HTTP/1.1 799 <b>4915200000001</b>\r\nContent-Length: 0\r\n\r\n"), reconnect.ReasonNetworkUnreachable, 799, "answered 799"},
 		"hangs up":         {answers(0, ""), reconnect.ReasonNetworkUnreachable, 0, "ended the connection without an answer"},
-		"not there":        {"http://" + gone.Addr().String(), reconnect.ReasonNetworkUnreachable, 0, "cannot be reached: the connection was refused"},
+		"not there":        {"http://127.0.0.1:" + gone, reconnect.ReasonNetworkUnreachable, 0, "cannot be reached: the connection was refused"},
 		"silent":           {"http://" + silent.Addr().String(), reconnect.ReasonTimedOut, 0, "did not answer in time"},
 		"socks":            {"socks5://" + socks.Addr().String(), reconnect.ReasonNetworkUnreachable, 0, "refused the connection"},
 	} {

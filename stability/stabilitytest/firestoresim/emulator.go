@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +22,8 @@ import (
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // ErrNoEmulator says that there is no official emulator to test against:
@@ -96,19 +97,19 @@ func StartEmulator(ctx context.Context) (*Emulator, error) {
 }
 
 func startEmulator(ctx context.Context, java, jar string, arch archive, hc *http.Client) (_ *Emulator, retry bool, err error) {
-	port, err := freePort()
+	port, err := stabilitytest.FreePort()
 	if err != nil {
-		return nil, false, fmt.Errorf("firestoresim: looking for a free port: %w", err)
+		return nil, false, fmt.Errorf("firestoresim: starting the emulator: %w", err)
 	}
 	// It lives for seconds: the first compiler alone and the simple collector
 	// halve the processor time that it takes.
 	args := append([]string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Duser.language=en"}, arch.args()...)
 	proc, err := startProcess(java, append(args, "-cp", jar,
-		"com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+strconv.Itoa(port))...)
+		"com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+port)...)
 	if err != nil {
 		return nil, false, fmt.Errorf("firestoresim: starting the emulator: %w", err)
 	}
-	e := &Emulator{addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), http: hc, proc: proc, arch: arch}
+	e := &Emulator{addr: net.JoinHostPort("127.0.0.1", port), http: hc, proc: proc, arch: arch}
 	e.stop = sync.OnceValue(e.shutdown)
 	if err := e.await(ctx, proc.exited); err != nil {
 		exited := proc.hasExited()
@@ -313,15 +314,6 @@ func findEmulator() (java, jar string, err error) {
 			ErrNoEmulator, jar, HostEnv, err)
 	}
 	return java, jar, nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // emulatorProcess is a child with a process group of its own.

@@ -8,9 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
+
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // ErrNoBouncer reports that PgBouncer is not installed here.
@@ -40,7 +41,7 @@ func startBouncer(ctx context.Context, s *Server) (dsn string, stop func(), err 
 			return "", nil, ErrNoBouncer
 		}
 	}
-	port, err := freePort()
+	port, err := stabilitytest.FreePort()
 	if err != nil {
 		return "", nil, err
 	}
@@ -48,10 +49,10 @@ func startBouncer(ctx context.Context, s *Server) (dsn string, stop func(), err 
 	if err != nil {
 		return "", nil, fmt.Errorf("postgrestest: %w", err)
 	}
-	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	addr := net.JoinHostPort("127.0.0.1", port)
 	// With auth_type any the user of the server connection is given here.
-	settings := fmt.Sprintf("[databases]\npostgres = host=127.0.0.1 port=%d user=postgres\n"+
-		"[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\nunix_socket_dir=\nauth_type=any\n"+
+	settings := fmt.Sprintf("[databases]\npostgres = host=127.0.0.1 port=%s user=postgres\n"+
+		"[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%s\nunix_socket_dir=\nauth_type=any\n"+
 		"pool_mode=transaction\ndefault_pool_size=3\nmax_client_conn=100\n", s.port, port)
 	file := filepath.Join(dir, "pgbouncer.ini")
 	if err := errors.Join(os.WriteFile(file, []byte(settings), 0o644), os.Chmod(dir, 0o755)); err != nil {

@@ -24,6 +24,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/wastability/wastability/stability/stabilitytest"
 )
 
 // ErrNoPostgres reports that no server is installed here.
@@ -42,7 +44,7 @@ func WithSetting(name, value string) Option {
 type Server struct {
 	bin, dir string
 	held     io.Closer // says, until it is closed, that dir is in use
-	port     int
+	port     string
 	settings []string
 	from     string // a data folder to begin with; without one, initdb makes it
 
@@ -152,7 +154,7 @@ func prepare(opts []Option) (*Server, error) {
 		o(s)
 	}
 	if err = s.own(); err == nil {
-		s.port, err = freePort()
+		s.port, err = stabilitytest.FreePort()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -160,21 +162,12 @@ func prepare(opts []Option) (*Server, error) {
 	return s, nil
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("postgrestest: no free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 const dataFolder = "data" // in a server's folder
 
 func (s *Server) data() string { return filepath.Join(s.dir, dataFolder) }
 
 // Addr is where it listens.
-func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", s.port) }
 
 // DSN is a connection string for the superuser, over TCP.
 func (s *Server) DSN() string {
@@ -193,7 +186,7 @@ func (s *Server) Resume(ctx context.Context) error {
 		return fmt.Errorf("postgrestest: %w", err)
 	}
 	defer log.Close()
-	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-p", strconv.Itoa(s.port), "-c", "shared_buffers=16MB"}
+	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-p", s.port, "-c", "shared_buffers=16MB"}
 	args = append(args, ownMemory...)
 	for _, set := range s.settings {
 		args = append(args, "-c", set)
@@ -212,7 +205,7 @@ func (s *Server) Resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		if s.saysReady(cmd.Process.Pid) && s.command(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port)).Run() == nil {
+		if s.saysReady(cmd.Process.Pid) && s.command(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", s.port).Run() == nil {
 			return nil
 		}
 		select {
