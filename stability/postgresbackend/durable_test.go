@@ -119,23 +119,25 @@ func TestTerminatedConnectionsLoseNothing(t *testing.T) {
 		defer admin.Close(context.WithoutCancel(ctx))
 		// From the making of a connection to its tenth commit, however slow the machine is.
 		const round = 12
-		unit, before := time.Millisecond, int64(0)
-		for n := 0; ctx.Err() == nil; n++ {
-			if now := commits.Load(); n%round == 0 {
-				if now-before < round && n > 0 {
-					unit += unit / 2
-				} else {
-					unit = max(unit/2, time.Millisecond)
+		for unit := time.Millisecond; ; {
+			before := commits.Load()
+			for n := range round {
+				if ctx.Err() != nil {
+					return
 				}
-				before = now
+				_, err := admin.Exec(context.WithoutCancel(ctx), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+					WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND application_name = $1`, t.Name())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(time.Duration(1+n) * unit)
 			}
-			_, err := admin.Exec(context.WithoutCancel(ctx), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-				WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND application_name = $1`, t.Name())
-			if err != nil {
-				t.Error(err)
-				return
+			if commits.Load()-before < round {
+				unit += unit / 2
+			} else {
+				unit = max(unit/2, time.Millisecond)
 			}
-			time.Sleep(time.Duration(1+n%round) * unit)
 		}
 	})
 	failed := 0

@@ -25,9 +25,8 @@ var ports struct {
 }
 
 // FreePort is a TCP port that nobody listens at, for a process that must be told
-// its port before it listens. No other test process is given it for as long as this
-// one lives, and this one gives it again behind 98 others at the earliest. Whoever
-// can listen at port 0 need not ask.
+// its port before it listens. No other process is given it for as long as this one
+// lives, which goes around its 99 ports. Whoever can listen at port 0 need not ask.
 func FreePort() (port string, err error) {
 	ports.Lock()
 	defer ports.Unlock()
