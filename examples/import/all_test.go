@@ -19,7 +19,7 @@ import (
 func stoodStill(t *testing.T, old string, numbers ...string) (worlds []*world, late [][]string, starts func() error) {
 	for _, number := range numbers {
 		w := newWorldOf(t, number)
-		w.onSQLStore(old)
+		w.onSQLiteFile(old)
 		worlds, late = append(worlds, w), append(late, w.standstill("meanwhile "))
 	}
 	return worlds, late, func() error {

@@ -51,7 +51,7 @@ func TestArchiveAndResealKeepEverythingAndShowProgress(t *testing.T) {
 	seal := func(k [32]byte) authstore.Option { return authstore.WithAEAD(authstore.NewAESGCM(k)) }
 
 	w := newWorld(t)
-	w.onSQLStore(file("wa.db"))
+	w.onSQLiteFile(file("wa.db"))
 	told(`(?m)^verify +table`, "-from", "sqlite:"+file("wa.db"), "-to", "local:"+file("one.db"), "-stopped")
 	have := entries("one.db")
 	_, err := call("-from", "local:"+file("one.db"), "-to", "archive:"+file("backup.bin"))

@@ -47,7 +47,7 @@ func TestAccountMovesToFirestoreAndBack(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
 	old, first, second := filepath.Join(dir, "wa.db"), filepath.Join(dir, "first.db"), filepath.Join(dir, "second.db")
-	w.onSQLStore(old)
+	w.onSQLiteFile(old)
 	var out bytes.Buffer
 	move := func(from, to string, more ...string) error {
 		out.Reset()
@@ -101,7 +101,7 @@ func TestInterruptedImportToFirestoreGoesOn(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
 	old := filepath.Join(dir, "wa.db")
-	w.onSQLStore(old)
+	w.onSQLiteFile(old)
 	args := []string{"-from", "sqlite:" + old, "-to", "firestore:" + where, "-stopped"}
 	interrupted := 0
 	for lines := 3; ; lines += 5 {

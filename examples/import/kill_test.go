@@ -45,7 +45,7 @@ func TestAnImportThatIsKilledGoesOnAndIsNeverHalfADevice(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
 	old, target := filepath.Join(dir, "wa.db"), filepath.Join(dir, "account.db")
-	w.onSQLStore(old)
+	w.onSQLiteFile(old)
 	db, err := sql.Open("sqlite", "file:"+old+"?_pragma=foreign_keys(1)")
 	require.NoError(t, err)
 	d, err := sqlstore.NewWithDB(db, "sqlite3", nil).GetFirstDevice(t.Context())

@@ -31,12 +31,11 @@ func database(t *testing.T) (dsn string) {
 	return strings.Replace(s.DSN(), "/postgres?", "/"+name+"?", 1)
 }
 
+func postgresDatabase(dsn string) sqlSource { return sqlSource{"postgres", dsn} }
+
 func connect(t *testing.T, dsn string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("postgres", dsn)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = db.Close() })
-	return db
+	return postgresDatabase(dsn).open(t)
 }
 
 func startPostgres(t *testing.T) *sql.DB { return connect(t, database(t)) }
@@ -67,7 +66,7 @@ func TestAccountMovesIntoOurSchemaOfTheSameDatabase(t *testing.T) {
 	dsn := database(t)
 	db := connect(t, dsn)
 	w := newWorld(t)
-	w.onDatabase(db, "postgres")
+	w.onSQLStore(postgresDatabase(dsn))
 	late := w.standstill("one ")
 	var out bytes.Buffer
 	move := func(args ...string) error {
@@ -119,7 +118,7 @@ func TestDryRunIntoPostgresMakesNoSchema(t *testing.T) {
 	dsn := database(t)
 	db := connect(t, dsn)
 	w := newWorld(t)
-	w.onDatabase(db, "postgres")
+	w.onSQLStore(postgresDatabase(dsn))
 	var out bytes.Buffer
 	for _, more := range [][]string{nil, {"-all"}, {"-account", "named"}} {
 		args := append([]string{"-from", "postgres:" + dsn, "-to", "postgres:" + dsn, "-dry-run"}, more...)
@@ -138,7 +137,7 @@ func TestEveryDeviceOfADatabaseMovesHoweverOftenItTakes(t *testing.T) {
 	worlds := []*world{newWorldOf(t, "491700000011"), newWorldOf(t, "491700000012"), newWorldOf(t, "491700000013")}
 	var late [][]string
 	for _, w := range worlds {
-		w.onDatabase(db, "postgres")
+		w.onSQLStore(postgresDatabase(from))
 		late = append(late, w.standstill("meanwhile "))
 	}
 	var out bytes.Buffer

@@ -60,7 +60,7 @@ func (s shelf) call(args ...string) (string, error) {
 // account puts an account, plain, into a file.
 func (s shelf) account(name string) {
 	s.t.Helper()
-	newWorld(s.t).onSQLStore(s.file("wa.db"))
+	newWorld(s.t).onSQLiteFile(s.file("wa.db"))
 	_, err := s.call("-from", "sqlite:"+s.file("wa.db"), "-to", "local:"+s.file(name), "-stopped", "-keep")
 	require.NoError(s.t, err)
 }

@@ -128,26 +128,24 @@ func answers(t *testing.T, d *store.Device, peers ...types.JID) map[string]any {
 }
 
 func TestTheImportedDeviceGivesEveryAnswerThatSQLStoreGives(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "wa.db")
-	sqliteWith := func(t *testing.T, more string) *sql.DB {
-		db, err := sql.Open("sqlite", "file:"+path+"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(wal)&_txlock=immediate"+more)
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = db.Close() })
-		return db
-	}
-	sqlite := func(t *testing.T) *sql.DB { return sqliteWith(t, "") }
+	sqlite := sqliteFile(filepath.Join(t.TempDir(), "wa.db"))
 	// A database may give the rows of a query that asks for no order in any.
-	reversed := func(t *testing.T) *sql.DB { return sqliteWith(t, "&_pragma=reverse_unordered_selects(1)") }
+	reversed := sqlite
+	reversed.dsn += "&_pragma=reverse_unordered_selects(1)"
 	for _, c := range []struct {
-		name, dialect string
-		open          func(*testing.T) *sql.DB
-		again         func(*testing.T) *sql.DB // the same rows, the other way round
-	}{{"SQLite", "sqlite3", sqlite, reversed}, {"Postgres", "postgres", startPostgres, nil}} {
+		name  string
+		from  func(*testing.T) sqlSource
+		again *sqlSource // the same rows, the other way round
+	}{
+		{"SQLite", func(*testing.T) sqlSource { return sqlite }, &reversed},
+		{"Postgres", func(t *testing.T) sqlSource { return postgresDatabase(database(t)) }, nil},
+	} {
 		t.Run(c.name, func(t *testing.T) {
-			db := c.open(t)
+			from := c.from(t)
 			w := newWorld(t)
-			w.onDatabase(db, c.dialect)
-			theirs, err := sqlstore.NewWithDB(db, c.dialect, nil).GetFirstDevice(t.Context())
+			w.onSQLStore(from)
+			db := from.open(t)
+			theirs, err := sqlstore.NewWithDB(db, from.dialect(), nil).GetFirstDevice(t.Context())
 			require.NoError(t, err)
 			furnish(t, theirs, w.group)
 			peers := []types.JID{*w.bob.Client().Store.ID, w.bob.Client().Store.LID}
@@ -171,7 +169,7 @@ func TestTheImportedDeviceGivesEveryAnswerThatSQLStoreGives(t *testing.T) {
 			if c.again != nil {
 				a := memory(t, memorybackend.New())
 				container := authstore.New(a.backend.Auth)
-				_, err := authstore.Import(t.Context(), authstore.FromSQL(c.again(t), *theirs.ID), container, a.fence, authstore.SourceStopped())
+				_, err := authstore.Import(t.Context(), authstore.FromSQL(c.again.open(t), *theirs.ID), container, a.fence, authstore.SourceStopped())
 				require.NoError(t, err)
 				ours, err := container.Device(t.Context(), a.fence)
 				require.NoError(t, err)
