@@ -43,6 +43,9 @@ func TestFleetIsShownToEverybodyWorstFirst(t *testing.T) {
 	b.await("the worst first", func() bool { return states() == "retrying connected" })
 	b.usable()
 	b.tabbable()
+	b.open(server.URL + "/admin/") // the focus is where a page begins
+	b.await("the worst first again", func() bool { return states() == "retrying connected" })
+	require.Equal(t, 5, b.keepsFocus())
 	eval[bool](b, "window.stayed = true")
 	off.sim.Heal()
 	off.m.Reconnect()

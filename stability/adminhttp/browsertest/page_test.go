@@ -119,14 +119,17 @@ func (b *tab) tabTo(label string) {
 	require.Fail(b.t, "the tab key does not reach "+label, "%q", passed)
 }
 
-// tabbable goes through the page with the tab key once.
+// tabbable goes through the page with the tab key once, while it stays as it is.
 func (b *tab) tabbable() {
 	b.t.Helper()
+	b.await("an end of what is being read", func() bool { return eval[bool](b, "over = true, !reading") })
+	defer eval[bool](b, "over = false, refresh(), true")
 	last := -1
 	var passed []string
+	var f focus
 	for range 200 {
 		b.key(kb.Tab)
-		f := b.focused()
+		f = b.focused()
 		if f.None || f.Place <= last {
 			break
 		}
@@ -136,7 +139,28 @@ func (b *tab) tabbable() {
 		passed = append(passed, f.Name)
 	}
 	reach := eval[int](b, `[...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']")].filter(e => !e.disabled && e.checkVisibility({visibilityProperty: true})).length`)
-	require.Len(b.t, passed, reach, "what the tab key reaches: %q", passed)
+	require.Len(b.t, passed, reach, "what the tab key reaches: %q, and then %+v", passed, f)
+}
+
+// keepsFocus goes through the page with the tab key once. Each element with the focus
+// keeps it when the page is brought up to date. It returns how many there are.
+func (b *tab) keepsFocus() int {
+	b.t.Helper()
+	kept := map[string]bool{}
+	for range 30 {
+		b.key(kb.Tab)
+		f := b.focused()
+		if f.None || kept[f.Name] {
+			break
+		}
+		kept[f.Name] = true
+		eval[bool](b, `for (const e of document.querySelectorAll("[data-part]")) e.append("old"); refresh(); true`)
+		b.await("a new page", func() bool {
+			return eval[bool](b, `![...document.querySelectorAll("[data-part]")].some(e => e.lastChild.data === "old")`)
+		})
+		require.Equal(b.t, f.Name, b.focused().Name)
+	}
+	return len(kept)
 }
 
 // awaitState waits until the page shows this state, by its stable name.

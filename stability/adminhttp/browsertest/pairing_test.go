@@ -58,10 +58,12 @@ func TestCodeOnScreenLinksPhone(t *testing.T) {
 		for _, scheme := range []string{"light", "dark"} {
 			size()
 			b.scheme(scheme)
-			code = b.looks()
-			now, ok := p.m.QR()
-			require.True(t, ok)
-			require.Equal(t, now.Code, code)
+			b.await("the code of now on the screen", func() bool { // a code is replaced after 20 s
+				code = b.looks()
+				now, ok := p.m.QR()
+				require.True(t, ok)
+				return now.Code == code
+			})
 		}
 	}
 	require.NoError(t, p.account.Phone().Scan(code))
