@@ -145,7 +145,10 @@ func play(ctx context.Context, n int, s scale, out io.Writer) (res result, err e
 	if err := running[1].await(ctx, "/ready?standby=ok", http.StatusOK); err != nil {
 		return res, err
 	}
-	demo.Say("platform", "kills %s: nothing is released, its lease has to run out", running[0].Name)
+	if err := replicas.Quiet(ctx); err != nil {
+		return res, err
+	}
+	demo.Say("platform", "kills %s between two messages: nothing is released, its lease has to run out", running[0].Name)
 	res.Crash, err = takeOver(func() error { running[0].Kill(); return nil })
 	if err != nil {
 		return res, err

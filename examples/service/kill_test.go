@@ -137,6 +137,7 @@ func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
 			next := r.start()
 			r.await(next)
 			require.NoError(t, replicas.Chat(ctx, 1))
+			require.NoError(t, replicas.Quiet(ctx))
 
 			off := r.longestOff()
 			logins := replicas.Logins()

@@ -250,17 +250,24 @@ type Result struct {
 	Pairings              int
 }
 
-// Settle waits up to 30 s until everything is answered, and sums it up.
+// Quiet waits until every message is answered and acknowledged: a kill at that
+// moment makes none of them come twice.
+func (r *Replicas) Quiet(ctx context.Context) error {
+	return Until(ctx, func() bool { return r.answered() == r.sent && len(r.device().Pending()) == 0 })
+}
+
+func (r *Replicas) answered() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.answers)
+}
+
+// Settle waits up to 30 s until it is quiet, and sums up.
 func (r *Replicas) Settle(ctx context.Context) Result {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	answered := func() int {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return len(r.answers)
-	}
-	_ = Until(ctx, func() bool { return answered() == r.sent })
-	res := Result{Sent: r.sent, Answered: answered(), Pairings: len(r.world.Account.Devices()), Replaced: r.device().Stats().Replaced}
+	_ = r.Quiet(ctx)
+	res := Result{Sent: r.sent, Answered: r.answered(), Pairings: len(r.world.Account.Devices()), Replaced: r.device().Stats().Replaced}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, times := range r.answers {
