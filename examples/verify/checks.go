@@ -212,7 +212,9 @@ func stuck(ctx context.Context, r *report, p parts) error {
 			// On a slow machine the login after the pairing takes so long that it is an
 			// outage itself, and this is its incident. It has to be over first.
 			refused.Stop()
-			await(ctx, patience, over)
+			if !await(ctx, 10*time.Second, over) {
+				break
+			}
 		}
 		if !r.check("the "+outage+" outage raises "+id, raised, "") {
 			return nil

@@ -190,7 +190,7 @@ func TestManagersOutliveAFailoverToALaggingStandby(t *testing.T) {
 	db := openedOn(t, p.dsn)
 	s := newService(t)
 	account, id := s.sim.NewAccount("491520000001"), anyAccount()
-	short := []stability.Option{stability.WithLockOptions(lock.WithLease(2 * time.Second)), stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
+	short := []stability.Option{stability.WithLockOptions(lock.WithLease(5 * time.Second)), stability.WithAutoHeal(autoheal.Policy{InProcess: true}),
 		stability.WithAuthStoreOptions(authstore.WithOutagePatience(time.Second)), stability.WithShutdownTimeout(500 * time.Millisecond)}
 	first := s.host(backend(t, db, id), short...).pair(account)
 	dev := device(t, account)

@@ -173,7 +173,7 @@ func TestServerAwayForLongClosesTheGateUntilItIsBack(t *testing.T) {
 		opt     stability.Option
 	}{
 		"killed under traffic": {true, (*postgrestest.Server).Kill, stability.WithAuthStoreOptions(authstore.WithOutagePatience(patience))},
-		"stopped in silence":   {false, (*postgrestest.Server).Stop, stability.WithLockOptions(lock.WithLease(stabilitytest.Pick(time.Second, 30*time.Second)))},
+		"stopped in silence":   {false, (*postgrestest.Server).Stop, stability.WithLockOptions(lock.WithLease(stabilitytest.Pick(2*time.Second, 30*time.Second)))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -215,7 +215,7 @@ func TestServerAwayForLongClosesTheGateUntilItIsBack(t *testing.T) {
 			sent = append(sent, s.say(account, "all is well again"))
 			drained(t, dev)
 			once(t, sent, h)
-			require.NoError(t, h.Status().StoreUnavailable)
+			await(t, "the store is said to be well", func() bool { return h.Status().StoreUnavailable == nil })
 			require.Same(t, dev, device(t, account), "the same session")
 			require.Empty(t, h.codes)
 			require.Zero(t, dev.Stats().RetryReceipts)
