@@ -112,7 +112,7 @@ func play(ctx context.Context, n int, s scale, out io.Writer) (res result, err e
 	if err := start(); err != nil {
 		return res, err
 	}
-	if err := demo.Until(ctx, replicas.Online); err != nil {
+	if err := running[0].Until(ctx, replicas.Online); err != nil {
 		return res, err
 	}
 	for range n {
@@ -186,7 +186,7 @@ func (i *instance) get(ctx context.Context, path string) (*http.Response, error)
 func (i *instance) await(ctx context.Context, path string, status int) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("%s: %s was not answered with %d within 30 s", i.Name, path, status))
 	defer cancel()
-	return demo.Until(ctx, func() bool {
+	return i.Until(ctx, func() bool {
 		resp, err := i.get(ctx, path)
 		if err != nil {
 			return false

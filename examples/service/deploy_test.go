@@ -74,7 +74,7 @@ func (r *rollout) await(p *process) {
 		return
 	}
 	client := http.Client{Timeout: 2 * time.Second}
-	require.NoError(r.t, demo.Until(r.ctx, func() bool {
+	require.NoError(r.t, p.Until(r.ctx, func() bool {
 		resp, err := client.Get("http://127.0.0.1:" + p.port + r.ready)
 		if err != nil {
 			return false
@@ -149,7 +149,7 @@ func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
 			var running []*process
 			for range p.replicas {
 				running = append(running, r.start())
-				require.NoError(t, demo.Until(ctx, replicas.Online))
+				require.NoError(t, running[0].Until(ctx, replicas.Online))
 				r.await(running[len(running)-1])
 			}
 			off := r.longestOff()
@@ -170,4 +170,15 @@ func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
 			require.LessOrEqual(t, moved, p.replicas, "at most once for each that ended")
 		})
 	}
+}
+
+func TestReplicaThatEndsAtItsStartIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	world, err := demo.New(t.Context())
+	require.NoError(t, err)
+	defer world.Close()
+	replicas, err := demo.NewReplicas(world, io.Discard, "STORE=nowhere")
+	require.NoError(t, err)
+	r := &rollout{platform: platform{name: "deploy"}, t: t, ctx: t.Context(), replicas: replicas}
+	require.ErrorContains(t, r.start().Until(t.Context(), replicas.Online), "deploy 1 has ended by itself: exit status 1")
 }

@@ -149,7 +149,7 @@ func TestImageNeedsNothingAround(t *testing.T) {
 		append(i.env[:len(i.env):len(i.env)], "STORE=postgres:"+rand.Text(), "DATABASE_URL="+server.DSN(), "ADMIN_TOKEN="+rand.Text(), "PORT="+port)...)
 	require.NoError(t, err)
 	defer p.Kill()
-	require.NoError(t, demo.Until(ctx, replicas.Online))
+	require.NoError(t, p.Until(ctx, replicas.Online))
 	probe := i.command("/wa-bot", "-probe", "/ready")
 	probe.Env = append(probe.Env, "PORT="+port)
 	out, err = probe.CombinedOutput()

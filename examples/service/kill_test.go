@@ -132,7 +132,7 @@ func TestKillAfterGraceCostsTheLeaseAndNoMessage(t *testing.T) {
 			replicas.Pace = pace
 			r := &rollout{platform: platform{name: "kill", ready: "/ready?standby=ok"}, t: t, ctx: ctx, replicas: replicas}
 			old := r.start(blockable)
-			require.NoError(t, demo.Until(ctx, replicas.Online))
+			require.NoError(t, old.Until(ctx, replicas.Online))
 			r.await(old)
 			next := r.start()
 			r.await(next)

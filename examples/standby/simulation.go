@@ -55,7 +55,7 @@ func play(ctx context.Context, n int, pace time.Duration, out io.Writer) (gaps [
 		return nil, res, err
 	}
 	defer func() { active.Kill() }()
-	if err := demo.Until(ctx, r.Online); err != nil {
+	if err := active.Until(ctx, r.Online); err != nil {
 		return nil, res, err
 	}
 	for i := range n {
@@ -63,7 +63,7 @@ func play(ctx context.Context, n int, pace time.Duration, out io.Writer) (gaps [
 		if err != nil {
 			return nil, res, err
 		}
-		err = demo.Until(ctx, next.StandsBy)
+		err = next.Until(ctx, next.StandsBy)
 		if err == nil {
 			err = r.Chat(ctx, 4)
 		}

@@ -15,6 +15,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -78,9 +79,14 @@ func all(ctx context.Context, r *report, p parts) {
 		result := make(chan *report, 1)
 		done = append(done, result)
 		go func() {
-			one := &report{out: new(bytes.Buffer)}
-			one.begin(c.id, c.title)
-			if err := c.run(ctx, one, p); err != nil {
+			var one *report
+			err := errBusy
+			for tries := 0; tries < 5 && errors.Is(err, errBusy); tries++ {
+				one = &report{out: new(bytes.Buffer)}
+				one.begin(c.id, c.title)
+				err = c.run(ctx, one, p)
+			}
+			if err != nil {
 				one.check("it could be tried", false, err.Error())
 			}
 			if ctx.Err() != nil {

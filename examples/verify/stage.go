@@ -61,7 +61,8 @@ type stage struct {
 	ran    chan error
 	server *http.Server
 
-	scanned atomic.Value // the last code
+	scanned atomic.Value  // the last code
+	unseen  time.Duration // the longest time between two looks of the last await
 }
 
 // newService makes a service with which a pairing takes little time: no check is
@@ -189,12 +190,15 @@ func (s *stage) incident(ctx context.Context, id string) (document, error) {
 // await is await that looks at once when the Manager's status has changed: a
 // status of one moment is seen on a busy machine too.
 func (s *stage) await(ctx context.Context, d time.Duration, cond func() bool) bool {
-	deadline := time.Now().Add(d)
-	for {
+	last := time.Now()
+	deadline := last.Add(d)
+	for s.unseen = 0; ; {
 		changed := s.manager.Changed()
 		if cond() {
 			return true
 		}
+		s.unseen = max(s.unseen, time.Since(last))
+		last = time.Now()
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return false
 		}

@@ -98,7 +98,8 @@ func NewReplicas(w *World, out io.Writer, env ...string) (*Replicas, error) {
 type Replica struct {
 	Name  string
 	cmd   *exec.Cmd
-	ended chan error
+	ended chan struct{} // is closed behind err
+	err   error
 
 	standsBy atomic.Bool
 }
@@ -123,10 +124,11 @@ func (r *Replicas) Launch(name string, cmd *exec.Cmd, env ...string) (*Replica, 
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &Replica{Name: name, cmd: cmd, ended: make(chan error, 1)}
+	p := &Replica{Name: name, cmd: cmd, ended: make(chan struct{})}
 	go func() {
+		defer close(p.ended)
 		r.follow(p, lines)
-		p.ended <- cmd.Wait() // after the pipe's end, which Wait would close
+		p.err = cmd.Wait() // after the pipe's end, which Wait would close
 	}()
 	return p, nil
 }
@@ -162,10 +164,9 @@ var ErrKilled = errors.New("it did not end within the grace period, and was kill
 func (p *Replica) TerminateWithin(grace time.Duration) error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case err := <-p.ended:
-		p.ended <- err
-		if err != nil {
-			return fmt.Errorf("%s did not end cleanly: %w", p.Name, err)
+	case <-p.ended:
+		if p.err != nil {
+			return fmt.Errorf("%s did not end cleanly: %w", p.Name, p.err)
 		}
 		return nil
 	case <-time.After(grace):
@@ -178,7 +179,21 @@ func (p *Replica) TerminateWithin(grace time.Duration) error {
 // called again.
 func (p *Replica) Kill() {
 	_ = p.cmd.Process.Kill()
-	p.ended <- <-p.ended
+	<-p.ended
+}
+
+// Until waits until cond holds. It is an error if the replica ends before.
+func (p *Replica) Until(ctx context.Context, cond func() bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-p.ended:
+			cancel(fmt.Errorf("%s has ended by itself: %v", p.Name, p.cmd.ProcessState))
+		case <-ctx.Done():
+		}
+	}()
+	return Until(ctx, cond)
 }
 
 // Until waits until cond holds.
