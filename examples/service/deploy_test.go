@@ -174,11 +174,13 @@ func TestRollingDeployOfEachPlatformLosesNothing(t *testing.T) {
 
 func TestReplicaThatEndsAtItsStartIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
-	world, err := demo.New(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	world, err := demo.New(ctx)
 	require.NoError(t, err)
 	defer world.Close()
 	replicas, err := demo.NewReplicas(world, io.Discard, "STORE=nowhere")
 	require.NoError(t, err)
-	r := &rollout{platform: platform{name: "deploy"}, t: t, ctx: t.Context(), replicas: replicas}
-	require.ErrorContains(t, r.start().Until(t.Context(), replicas.Online), "deploy 1 has ended by itself: exit status 1")
+	r := &rollout{platform: platform{name: "deploy"}, t: t, ctx: ctx, replicas: replicas}
+	require.ErrorContains(t, r.start().Until(ctx, replicas.Online), "deploy 1 has ended by itself: exit status 1")
 }

@@ -81,7 +81,7 @@ func all(ctx context.Context, r *report, p parts) {
 		go func() {
 			var one *report
 			err := errBusy
-			for tries := 0; tries < 5 && errors.Is(err, errBusy); tries++ {
+			for tries := 0; tries < 3 && errors.Is(err, errBusy); tries++ {
 				one = &report{out: new(bytes.Buffer)}
 				one.begin(c.id, c.title)
 				err = c.run(ctx, one, p)

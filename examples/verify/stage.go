@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -62,7 +63,7 @@ type stage struct {
 	server *http.Server
 
 	scanned atomic.Value  // the last code
-	unseen  time.Duration // the longest time between two looks of the last await
+	unseen  time.Duration // the longest time between two looks of an await
 }
 
 // newService makes a service with which a pairing takes little time: no check is
@@ -172,6 +173,11 @@ func (s *stage) status(ctx context.Context) (document, error) {
 	return get(ctx, s.url, s.token, "/api/longrun/status-now")
 }
 
+func (s *stage) connected(ctx context.Context) bool {
+	d, err := s.status(ctx)
+	return err == nil && d.at("wa", "waStatus") == "CONNECTED"
+}
+
 // incident returns the incident with this id, nil if there is none.
 func (s *stage) incident(ctx context.Context, id string) (document, error) {
 	d, err := get(ctx, s.url, s.token, "/api/longrun/incidents")
@@ -192,13 +198,14 @@ func (s *stage) incident(ctx context.Context, id string) (document, error) {
 func (s *stage) await(ctx context.Context, d time.Duration, cond func() bool) bool {
 	last := time.Now()
 	deadline := last.Add(d)
-	for s.unseen = 0; ; {
+	for {
 		changed := s.manager.Changed()
-		if cond() {
-			return true
-		}
+		found := cond()
 		s.unseen = max(s.unseen, time.Since(last))
 		last = time.Now()
+		if found {
+			return true
+		}
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return false
 		}
@@ -219,6 +226,18 @@ func await(ctx context.Context, d time.Duration, cond func() bool) bool {
 		time.Sleep(20 * time.Millisecond)
 	}
 	return true
+}
+
+// errBusy says that a check failed and may have come too late to see what was there
+// for a moment.
+var errBusy = errors.New("this machine is too busy to see each moment")
+
+// orBusy is err, or errBusy if there is none.
+func (s *stage) orBusy(r *report, err error) error {
+	if err == nil && r.failed > 0 && s.unseen > policy.InitialDelay/2 {
+		return errBusy
+	}
+	return err
 }
 
 // document is a JSON object.

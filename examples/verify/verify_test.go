@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +231,23 @@ func TestABrokenPartMakesItsCheckFail(t *testing.T) {
 			require.NotZero(t, r.summary())
 		}
 	})
+}
+
+// The first looks take longer than a retry is planned for.
+func TestCheckThatCameTooLateBeginsAnew(t *testing.T) {
+	t.Parallel()
+	const late = 3
+	var looks atomic.Int32
+	r := verify(t, parts{only: "DoD-WA-2", wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasSuffix(req.URL.Path, "status-now") && looks.Add(1) <= late {
+				time.Sleep(2 * policy.InitialDelay)
+			}
+			next.ServeHTTP(w, req)
+		})
+	}})
+	require.Empty(t, r.broken, r.out)
+	require.Greater(t, looks.Load(), int32(late))
 }
 
 func TestTheReadOnlyPartChecksARunningService(t *testing.T) {
